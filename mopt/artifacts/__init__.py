@@ -1,0 +1,1 @@
+"""What is on disk: models, samples, the store, the manifest, reports and serving files."""

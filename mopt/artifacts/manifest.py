@@ -1,0 +1,245 @@
+"""The records that a build leaves: what was asked, what was tried, what was measured, what was chosen and why.
+
+They are one schema for memory and disk. ``manifest.json`` is :class:`Manifest`; its version changes when an older reader
+could misread it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BatchProfile",
+    "Batching",
+    "Estimate",
+    "Export",
+    "Golden",
+    "Machine",
+    "Manifest",
+    "Outcome",
+    "PassRecord",
+    "Profile",
+    "Quality",
+    "Trial",
+]
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from mopt.artifacts.model import Signature
+from mopt.errors import Rejection, UserError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Record):
+    """A figure with its interval and the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class Quality(_Record):
+    """A candidate against the reference on the same samples.
+
+    ``difference`` is candidate minus reference in units of the metric, turned so that negative is worse; ``bound`` is the
+    one-sided lower confidence bound of it, and ``allowed`` the most negative value that the tolerance admits.
+    """
+
+    metric: str
+    value: float
+    reference: float
+    difference: float
+    bound: float
+    allowed: float
+    confidence: float
+    count: int
+    verdict: Literal["pass", "fail", "inconclusive"]
+    samples_to_decide: int | None = None
+    """About how many samples would turn ``inconclusive`` into an answer, if what was seen is the truth."""
+    fidelity: dict[str, float] = {}
+    """Agreement with the reference by output: cosine similarity, signal to noise in dB, and so on."""
+
+
+class BatchProfile(_Record):
+    """Latency at one batch size, in milliseconds."""
+
+    batch: int
+    p50: Estimate
+    p90: Estimate
+    p99: Estimate
+    mean: float
+    samples: tuple[float, ...]
+    """A thinned-out copy of what was measured, in ms, for the batching model and the charts."""
+    throughput: float
+    """Samples per second of one instance that is never idle."""
+    ratio: Estimate | None = None
+    """Speed-up over the reference at the same batch size, interleaved with it; None for what was not interleaved."""
+
+
+class Profile(_Record):
+    """How fast a candidate is on the machine that is named in the manifest."""
+
+    threads: int
+    load_ms: float
+    first_ms: float
+    """The first inference after loading."""
+    peak_bytes: int
+    """Largest resident memory of the process that ran it, runtime included."""
+    batches: tuple[BatchProfile, ...]
+    depth: Literal["quick", "full"]
+
+    def at(self, batch: int) -> BatchProfile:
+        """Return the profile of a batch size that was measured."""
+        return next(entry for entry in self.batches if entry.batch == batch)
+
+
+class PassRecord(_Record):
+    """What one pass did."""
+
+    name: str
+    fields: dict[str, Any]
+    modified: bool
+    cached: bool
+    seconds: float
+    detail: dict[str, Any] = {}
+
+
+class Outcome(_Record):
+    """Why a trial was not chosen."""
+
+    rejection: Rejection
+    reason: str
+
+
+class Trial(_Record):
+    """A candidate with what was measured of it."""
+
+    name: str
+    runtime: str
+    runtime_fields: dict[str, Any]
+    passes: tuple[PassRecord, ...] = ()
+    model_form: str | None = None
+    model_digest: str | None = None
+    size_bytes: int | None = None
+    evidence: dict[str, Any] = {}
+    """What the runtime really executes: operator counts by type of arithmetic."""
+    quality: Quality | None = None
+    profile: Profile | None = None
+    outcome: Outcome | None = None
+    """None for the chosen one and for the reference."""
+
+
+class Machine(_Record):
+    """Where it was measured."""
+
+    cpu: str
+    isa: tuple[str, ...]
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+
+
+class Export(_Record):
+    """How the source became ONNX, and how far the two agree on real samples."""
+
+    source: str
+    source_digest: str
+    exporter: str
+    opset: int
+    largest_difference: float
+    """Largest absolute difference between source framework and export, relative to the largest output."""
+    samples: int
+    detail: dict[str, Any] = {}
+
+
+class Batching(_Record):
+    """The settings that the artifact should be served with."""
+
+    max_batch: int
+    queue_delay_us: int
+    instances: int
+    replicas: int
+    predicted_p99_ms: float | None
+    load: float | None
+    """Arrival rate over capacity of all replicas, 0 to 1."""
+    rate: float | None
+    """Requests per second that were asked for."""
+    binding: str
+    """What decided: the p99, the load, memory, or that no traffic was given."""
+
+
+class Golden(_Record):
+    """Inputs and the outputs of the shipped model, for ``mopt verify``."""
+
+    count: int
+    tolerance: dict[str, float]
+    """Largest absolute difference by output that another machine may show."""
+
+
+class Manifest(_Record):
+    """Everything that is needed to explain an artifact and to build it again."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    deployable: bool
+    not_deployable_because: str = ""
+    created: str
+    mopt_version: str
+    command: str
+    recipe: dict[str, Any]
+    target: dict[str, Any]
+    machine: Machine
+    versions: dict[str, str]
+    source: Export
+    signature: Signature
+    data: dict[str, Any]
+    chosen: str
+    runtime: str
+    runtime_fields: dict[str, Any]
+    form: str
+    why: str
+    control: Estimate | None
+    """The reference against itself, measured like a candidate; far from 1 means that the machine was too noisy."""
+    trials: tuple[Trial, ...]
+    batching: Batching
+    golden: Golden
+    files: dict[str, str]
+    """SHA-256 of every other file of the artifact, by relative path."""
+
+    @property
+    def winner(self) -> Trial:
+        """The trial that is shipped."""
+        return next(trial for trial in self.trials if trial.name == self.chosen)
+
+    @property
+    def reference(self) -> Trial:
+        """The trial that all others were compared with: the first."""
+        return self.trials[0]
+
+
+def read_manifest(artifact: Path) -> Manifest:
+    """Read and check ``manifest.json`` of an artifact folder.
+
+    Raises:
+        UserError: When it is not an artifact, is damaged, or was written by a newer mopt.
+    """
+    path = artifact / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{artifact} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged or of another version: {where}: {first['msg']}", "build it again") from None

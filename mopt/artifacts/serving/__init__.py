@@ -1,0 +1,1 @@
+"""Serving systems, one file each."""

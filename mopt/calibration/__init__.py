@@ -1,0 +1,1 @@
+"""Data in: readers, preprocessing, splits, observers and ranges."""

@@ -1,0 +1,1 @@
+"""Is it still right: metrics, paired statistics, the gate."""

@@ -1,0 +1,52 @@
+"""Reading and writing ONNX with weights memory-mapped, never as one protobuf over 2 GB."""
+
+from __future__ import annotations
+
+__all__ = ["load", "protobuf", "save", "weight_bytes"]
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+INLINE_LIMIT = 512 * 1024 * 1024
+"""Bytes of weights up to which a model is one file."""
+_EXTERNAL_THRESHOLD = 1024
+
+
+def load(path: Path) -> ir.Model:
+    """Load a model; external weights stay on disk until they are read."""
+    import onnx_ir as ir
+
+    return ir.load(path)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, subgraphs included."""
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def save(model: ir.Model, folder: Path) -> Path:
+    """Write ``model.onnx`` into ``folder``, with ``model.onnx.data`` beside it when the weights are large."""
+    import onnx_ir as ir
+
+    path = folder / "model.onnx"
+    if weight_bytes(model) <= INLINE_LIMIT:
+        ir.save(model, path)
+    else:
+        ir.save(model, path, external_data="model.onnx.data", size_threshold_bytes=_EXTERNAL_THRESHOLD)
+    return path
+
+
+def protobuf(path: Path) -> onnx.ModelProto:
+    """Load a model with its weights into memory, for libraries that want a protobuf."""
+    import onnx
+
+    return onnx.load(str(path))

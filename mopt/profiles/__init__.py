@@ -1,0 +1,1 @@
+"""How fast is it: targets, measuring, the batching model."""

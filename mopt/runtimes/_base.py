@@ -1,0 +1,168 @@
+"""What every runtime is, and the session that it opens in a child process."""
+
+from __future__ import annotations
+
+__all__ = ["Runtime", "Session", "SessionProcess"]
+
+import abc
+import dataclasses
+import importlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from mopt.artifacts.model import Feed, Model, TensorSpec
+from mopt.errors import CandidateRejectedError, Rejection
+from mopt.isolation import Worker, peak_memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runtime(abc.ABC):
+    """Options of a runtime; they and the library's version are all that a session depends on.
+
+    Attributes:
+        threads: Threads for one inference, set explicitly so that candidates are comparable.
+    """
+
+    forms: ClassVar[tuple[str, ...]]
+    """Forms of model that it loads."""
+    libraries: ClassVar[tuple[str, ...]]
+    """Distributions whose version changes what is measured; the first one's module is imported before loading is timed."""
+    extra: ClassVar[str] = ""
+
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """The name of the runtime: its file's."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @abc.abstractmethod
+    def open(self, path: Path) -> Session:
+        """Load a model file. Called in a child process only."""
+
+    def environment(self) -> dict[str, str]:
+        """Variables for the child process, for settings that the library reads when it is imported."""
+        return {"OMP_NUM_THREADS": str(self.threads)}
+
+
+class Session(abc.ABC):
+    """A loaded model, in the child process."""
+
+    @abc.abstractmethod
+    def run(self, feed: Feed) -> Feed:
+        """Return all outputs by name."""
+
+    @abc.abstractmethod
+    def specs(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Return inputs and outputs as the runtime sees them; dimensions without a name are called ``?``."""
+
+    @abc.abstractmethod
+    def evidence(self) -> dict[str, Any]:
+        """Return what is really executed: operator counts by arithmetic type, as JSON data."""
+
+
+class _Host:
+    """The object that lives in the child: a session and the loop that times it."""
+
+    def __init__(self, runtime: Runtime, path: Path) -> None:
+        importlib.import_module(runtime.libraries[0])
+        start = time.perf_counter()
+        self._session = runtime.open(path)
+        self._load_ms = (time.perf_counter() - start) * 1e3
+
+    def load_ms(self) -> float:
+        return self._load_ms
+
+    def run(self, feed: Feed) -> Feed:
+        return self._session.run(feed)
+
+    def specs(self) -> list[list[dict[str, Any]]]:
+        return [[spec.model_dump() for spec in group] for group in self._session.specs()]
+
+    def evidence(self) -> dict[str, Any]:
+        return self._session.evidence()
+
+    def time(self, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
+        clock, run = time.perf_counter_ns, self._session.run
+        latencies: list[float] = []
+        end = clock() + int(seconds * 1e9)
+        while len(latencies) < least or clock() < end:
+            feed = feeds[len(latencies) % len(feeds)]
+            start = clock()
+            run(feed)
+            latencies.append((clock() - start) / 1e6)
+        return latencies
+
+    def peak_bytes(self) -> int:
+        return peak_memory(os.getpid())
+
+
+class SessionProcess:
+    """A session in a child process, seen from the parent.
+
+    Raises:
+        CandidateRejectedError: From any call, when the runtime crashes, hangs or fails.
+    """
+
+    def __init__(self, runtime: Runtime, model: Model, *, timeout: float = 300.0) -> None:
+        self._worker = Worker(_Host, runtime, model.file, timeout=timeout, environment=runtime.environment())
+        self._timeout = timeout
+
+    def run(self, feed: Feed) -> Feed:
+        """Return all outputs by name."""
+        outputs: Feed = self._worker.call("run", feed, timeout=self._timeout)
+        return outputs
+
+    def run_finite(self, feed: Feed) -> Feed:
+        """Like :meth:`run`, and reject the candidate when a floating-point output has a NaN or an infinity."""
+        import numpy as np
+
+        outputs = self.run(feed)
+        for name, value in outputs.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise CandidateRejectedError(Rejection.NOT_FINITE, f"output {name} has NaN or infinite values")
+        return outputs
+
+    def time(self, feeds: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
+        """Run again and again for ``seconds``, at least ``least`` times; return each latency in milliseconds."""
+        latencies: list[float] = self._worker.call("time", list(feeds), seconds, least, timeout=self._timeout + seconds)
+        return latencies
+
+    def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Return inputs and outputs as the runtime sees them."""
+        inputs, outputs = self._worker.call("specs", timeout=self._timeout)
+        return tuple(TensorSpec(**spec) for spec in inputs), tuple(TensorSpec(**spec) for spec in outputs)
+
+    def evidence(self) -> dict[str, Any]:
+        """Return what is really executed."""
+        found: dict[str, Any] = self._worker.call("evidence", timeout=self._timeout)
+        return found
+
+    def load_ms(self) -> float:
+        """Milliseconds that loading took, imports left out."""
+        return float(self._worker.call("load_ms"))
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory of the child so far."""
+        return int(self._worker.call("peak_bytes"))
+
+    def pause(self) -> None:
+        """Stop all its threads."""
+        self._worker.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._worker.resume()
+
+    def close(self) -> None:
+        """End the child process."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
