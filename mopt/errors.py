@@ -40,6 +40,7 @@ class Rejection(enum.StrEnum):
     SLOWER = "slower"
     MEMORY = "memory"
     OUTRUN = "outrun"
+    SKIPPED = "skipped"
 
 
 class MoptError(Exception):

@@ -100,6 +100,7 @@ class Worker:
         """Stop the child's threads, so that they cannot take a core from another measurement."""
         if not self._paused and self._process.poll() is None:
             os.kill(self.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             self._paused = True
 
     def resume(self) -> None:

@@ -34,7 +34,8 @@ FILE_NAME = "manifest.json"
 
 
 class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    # A signal-to-noise ratio may be infinite, and JSON has no number for that.
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Estimate(_Record):
@@ -95,6 +96,8 @@ class Profile(_Record):
     """Largest resident memory of the process that ran it, runtime included."""
     batches: tuple[BatchProfile, ...]
     depth: Literal["quick", "full"]
+    limit: str
+    """Why no larger batch was measured."""
 
     def at(self, batch: int) -> BatchProfile:
         """Return the profile of a batch size that was measured."""
@@ -198,8 +201,12 @@ class Manifest(_Record):
     recipe: dict[str, Any]
     target: dict[str, Any]
     machine: Machine
+    noise: dict[str, float]
+    """Load and stolen time when the build ended."""
     versions: dict[str, str]
     source: Export
+    simplified: str
+    """What the simplifiers did, or why they were left out."""
     signature: Signature
     data: dict[str, Any]
     chosen: str
@@ -214,6 +221,12 @@ class Manifest(_Record):
     golden: Golden
     files: dict[str, str]
     """SHA-256 of every other file of the artifact, by relative path."""
+
+    @pydantic.model_validator(mode="after")
+    def _chosen_exists(self) -> Manifest:
+        if self.chosen not in {trial.name for trial in self.trials}:
+            raise ValueError(f"the chosen candidate {self.chosen} is not among the trials")
+        return self
 
     @property
     def winner(self) -> Trial:

@@ -6,17 +6,26 @@ memory, and so that their digest is that of what the model really saw.
 
 from __future__ import annotations
 
-__all__ = ["Samples", "write_samples"]
+__all__ = ["Samples", "read_feed", "write_feed", "write_samples"]
 
 import dataclasses
 import json
+import urllib.parse
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.model import Feed, folder_digest
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 _INDEX = "samples.json"
+_PLAIN = " /:.,;@#()[]{}<>|+=~^&$*?'"
+"""What may stand in a tensor's name and in a member of an ``.npz`` alike; the rest is percent-encoded."""
+_MARK = "!"
+"""Stands between a tensor's name and the type that the ``.npy`` format does not know."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +54,7 @@ class Samples:
         return self.count
 
     def __getitem__(self, index: int) -> Feed:
-        import numpy as np
-
-        with np.load(self.folder / f"{index:06d}.npz", allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return read_feed(self.folder / f"{index:06d}.npz")
 
     def __iter__(self) -> Iterator[Feed]:
         return (self[index] for index in range(self.count))
@@ -73,8 +79,7 @@ def write_samples(folder: Path, samples: Iterable[tuple[Feed, Any, str]], *, syn
     labels: list[Any] = []
     names: list[str] = []
     for index, (feed, label, name) in enumerate(samples):
-        with (folder / f"{index:06d}.npz").open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **feed)
+        write_feed(folder / f"{index:06d}.npz", feed)
         labels.append(label.tolist() if isinstance(label, np.ndarray | np.generic) else label)
         names.append(name)
     known = [label for label in labels if label is not None]
@@ -87,3 +92,48 @@ def write_samples(folder: Path, samples: Iterable[tuple[Feed, Any, str]], *, syn
     }
     (folder / _INDEX).write_text(json.dumps(index_data))
     return Samples.at(folder)
+
+
+def write_feed(path: Path, feed: Feed) -> None:
+    """Write arrays by tensor name as an ``.npz`` that NumPy opens without pickle; equal feeds give equal bytes."""
+    import numpy as np
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, value in feed.items():
+            key, array = urllib.parse.quote(name, safe=_PLAIN), np.asarray(value)
+            if array.dtype.kind in "OS":
+                array = _text(array)
+            elif array.dtype.isbuiltin != 1 and array.dtype.kind != "U":  # a type of ml_dtypes
+                key, array = f"{key}{_MARK}{array.dtype.name}", array.view(f"u{array.dtype.itemsize}")
+            # The time of the default is fixed, unlike that of ZipFile.writestr.
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def read_feed(path: Path) -> Feed:
+    """Read what :func:`write_feed` wrote; strings come as arrays of ``str`` objects."""
+    import numpy as np
+
+    feed: Feed = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            name, _, dtype = key.partition(_MARK)
+            value = arrays[key]
+            if dtype:
+                value = value.view(_extended(dtype))
+            feed[urllib.parse.unquote(name)] = value.astype(object) if value.dtype.kind == "U" else value
+    return feed
+
+
+def _text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    import numpy as np
+
+    items = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    return np.array(items, dtype=np.str_).reshape(array.shape)
+
+
+def _extended(name: str) -> Any:
+    import ml_dtypes
+    import numpy as np
+
+    return np.dtype(getattr(ml_dtypes, name))

@@ -7,22 +7,24 @@ drops the lock when its holder dies.
 
 from __future__ import annotations
 
-__all__ = ["Store", "default_root"]
+__all__ = ["KEY_FILE", "Store", "code_digest", "default_root"]
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mopt.artifacts.disk import make_durable, partial_folder, remove_stale, sync
 from mopt.artifacts.model import digest
 
-_KEY_FILE = "key.json"
+KEY_FILE = "key.json"
 
 
 def default_root() -> Path:
@@ -30,6 +32,16 @@ def default_root() -> Path:
     import platformdirs
 
     return Path(os.environ.get("MOPT_CACHE") or platformdirs.user_cache_dir("mopt"))
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over mopt's own source: a key must miss when the code changed, also between two releases."""
+    package = Path(__file__).parents[1]
+    parts = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        parts.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return parts.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,21 +77,23 @@ class Store:
             scratch.mkdir(parents=True)
             try:
                 make(scratch)
-                (scratch / _KEY_FILE).write_text(json.dumps(key, indent=1, sort_keys=True))
-                _make_durable(scratch)
+                (scratch / KEY_FILE).write_text(json.dumps(key, indent=1, sort_keys=True))
+                make_durable(scratch, 0o444)
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 scratch.rename(folder)
+                sync(folder.parent)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return folder, False
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield an empty folder on the same disk that is removed afterwards."""
-        parent = self.root / "scratch"
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        """Yield an empty folder on the same disk that is removed afterwards; also what killed builds left of theirs."""
+        place = self.root / "scratch" / "work"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(place)
+        with partial_folder(place) as folder:
+            yield folder
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Return the number of entries and of bytes for each kind."""
@@ -99,15 +113,9 @@ class Store:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _make_durable(folder: Path) -> None:
+    total = 0
     for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):  # another build may be at work
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total

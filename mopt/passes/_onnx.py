@@ -39,6 +39,7 @@ def save(model: ir.Model, folder: Path) -> Path:
 
     path = folder / "model.onnx"
     if weight_bytes(model) <= INLINE_LIMIT:
+        ir.external_data.load_to_model(model)  # else the file would point to weights of another folder
         ir.save(model, path)
     else:
         ir.save(model, path, external_data="model.onnx.data", size_threshold_bytes=_EXTERNAL_THRESHOLD)

@@ -1,0 +1,48 @@
+# Everything runs in a .venv of its own; `make demo` and `make test` install all that they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+
+.PHONY: demo test test-fast lint types contracts check bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/magika_data.py build/magika
+	$(BIN)/mopt build --recipe examples/magika.toml --out build/magika/artifact --force
+	$(BIN)/mopt verify build/magika/artifact
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+contracts: $(VENV)/.test
+	$(BIN)/lint-imports
+
+check: lint types contracts
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[openvino]' --group demo
+	touch $@
+
+# silero-vad and foolbox are wanted for the models and pictures in them, not for what they depend on.
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[all]' --group lint --group test --group models
+	$(INSTALL) --no-deps silero-vad foolbox
+	touch $@ $(VENV)/.demo

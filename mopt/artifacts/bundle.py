@@ -1,0 +1,317 @@
+"""Write an artifact whole or not at all, and check one against its own manifest."""
+
+from __future__ import annotations
+
+__all__ = ["check_destination", "read_golden", "verify_files", "write_artifact"]
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from mopt.artifacts.disk import (
+    disk_errors,
+    exchange,
+    files_below,
+    make_durable,
+    partial_folder,
+    partial_prefix,
+    remove_stale,
+    sync,
+)
+from mopt.artifacts.manifest import FILE_NAME, Manifest, read_manifest
+from mopt.artifacts.model import Feed, Model, file_digest
+from mopt.artifacts.report import render_html, render_markdown
+from mopt.artifacts.samples import read_feed, write_feed
+from mopt.artifacts.serving._base import ServingSystem
+from mopt.artifacts.store import KEY_FILE
+from mopt.errors import NotApplicableError, UserError
+from mopt.registry import load
+
+_MARKS = {"schema_version", "mopt_version", "chosen", "files"}
+"""Keys of a manifest.json that tell an artifact from any other folder with a file of that name."""
+
+
+def check_destination(destination: Path, *, force: bool = False) -> None:
+    """Refuse a destination that an artifact cannot be written to, before any work is done for it.
+
+    Raises:
+        UserError: When something is there that must not be replaced, or the folder cannot be written to.
+    """
+    destination = _absolute(destination)
+    if destination.is_symlink():
+        raise UserError(f"{destination} is a symbolic link", "give the folder that it points to, or another name")
+    if destination.exists():
+        _check_existing(destination, force=force)
+    parent = next(path for path in destination.parents if path.exists())
+    if not parent.is_dir():
+        raise UserError(f"{parent} is a file, not a folder", "choose another destination")
+    with disk_errors(parent), tempfile.TemporaryDirectory(prefix=partial_prefix(destination), dir=parent):
+        pass
+
+
+def write_artifact(
+    destination: Path,
+    *,
+    model: Model,
+    manifest: Manifest,
+    golden_inputs: Sequence[Feed],
+    golden_outputs: Sequence[Feed],
+    serving: Sequence[str] = (),
+    force: bool = False,
+) -> Manifest:
+    """Write the artifact folder and return its manifest with the digests of its files.
+
+    Everything is written to a hidden folder beside ``destination`` and then renamed; an artifact that is replaced is
+    swapped with it in one step. Whenever the process is killed, ``destination`` is the old artifact or the new one,
+    whole, and what is left beside it is removed by the next build.
+
+    Args:
+        destination: Where the folder will be.
+        model: The chosen model; its files are copied.
+        manifest: Without ``files``.
+        golden_inputs: Single samples.
+        golden_outputs: What the chosen model made of each of them.
+        serving: Names of serving systems to write files for.
+        force: Replace an artifact that is there already.
+
+    Raises:
+        UserError: When the destination cannot be written or must not be replaced; nothing is left then.
+    """
+    destination = _absolute(destination)
+    check_destination(destination, force=force)
+    with disk_errors(destination), _parents(destination):
+        _recover(destination)
+        remove_stale(destination)
+        with partial_folder(destination) as partial:
+            _copy_model(model, partial / "model")
+            _write_golden(partial / "golden", golden_inputs, golden_outputs)
+            for name in serving:
+                _write_serving(name, partial, manifest, golden_inputs)
+            (partial / "report.md").write_text(render_markdown(manifest), encoding="utf-8")
+            (partial / "report.html").write_text(render_html(manifest), encoding="utf-8")
+            manifest = manifest.model_copy(update={"files": _digests(partial)})
+            (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            _set_folder_modes(partial)
+            make_durable(partial, 0o644)
+            _publish(partial, destination, force=force)
+    return manifest
+
+
+def verify_files(artifact: Path) -> list[str]:
+    """Compare the files of an artifact with its manifest; return one line for each problem.
+
+    Raises:
+        UserError: When it has no readable manifest.
+    """
+    manifest = read_manifest(artifact)
+    known: dict[tuple[int, int], str] = {}
+    problems = [
+        f"{problem}: {name}"
+        for name, expected in sorted(manifest.files.items())
+        if (problem := _file_problem(artifact, name, expected, known))
+    ]
+    listed = {*manifest.files, FILE_NAME}
+    found = {path.relative_to(artifact).as_posix() for path in files_below(artifact)}
+    return problems + [f"not in the manifest: {name}" for name in sorted(found - listed)]
+
+
+def read_golden(artifact: Path) -> list[tuple[Feed, Feed]]:
+    """Return the golden samples of an artifact: inputs, and what the shipped model made of them.
+
+    Raises:
+        UserError: When one is missing or damaged.
+    """
+    count = read_manifest(artifact).golden.count
+    return [(_golden(artifact, index, "inputs"), _golden(artifact, index, "outputs")) for index in range(count)]
+
+
+def _golden(artifact: Path, index: int, kind: str) -> Feed:
+    path = _golden_file(artifact / "golden", index, kind)
+    try:
+        return read_feed(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged: {type(error).__name__}", "build the artifact again") from None
+
+
+def _golden_file(folder: Path, index: int, kind: str) -> Path:
+    return folder / f"{index:03d}" / f"{kind}.npz"
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _check_existing(destination: Path, *, force: bool) -> None:
+    if not destination.is_dir():
+        raise UserError(f"{destination} is a file", "choose another destination")
+    if os.path.ismount(destination):
+        raise UserError(f"{destination} is a mount point and cannot be replaced", "choose a folder inside it")
+    if Path.cwd().is_relative_to(destination):
+        raise UserError(f"{destination} is the current folder, or holds it", "choose a folder inside it")
+    with disk_errors(destination):
+        empty = next(destination.iterdir(), None) is None
+    if empty:
+        return
+    if not _is_artifact(destination):
+        raise UserError(f"{destination} is not empty, and not an artifact", "choose another destination")
+    if not force:
+        raise UserError(f"{destination} exists already", "replace it with --force, or choose another destination")
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether mopt wrote this folder; a damaged manifest counts as long as it is a manifest."""
+    try:
+        data = json.loads((folder / FILE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and data.keys() >= _MARKS
+
+
+@contextlib.contextmanager
+def _parents(destination: Path) -> Iterator[None]:
+    """Make the folders above ``destination``, and remove them again when the write fails."""
+    missing = [path for path in destination.parents if not path.exists()]
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _copy_model(model: Model, folder: Path) -> None:
+    """Copy, never link: the store's files must not change when somebody edits the artifact."""
+    for source in files_below(model.folder):
+        name = source.relative_to(model.folder)
+        if name.as_posix() != KEY_FILE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+
+
+def _write_golden(folder: Path, inputs: Sequence[Feed], outputs: Sequence[Feed]) -> None:
+    for index, (feed, answer) in enumerate(zip(inputs, outputs, strict=True)):
+        (folder / f"{index:03d}").mkdir(parents=True)
+        write_feed(_golden_file(folder, index, "inputs"), feed)
+        write_feed(_golden_file(folder, index, "outputs"), answer)
+
+
+def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequence[Feed]) -> None:
+    system: ServingSystem = load("serving", name)()
+    folder = artifact / "serving" / name
+    folder.mkdir(parents=True)
+    try:
+        system.write(folder, manifest=manifest, model_folder=artifact / "model", golden=golden)
+    except NotApplicableError as error:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "NOT-WRITTEN.md").write_text(
+            f"No files for {name}, since it cannot serve this model: {error.message}.\n", encoding="utf-8"
+        )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    known: dict[tuple[int, int], str] = {}
+    return {path.relative_to(folder).as_posix(): _digest(path, known) for path in files_below(folder)}
+
+
+def _digest(path: Path, known: dict[tuple[int, int], str]) -> str:
+    """Hash a file, once for all its names."""
+    status = path.stat()
+    key = (status.st_dev, status.st_ino)
+    if key not in known:
+        known[key] = file_digest(path)
+    return known[key]
+
+
+def _set_folder_modes(folder: Path) -> None:
+    for parent, _, _ in os.walk(folder):
+        Path(parent).chmod(0o755)
+
+
+def _publish(partial: Path, destination: Path, *, force: bool) -> None:
+    try:
+        partial.rename(destination)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        check_destination(destination, force=force)  # another build may have been faster
+        _replace(partial, destination)
+    sync(destination.parent)
+
+
+def _replace(partial: Path, destination: Path) -> None:
+    if exchange(partial, destination):
+        shutil.rmtree(partial, ignore_errors=True)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(destination), dir=destination.parent))
+    destination.rename(aside)
+    try:
+        partial.rename(destination)
+    except OSError:
+        aside.rename(destination)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside_prefix(destination: Path) -> str:
+    return f".{destination.name}.replaced-"
+
+
+def _recover(destination: Path) -> None:
+    """Undo what a kill between the two renames of :func:`_replace` left, where folders cannot be swapped in one step."""
+    for aside in destination.parent.iterdir():
+        if aside.name.startswith(_aside_prefix(destination)) and not aside.is_symlink() and aside.is_dir():
+            if destination.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.rename(destination)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A name of a manifest as a place inside the artifact."""
+
+    artifact: Path
+    name: str
+
+    @property
+    def escapes(self) -> bool:
+        pure = PurePosixPath(self.name)
+        return pure.is_absolute() or ".." in pure.parts or not pure.parts or pure.as_posix() != self.name
+
+    @property
+    def linked(self) -> bool:
+        parts = PurePosixPath(self.name).parts
+        return any(self.artifact.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts) + 1))
+
+    @property
+    def path(self) -> Path:
+        return self.artifact / self.name
+
+
+def _file_problem(artifact: Path, name: str, expected: str, known: dict[tuple[int, int], str]) -> str:
+    place = _Place(artifact, name)
+    if "\0" in name or place.escapes:
+        return "path leaves the artifact"
+    if place.linked:
+        return "symbolic link"
+    try:
+        status = place.path.lstat()
+    except OSError:
+        return "missing"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file"
+    try:
+        return "" if _digest(place.path, known) == expected else "changed"
+    except OSError as error:
+        return f"unreadable ({error.strerror})"

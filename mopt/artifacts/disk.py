@@ -1,0 +1,138 @@
+"""Folders that appear whole or not at all, and what a disk's refusals mean to the user."""
+
+from __future__ import annotations
+
+__all__ = ["disk_errors", "exchange", "files_below", "link_or_copy", "make_durable", "partial_folder", "remove_stale"]
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mopt.errors import UserError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the refusals of the disk that holds ``path`` into errors that the user can act on.
+
+    Raises:
+        UserError: On a full disk, a missing permission, or a name that is too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"the disk is full: {path} was not written", "free some space, or write to another disk"
+            ) from None
+        if error.errno in _FORBIDDEN:
+            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
+            raise UserError(f"no permission to write {where}", "choose a folder that you may write to") from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"the name is too long: {path.name[:40]}...", "choose a shorter one") from None
+        raise
+
+
+@contextlib.contextmanager
+def partial_folder(destination: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside ``destination`` that is removed at the end unless it was renamed.
+
+    It is locked as long as its maker lives, so that :func:`remove_stale` can tell a killed build's folder from a
+    running one's.
+    """
+    prefix = partial_prefix(destination)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=destination.parent))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.is_dir():
+            break
+        os.close(descriptor)  # taken for stale between the two lines above
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def remove_stale(destination: Path) -> None:
+    """Remove what killed builds of ``destination`` left beside it."""
+    for folder in destination.parent.iterdir():
+        if not folder.name.startswith(partial_prefix(destination)) or folder.is_symlink() or not folder.is_dir():
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def partial_prefix(destination: Path) -> str:
+    """Return how the names of the hidden siblings of ``destination`` begin."""
+    return f".{destination.name}.partial-"
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give the same file a second name, or copy it where the disk has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        shutil.copyfile(source, target)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every entry below ``folder`` that is not a plain folder, in order of name, links not followed."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        found.extend(Path(parent) / name for name in [*names, *links])
+    return sorted(found)
+
+
+def make_durable(folder: Path, mode: int) -> None:
+    """Give every file below ``folder`` a mode, and wait until files and folders are on the disk."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(parent) / name
+            if stat.S_ISREG(path.lstat().st_mode):
+                path.chmod(mode)
+                sync(path)
+        sync(Path(parent))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""What every serving system is: the files that it loads the model from."""
+
+from __future__ import annotations
+
+__all__ = ["ServingSystem"]
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from mopt.artifacts.manifest import Manifest
+from mopt.artifacts.model import Feed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingSystem(abc.ABC):
+    """Writes the folder that one serving system loads."""
+
+    @property
+    def name(self) -> str:
+        """The name of the serving system: its file's."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @abc.abstractmethod
+    def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
+        """Fill an empty folder.
+
+        Args:
+            folder: Where the files go.
+            manifest: What was built, with the batch settings to serve it with; its ``files`` may still be empty.
+            model_folder: The model's files, on the same disk; link to them rather than copy.
+            golden: Real inputs for a batch of one, for warm-up requests; may be empty.
+
+        Raises:
+            NotApplicableError: When this system cannot serve this model.
+        """

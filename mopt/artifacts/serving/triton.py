@@ -1,0 +1,256 @@
+"""NVIDIA Triton Inference Server: a model repository with one model and its ``config.pbtxt``."""
+
+from __future__ import annotations
+
+__all__ = ["Triton"]
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.artifacts.disk import files_below, link_or_copy
+from mopt.artifacts.manifest import Manifest
+from mopt.artifacts.model import Feed, Signature, TensorSpec
+from mopt.artifacts.quantities import digits, milliseconds
+from mopt.artifacts.serving._base import ServingSystem
+from mopt.errors import NotApplicableError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_TYPES = {
+    "bool": "TYPE_BOOL", "str": "TYPE_STRING", "bfloat16": "TYPE_BF16",
+    "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
+    "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
+    "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
+}  # fmt: skip
+_VERSION = "1"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backend:
+    """What one of Triton's backends is called, and what it cannot load."""
+
+    name: str
+    platform: str
+    unsupported: frozenset[str]
+
+
+_BACKENDS = {
+    "onnx": _Backend("onnxruntime", "onnxruntime_onnx", frozenset()),
+    "openvino": _Backend("openvino", "", frozenset({"str", "float64", "bfloat16"})),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What the file says beyond the signature, with the reasons for people to read."""
+
+    max_batch: int
+    parameters: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Triton(ServingSystem):
+    """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
+
+    def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
+        """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
+        backend = _backend(manifest)
+        plan = _plan(manifest, backend)
+        model = folder / model_name(manifest.name)
+        version = model / _VERSION
+        version.mkdir(parents=True)
+        for source in files_below(model_folder):
+            target = version / source.relative_to(model_folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(source, target)
+        warmup = _write_warmup(model / "warmup", manifest.signature, plan, golden[0]) if golden else []
+        lines = [*_header(manifest, backend, plan), *_body(manifest, backend, plan), *warmup]
+        (model / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def model_name(name: str) -> str:
+    """Return what the model is called in the repository: the name of its folder, and part of its URL."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-") or "model"
+
+
+def _backend(manifest: Manifest) -> _Backend:
+    if manifest.form not in _BACKENDS:
+        raise NotApplicableError(f"Triton has no backend here for a model of the form {manifest.form}")
+    backend = _BACKENDS[manifest.form]
+    for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
+        if spec.dtype not in _TYPES or spec.dtype in backend.unsupported:
+            raise NotApplicableError(
+                f"its {backend.name} backend does not take tensors of type {spec.dtype}: {spec.name}"
+            )
+        if 0 in spec.shape:
+            raise NotApplicableError(f"Triton does not take tensors with a dimension of 0: {spec.name}")
+        if backend.name == "openvino" and not spec.shape:
+            raise NotApplicableError(f"its openvino backend does not take scalars: {spec.name}")
+    return backend
+
+
+def _plan(manifest: Manifest, backend: _Backend) -> _Plan:
+    signature, most = manifest.signature, manifest.batching.max_batch
+    reason = _why_unbatched(signature)
+    if backend.name == "onnxruntime":
+        return _onnxruntime_plan(manifest, 0 if reason else most, reason)
+    ragged = any(isinstance(dimension, str) for spec in signature.inputs for dimension in spec.shape[1:])
+    if not reason and ragged and most > 1:
+        reason = "the openvino backend pads batches, and cannot pad inputs of variable size"
+    return _openvino_plan(manifest, 0 if reason else most, reason)
+
+
+def _why_unbatched(signature: Signature) -> str:
+    """Return why Triton cannot batch, or an empty string: it stacks every tensor along axis 0."""
+    if signature.batch_size is not None:
+        return f"the model has a fixed batch size of {signature.batch_size}"
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.name not in signature.batch_axes:
+            return f"{spec.name} has no batch axis"
+        if signature.batch_axes[spec.name] != 0:
+            return (
+                f"{spec.name} is batched along axis {signature.batch_axes[spec.name]}, and Triton stacks along axis 0"
+            )
+        if not spec.shape or isinstance(spec.shape[0], int):
+            return f"axis 0 of {spec.name} is not variable"
+    return ""
+
+
+def _onnxruntime_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
+    fields = dict(manifest.runtime_fields)
+    parameters = {"inter_op_thread_count": "1"}
+    if (threads := fields.pop("threads", None)) is not None:
+        parameters["intra_op_thread_count"] = str(threads)
+    return _Plan(most, parameters, (*_no_batching(reason), *_left_over(fields)))
+
+
+def _openvino_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
+    fields = dict(manifest.runtime_fields)
+    parameters = {"NUM_STREAMS": "1"}
+    notes = list(_no_batching(reason))
+    if (threads := fields.pop("threads", None)) is not None:
+        parameters["INFERENCE_NUM_THREADS"] = str(threads)
+    match fields.pop("precision", None):
+        case "bf16":
+            parameters["HINT_BF16"] = "YES"
+        case "f32":
+            notes.append(
+                "Measured with INFERENCE_PRECISION_HINT=f32, for which this backend has no parameter. It is what OpenVINO does "
+                "by itself on a CPU without BF16 arithmetic; on a CPU with it, OpenVINO picks BF16, which was not judged here."
+            )
+    if most > 1:
+        parameters["ENABLE_BATCH_PADDING"] = "YES"
+        notes.append(
+            f"This backend fixes the batch at {most} and pads smaller ones, so that a lone request takes as long as a full "
+            f"batch{_full_batch_time(manifest, most)}. Set max_batch_size to 1 where requests are rare."
+        )
+    return _Plan(most, parameters, (*notes, *_left_over(fields)))
+
+
+def _full_batch_time(manifest: Manifest, most: int) -> str:
+    profile = manifest.winner.profile
+    entry = next((entry for entry in profile.batches if entry.batch == most), None) if profile else None
+    return f" ({milliseconds(entry.p50.value)} when measured)" if entry else ""
+
+
+def _no_batching(reason: str) -> tuple[str, ...]:
+    return (f"Triton does not batch requests here: {reason}.",) if reason else ()
+
+
+def _left_over(fields: Mapping[str, Any]) -> Iterable[str]:
+    return (f"Measured with {key}={value}, for which this backend has no parameter." for key, value in fields.items())
+
+
+def _header(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
+    batching = manifest.batching
+    notes = [
+        f"{manifest.name}: candidate {manifest.chosen}, written by mopt {manifest.mopt_version} for the {backend.name} backend.",
+        *plan.notes,
+    ]
+    if batching.rate is not None:
+        latency = f", p99 {milliseconds(batching.predicted_p99_ms)}" if batching.predicted_p99_ms is not None else ""
+        replicas = f"{batching.replicas} server{'' if batching.replicas == 1 else 's'}"
+        notes.append(f"Planned for {digits(batching.rate)} requests per second on {replicas} like this{latency}.")
+    if not manifest.deployable:
+        notes.append(f"NOT DEPLOYABLE: {manifest.not_deployable_because}.")
+    return [f"# {' '.join(_printable(note).split())}" for note in notes]
+
+
+def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
+    batching = manifest.batching
+    lines = [f"name: {quote(model_name(manifest.name))}", f"backend: {quote(backend.name)}"]
+    if backend.platform:
+        lines.append(f"platform: {quote(backend.platform)}")
+    lines.append(f"max_batch_size: {plan.max_batch}")
+    for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
+        lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
+    lines.append(f"instance_group {{ count: {max(1, batching.instances)} kind: KIND_CPU }}")
+    if plan.max_batch > 1:
+        lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {batching.queue_delay_us} }}")
+    lines += [
+        f"parameters {{ key: {quote(key)} value {{ string_value: {quote(value)} }} }}"
+        for key, value in sorted(plan.parameters.items())
+    ]
+    return lines
+
+
+def _tensor(kind: str, spec: TensorSpec, *, batched: bool) -> list[str]:
+    shape = spec.shape[1:] if batched else spec.shape
+    dims = [dimension if isinstance(dimension, int) else -1 for dimension in shape]
+    lines = [f"{kind} {{", f"  name: {quote(spec.name)}", f"  data_type: {_TYPES[spec.dtype]}"]
+    if dims:
+        lines.append(f"  dims: [ {', '.join(map(str, dims))} ]")
+    else:
+        # Triton takes no empty dims; it takes an empty reshape, but only beside a batch axis.
+        lines.append("  dims: [ 1 ]")
+        lines += ["  reshape { shape: [ ] }"] if batched else []
+    return [*lines, "}"]
+
+
+def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -> list[str]:
+    """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch."""
+    folder.mkdir()
+    inputs = []
+    for index, spec in enumerate(signature.inputs):
+        array = feed[spec.name]
+        (folder / f"input-{index}").write_bytes(_raw(array))
+        shape = array.shape[1:] if plan.max_batch > 0 else array.shape
+        dims = ", ".join(map(str, shape or (1,)))
+        inputs.append(
+            f"  inputs {{ key: {quote(spec.name)} value {{ data_type: {_TYPES[spec.dtype]} dims: [ {dims} ] "
+            f"input_data_file: {quote(f'input-{index}')} }} }}"
+        )
+    lines = []
+    for batch in sorted({1, max(1, plan.max_batch)}):
+        lines += ["model_warmup {", f"  name: {quote(f'golden sample, batch {batch}')}", f"  batch_size: {batch}"]
+        lines += [*inputs, "}"]
+    return lines
+
+
+def _raw(array: npt.NDArray[Any]) -> bytes:
+    """Return the bytes that Triton reads: row-major, each string behind its length in four bytes."""
+    import numpy as np
+
+    if array.dtype.kind not in "OUS":
+        return np.ascontiguousarray(array).tobytes()
+    items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)
+
+
+def quote(text: str) -> str:
+    """Return a string literal of protobuf's text format."""
+    escapes = {ord('"'): '\\"', ord("\\"): "\\\\", ord("\n"): "\\n"}
+    return (
+        '"'
+        + "".join(escapes.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode())
+        + '"'
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

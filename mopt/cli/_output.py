@@ -1,0 +1,123 @@
+"""One place that decides between people and programs: results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+__all__ = ["TerminalProgress", "json_option", "print_json", "print_table", "result_console"]
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+json_option: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+_CI_WIDTH = 160
+
+
+def result_console() -> Console:
+    """The console for results; where stdout is no terminal, wide enough that no table is cut."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _CI_WIDTH, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON data."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[int] = ()
+) -> None:
+    """Print a table of plain text; nothing in it is read as markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+    for index, column in enumerate(columns):
+        last = index == len(columns) - 1
+        table.add_column(
+            column, justify="right" if index in right else "left", overflow="fold", ratio=None if not last else 1
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    result_console().print(table)
+
+
+class TerminalProgress:
+    """A bar with the remaining time on a terminal, and plain lines in CI."""
+
+    def __init__(self, bar: Progress | None) -> None:
+        self._bar = bar
+        self._task: Any = None
+        self._title = ""
+        self._done = self._total = 0
+        self._start = time.monotonic()
+
+    def stage(self, title: str, total: int) -> None:
+        """Begin a stage."""
+        self._title, self._total, self._done = title, total, 0
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(title, total=total)
+        elif total:
+            click.echo(f"[{self._elapsed()}] {title} ({total})", err=True)
+
+    def step(self, note: str = "") -> None:
+        """One step is done."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.advance(self._task)
+            if note:
+                self._bar.console.print(f"  {note}", markup=False, highlight=False)
+        elif note:
+            click.echo(f"[{self._elapsed()}] {self._title} {self._done}/{self._total}: {note}", err=True)
+
+    def _elapsed(self) -> str:
+        seconds = int(time.monotonic() - self._start)
+        return f"{seconds // 60:02d}:{seconds % 60:02d}"
+
+
+@contextlib.contextmanager
+def shown_progress(quiet: bool) -> Iterator[Any]:
+    """Yield the progress that fits where stderr goes."""
+    from mopt.progress import Silent
+
+    if quiet:
+        yield Silent()
+    elif sys.stderr.isatty() and not os.environ.get("CI"):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            yield TerminalProgress(bar)
+    else:
+        yield TerminalProgress(None)

@@ -1,0 +1,323 @@
+"""The flow of a build, and nothing else."""
+
+from __future__ import annotations
+
+__all__ = ["Artifact", "Plan", "build", "explain_plan"]
+
+import dataclasses
+import datetime
+import shlex
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mopt.artifacts import bundle
+from mopt.artifacts.manifest import Golden, Machine, Manifest, read_manifest
+from mopt.artifacts.model import Feed, Signature
+from mopt.artifacts.samples import Samples
+from mopt.artifacts.store import Store, code_digest, default_root
+from mopt.calibration.split import Split, prepare
+from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators.tolerance import Tolerance
+from mopt.export import Bound, Exported, Exporter, bind, export, find_exporter
+from mopt.passes._base import versions
+from mopt.plan import Candidate, Traits, plan, reference_candidate, traits_of
+from mopt.profiles.batching import recommend
+from mopt.profiles.machine import detect, noise
+from mopt.profiles.target import Target, check_measurable, load_target
+from mopt.progress import Progress, Silent
+from mopt.recipe import Recipe, make_recipe
+from mopt.registry import load
+from mopt.runtimes._base import SessionProcess
+from mopt.search import Found, Question, search
+from mopt.simplify import Simplified, simplify
+
+LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxsim", "openvino", "nncf")
+_GOLDEN_SAMPLES = 4
+_GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
+"""What another CPU may differ by, as a share of the largest output: in FP32, and where integers are computed with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A folder that a build wrote."""
+
+    folder: Path
+    manifest: Manifest
+    cached: bool
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Artifact:
+        """Read an artifact that is there already."""
+        return cls(Path(folder), read_manifest(Path(folder)), True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a build would do."""
+
+    recipe: Recipe
+    target: Target
+    signature: Signature
+    traits: Traits
+    data: dict[str, Any]
+    metric: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """A recipe that has been checked as far as it can be before any work."""
+
+    recipe: Recipe
+    machine: Machine
+    target: Target
+    tolerance: Tolerance
+    exporter: Exporter
+    store: Store
+    progress: Progress
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Material:
+    """The exported model and the samples for it."""
+
+    exported: Exported
+    split: Split
+    metric: Metric
+
+
+def build(
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    store: Store | None = None,
+    command: str = "",
+    **values: Any,
+) -> Artifact:
+    """Build the fastest version of a model that is still right, and write it as an artifact.
+
+    Args:
+        recipe: What is asked; or give its fields as keywords: ``build(model="m.onnx", data="samples.npz")``.
+        out: Folder to write; default: the name of the model with ``.mopt`` added, in the current folder.
+        force: Replace an artifact that is there.
+        progress: Receives the stages.
+        store: Cache to use instead of the default one.
+        command: The command line to record; default: one that is made from the recipe.
+        **values: Fields of the recipe.
+
+    Raises:
+        UserError: When the request cannot be carried out; nothing is written then.
+    """
+    request = _check(recipe or make_recipe(values), progress or Silent(), store)
+    destination = Path(out) if out else Path(f"{request.recipe.name}.mopt")
+    bundle.check_destination(destination, force)
+    material = _gather(request)
+
+    def make(folder: Path) -> None:
+        _build(request, material, command or _command(request.recipe, destination), folder / "artifact")
+
+    folder, cached = request.store.get("builds", _key(request, material), make)
+    bundle.place(folder / "artifact", destination, force)
+    return Artifact(destination, read_manifest(destination), cached)
+
+
+def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Store | None = None) -> Plan:
+    """Export the model and read the data, and return what a build would try."""
+    request = _check(recipe, progress or Silent(), store)
+    material = _gather(request)
+    bound = bind(material.exported, _feeds(material.split), request.store)
+    traits = traits_of(bound.model)
+    candidates = _candidates(request, traits, material.split.calibration)
+    return Plan(
+        recipe,
+        request.target,
+        bound.signature,
+        traits,
+        material.split.description,
+        material.metric.name,
+        tuple(candidates),
+    )
+
+
+def _check(recipe: Recipe, progress: Progress, store: Store | None) -> _Request:
+    machine = detect()
+    target = load_target(recipe.target, machine)
+    check_measurable(target, machine)
+    for system in recipe.serve:
+        load("serving", system)
+    return _Request(
+        recipe=recipe,
+        machine=machine,
+        target=target,
+        tolerance=Tolerance.parse(recipe.tolerance),
+        exporter=find_exporter(recipe.model, trust_pickle=recipe.trust_pickle),
+        store=store or Store(default_root()),
+        progress=progress,
+        threads=recipe.search.threads or machine.cores,
+    )
+
+
+def _gather(request: _Request) -> _Material:
+    request.progress.stage("reading the model and the data", 2)
+    exported = export(request.exporter, request.store)
+    request.progress.step(f"{request.recipe.name}: {request.exporter.name}")
+    split = prepare(request.recipe.data, exported.signature, request.store, Path())
+    request.progress.step(_told(split))
+    metric = load_metric(request.recipe.metric, split.evaluation, exported.signature, request.recipe.metric_options)
+    return _Material(exported, split, metric)
+
+
+def _told(split: Split) -> str:
+    return f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with"
+
+
+def _feeds(split: Split) -> list[Feed]:
+    return [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
+
+
+def _key(request: _Request, material: _Material) -> dict[str, Any]:
+    return {
+        "recipe": request.recipe.model_dump(mode="json"),
+        "source": material.exported.model.digest,
+        "exporter": request.exporter.key(),
+        "data": material.split.digest,
+        "metric": material.metric.key(),
+        "target": request.target.model_dump(mode="json"),
+        "machine": request.machine.model_dump(mode="json"),
+        "versions": versions(LIBRARIES),
+        "code": code_digest(),
+    }
+
+
+def _candidates(request: _Request, traits: Traits, calibration: Samples) -> list[Candidate]:
+    options = request.recipe.search
+    return plan(traits, request.target, calibration, request.threads, options.candidates, request.recipe.objective)
+
+
+def _build(request: _Request, material: _Material, command: str, folder: Path) -> None:
+    recipe, split = request.recipe, material.split
+    request.progress.stage("checking the export, simplifying", 2)
+    bound = bind(material.exported, _feeds(split), request.store)
+    request.progress.step(f"export agrees with the source within {bound.record.largest_difference:.1e}")
+    prepared = simplify(bound.model, bound.signature, _feeds(split), request.store)
+    request.progress.step(prepared.note)
+    question = Question(
+        source=bound.model,
+        prepared=prepared.model,
+        prepared_by=prepared.records,
+        signature=bound.signature,
+        calibration=split.calibration,
+        evaluation=split.evaluation,
+        metric=material.metric,
+        tolerance=request.tolerance,
+        objective=recipe.objective,
+        latency_limit_ms=recipe.traffic.p99,
+        options=recipe.search,
+        machine=request.machine,
+        store=request.store,
+    )
+    candidates = _candidates(request, traits_of(prepared.model), split.calibration)
+    found = search(question, reference_candidate(request.threads), candidates, request.progress)
+    _write(request, material, bound, prepared, found, command, folder)
+
+
+def _write(
+    request: _Request,
+    material: _Material,
+    bound: Bound,
+    prepared: Simplified,
+    found: Found,
+    command: str,
+    folder: Path,
+) -> None:
+    request.progress.stage("writing the artifact", 1)
+    inputs = _feeds(material.split)[:_GOLDEN_SAMPLES]
+    with SessionProcess(found.candidate.runtime, found.model) as session:
+        outputs = [output for output in _answers(session, bound.signature, inputs)]
+    manifest = _manifest(request, material, bound, prepared, found, command, _golden(found, outputs))
+    bundle.write_artifact(
+        folder,
+        model=found.model,
+        manifest=manifest,
+        golden_inputs=inputs,
+        golden_outputs=outputs,
+        serving=request.recipe.serve,
+        force=False,
+    )
+    request.progress.step()
+
+
+def _answers(session: SessionProcess, signature: Signature, inputs: list[Feed]) -> Iterator[Feed]:
+    for feed in inputs:
+        count = signature.batch_size or 1
+        outputs = session.run_finite(signature.stack([feed] * count))
+        yield signature.unstack(outputs, count)[0]
+
+
+def _golden(found: Found, outputs: list[Feed]) -> Golden:
+    import numpy as np
+
+    integers = bool(found.chosen.evidence.get("integer"))
+    largest = {
+        name: max(float(np.abs(output[name]).max(initial=0)) for output in outputs)
+        for name, value in outputs[0].items()
+        if value.dtype.kind == "f"
+    }
+    return Golden(
+        count=len(outputs), tolerance={name: max(_GOLDEN_SHARE[integers] * top, 1e-5) for name, top in largest.items()}
+    )
+
+
+def _manifest(
+    request: _Request,
+    material: _Material,
+    bound: Bound,
+    prepared: Simplified,
+    found: Found,
+    command: str,
+    golden: Golden,
+) -> Manifest:
+    recipe, profile = request.recipe, found.chosen.profile
+    assert profile is not None
+    traffic = recipe.traffic
+    synthetic = material.split.calibration.synthetic
+    return Manifest(
+        name=recipe.name,
+        deployable=not synthetic,
+        not_deployable_because="it was calibrated and judged on random data, as asked for" if synthetic else "",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        mopt_version=metadata.version("mopt"),
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        target=request.target.model_dump(mode="json"),
+        machine=request.machine,
+        noise=noise(),
+        versions={name: version for name, version in versions(LIBRARIES).items() if version},
+        source=bound.record,
+        simplified=prepared.note,
+        signature=bound.signature,
+        data=material.split.description,
+        chosen=found.chosen.name,
+        runtime=found.chosen.runtime,
+        runtime_fields=found.chosen.runtime_fields,
+        form=found.model.form,
+        why=found.why,
+        control=found.control,
+        trials=found.trials,
+        batching=recommend(
+            profile, rate=traffic.rate, p99_ms=traffic.p99, max_load=traffic.load, batches=bound.signature.batches
+        ),
+        golden=golden,
+        files={},
+    )
+
+
+def _command(recipe: Recipe, destination: Path) -> str:
+    """A command that builds the same thing, for what was asked from Python."""
+    given = recipe.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+    return f"python -c {shlex.quote(f'import mopt; mopt.build(out={str(destination)!r}, **{given!r})')}"

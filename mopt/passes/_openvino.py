@@ -1,0 +1,82 @@
+"""Reading and writing OpenVINO's IR with the names that the ONNX model has."""
+
+from __future__ import annotations
+
+__all__ = ["convert", "nncf", "openvino", "save"]
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mopt.artifacts.model import Model
+from mopt.errors import MissingDependencyError, NotApplicableError
+from mopt.passes._graph import protobuf_without_weights
+
+
+def openvino() -> ModuleType:
+    """Import OpenVINO.
+
+    Raises:
+        MissingDependencyError: When it is not installed.
+    """
+    return _import("openvino")
+
+
+def nncf() -> ModuleType:
+    """Import NNCF, which tells its progress to nobody.
+
+    Raises:
+        MissingDependencyError: When it is not installed.
+    """
+    import logging
+
+    module = _import("nncf")
+    module.set_log_level(logging.ERROR)
+    return module
+
+
+def convert(source: Model) -> Any:
+    """Convert ONNX to an ``openvino.Model`` whose inputs and outputs have the same names in the same order.
+
+    Raises:
+        NotApplicableError: When OpenVINO does not know an operator, or loses an input or output.
+    """
+    library = openvino()
+    try:
+        model = library.convert_model(str(source.file))
+    except RuntimeError as error:
+        raise NotApplicableError(f"OpenVINO cannot convert this model: {_essence(error)}") from error
+    graph = protobuf_without_weights(source.file).graph
+    constants = {value.name for value in graph.initializer}
+    _name("input", model.inputs, [value.name for value in graph.input if value.name not in constants])
+    _name("output", model.outputs, [value.name for value in graph.output])
+    return model
+
+
+def save(model: Any, folder: Path, *, half: bool) -> int:
+    """Write ``model.xml`` and ``model.bin``; return the bytes of the weights."""
+    openvino().save_model(model, str(folder / "model.xml"), compress_to_fp16=half)
+    return (folder / "model.bin").stat().st_size
+
+
+def _name(kind: str, ports: list[Any], names: list[str]) -> None:
+    if len(ports) != len(names):
+        raise NotApplicableError(f"OpenVINO has {len(ports)} {kind}s where the model has {len(names)}")
+    for port, name in zip(ports, names, strict=True):
+        if name not in port.get_names():
+            port.get_tensor().add_names({name})
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(name, "openvino") from error
+
+
+def _essence(error: Exception) -> str:
+    """Return the lines of OpenVINO's message that say what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "not supported" in line or "No conversion" in line or "failed" in line.lower()]
+    return " ".join(telling or lines[-2:])[:300]

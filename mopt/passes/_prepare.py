@@ -1,0 +1,128 @@
+"""Bring a model into the shape that quantizers expect, without a change of its meaning."""
+
+from __future__ import annotations
+
+__all__ = ["SMALLEST_OPSET", "lift_constants", "prepare"]
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mopt.passes._graph import external_domains, hold_signature, name_nodes, opset
+from mopt.passes._onnx import load, save, weight_bytes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+SMALLEST_OPSET = 13
+"""The first operator set whose DequantizeLinear has an axis, which per-channel weights need."""
+RAISED_OPSET = 17
+_PROTOBUF_LIMIT = 2**31 - 2**20
+_GROWTH_LIMIT = 1.2
+"""The largest factor by which folding may grow the weights."""
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(source: Path, folder: Path) -> Path:
+    """Write a model that is ready for quantization into ``folder`` and return its path.
+
+    The operator set is raised when it is too old, Constant nodes become initializers, BatchNormalization, Mul and Add
+    are folded into the convolution before them, and shapes are inferred anew. Nodes have unique names. Each step that
+    the model does not stand is left out.
+    """
+    model = lift_constants(raise_opset(load(source)))
+    name_nodes(model)
+    model = _fuse(model, folder)
+    model = lift_constants(model)
+    name_nodes(model)
+    _infer_shapes(model)
+    return save(model, _subfolder(folder, "prepared"))
+
+
+def lift_constants(model: ir.Model) -> ir.Model:
+    """Turn Constant nodes into initializers, in subgraphs too, and forget inferred shapes, which may be stale."""
+    from onnx_ir.passes import common
+
+    for rewrite in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.RemoveInitializersFromInputsPass(),
+    ):
+        model = rewrite(model).model
+    _forget_shapes(model)
+    return model
+
+
+def raise_opset(model: ir.Model) -> ir.Model:
+    """Convert a model of an operator set before 13 to 17; return it as it is when the converter fails."""
+    import onnx
+    import onnx_ir as ir
+
+    if opset(model) >= SMALLEST_OPSET or weight_bytes(model) > _PROTOBUF_LIMIT:
+        return model
+    try:
+        converted = onnx.version_converter.convert_version(ir.to_proto(model), RAISED_OPSET)
+    except (RuntimeError, ValueError, IndexError) as error:
+        _log.info("the operator set stays at %d: %s", opset(model), error)
+        return model
+    raised = ir.from_proto(converted)
+    hold_signature(model, raised, "onnx.version_converter")
+    return raised
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    """Drop the inferred types of all values that a node makes, except the graph's outputs."""
+    for graph in model.graphs():
+        outputs = set(graph.outputs)
+        for node in graph:
+            for value in node.outputs:
+                if value not in outputs:
+                    value.shape = None
+                    value.type = None
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    from onnx_ir.passes import common
+
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+
+
+def _fuse(model: ir.Model, folder: Path) -> ir.Model:
+    """Let ONNX Runtime fold what stays standard ONNX; return the model as it is when the result is not usable."""
+    import onnxruntime
+
+    before = save(model, _subfolder(folder, "lifted"))
+    after = _subfolder(folder, "fused") / "model.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(after)
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
+    try:
+        onnxruntime.InferenceSession(
+            str(before), options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNWANTED
+        )
+    except (RuntimeError, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
+        _log.info("ONNX Runtime cannot fold this model: %s", error)
+        return model
+    fused = load(after)
+    if external_domains(fused) - external_domains(model):
+        return model
+    if weight_bytes(fused) > weight_bytes(model) * _GROWTH_LIMIT + 2**20:
+        return model
+    hold_signature(model, fused, "ONNX Runtime")
+    for domain in set(fused.opset_imports) - {node.domain for node in fused.graph.all_nodes()} - {""}:
+        del fused.opset_imports[domain]
+    return fused
+
+
+_UNWANTED = ["GeluFusionL1", "LayerNormFusionL1", "MatMulAddFusion", "CommonSubexpressionElimination"]
+"""Basic optimizations of ONNX Runtime that make other operators than the model had."""
+
+
+def _subfolder(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.mkdir()
+    return path

@@ -1,0 +1,108 @@
+"""Quantize to INT8 with NNCF, for OpenVINO."""
+
+from __future__ import annotations
+
+__all__ = ["QuantizeInt8Nncf"]
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mopt.artifacts.model import Model
+from mopt.artifacts.samples import Samples
+from mopt.errors import NotApplicableError
+from mopt.passes._base import FilePass, PassResult
+from mopt.passes._openvino import convert, nncf, save
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeInt8Nncf(FilePass):
+    """Convert ONNX to OpenVINO's IR and insert FakeQuantize with NNCF's post-training quantization.
+
+    Attributes:
+        calibration: Real samples; all of them are used.
+        preset: ``mixed`` has asymmetric activations, ``performance`` symmetric ones.
+        transformer: Use NNCF's rules for transformers.
+        fast_bias_correction: Correct the bias of a layer from its mean alone, instead of running the model for each.
+        smooth_quant: Strength with which outliers of activations move into the weights of matrix products; negative is
+            off, and None leaves it to NNCF.
+        reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate: in the ``first`` layer with
+            activations of full range, in ``all`` layers, or in ``none``.
+        float_nodes: Friendly names of nodes that stay in float.
+        float_types: Types of OpenVINO operators that stay in float.
+        half: Store what is left in float as FP16.
+    """
+
+    makes: ClassVar[str] = "openvino"
+    libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
+    extra: ClassVar[str] = "openvino"
+
+    calibration: Samples
+    preset: Literal["mixed", "performance"] = "mixed"
+    transformer: bool = False
+    fast_bias_correction: bool = True
+    smooth_quant: float | None = None
+    reduce_range: Literal["first", "all", "none"] = "all"
+    float_nodes: tuple[str, ...] = ()
+    float_types: tuple[str, ...] = ()
+    half: bool = False
+
+    def apply(self, source: Model, folder: Path) -> PassResult:
+        """Convert, calibrate, quantize and save."""
+        library = nncf()
+        model = convert(source)
+        names = [next(iter(port.get_names())) for port in model.inputs]
+        given = [[name for name in port.get_names() if name in self.calibration[0]] for port in model.inputs]
+        if missing := [name for name, found in zip(names, given, strict=True) if not found]:
+            raise NotApplicableError(f"the samples have no input {', '.join(missing)}")
+        quantized = library.quantize(
+            model,
+            library.Dataset(self.calibration, lambda feed: [feed[found[0]] for found in given]),
+            preset=library.QuantizationPreset(self.preset),
+            subset_size=len(self.calibration),
+            fast_bias_correction=self.fast_bias_correction,
+            model_type=library.ModelType.TRANSFORMER if self.transformer else None,
+            ignored_scope=self._ignored(library, model),
+            advanced_parameters=self._advanced(library),
+        )
+        counts = Counter(node.get_type_name() for node in quantized.get_ops())
+        if not counts["FakeQuantize"]:
+            raise NotApplicableError("changed nothing: NNCF found no operator to quantize")
+        size = save(quantized, folder, half=self.half)
+        detail = {
+            "quantized": dict(Counter(_type(node) for node in quantized.get_ops() if _runs_on_integers(node))),
+            "fake_quantize": counts["FakeQuantize"],
+            "float_because": {"asked for": [*self.float_nodes, *self.float_types]},
+            "preset": self.preset,
+            "samples": len(self.calibration),
+            "weight_bytes": size,
+        }
+        return PassResult(True, detail)
+
+    def _ignored(self, library: Any, model: Any) -> Any:
+        if not self.float_nodes and not self.float_types:
+            return None
+        present = {node.get_friendly_name() for node in model.get_ops()}
+        return library.IgnoredScope(
+            names=[name for name in self.float_nodes if name in present], types=list(self.float_types), validate=False
+        )
+
+    def _advanced(self, library: Any) -> Any:
+        fix = {"first": "FIRST_LAYER", "all": "ENABLE", "none": "DISABLE"}[self.reduce_range]
+        parameters = library.AdvancedQuantizationParameters(overflow_fix=library.OverflowFix[fix])
+        if self.smooth_quant is not None:
+            alphas = library.AdvancedSmoothQuantParameters(matmul=self.smooth_quant, convolution=-1)
+            parameters.smooth_quant_alphas = alphas
+        return parameters
+
+
+def _type(node: Any) -> str:
+    return str(node.get_type_name())
+
+
+def _runs_on_integers(node: Any) -> bool:
+    if _type(node) not in ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData"):
+        return False
+    sources = [_type(port.get_source_output().get_node()) for port in node.inputs()[:2]]
+    return sources[0] == "FakeQuantize"

@@ -1,0 +1,235 @@
+"""Quantize weights and activations to INT8 with calibrated ranges, as QuantizeLinear/DequantizeLinear pairs."""
+
+from __future__ import annotations
+
+__all__ = ["QuantizeInt8Static"]
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mopt.artifacts.model import Model
+from mopt.artifacts.samples import Samples
+from mopt.errors import NotApplicableError
+from mopt.passes._base import FilePass, PassResult
+from mopt.passes._graph import count_operators
+from mopt.passes._observers import Histogram, Method, Range, choose_range
+from mopt.passes._onnx import load, save, weight_bytes
+from mopt.passes._prepare import prepare
+from mopt.passes._ranges import observe
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+_MATRIX = ("MatMul", "Gemm")
+_CONVOLUTION = ("Conv", "ConvTranspose")
+_WEIGHTED = (*_CONVOLUTION, *_MATRIX)
+_LARGEST = 1e30
+"""Beyond it a tensor holds a mask, not activations, and no integer can stand for both ends of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeInt8Static(FilePass):
+    """Insert QuantizeLinear/DequantizeLinear pairs where ONNX Runtime's quantizer puts them, with streamed ranges.
+
+    An operator stays in float when its weights are not constant (the attention products), when it sits in a subgraph,
+    when the samples do not reach it, or when a tensor of it has infinite values. A model before operator set 13 is
+    converted first; convolutions take in the BatchNormalization, Mul and Add that follow them.
+
+    Attributes:
+        calibration: Real samples.
+        method: How a range follows from the values seen.
+        percentile: Share of the values that the ``percentile`` method keeps, in percent.
+        activations: ``uint8`` with a zero point, for x86; ``int8`` symmetric, for ARM and TensorRT.
+        per_channel: One scale for each output channel of a weight.
+        reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate.
+        quantize_bias: Biases become INT32; TensorRT wants them in float.
+        op_types: Types of operators to quantize; empty: MatMul and Gemm in a transformer, else all that are supported.
+        float_nodes: Names of nodes that stay in float.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
+
+    calibration: Samples
+    method: Method = "minmax"
+    percentile: float = 99.99
+    activations: Literal["uint8", "int8"] = "uint8"
+    per_channel: bool = True
+    reduce_range: bool = False
+    quantize_bias: bool = True
+    op_types: tuple[str, ...] = ()
+    float_nodes: tuple[str, ...] = ()
+
+    def apply(self, source: Model, folder: Path) -> PassResult:
+        """Prepare, observe, quantize and save."""
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            prepared = prepare(source.file, Path(scratch))
+            model = load(prepared)
+            selected, kept = self._select(model)
+            if not any(node.op_type in _WEIGHTED for node in selected):
+                raise NotApplicableError(f"no operator with constant weights to quantize{_reasons(kept)}")
+            seen = observe(prepared, _tensors(selected), self.calibration, self._observer())
+            selected, kept = _drop_unobserved(selected, kept, seen)
+            quantized = self._quantize(prepared, [str(node.name) for node in selected], seen)
+            result = _from_protobuf(quantized)
+            detail = self._describe(result, kept)
+            if not detail["quantized"]:
+                raise NotApplicableError(f"no operator was quantized{_reasons(kept)}")
+            before = weight_bytes(model)
+            save(result, folder)
+        return PassResult(True, detail | {"weight_bytes": [before, weight_bytes(result)]})
+
+    def _observer(self) -> type[Range]:
+        return Range if self.method == "minmax" else Histogram
+
+    def _select(self, model: ir.Model) -> tuple[list[ir.Node], dict[str, str]]:
+        """Return the nodes to quantize, and the reason why each other weighted node stays in float."""
+        types = set(self.op_types or _default_op_types(model))
+        selected: list[ir.Node] = []
+        kept: dict[str, str] = {}
+        for node in model.graph.all_nodes():
+            reason = self._reason_to_keep(node, model.graph)
+            if reason:
+                kept[str(node.name)] = reason
+            elif node.op_type in types:
+                selected.append(node)
+        return selected, kept
+
+    def _reason_to_keep(self, node: ir.Node, graph: ir.Graph) -> str:
+        if node.name in self.float_nodes:
+            return "asked for"
+        if node.op_type not in _WEIGHTED:
+            return "in a subgraph" if node.graph is not graph else ""
+        if node.graph is not graph:
+            return "in a subgraph"
+        if not any(_is_constant(value) for value in node.inputs[:2]):
+            return "no constant weights"
+        return ""
+
+    def _quantize(self, path: Path, nodes: list[str], seen: dict[str, Range]) -> onnx.ModelProto:
+        import onnx
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.quant_utils import add_infer_metadata
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        model = onnx.load(str(path))
+        _declare_types(model, seen)
+        add_infer_metadata(model)
+        symmetric = self.activations == "int8"
+        return QDQQuantizer(
+            model,
+            self.per_channel,
+            self.reduce_range,
+            QuantType.QInt8,
+            QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            {name: self._limits(observer) for name, observer in seen.items()},
+            nodes,
+            [],
+            sorted({*QDQRegistry, *QLinearOpsRegistry}),
+            {
+                "WeightSymmetric": True,
+                "ActivationSymmetric": symmetric,
+                "QuantizeBias": self.quantize_bias,
+            },
+        ).quantize_model()
+
+    def _limits(self, observer: Range) -> Any:
+        import numpy as np
+        from onnxruntime.quantization.calibrate import TensorData
+
+        low, high = choose_range(
+            observer, self.method, percentile=self.percentile, symmetric=self.activations == "int8"
+        )
+        return TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+
+    def _describe(self, result: ir.Model, kept: dict[str, str]) -> dict[str, Any]:
+        quantized = [node for node in result.graph if _runs_on_integers(node)]
+        return {
+            "quantized": count_operators(quantized),
+            "float": count_operators(node for node in result.graph if node.op_type in _WEIGHTED and node not in quantized),
+            "float_because": {reason: sorted(n for n in kept if kept[n] == reason) for reason in sorted({*kept.values()})},
+            "ranges": self.method,
+            "weights": f"int8{' 7 bit' if self.reduce_range else ''}{' per channel' if self.per_channel else ''}",
+            "activations": self.activations,
+            "samples": len(self.calibration),
+        }
+
+
+def _default_op_types(model: ir.Model) -> tuple[str, ...]:
+    """MatMul and Gemm for a transformer, whose other operators lose more than they gain; else everything."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    nodes = list(model.graph.all_nodes())
+    products = [node for node in nodes if node.op_type in _MATRIX]
+    attention = any(not any(_is_constant(value) for value in node.inputs) for node in products)
+    convolutions = sum(node.op_type in _CONVOLUTION for node in nodes)
+    if attention and convolutions < len(products):
+        return _MATRIX
+    return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None
+
+
+def _tensors(nodes: list[ir.Node]) -> list[str]:
+    """Names of all tensors that go into or come out of ``nodes`` and are not constant, in order of appearance."""
+    values = [value for node in nodes for value in (*node.inputs, *node.outputs)]
+    return list(dict.fromkeys(str(value.name) for value in values if value is not None and value.const_value is None))
+
+
+def _drop_unobserved(
+    nodes: list[ir.Node], kept: dict[str, str], seen: dict[str, Range]
+) -> tuple[list[ir.Node], dict[str, str]]:
+    """Leave out the nodes with a tensor that has no usable range, and remember why."""
+    import onnx_ir as ir
+
+    selected = []
+    for node in nodes:
+        reason = ""
+        for value in (*node.inputs, *node.outputs):
+            if value is None or value.const_value is not None or value.dtype not in (None, ir.DataType.FLOAT):
+                continue
+            observer = seen.get(str(value.name))
+            if observer is None:
+                reason = reason or ("" if value.dtype is None else "not reached by the samples")
+            elif not observer.finite or max(-observer.low, observer.high) > _LARGEST:
+                reason = "infinite values"
+        if reason:
+            kept[str(node.name)] = reason
+        else:
+            selected.append(node)
+    return selected, kept
+
+
+def _declare_types(model: onnx.ModelProto, seen: dict[str, Range]) -> None:
+    """Declare observed tensors as FLOAT where shape inference gave up; the quantizer skips what it cannot type."""
+    import onnx
+
+    known = {value.name for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    for name in seen:
+        if name not in known:
+            model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+
+
+def _runs_on_integers(node: ir.Node) -> bool:
+    """Whether a weighted node's data and weights both come out of a DequantizeLinear."""
+    if node.op_type not in _WEIGHTED:
+        return False
+    producers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+    return all(producer is not None and producer.op_type == "DequantizeLinear" for producer in producers)
+
+
+def _from_protobuf(model: onnx.ModelProto) -> ir.Model:
+    import onnx_ir as ir
+
+    return ir.from_proto(model)
+
+
+def _reasons(kept: dict[str, str]) -> str:
+    return f" ({', '.join(sorted(set(kept.values())))})" if kept else ""
+
+

@@ -1,0 +1,164 @@
+"""Which candidates are worth trying for this model on this target."""
+
+from __future__ import annotations
+
+__all__ = ["Candidate", "Traits", "plan", "reference_candidate", "traits_of"]
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator, Sequence
+
+from mopt.artifacts.model import Model
+from mopt.artifacts.samples import Samples
+from mopt.errors import UserError
+from mopt.passes._base import Pass
+from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.convert_float16 import ConvertFloat16
+from mopt.passes.quantize_int4 import QuantizeInt4
+from mopt.passes.quantize_int4_nncf import QuantizeInt4Nncf
+from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
+from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
+from mopt.passes.quantize_int8_static import QuantizeInt8Static
+from mopt.profiles.target import Target
+from mopt.registry import nearest
+from mopt.runtimes._base import Runtime
+from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.runtimes.openvino import OpenVINO
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """Passes and the runtime that executes what they make."""
+
+    name: str
+    passes: tuple[Pass, ...]
+    runtime: Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What of a model decides which candidates make sense.
+
+    Attributes:
+        convolutions: Number of convolutions.
+        constant_products: Number of matrix products with constant weights.
+        free_products: Number of matrix products of two activations, the mark of attention.
+        recurrent: Number of LSTM, GRU and RNN operators.
+        other: Number of all other operators.
+    """
+
+    convolutions: int
+    constant_products: int
+    free_products: int
+    recurrent: int
+    other: int
+
+    @property
+    def transformer(self) -> bool:
+        """Whether attention is what it computes."""
+        return self.free_products >= 2 and self.constant_products > self.convolutions
+
+    @property
+    def arithmetic(self) -> int:
+        """Operators that a lower precision could speed up."""
+        return self.convolutions + self.constant_products + self.recurrent
+
+
+def traits_of(model: Model) -> Traits:
+    """Count the operators of an ONNX model, subgraphs included."""
+    from mopt.passes._onnx import load
+
+    graph = load(model.file)
+    counts = {"convolutions": 0, "constant_products": 0, "free_products": 0, "recurrent": 0, "other": 0}
+    for node in graph.graph.all_nodes():
+        if node.op_type in ("Conv", "ConvTranspose"):
+            counts["convolutions"] += 1
+        elif node.op_type in ("MatMul", "Gemm"):
+            constant = any(value is not None and _is_constant(value) for value in node.inputs[:2])
+            counts["constant_products" if constant else "free_products"] += 1
+        elif node.op_type in ("LSTM", "GRU", "RNN"):
+            counts["recurrent"] += 1
+        else:
+            counts["other"] += 1
+    return Traits(**counts)
+
+
+def _is_constant(value: object) -> bool:
+    producer = value.producer()  # type: ignore[attr-defined]
+    return value.const_value is not None or (producer is not None and producer.op_type == "Constant")  # type: ignore[attr-defined]
+
+
+def reference_candidate(threads: int) -> Candidate:
+    """The exported model as it is, in ONNX Runtime and FP32: what everything is compared with."""
+    return Candidate("reference", (), OnnxRuntime(threads=threads))
+
+
+def plan(
+    traits: Traits, target: Target, calibration: Samples, threads: int, patterns: Sequence[str], objective: str
+) -> list[Candidate]:
+    """Return the candidates, the likeliest winners first.
+
+    Raises:
+        UserError: When a pattern names no candidate of this plan.
+    """
+    everything = [
+        candidate
+        for runtime, make in _MAKERS.items()
+        if runtime in target.runtimes
+        for candidate in make(traits, target, calibration, threads, objective)
+    ]
+    names = [candidate.name for candidate in everything]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"no candidate is called {pattern}", nearest(pattern, names))
+    return [one for one in everything if any(fnmatch.fnmatch(one.name, pattern) for pattern in patterns)]
+
+
+def _openvino(
+    traits: Traits, target: Target, calibration: Samples, threads: int, objective: str
+) -> Iterator[Candidate]:
+    float32 = OpenVINO(threads=threads)
+    int8 = QuantizeInt8Nncf(
+        calibration=calibration,
+        transformer=traits.transformer,
+        reduce_range="none" if target.integer_dot else "all",
+    )
+    if traits.arithmetic:
+        yield Candidate("openvino-int8", (int8,), float32)
+        if target.bfloat16:
+            half = OpenVINO(threads=threads, precision="bf16")
+            yield Candidate("openvino-int8-bf16", (int8,), half)
+            yield Candidate("openvino-bf16", (BuildOpenvino(),), half)
+    yield Candidate("openvino-fp32", (BuildOpenvino(),), float32)
+    if traits.arithmetic and not target.integer_dot:
+        full = dataclasses.replace(int8, reduce_range="none")
+        yield Candidate("openvino-int8-full", (full,), float32)
+    if traits.constant_products:
+        yield Candidate("openvino-int4", (QuantizeInt4Nncf(calibration=calibration),), float32)
+    if objective == "size":
+        yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), float32)
+
+
+def _onnxruntime(
+    traits: Traits, target: Target, calibration: Samples, threads: int, objective: str
+) -> Iterator[Candidate]:
+    runtime = OnnxRuntime(threads=threads)
+    narrow = not target.integer_dot and not target.arm
+    static = QuantizeInt8Static(
+        calibration=calibration, reduce_range=narrow, activations="int8" if target.arm else "uint8"
+    )
+    if traits.convolutions or traits.constant_products:
+        yield Candidate("onnxruntime-int8", (static,), runtime)
+        for method in ("percentile", "entropy", "mse"):
+            yield Candidate(f"onnxruntime-int8-{method}", (dataclasses.replace(static, method=method),), runtime)
+    if traits.constant_products or traits.recurrent:
+        yield Candidate("onnxruntime-int8-dynamic", (QuantizeInt8Dynamic(reduce_range=narrow),), runtime)
+    yield Candidate("onnxruntime-fp32", (), runtime)
+    if traits.constant_products:
+        yield Candidate("onnxruntime-int4", (QuantizeInt4(block_size=32),), runtime)
+        yield Candidate("onnxruntime-int4-block128", (QuantizeInt4(block_size=128),), runtime)
+    if objective == "size":
+        yield Candidate("onnxruntime-fp16", (ConvertFloat16(),), runtime)
+
+
+_MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}

@@ -1,0 +1,178 @@
+"""Measure latencies so that they can be compared.
+
+A runtime's threads keep spinning for a while after an inference and steal cores from whatever runs next, so each contestant
+has a process of its own and all others are stopped while one is measured. Contestants take turns, in a new order each
+round; a ratio is taken within a round, so drift of the machine cancels out. The reference competes a second time as a
+control: where its ratio with itself is far from 1, the machine was too noisy and the figures say so.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Timed", "TurnLog", "interleave", "percentile", "ratio", "summarize"]
+
+import dataclasses
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mopt.artifacts.manifest import BatchProfile, Estimate
+from mopt.artifacts.model import Feed
+
+TURN_SECONDS = 0.05
+"""Shorter turns are decided by what the previous contestant left in the caches."""
+_STEADY = 0.05
+_WARM_UP_TURNS = 6
+_KEPT = 400
+_CONFIDENCE = 0.95
+
+
+class Timed(Protocol):
+    """A loaded model in a process of its own."""
+
+    def time(self, feeds: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
+        """Return latencies in milliseconds."""
+
+    def pause(self) -> None:
+        """Stop its threads."""
+
+    def resume(self) -> None:
+        """Let them go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnLog:
+    """What one contestant did: one list of latencies (ms) for each round."""
+
+    turns: tuple[tuple[float, ...], ...]
+
+    @property
+    def medians(self) -> list[float]:
+        """The median latency of each round, in ms."""
+        return [statistics.median(turn) for turn in self.turns]
+
+    @property
+    def latencies(self) -> list[float]:
+        """All latencies in ms, outliers included."""
+        return [latency for turn in self.turns for latency in turn]
+
+
+def interleave(
+    contestants: Mapping[str, Timed],
+    feeds: Sequence[Feed],
+    *,
+    rounds: int,
+    turn_seconds: float = TURN_SECONDS,
+    least: int = 1,
+    seed: int = 0,
+    narrow: float | None = None,
+    reference: str | None = None,
+    budget_seconds: float = float("inf"),
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, TurnLog]:
+    """Let contestants take turns until the rounds, or the time, are used up.
+
+    Args:
+        contestants: By name; all are paused on return.
+        feeds: Inputs of one batch size, used in turn.
+        rounds: Most rounds to run; at least five are run.
+        turn_seconds: Length of a turn in seconds; it is at least ``least`` inferences long.
+        least: Fewest inferences in a turn.
+        seed: For the order within each round.
+        narrow: Stop early once every ratio to ``reference`` has an interval narrower than this share of itself.
+        reference: Name of the contestant that ratios are taken to.
+        budget_seconds: Time after which no new round begins.
+        tick: Called after each turn.
+    """
+    for session in contestants.values():
+        session.pause()
+    for session in contestants.values():
+        _warm_up(session, feeds, turn_seconds)
+    order = list(contestants)
+    shuffle = random.Random(seed)  # noqa: S311 -- an order, not a secret
+    turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
+    start = time.monotonic()
+    for done in range(1, rounds + 1):
+        shuffle.shuffle(order)
+        for name in order:
+            turns[name].append(tuple(_turn(contestants[name], feeds, turn_seconds, least)))
+            tick()
+        logs = {name: TurnLog(tuple(found)) for name, found in turns.items()}
+        late = time.monotonic() - start > budget_seconds
+        if done >= min(5, rounds) and (late or (narrow and reference and _narrow_enough(logs, reference, narrow))):
+            break
+    return logs
+
+
+def _turn(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
+    session.resume()
+    try:
+        return session.time(feeds, seconds, least)
+    finally:
+        session.pause()
+
+
+def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:
+    last = float("inf")
+    for _ in range(_WARM_UP_TURNS):
+        median = statistics.median(_turn(session, feeds, seconds, 2))
+        if abs(median - last) <= _STEADY * last:
+            return
+        last = median
+
+
+def _narrow_enough(logs: Mapping[str, TurnLog], reference: str, width: float) -> bool:
+    found = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
+    return all(estimate.high - estimate.low <= width * estimate.value for estimate in found)
+
+
+def ratio(reference: TurnLog, log: TurnLog) -> Estimate:
+    """Speed-up over the reference: median over rounds of the ratio of median latencies, with a 95 % interval.
+
+    The interval is that of a median from order statistics, which assumes nothing about the distribution (David and Nagaraja,
+    Order Statistics, 2003, section 7.1).
+    """
+    ratios = [of / with_ for of, with_ in zip(reference.medians, log.medians, strict=True)]
+    return percentile(ratios, 0.5)
+
+
+def percentile(values: Sequence[float], share: float) -> Estimate:
+    """A percentile with a 95 % interval from order statistics.
+
+    Where there are too few values for the upper bound (below 299 for p99), it is the largest value.
+    """
+    from scipy.stats import binom
+
+    ordered = sorted(values)
+    count = len(ordered)
+    tail = (1 - _CONFIDENCE) / 2
+    low = int(binom.ppf(tail, count, share))
+    high = int(binom.ppf(1 - tail, count, share))
+    position = share * (count - 1)
+    below = int(position)
+    above = min(below + 1, count - 1)
+    value = ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    return Estimate(
+        value=value,
+        low=min(ordered[max(0, low - 1)], value),
+        high=max(ordered[min(high, count - 1)], value),
+        count=count,
+    )
+
+
+def summarize(batch: int, log: TurnLog, reference: TurnLog | None) -> BatchProfile:
+    """Turn a log into the record of one batch size."""
+    latencies = log.latencies
+    mean = statistics.fmean(latencies)
+    step = max(1, len(latencies) // _KEPT)
+    return BatchProfile(
+        batch=batch,
+        p50=percentile(latencies, 0.5),
+        p90=percentile(latencies, 0.9),
+        p99=percentile(latencies, 0.99),
+        mean=mean,
+        samples=tuple(round(latency, 5) for latency in sorted(latencies)[::step]),
+        throughput=batch * 1e3 / mean,
+        ratio=ratio(reference, log) if reference else None,
+    )

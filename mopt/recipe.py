@@ -1,0 +1,185 @@
+"""The recipe: what the user asks for, as a strict schema that ``mopt.toml``, the flags and Python share."""
+
+from __future__ import annotations
+
+__all__ = ["Recipe", "Search", "Traffic", "load_recipe", "make_recipe"]
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from mopt.calibration.spec import DataSpec
+from mopt.errors import UserError
+from mopt.registry import nearest
+
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+
+
+def _milliseconds(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*", value)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{value!r} is not a time: write a number and a unit ({', '.join(_UNITS)}), such as 100ms")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydantic.Field(gt=0)]
+"""A time in ms; text needs a unit: ``100ms``, ``1.5s``."""
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Traffic(_Section):
+    """What the server must hold."""
+
+    rate: Annotated[float, pydantic.Field(gt=0, description="requests per second")] | None = None
+    p99: Annotated[Milliseconds, pydantic.Field(description="99th percentile of the latency, such as 100ms")] | None = (
+        None
+    )
+    load: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
+
+
+class Search(_Section):
+    """How widely and how long to look."""
+
+    candidates: Annotated[tuple[str, ...], pydantic.Field(description="patterns of candidate names to try")] = ("*",)
+    max_batch: Annotated[int, pydantic.Field(ge=1, le=4096, description="largest batch size to measure")] = 32
+    threads: (
+        Annotated[int, pydantic.Field(ge=1, description="threads for one inference; default: all cores")] | None
+    ) = None
+    rounds: Annotated[int, pydantic.Field(ge=5, le=1000, description="most rounds of interleaved measuring")] = 15
+    time_budget: Annotated[
+        Milliseconds, pydantic.Field(description="time after which no new candidate is begun, such as 30m")
+    ] = 30 * 60e3
+    confidence: Annotated[float, pydantic.Field(ge=0.5, lt=1, description="of the bound on the quality")] = 0.95
+    inconclusive: Annotated[
+        Literal["accept", "reject"],
+        pydantic.Field(description="a candidate within the tolerance on the samples, too few of them to prove it"),
+    ] = "accept"
+
+
+class Recipe(_Section):
+    """What to build."""
+
+    model: Annotated[str, pydantic.Field(description="the source: a file, a folder, or file.py:function")]
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the model")] = ""
+    target: Annotated[str, pydantic.Field(description="where it will run; see mopt list targets")] = "cpu"
+    tolerance: Annotated[str, pydantic.Field(description="what may be lost: 1% of the score, or 0.5pp")] = "1%"
+    metric: Annotated[str, pydantic.Field(description="a name (see mopt list metrics) or file.py:function")] = "auto"
+    metric_options: Annotated[dict[str, Any], pydantic.Field(description="fields of the metric")] = {}
+    objective: Annotated[
+        Literal["latency", "throughput", "size"],
+        pydantic.Field(description="latency at batch 1, throughput within the p99, or bytes on disk"),
+    ] = "latency"
+    serve: Annotated[tuple[str, ...], pydantic.Field(description="serving systems to write files for")] = ("triton",)
+    trust_pickle: Annotated[bool, pydantic.Field(description="run the code inside a pickled model")] = False
+    data: DataSpec
+    traffic: Traffic = Traffic()
+    search: Search = Search()
+
+    @pydantic.field_validator("tolerance", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("name") and isinstance(values.get("model"), str):
+            return {**values, "name": _name_of(values["model"])}
+        return values
+
+
+def _name_of(model: str) -> str:
+    path, _, function = model.rpartition(":") if re.search(r":[A-Za-z_]\w*$", model) else (model, "", "")
+    stem = Path(path).name if Path(path).is_dir() else Path(path).stem
+    stem = Path(path).resolve().parent.name if stem == "model" else stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{function}" if function else stem).strip("-._")
+    return name or "model"
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe file as plain data, its paths relative to the file's own folder.
+
+    Raises:
+        UserError: When it cannot be read or is not TOML; the line is named.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"cannot read the recipe {path}: {reason}", "mopt init writes one") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}", "mopt init writes a recipe to start from") from None
+    _anchor(values, path.parent)
+    return values
+
+
+def _anchor(values: dict[str, Any], base: Path) -> None:
+    if isinstance(values.get("model"), str):
+        values["model"] = _anchored(values["model"], base)
+    if isinstance(values.get("metric"), str) and ":" in values["metric"]:
+        values["metric"] = _anchored(values["metric"], base)
+    data = values.get("data")
+    if isinstance(data, dict):
+        if isinstance(data.get("path"), str):
+            data["path"] = _anchored(data["path"], base)
+        text = data.get("text")
+        if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
+            text["tokenizer"] = _anchored(text["tokenizer"], base)
+
+
+def _anchored(text: str, base: Path) -> str:
+    file, colon, function = text.partition(":")
+    candidate = base / file
+    return os.path.relpath(candidate) + colon + function if candidate.exists() else text
+
+
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Check the values of a recipe.
+
+    Raises:
+        UserError: At the first wrong one; an unknown key names the nearest known one.
+    """
+    if isinstance(values.get("data"), str):
+        values = {**values, "data": {"path": values["data"]}}
+    try:
+        return Recipe.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise _first_mistake(error) from None
+
+
+def _first_mistake(error: pydantic.ValidationError) -> UserError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    if first["type"] == "extra_forbidden":
+        *parents, key = [str(part) for part in first["loc"]]
+        return UserError(f"unknown key in the recipe: {where}", nearest(key, _keys(parents)))
+    if first["type"] == "missing":
+        hint = {"model": "give the model as the first argument", "data": "give samples with --data"}.get(
+            where.split(".")[0]
+        )
+        return UserError(f"the recipe lacks {where}", hint or "add it to mopt.toml")
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = "" if isinstance(given, dict) or repr(given) in message else f" (given: {given!r})"
+    return UserError(f"{where}: {message}{shown}", "mopt init --schema prints what a recipe may hold")
+
+
+def _keys(parents: list[str]) -> list[str]:
+    model: type[pydantic.BaseModel] = Recipe
+    for parent in parents:
+        annotation: Any = model.model_fields[parent].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(
+            option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)
+        )
+    return list(model.model_fields)

@@ -1,0 +1,90 @@
+import random
+
+import pytest
+
+from mopt.profiles.measure import TurnLog, interleave, percentile, ratio, summarize
+
+
+class Fake:
+    """Stands where a process would; its latency is known, so that the arithmetic can be checked."""
+
+    def __init__(self, latency: float, running: list[str], name: str, warm: int = 0) -> None:
+        self.latency, self.running, self.name, self.warm = latency, running, name, warm
+        self.paused = False
+
+    def time(self, feeds, seconds, least=1):
+        assert not self.paused
+        assert self.running == [self.name], "only one contestant may run at a time"
+        slow, self.warm = (3.0, self.warm - 1) if self.warm > 0 else (1.0, 0)
+        return [self.latency * slow] * max(least, int(seconds * 1e3 / self.latency))
+
+    def pause(self):
+        self.paused = True
+        if self.name in self.running:
+            self.running.remove(self.name)
+
+    def resume(self):
+        self.paused = False
+        self.running.append(self.name)
+
+
+def contestants(**latencies):
+    running: list[str] = []
+    return {name: Fake(latency, running, name) for name, latency in latencies.items()}
+
+
+def test_all_others_are_stopped_while_one_is_measured():
+    found = contestants(reference=4.0, fast=1.0, slow=8.0)
+    logs = interleave(found, [{}], rounds=5)
+    assert all(session.paused for session in found.values())
+    assert {name: len(log.turns) for name, log in logs.items()} == {"reference": 5, "fast": 5, "slow": 5}
+    assert ratio(logs["reference"], logs["fast"]).value == pytest.approx(4.0)
+    assert ratio(logs["reference"], logs["slow"]).value == pytest.approx(0.5)
+
+
+def test_warm_up_is_not_measured():
+    running: list[str] = []
+    found = {"a": Fake(2.0, running, "a", warm=1)}
+    assert set(interleave(found, [{}], rounds=5)["a"].latencies) == {2.0}
+
+
+def test_stops_early_once_the_ratios_are_narrow():
+    logs = interleave(contestants(reference=2.0, other=1.0), [{}], rounds=50, narrow=0.05, reference="reference")
+    assert len(logs["other"].turns) == 5
+
+
+def test_stops_when_the_time_is_up_but_never_before_five_rounds():
+    logs = interleave(contestants(a=1.0), [{}], rounds=50, budget_seconds=0)
+    assert len(logs["a"].turns) == 5
+
+
+def test_interval_of_a_percentile_covers_the_truth_as_often_as_it_says():
+    draw = random.Random(1)
+    hits = 0
+    for _ in range(400):
+        found = percentile([draw.expovariate(1.0) for _ in range(300)], 0.5)
+        hits += found.low <= 0.693147 <= found.high
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_upper_bound_of_p99_is_the_maximum_when_there_are_too_few_values():
+    assert percentile([1.0] * 97 + [2.0, 3.0, 9.0], 0.99).high == 9.0
+
+
+def test_drift_cancels_within_a_round():
+    reference = TurnLog(tuple((2.0 * scale,) for scale in (1, 2, 3, 4, 5)))
+    candidate = TurnLog(tuple((1.0 * scale,) for scale in (1, 2, 3, 4, 5)))
+    found = ratio(reference, candidate)
+    assert (found.low, found.value, found.high) == (2.0, 2.0, 2.0)
+
+
+def test_summary_keeps_outliers():
+    log = TurnLog((tuple([1.0] * 200), tuple([1.0] * 199 + [50.0])))
+    found = summarize(4, log, None)
+    assert found.p99.high == 50.0
+    assert max(found.samples) >= 1.0
+    assert found.throughput == pytest.approx(4e3 / log_mean(log))
+
+
+def log_mean(log):
+    return sum(log.latencies) / len(log.latencies)

@@ -1,0 +1,67 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from mopt.artifacts.model import Model
+from mopt.errors import CandidateRejectedError, Rejection
+from mopt.runtimes._base import SessionProcess
+from mopt.runtimes.onnxruntime import OnnxRuntime
+
+TEXT = """
+<ir_version: 9, opset_import: ["": 17]>
+g (float[batch, 4] x) => (float[batch, 3] y)
+<float[4, 3] w = {1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1}>
+{ y = MatMul(x, w) }
+"""
+LOGARITHM = """
+<ir_version: 9, opset_import: ["": 17]>
+g (float[batch, 2] x) => (float[batch, 2] y) { y = Log(x) }
+"""
+
+
+def model(tmp_path, text) -> Model:
+    ir.save(ir.from_onnx_text(text), tmp_path / "model.onnx")
+    return Model.at("onnx", tmp_path)
+
+
+def test_runs_in_a_child_and_describes_itself(tmp_path):
+    with SessionProcess(OnnxRuntime(threads=1), model(tmp_path, TEXT)) as session:
+        x = np.arange(8, dtype=np.float32).reshape(2, 4)
+        assert np.array_equal(session.run({"x": x})["y"], x[:, :3] + x[:, 3:])
+        inputs, outputs = session.specs()
+        assert str(inputs[0]) == "x: float32[batch, 4]"
+        assert str(outputs[0]) == "y: float32[batch, 3]"
+        assert session.evidence() == {"integer": {}, "float": {"MatMul": 1}, "dequantize_left": 0}
+        assert session.load_ms() > 0
+        assert session.first_ms() > 0
+        assert session.peak_bytes() > 10e6
+        latencies = session.time([{"x": x}], 0.05, 3)
+        assert len(latencies) >= 3
+        assert all(latency > 0 for latency in latencies)
+
+
+def test_a_result_that_is_not_finite_rejects(tmp_path):
+    with SessionProcess(OnnxRuntime(threads=1), model(tmp_path, LOGARITHM)) as session:
+        session.run_finite({"x": np.ones((1, 2), np.float32)})
+        with pytest.raises(CandidateRejectedError) as caught:
+            session.run_finite({"x": np.array([[1, -1]], np.float32)})
+    assert caught.value.rejection is Rejection.NOT_FINITE
+
+
+def test_a_damaged_model_rejects_and_does_not_crash_the_parent(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x09nonsense")
+    with pytest.raises(CandidateRejectedError) as caught:
+        SessionProcess(OnnxRuntime(threads=1), Model("onnx", tmp_path, ""))
+    assert caught.value.rejection is Rejection.FAILED
+
+
+def test_pausing_stops_the_process(tmp_path):
+    from pathlib import Path
+
+    with SessionProcess(OnnxRuntime(threads=1), model(tmp_path, TEXT)) as session:
+        session.pause()
+        pid = session._worker.pid
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        assert state == "T"
+        session.resume()
+        assert session.run({"x": np.ones((1, 4), np.float32)})["y"].shape == (1, 3)
