@@ -76,8 +76,8 @@ def roots() -> list[Path]:
 def features(path: Path) -> np.ndarray | None:
     """Return what magika sees of a file, shape [2048], or None when it is too short for the model.
 
-    The beginning without leading white space and padding at its end, then the end without trailing white space and padding
-    at its beginning.
+    That is the beginning without leading white space, padded at its end, then the end without trailing white space,
+    padded at its beginning.
     """
     with path.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
@@ -139,13 +139,17 @@ def _next_new(paths: Iterator[Path], seen: set[bytes]) -> np.ndarray | None:
 
 def write(path: Path, pairs: Sequence[tuple[np.ndarray, int]]) -> None:
     """Write samples as ``.npz``: one array for the model's input, one for the labels."""
-    np.savez_compressed(path, bytes=np.stack([values for values, _ in pairs]), label=np.array([label for _, label in pairs]))
+    np.savez_compressed(
+        path, bytes=np.stack([values for values, _ in pairs]), label=np.array([label for _, label in pairs])
+    )
 
 
 def main() -> None:
     """Prepare the example."""
     parser = argparse.ArgumentParser(description="Prepare the model and the data of the magika example.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / "magika", help="where to put them")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(__file__).parent / "magika", help="where to put them"
+    )
     parser.add_argument("--count", type=int, default=2000, help="number of samples")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,10 @@ from mopt.artifacts.store import Store, code_digest, default_root
 from mopt.calibration.split import Split, prepare
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
-from mopt.export import Bound, Exported, Exporter, bind, export, find_exporter
+from mopt.export import Bound, Exported, bind, export, find_exporter
 from mopt.passes._base import versions
+from mopt.passes._export import Exporter
+from mopt.passes._onnx import model_metadata
 from mopt.plan import Candidate, Traits, plan, reference_candidate, traits_of
 from mopt.profiles.batching import recommend
 from mopt.profiles.machine import detect, noise
@@ -115,14 +117,14 @@ def build(
     """
     request = _check(recipe or make_recipe(values), progress or Silent(), store)
     destination = Path(out) if out else Path(f"{request.recipe.name}.mopt")
-    bundle.check_destination(destination, force)
+    bundle.check_destination(destination, force=force)
     material = _gather(request)
 
     def make(folder: Path) -> None:
         _build(request, material, command or _command(request.recipe, destination), folder / "artifact")
 
     folder, cached = request.store.get("builds", _key(request, material), make)
-    bundle.place(folder / "artifact", destination, force)
+    bundle.place(folder / "artifact", destination, force=force)
     return Artifact(destination, read_manifest(destination), cached)
 
 
@@ -168,7 +170,13 @@ def _gather(request: _Request) -> _Material:
     request.progress.step(f"{request.recipe.name}: {request.exporter.name}")
     split = prepare(request.recipe.data, exported.signature, request.store, Path())
     request.progress.step(_told(split))
-    metric = load_metric(request.recipe.metric, split.evaluation, exported.signature, request.recipe.metric_options)
+    metric = load_metric(
+        request.recipe.metric,
+        split.evaluation,
+        exported.signature,
+        request.recipe.metric_options,
+        metadata=model_metadata(exported.model.file),
+    )
     return _Material(exported, split, metric)
 
 

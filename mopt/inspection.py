@@ -33,12 +33,10 @@ def inspect_source(source: Path) -> dict[str, Any]:
 
 
 def _onnx(source: Path) -> dict[str, Any]:
-    from mopt.passes._onnx import load
     from mopt.passes._signature import signature_of
-    from mopt.passes.export_onnx import check_file
+    from mopt.passes.export_onnx import load_checked
 
-    check_file(source)
-    model = load(source)
+    model = load_checked(source)
     signature = signature_of(model)
     weights: dict[str, list[int]] = {}
     parameters = 0

@@ -55,7 +55,7 @@ class Worker:
         timeout: float = 600.0,
         environment: dict[str, str] | None = None,
     ) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._paused = False
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
@@ -128,20 +128,27 @@ class Worker:
         self.close()
 
     def _ask(self, request: tuple[Any, ...], timeout: float) -> Any:
+        if self._requests.closed:
+            raise CandidateRejectedError(Rejection.CRASHED, "the process has ended already")
         self.resume()
         buffer = io.BytesIO()
         pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(request)
         try:
             self._requests.send_bytes(buffer.getbuffer())
-            if not self._answers.poll(timeout):
-                self.close()
-                raise CandidateRejectedError(Rejection.HUNG, f"no answer within {timeout:.0f} s")
-            answer = _receive(self._answers)
+            answer = _receive(self._answers, timeout)
+            error = _rebuild(answer["error"]) if "error" in answer else None
+            value = None if error else answer["value"]
+        except TimeoutError:
+            self.close()
+            raise CandidateRejectedError(Rejection.HUNG, f"no answer within {timeout:.0f} s") from None
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise self._death() from None
-        if "error" in answer:
-            raise _rebuild(answer["error"])
-        return answer["value"]
+        except (LookupError, TypeError, ValueError, AttributeError) as nonsense:
+            self.close()
+            raise CandidateRejectedError(Rejection.CRASHED, f"the process answered nonsense: {nonsense}") from None
+        if error is not None:
+            raise error
+        return value
 
     def _death(self) -> CandidateRejectedError:
         try:
@@ -195,13 +202,13 @@ def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
         except EOFError:
             os._exit(0)
         try:
-            kind, target, arguments, keywords = pickle.loads(request)
+            kind, target, arguments, keywords = pickle.loads(request)  # noqa: S301 it comes from our own parent
             if kind == "new":
                 host = target(*arguments, **keywords)
                 value = None
             else:
                 value = getattr(host, target)(*arguments, **keywords)
-        except Exception as error:  # the edge of the child process: whatever it is, the parent decides
+        except Exception as error:  # noqa: BLE001 the edge of the child: whatever it is, the parent decides
             traceback.print_exc()
             answer: dict[str, Any] = {"error": _describe(error)}
         else:
@@ -226,11 +233,13 @@ def _send(connection: Connection, answer: dict[str, Any]) -> None:
         if isinstance(value, np.ndarray):
             array = np.ascontiguousarray(value)
             if array.dtype.kind in "OUS":
-                return {"__strings__": [str(item) for item in array.ravel()], "shape": list(array.shape)}
+                return {"__strings__": [_text(item) for item in array.ravel()], "shape": list(value.shape)}
             buffers.append(array)
             return {"__array__": len(buffers) - 1, "dtype": array.dtype.name, "shape": list(value.shape)}
         if isinstance(value, np.generic):
-            return value.item()
+            value = value.item()
+        if isinstance(value, bytes):
+            return _text(value)
         if isinstance(value, dict):
             return {str(key): encode(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -245,8 +254,17 @@ def _send(connection: Connection, answer: dict[str, Any]) -> None:
         connection.send_bytes(array.reshape(-1).view(np.uint8) if array.size else b"")
 
 
-def _receive(connection: Connection) -> dict[str, Any]:
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _receive(connection: Connection, timeout: float) -> dict[str, Any]:
     import numpy as np
+
+    def take() -> bytes:
+        if not connection.poll(timeout):
+            raise TimeoutError
+        return connection.recv_bytes()
 
     arrays: dict[int, dict[str, Any]] = {}
 
@@ -255,10 +273,10 @@ def _receive(connection: Connection) -> dict[str, Any]:
             arrays[int(value["__array__"])] = value
         return value
 
-    answer = json.loads(connection.recv_bytes(), object_hook=collect)
+    answer = json.loads(take(), object_hook=collect)
     decoded = {}
     for index in range(len(arrays)):
-        spec, data = arrays[index], connection.recv_bytes()
+        spec, data = arrays[index], take()
         decoded[index] = np.frombuffer(bytearray(data), dtype=_dtype(spec["dtype"])).reshape(spec["shape"])
 
     def decode(value: Any) -> Any:

@@ -162,3 +162,4 @@ def _onnxruntime(
 
 
 _MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+

@@ -7,6 +7,7 @@ __all__ = ["Found", "Question", "search"]
 import contextlib
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -20,16 +21,18 @@ from mopt.evaluators._metric import Metric
 from mopt.evaluators.gate import judge
 from mopt.evaluators.tolerance import Tolerance
 from mopt.passes._base import describe_fields
-from mopt.plan import Candidate, mixed_variants
+from mopt.mixed import mixed_variants
+from mopt.plan import Candidate
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, interleave, ratio, summarize
 from mopt.progress import Progress
 from mopt.recipe import Search
 from mopt.runtimes._base import SessionProcess
-from mopt.trials import Compiled, Evaluation, compile_candidate, evaluate, record_outputs
+from mopt.trials import Compiled, compile_candidate, evaluate, record_outputs, score
 
 REFERENCE = "reference"
 CONTROL = "reference again"
 _FINALISTS = 3
+_FEW_SAMPLES = 256
 _QUICK_ROUNDS = 7
 _NARROW = 0.04
 _STEADY_CONTROL = (0.95, 1.05)
@@ -89,7 +92,7 @@ class _Entry:
 
     def reject(self, rejection: Rejection, reason: str) -> _Entry:
         """The same, out of the race."""
-        outcome = Outcome(rejection=rejection, reason=reason)
+        outcome = Outcome(rejection=rejection, reason=" ".join(reason.split()))
         return dataclasses.replace(self, trial=self.trial.model_copy(update={"outcome": outcome}))
 
     def update(self, **fields: object) -> _Entry:
@@ -107,16 +110,15 @@ def search(question: Question, reference: Candidate, candidates: Sequence[Candid
     base = dataclasses.replace(_start(reference), model=question.source).update(
         model_form=question.source.form, model_digest=question.source.digest, size_bytes=question.source.size
     )
+    progress.stage("running the reference over the samples", 1)
     truth = record_outputs(question.source, reference.runtime, question.signature, question.evaluation, question.store)
-    judged = functools.partial(_judge, question, truth, _own_rows(question, base, truth))
-    base = judged(base)
+    base = _judge(question, truth, base)
+    progress.step(_quality_note(base))
 
     entries = _compile_all(question, candidates, deadline, progress)
     entries = _quick_look(question, base, entries, progress)
-    progress.stage("checking quality", sum(entry.alive for entry in entries))
-    entries = [_step(progress, judged(entry)) if entry.alive else entry for entry in entries]
-    if variants := _refine(question, base, entries, judged, deadline, progress):
-        entries += variants
+    entries = _check_quality(question, truth, entries, progress)
+    entries += _refine(question, base, truth, entries, deadline, progress)
     return _decide(question, base, entries, progress)
 
 
@@ -267,26 +269,52 @@ def _open(entry: _Entry) -> SessionProcess:
     return SessionProcess(entry.candidate.runtime, entry.model)
 
 
-def _own_rows(question: Question, base: _Entry, truth: Samples) -> Evaluation:
-    assert base.model is not None
-    return evaluate(
-        base.model, base.candidate.runtime, question.signature, question.evaluation, truth, question.metric,
-        question.machine, question.store,
-    )  # fmt: skip
+def _check_quality(question: Question, truth: Samples, entries: list[_Entry], progress: Progress) -> list[_Entry]:
+    """Judge every candidate on a few samples, then the promising ones on all, the fastest first."""
+    alive = [entry for entry in entries if entry.alive]
+    done: dict[str, _Entry] = {}
+    progress.stage("checking quality on a few samples", len(alive))
+    for entry in alive:
+        done[entry.trial.name] = _step(progress, _judge_few(question, truth, entry))
+    alive = sorted(
+        (entry for entry in done.values() if entry.alive), key=functools.partial(_promise, question), reverse=True
+    )
+    progress.stage("checking quality on all samples", min(len(alive), _FINALISTS))
+    passed = 0
+    for entry in alive:
+        if passed == _FINALISTS:
+            break
+        judged = _judge(question, truth, entry)
+        done[entry.trial.name] = judged
+        passed += judged.alive
+        progress.step(_quality_note(judged))
+    return [done.get(entry.trial.name, entry) for entry in entries]
 
 
-def _judge(question: Question, truth: Samples, own: Evaluation, entry: _Entry) -> _Entry:
+def _judge_few(question: Question, truth: Samples, entry: _Entry) -> _Entry:
+    """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
+    judged = _judge(question, truth, entry, _FEW_SAMPLES)
+    quality = judged.trial.quality
+    if judged.alive or quality is None or len(question.evaluation) <= _FEW_SAMPLES:
+        return judged
+    at_best = quality.difference + (quality.difference - quality.bound)
+    return judged if at_best < quality.allowed else judged.update(outcome=None)
+
+
+def _judge(question: Question, truth: Samples, entry: _Entry, most: int = sys.maxsize) -> _Entry:
     """Compare a candidate's answers with the reference's, sample by sample."""
     assert entry.model is not None
+    samples, truth = question.evaluation.first(most), truth.first(most)
+    own = score(truth, question.metric, samples, truth)
     try:
         found = evaluate(
-            entry.model, entry.candidate.runtime, question.signature, question.evaluation, truth, question.metric,
+            entry.model, entry.candidate.runtime, question.signature, samples, truth, question.metric,
             question.machine, question.store,
         )  # fmt: skip
     except CandidateRejectedError as error:
         return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
-    quality = judge(question.metric, found.rows, own.rows, question.tolerance, question.options.confidence)
-    quality = quality.model_copy(update={"fidelity": found.fidelity})
+    confidence = question.options.confidence
+    quality = judge(question.metric, found.rows, own.rows, question.tolerance, confidence, found.fidelity)
     entry = entry.update(quality=quality)
     if quality.verdict == "fail":
         return entry.reject(
@@ -295,6 +323,15 @@ def _judge(question: Question, truth: Samples, own: Evaluation, entry: _Entry) -
     if quality.verdict == "inconclusive" and question.options.inconclusive == "reject":
         return entry.reject(Rejection.UNPROVEN, _unproven(quality))
     return entry
+
+
+def _quality_note(entry: _Entry) -> str:
+    quality = entry.trial.quality
+    assert quality is not None or entry.trial.outcome is not None
+    if quality is None or entry.trial.outcome is not None:
+        outcome = entry.trial.outcome
+        return f"{entry.trial.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
+    return f"{entry.trial.name}: {quality.metric} {quality.value:.4g} on {quality.count:,} samples"
 
 
 def _signed(value: float) -> str:
@@ -310,43 +347,35 @@ def _unproven(quality: Quality) -> str:
 
 
 def _refine(
-    question: Question,
-    base: _Entry,
-    entries: Sequence[_Entry],
-    judged: functools.partial[_Entry],
-    deadline: float,
-    progress: Progress,
+    question: Question, base: _Entry, truth: Samples, entries: Sequence[_Entry], deadline: float, progress: Progress
 ) -> list[_Entry]:
     """For a fast candidate that is wrong, leave its worst operators in float until it is right."""
-    passing = [entry.quick.value for entry in entries if entry.alive and entry.quick]
-    bar = max([1.0, *passing])
-    wrong = [
-        entry
-        for entry in entries
-        if entry.trial.outcome
-        and entry.trial.outcome.rejection is Rejection.WORSE
-        and entry.quick
-        and entry.quick.value > bar
-    ]
+    bar = max([1.0, *(entry.quick.value for entry in entries if entry.alive and entry.quick)])
     found: list[_Entry] = []
-    for entry in sorted(wrong, key=lambda one: -(one.quick.value if one.quick else 0)):
+    for entry in sorted(entries, key=lambda one: one.quick.value if one.quick else 0.0, reverse=True):
+        outcome = entry.trial.outcome
+        if not outcome or outcome.rejection is not Rejection.WORSE or not entry.quick or entry.quick.value <= bar:
+            continue
         assert entry.model is not None
-        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.calibration, question.store)
+        variants = mixed_variants(entry.candidate, question.prepared, question.store)
         progress.stage(f"mixed precision for {entry.trial.name}", len(variants))
         for variant in variants:
             if time.monotonic() > deadline:
                 break
-            trial = _compile(variant, question)
-            if trial.alive:
-                trial = judged(trial)
+            trial = _try_variant(question, truth, variant)
             found.append(_step(progress, trial))
             if trial.alive:
                 break
-    lively = [entry for entry in found if entry.alive]
-    if lively:
-        timed = {entry.trial.name: entry for entry in _quick_look(question, base, lively, progress)}
-        found = [timed.get(entry.trial.name, entry) for entry in found]
+    if any(entry.alive for entry in found):
+        found = _quick_look(question, base, found, progress)
     return found
+
+
+def _try_variant(question: Question, truth: Samples, variant: Candidate) -> _Entry:
+    entry = _compile(variant, question)
+    if entry.alive:
+        entry = _judge_few(question, truth, entry)
+    return _judge(question, truth, entry) if entry.alive else entry
 
 
 def _decide(question: Question, base: _Entry, entries: list[_Entry], progress: Progress) -> Found:
@@ -533,7 +562,10 @@ def _score(question: Question, entry: _Entry) -> float:
 
 def _lost(question: Question, entry: _Entry, winner: _Entry, base: _Entry) -> _Entry:
     if entry.trial.profile is None or entry.trial.profile.depth == "quick":
-        quick = f"{entry.quick.value:.2f} times the reference at a quick look" if entry.quick else "not measured"
+        assert entry.quick is not None
+        quick = f"{entry.quick.value:.2f} times the reference at a quick look"
+        if winner is base:
+            return entry.reject(Rejection.SLOWER, f"{quick}: not surely faster")
         return entry.reject(Rejection.OUTRUN, f"{quick}; {winner.trial.name} is better")
     speed = _score_interval(question, entry, base)
     if not _is_faster(question, entry, base):

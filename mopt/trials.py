@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Compiled", "Evaluation", "compile_candidate", "evaluate", "record_outputs", "run_cached"]
+__all__ = ["Compiled", "Evaluation", "compile_candidate", "evaluate", "record_outputs", "run_cached", "score"]
 
 import dataclasses
 import itertools
@@ -17,6 +17,7 @@ from mopt.artifacts.model import Feed, Model, Signature
 from mopt.artifacts.samples import Samples, write_samples
 from mopt.artifacts.store import Store, code_digest
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
+from mopt.evaluators._metric import Metric, stack_rows
 from mopt.evaluators.fidelity import Fidelity
 from mopt.isolation import run
 from mopt.passes._base import GraphPass, Pass, describe_fields, run_passes, versions
@@ -26,8 +27,6 @@ from mopt.runtimes._base import Runtime, SessionProcess
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from mopt.evaluators._metric import Metric
 
 EVALUATION_BATCH = 8
 """Samples that are evaluated together. More than one, because a range that is taken over a batch depends on its company."""
@@ -181,12 +180,21 @@ def evaluate(
                 rows.append(metric.rows(answer, label, expected))
                 fidelity.add(answer, expected)
                 tick()
-        np.save(folder / "rows.npy", np.asarray(rows, dtype=np.float64))
+        np.save(folder / "rows.npy", stack_rows(rows))
         (folder / "fidelity.json").write_text(json.dumps(fidelity.summary()))
 
     folder, _ = store.get("evaluations", key, make)
     rows = np.load(folder / "rows.npy", allow_pickle=False)
     return Evaluation(rows, json.loads((folder / "fidelity.json").read_text()))
+
+
+def score(answers: Samples, metric: Metric, samples: Samples, reference: Samples) -> Evaluation:
+    """Score answers that are on disk already, as the reference's are."""
+    labels = samples.labels or [None] * len(samples)
+    rows = [
+        metric.rows(answer, label, expected) for answer, label, expected in zip(answers, labels, reference, strict=True)
+    ]
+    return Evaluation(stack_rows(rows), {})
 
 
 def _session_key(model: Model, runtime: Runtime) -> Mapping[str, Any]:

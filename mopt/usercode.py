@@ -1,4 +1,4 @@
-"""Functions that the user wrote: found by ``file.py:function`` or ``package.module:function``, with their mistakes told as theirs."""
+"""Functions that the user wrote, as ``file.py:function`` or ``package.module:function``, and the mistakes in them."""
 
 from __future__ import annotations
 

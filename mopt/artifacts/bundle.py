@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_destination", "read_golden", "verify_files", "write_artifact"]
+__all__ = ["check_destination", "place", "read_golden", "verify_files", "write_artifact"]
 
 import contextlib
 import dataclasses
@@ -20,6 +20,7 @@ from mopt.artifacts.disk import (
     disk_errors,
     exchange,
     files_below,
+    link_or_copy,
     make_durable,
     partial_folder,
     partial_prefix,
@@ -103,6 +104,38 @@ def write_artifact(
             make_durable(partial, 0o644)
             _publish(partial, destination, force=force)
     return manifest
+
+
+def place(artifact: Path, destination: Path, *, force: bool = False) -> None:
+    """Copy an artifact that is whole, from the cache say, to ``destination``, as atomically as it was written.
+
+    Raises:
+        UserError: When the destination cannot be written or must not be replaced; nothing is left then.
+    """
+    destination = _absolute(destination)
+    check_destination(destination, force=force)
+    with disk_errors(destination), _parents(destination):
+        _recover(destination)
+        remove_stale(destination)
+        with partial_folder(destination) as partial:
+            _copy_tree(artifact, partial)
+            _set_folder_modes(partial)
+            make_durable(partial, 0o644)
+            _publish(partial, destination, force=force)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy files, and keep which of them are one file with two names."""
+    copies: dict[int, Path] = {}
+    for path in files_below(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        inode = path.stat().st_ino
+        if inode in copies:
+            link_or_copy(copies[inode], copy)
+        else:
+            shutil.copyfile(path, copy)
+            copies[inode] = copy
 
 
 def verify_files(artifact: Path) -> list[str]:
@@ -268,7 +301,7 @@ def _aside_prefix(destination: Path) -> str:
 
 
 def _recover(destination: Path) -> None:
-    """Undo what a kill between the two renames of :func:`_replace` left, where folders cannot be swapped in one step."""
+    """Undo what a kill between the two renames of :func:`_replace` left, where folders cannot be swapped."""
     for aside in destination.parent.iterdir():
         if aside.name.startswith(_aside_prefix(destination)) and not aside.is_symlink() and aside.is_dir():
             if destination.exists():

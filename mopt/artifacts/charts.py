@@ -78,7 +78,7 @@ def quality_chart(manifest: Manifest) -> str:
     """Draw quality against speed for every candidate that has both; empty when fewer than two do."""
     points = [_Point.of(trial, manifest) for trial in manifest.trials if _plottable(trial)]
     return (
-        _draw("quality", "Quality against speed", (7.6, 4.6), lambda axes: _scatter(axes, points)) if points[1:] else ""
+        _draw("quality", "Quality against speed", (9.6, 5.2), lambda axes: _scatter(axes, points)) if points[1:] else ""
     )
 
 
@@ -156,7 +156,8 @@ def _line(
     )
     if upper is not None:
         tops = [upper(entry) for entry in entries]
-        axes.fill_between(batches, values, tops, color=_COLOURS[line.role], alpha=0.16, linewidth=0)
+        alpha = 0.16 if line.role in ("chosen", "reference") else 0.07
+        axes.fill_between(batches, values, tops, color=_COLOURS[line.role], alpha=alpha, linewidth=0)
 
 
 def _plain_log_ticks(axes: Any) -> None:
@@ -190,9 +191,9 @@ class _Point:
             role = "reference"
         elif trial.outcome is not None and quality.verdict == "fail":
             role = "bad"
-        label = _clean(trial.name)
-        label = label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
-        return cls(label, found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
+        return cls(
+            _clean(trial.name), found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0
+        )
 
     @property
     def difference(self) -> float:
@@ -227,7 +228,7 @@ def _scatter(axes: Any, points: Sequence[_Point]) -> None:
         axes.axhline(allowed, color=_COLOURS["bad"], linewidth=1.2, linestyle=(0, (5, 3)))
     axes.axvline(1.0, color=_COLOURS["faint"], linewidth=1)
     metric = _clean(points[0].quality.metric)
-    axes.set_xlabel("speed-up over the reference at batch 1")
+    axes.set_xlabel("speed-up over the reference at the smallest batch")
     axes.set_ylabel(f"{metric}: difference to the reference{', pp' if points[0].scale == 100 else ''}")
     _place_labels(axes, points)
 
@@ -239,7 +240,7 @@ def _speed_axis(axes: Any, points: Sequence[_Point]) -> None:
     axes.minorticks_off()
     steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
     ticks = [tick for tick in steps if low <= tick <= high]
-    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:g}\N{MULTIPLICATION SIGN}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(low, high)
 
@@ -251,10 +252,11 @@ def _quality_axis(axes: Any, points: Sequence[_Point]) -> None:
     near = max((abs(point.allowed) for point in points), default=0.0) or min(
         (abs(point.difference) for point in points if point.difference), default=1.0
     )
-    if low < -8 * near:
+    if low < -4 * near:
         axes.set_yscale("symlog", linthresh=near, linscale=1.0)
-        decades = [-near * 10.0**step for step in range(6) if near * 10.0**step <= -low * 1.2]
-        ticks = [*decades, 0.0, *([near] if high >= near else [])]
+        steps = [mantissa * 10.0**exponent for exponent in range(6) for mantissa in (1, 2, 5)]
+        ticks = [0.0, -near / 2, *(-near * step for step in steps if near * step <= -low * 1.2)]
+        ticks += [near] if high >= near else []
         axes.set_yticks(ticks, [digits(tick, 2) for tick in ticks])
         axes.minorticks_off()
         axes.set_ylim(low * 1.6, high * 1.6 + near * 0.5)
@@ -270,7 +272,8 @@ def _place_labels(axes: Any, points: Sequence[_Point]) -> None:
 
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     axes.figure.draw_without_rendering()
-    taken = [_box_of(axes, point) for point in points]
+    unit = axes.transData.transform((1.0, 0.0))[0]
+    taken = [*(_box_of(axes, point) for point in points), _Box(unit - 1, 0, unit + 1, axes.figure.bbox.height)]
     allowed = [axes.transData.transform((1.0, point.allowed))[1] for point in points[:1]]
     frame = axes.get_window_extent(renderer)
     for point in sorted(points, key=lambda item: (item.role != "chosen", item.role != "reference", -item.speed)):
@@ -362,7 +365,7 @@ def _draw(name: str, title: str, size: tuple[float, float], draw: Callable[[Any]
         "svg.fonttype": "none",
         "svg.hashsalt": "mopt",
         "font.family": "sans-serif",
-        "font.size": 9.5,
+        "font.size": 10,
         "text.parse_math": False,
         "text.color": _COLOURS["text"],
         "axes.edgecolor": _COLOURS["grid"],
@@ -394,11 +397,13 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"\1\2", svg, count=1)
+    svg = re.sub(r" ?font-family: [^;]*;", "", svg)
     for role, colour in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{role})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
 def _clean(text: str) -> str:
-    """Leave out what XML cannot hold, and what would break a line."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    """Leave out what XML cannot hold, what would break a line, and what is too long for a chart."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"

@@ -1,7 +1,7 @@
 """The records that a build leaves: what was asked, what was tried, what was measured, what was chosen and why.
 
-They are one schema for memory and disk. ``manifest.json`` is :class:`Manifest`; its version changes when an older reader
-could misread it.
+They are one schema for memory and disk. ``manifest.json`` is :class:`Manifest`; its version changes when an older
+reader could misread it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Estimate(_Record):
 class Quality(_Record):
     """A candidate against the reference on the same samples.
 
-    ``difference`` is candidate minus reference in units of the metric, turned so that negative is worse; ``bound`` is the
-    one-sided lower confidence bound of it, and ``allowed`` the most negative value that the tolerance admits.
+    ``difference`` is candidate minus reference in units of the metric, turned so that negative is worse; ``bound`` is
+    the one-sided lower confidence bound of it, and ``allowed`` the most negative value that the tolerance admits.
     """
 
     metric: str

@@ -43,7 +43,8 @@ class Signature(pydantic.BaseModel):
     """What goes into a model and what comes out of it.
 
     ``batch_axes`` gives the axis of each tensor along which samples are stacked; a tensor that is not in it is shared
-    by all samples of a batch. It is found by experiment, not by name. ``batch_size`` is a number where the model has it fixed.
+    by all samples of a batch. It is found by experiment, not by name. ``batch_size`` is a number where the model has it
+    fixed.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")

@@ -70,7 +70,7 @@ def rate(value: float) -> str:
 
 def ratio(value: float) -> str:
     """A speed-up: 1 is no change."""
-    return f"{digits(value)}×"
+    return f"{digits(value)}\N{MULTIPLICATION SIGN}"
 
 
 def interval(low: float, high: float) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed, folder_digest
+from mopt.artifacts.model import Feed, digest, folder_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,13 +63,19 @@ class Samples:
     def labels(self) -> list[Any] | None:
         """One label for each sample (a number, a string or a list), or None."""
         labels: list[Any] | None = json.loads((self.folder / _INDEX).read_text())["labels"]
-        return labels
+        return labels and labels[: self.count]
 
     @property
     def names(self) -> list[str]:
         """What each sample is called where it came from, for people."""
         names: list[str] = json.loads((self.folder / _INDEX).read_text())["names"]
-        return names
+        return names[: self.count]
+
+    def first(self, count: int) -> Samples:
+        """Return the first ``count`` samples; they were shuffled when they were written."""
+        if count >= self.count:
+            return self
+        return dataclasses.replace(self, digest=digest([self.digest, count]), count=count)
 
 
 def write_samples(folder: Path, samples: Iterable[tuple[Feed, Any, str]], *, synthetic: bool = False) -> Samples:
@@ -84,7 +90,7 @@ def write_samples(folder: Path, samples: Iterable[tuple[Feed, Any, str]], *, syn
         names.append(name)
     known = [label for label in labels if label is not None]
     index_data = {
-        "digest": folder_digest(folder),
+        "digest": digest([folder_digest(folder), labels]),
         "count": len(names),
         "synthetic": synthetic,
         "labels": labels if known else None,

@@ -22,13 +22,16 @@ class _Section(pydantic.BaseModel):
 class ImageSpec(_Section):
     """How a picture becomes an array: resize, centre crop, then ``(pixel * scale - mean) / std`` for each channel."""
 
-    column: Annotated[str, pydantic.Field(description="column or array that holds it; default: the only one there is")] = ""
+    column: Annotated[
+        str, pydantic.Field(description="column or array that holds it; default: the only one there is")
+    ] = ""
     resize: Annotated[
         Pixels | tuple[Pixels, Pixels] | None,
         pydantic.Field(description="length of the shorter side in pixels, or [height, width]"),
     ] = None
     crop: Annotated[
-        Pixels | tuple[Pixels, Pixels] | None, pydantic.Field(description="side of a centred square, or [height, width]")
+        Pixels | tuple[Pixels, Pixels] | None,
+        pydantic.Field(description="side of a centred square, or [height, width]"),
     ] = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Annotated[Literal["rgb", "bgr", "gray"], pydantic.Field(description="order of the channels")] = "rgb"
@@ -36,7 +39,9 @@ class ImageSpec(_Section):
     scale: Annotated[float, pydantic.Field(gt=0, description="factor for pixels 0 to 255; integer types keep them")] = (
         1 / 255
     )
-    mean: Annotated[tuple[float, ...], pydantic.Field(description="subtracted after scaling; one number, or one a channel")] = ()
+    mean: Annotated[
+        tuple[float, ...], pydantic.Field(description="subtracted after scaling; one number, or one a channel")
+    ] = ()
     std: Annotated[
         tuple[Annotated[float, pydantic.Field(gt=0)], ...],
         pydantic.Field(description="divided by after that; one number, or one a channel"),
@@ -59,7 +64,8 @@ class TextSpec(_Section):
 
     tokenizer: Annotated[str, pydantic.Field(description="path of a tokenizer.json")]
     columns: Annotated[
-        tuple[str, ...], pydantic.Field(max_length=2, description="one column, or two for pairs; default: the only text column")
+        tuple[str, ...],
+        pydantic.Field(max_length=2, description="one column, or two for pairs; default: the only text column"),
     ] = ()
     max_length: Annotated[int, pydantic.Field(ge=1, description="tokens that are kept")] = 128
     padding: Annotated[
@@ -67,25 +73,27 @@ class TextSpec(_Section):
         pydantic.Field(description="up to max_length, up to the longest text of the data, or not at all"),
     ] = "max"
     input_ids: Annotated[str, pydantic.Field(description="name of the model's input")] = "input_ids"
-    attention_mask: Annotated[str, pydantic.Field(description="name of the model's input, where it has one")] = "attention_mask"
-    token_type_ids: Annotated[str, pydantic.Field(description="name of the model's input, where it has one")] = "token_type_ids"
+    attention_mask: Annotated[str, pydantic.Field(description="the same, where the model has one")] = "attention_mask"
+    token_type_ids: Annotated[str, pydantic.Field(description="the same, where the model has one")] = "token_type_ids"  # noqa: S105
 
 
 class DataSpec(_Section):
     """Where the samples are and what is in them."""
 
-    path: Annotated[str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")]
-    label: Annotated[str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")] = (
-        None
-    )
+    path: Annotated[
+        str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")
+    ]
+    label: Annotated[
+        str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")
+    ] = None
     columns: Annotated[
         dict[str, str | tuple[str, ...]],
         pydantic.Field(description="name of a model input -> column, or columns that make a vector"),
     ] = {}
     calibration: Annotated[Count, pydantic.Field(description="samples to calibrate with")] = 128
-    evaluation: Annotated[Count | None, pydantic.Field(description="samples to evaluate with; default: the rest up to 2000")] = (
-        None
-    )
+    evaluation: Annotated[
+        Count | None, pydantic.Field(description="samples to evaluate with; default: the rest up to 2000")
+    ] = None
     seed: Annotated[int, pydantic.Field(ge=0, description="of the shuffle")] = 0
     image: ImageSpec | None = None
     text: TextSpec | None = None

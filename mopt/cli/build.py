@@ -14,6 +14,10 @@ import click
 from mopt.cli._output import json_option, print_json, print_table, result_console, shown_progress
 
 _RECIPE = "mopt.toml"
+_WIDE = ("name", "quality", "bound", "latency", "speedup", "throughput", "size", "outcome")
+_NARROW = ("name", "quality", "speedup", "outcome")
+_WIDE_ENOUGH = 120
+"""Columns of a terminal from which on all figures of a candidate fit beside the reason why it lost."""
 
 
 @click.command("build")
@@ -164,7 +168,7 @@ def _print_plan(planned: Any, as_json: bool) -> None:
 
 
 def _print_artifact(artifact: Any, as_json: bool) -> None:
-    from mopt.artifacts.report import candidate_table
+    from mopt.artifacts.report import COLUMNS, candidate_rows
 
     manifest = artifact.manifest
     if as_json:
@@ -180,9 +184,10 @@ def _print_artifact(artifact: Any, as_json: bool) -> None:
             }
         )
         return
-    columns, rows, right = candidate_table(manifest)
-    print_table(columns, rows, right=right)
     console = result_console()
+    shown = _WIDE if console.width >= _WIDE_ENOUGH else _NARROW
+    rows = [[row.cells[column] for column in shown] for row in candidate_rows(manifest)]
+    print_table([COLUMNS[column] for column in shown], rows, right=range(1, len(shown) - 1))
     batching = manifest.batching
     lines = [
         f"chosen    {manifest.chosen}: {manifest.why}",

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ["Exporter", "apply_in_child", "reference_in_child", "require", "run_onnxruntime"]
+__all__ = [
+    "Exporter",
+    "Written",
+    "apply_in_child",
+    "open_onnxruntime",
+    "reference_in_child",
+    "rename_inputs",
+    "rename_outputs",
+    "require",
+    "run_onnxruntime",
+]
 
 import abc
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.model import Feed, digest, file_digest
+from mopt.artifacts.model import Feed, Signature, digest, file_digest
 from mopt.errors import MissingDependencyError
 from mopt.isolation import Worker
 from mopt.passes._base import PassResult, describe_fields, versions
@@ -76,6 +86,10 @@ class Exporter(abc.ABC):
         """Variables for the child process, for settings that libraries read when they are imported."""
         return {}
 
+    def cautious(self) -> Exporter | None:
+        """Return an exporter that changes less, for when this one's result is wrong; None when there is none."""
+        return None
+
     def digest(self, read: Sequence[str] = ()) -> str:
         """SHA-256 over every byte of the source; ``read`` names files that a run has shown to be part of it."""
         found = {name: file_digest(path) for name, path in self.files().items()}
@@ -87,6 +101,15 @@ class Exporter(abc.ABC):
         return {"pass": self.name, "fields": fields, "libraries": versions(self.libraries)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What an exporter wrote."""
+
+    result: PassResult
+    signature: Signature
+    opset: int
+
+
 class _Host:
     """An exporter in the child process."""
 
@@ -94,20 +117,27 @@ class _Host:
         self._exporter = exporter
 
     def apply(self, folder: Path) -> dict[str, Any]:
-        return dataclasses.asdict(self._exporter.apply(folder))
+        from mopt.passes._onnx import load
+        from mopt.passes._signature import signature_of
+
+        result = self._exporter.apply(folder)
+        model = load(folder / "model.onnx")
+        signature = signature_of(model).model_dump(mode="json")
+        return {"result": dataclasses.asdict(result), "signature": signature, "opset": model.opset_imports.get("", 0)}
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         return self._exporter.reference(feeds)
 
 
-def apply_in_child(exporter: Exporter, folder: Path) -> PassResult:
+def apply_in_child(exporter: Exporter, folder: Path) -> Written:
     """Export in a child process.
 
     Raises:
         CandidateRejectedError: When the framework crashes, hangs or fails.
     """
     with Worker(_Host, exporter, environment=exporter.environment()) as worker:
-        return PassResult(**worker.call("apply", folder, timeout=exporter.timeout))
+        told = worker.call("apply", folder, timeout=exporter.timeout)
+    return Written(PassResult(**told["result"]), Signature.model_validate(told["signature"]), told["opset"])
 
 
 def reference_in_child(exporter: Exporter, feeds: Sequence[Feed]) -> list[Feed]:
@@ -133,8 +163,8 @@ def require(module: str, extra: str) -> Any:
         raise MissingDependencyError(str(error.name or module).partition(".")[0], extra) from error
 
 
-def run_onnxruntime(path: Path, feeds: Sequence[Feed]) -> Iterator[Feed]:
-    """Run a model as it is written: ONNX Runtime with every graph optimisation off."""
+def open_onnxruntime(path: Path) -> Callable[[Feed], Feed]:
+    """Load a model as it is written, with every graph optimisation off; return what runs it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -142,8 +172,12 @@ def run_onnxruntime(path: Path, feeds: Sequence[Feed]) -> Iterator[Feed]:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    for feed in feeds:
-        yield dict(zip(names, session.run(names, dict(feed)), strict=True))
+    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def run_onnxruntime(path: Path, feeds: Sequence[Feed]) -> list[Feed]:
+    """Run a model as it is written on one feed after the other."""
+    return list(map(open_onnxruntime(path), feeds))
 
 
 def rename_outputs(model: ir.Model, names: Mapping[str, str]) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Tensors", "count_operators", "external_domains", "hold_signature", "name_nodes", "opset", "protobuf_without_weights"]
+__all__ = [
+    "Tensors",
+    "compare_graphs",
+    "constant_bytes",
+    "count_operators",
+    "external_domains",
+    "hold_signature",
+    "name_nodes",
+    "opset",
+    "protobuf_without_weights",
+]
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.errors import NotApplicableError
+from mopt.passes._onnx import weight_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,12 +34,33 @@ _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 def opset(model: ir.Model) -> int:
     """Version of the standard operator set that a model asks for."""
-    return max(model.opset_imports.get("", 0), model.opset_imports.get("ai.onnx", 0))
+    return int(max(model.opset_imports.get("", 0), model.opset_imports.get("ai.onnx", 0)))
 
 
 def count_operators(nodes: Iterable[ir.Node]) -> dict[str, int]:
     """Count nodes by type, most frequent first."""
     return dict(Counter(node.op_type for node in nodes).most_common())
+
+
+def compare_graphs(before: ir.Model, after: ir.Model) -> dict[str, Any]:
+    """Tell how the numbers of nodes and of weight bytes changed, and which operators came and went."""
+    old, new = (Counter(node.op_type for node in model.graph.all_nodes()) for model in (before, after))
+    return {
+        "nodes": [old.total(), new.total()],
+        "removed": dict((old - new).most_common()),
+        "added": dict((new - old).most_common()),
+        "weight_bytes": [constant_bytes(before), constant_bytes(after)],
+    }
+
+
+def constant_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers and Constant nodes, subgraphs included."""
+    tensors = [
+        node.attributes["value"].as_tensor()
+        for node in model.graph.all_nodes()
+        if node.op_type == "Constant" and "value" in node.attributes
+    ]
+    return int(weight_bytes(model) + sum(tensor.nbytes for tensor in tensors))
 
 
 def external_domains(model: ir.Model) -> set[str]:
@@ -71,7 +103,9 @@ def hold_signature(before: ir.Model, after: ir.Model, library: str) -> None:
             raise NotApplicableError(f"{library} changed the {kind}s from {names[0]} to {names[1]}")
         for was, now in zip(old, new, strict=True):
             if was.dtype != now.dtype:
-                raise NotApplicableError(f"{library} changed the type of {kind} {was.name} from {was.dtype} to {now.dtype}")
+                raise NotApplicableError(
+                    f"{library} changed the type of {kind} {was.name} from {was.dtype} to {now.dtype}"
+                )
             if not _compatible(was.shape, now.shape):
                 raise NotApplicableError(f"{library} changed {kind} {was.name} from {was.shape} to {now.shape}")
             now.shape = was.shape.copy() if was.shape is not None else None

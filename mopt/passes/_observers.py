@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Histogram", "Method", "Range", "choose_range"]
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ LEVELS = 256
 """Distinct values of an 8-bit integer."""
 _STEPS = 96
 """Candidate thresholds that are tried on each side of zero."""
+_SMALLEST_SHARE = 12
+"""No candidate cuts the range to less than one in this many."""
 
 
 _CHUNK = 2**20
@@ -155,8 +158,8 @@ def choose_range(seen: Range, method: Method, *, percentile: float, symmetric: b
 
     Args:
         seen: What was observed; every method but ``minmax`` needs a :class:`Histogram`.
-        method: ``minmax`` takes all that was seen; ``percentile`` cuts equal shares off both ends; ``entropy`` takes the
-            range with the smallest Kullback-Leibler divergence between the values and their quantized form (Migacz,
+        method: ``minmax`` takes all that was seen; ``percentile`` cuts equal shares off both ends; ``entropy`` takes
+            the range with the smallest Kullback-Leibler divergence between the values and their quantized form (Migacz,
             GTC 2017), and ``mse`` the one with the smallest mean squared error.
         percentile: Share of the values to keep, in percent.
         symmetric: Whether zero is in the middle of the range.
@@ -169,7 +172,7 @@ def choose_range(seen: Range, method: Method, *, percentile: float, symmetric: b
     assert isinstance(seen, Histogram)
     if method == "percentile":
         return _by_percentile(seen, percentile, symmetric)
-    return _by_search(seen, low, high, _divergence if method == "entropy" else _squared_error, symmetric)
+    return _by_entropy(seen, low, high) if method == "entropy" else _by_error(seen, low, high, symmetric)
 
 
 def _by_percentile(histogram: Histogram, percentile: float, symmetric: bool) -> tuple[float, float]:
@@ -191,23 +194,39 @@ def _by_percentile(histogram: Histogram, percentile: float, symmetric: bool) -> 
     return min(low, 0.0), max(high, 0.0)
 
 
-def _by_search(histogram: Histogram, low: float, high: float, loss: Any, symmetric: bool) -> tuple[float, float]:
-    """Shrink both sides together, then each on its own, and keep what has the smallest loss."""
-    import numpy as np
+def _by_entropy(histogram: Histogram, low: float, high: float) -> tuple[float, float]:
+    """Shrink both sides together. The bin of zero is left out: zero is always exact, and often a spike."""
+    counts, edges = histogram.counts, histogram.edges
+    used = (counts > 0) & ((edges[:-1] > 0) | (edges[1:] <= 0))
+    if not used.any():
+        return low, high
+    counts, centres = counts[used], ((edges[:-1] + edges[1:]) / 2)[used]
+    return _best(_divergence, counts, centres, [(low * ratio, high * ratio) for ratio in _ratios()])
 
+
+def _by_error(histogram: Histogram, low: float, high: float, symmetric: bool) -> tuple[float, float]:
+    """Shrink both sides together, then each on its own."""
     counts, edges = histogram.counts, histogram.edges
     used = counts > 0
     counts, centres = counts[used], ((edges[:-1] + edges[1:]) / 2)[used]
-    ratios = np.linspace(1.0, 1.0 / _STEPS, _STEPS)
-
-    def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
-        return min(candidates, key=lambda candidate: loss(counts, centres, *candidate))
-
-    low, high = best([(low * ratio, high * ratio) for ratio in ratios])
+    low, high = _best(_squared_error, counts, centres, [(low * ratio, high * ratio) for ratio in _ratios()])
     if symmetric or low == 0.0 or high == 0.0:
         return low, high
-    low, high = best([(low, high * ratio) for ratio in ratios])
-    return best([(low * ratio, high) for ratio in ratios])
+    low, high = _best(_squared_error, counts, centres, [(low, high * ratio) for ratio in _ratios()])
+    return _best(_squared_error, counts, centres, [(low * ratio, high) for ratio in _ratios()])
+
+
+def _best(
+    loss: Callable[[Floats, Floats, float, float], float],
+    counts: Floats,
+    centres: Floats,
+    candidates: list[tuple[float, float]],
+) -> tuple[float, float]:
+    return min(candidates, key=lambda candidate: loss(counts, centres, *candidate))
+
+
+def _ratios() -> list[float]:
+    return [step / _STEPS for step in range(_STEPS, _STEPS // _SMALLEST_SHARE, -1)]
 
 
 def _quantized(values: Floats, low: float, high: float) -> tuple[npt.NDArray[np.int64], float, int]:

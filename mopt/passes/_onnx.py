@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["load", "protobuf", "save", "weight_bytes"]
+__all__ = ["load", "model_metadata", "protobuf", "save", "weight_bytes"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,3 +51,8 @@ def protobuf(path: Path) -> onnx.ModelProto:
     import onnx
 
     return onnx.load(str(path))
+
+
+def model_metadata(path: Path) -> dict[str, str]:
+    """Return the model's metadata properties; a text recogniser keeps its characters there."""
+    return dict(load(path).metadata_props)

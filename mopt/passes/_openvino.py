@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["convert", "nncf", "openvino", "save"]
+__all__ = ["convert", "dataset", "nncf", "openvino", "save"]
 
 import importlib
 from pathlib import Path
@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from mopt.artifacts.model import Model
+from mopt.artifacts.samples import Samples
 from mopt.errors import MissingDependencyError, NotApplicableError
 from mopt.passes._graph import protobuf_without_weights
 
@@ -43,15 +44,30 @@ def convert(source: Model) -> Any:
         NotApplicableError: When OpenVINO does not know an operator, or loses an input or output.
     """
     library = openvino()
+    frontend = importlib.import_module("openvino.frontend")
+    failures = (frontend.GeneralFailure, frontend.NotImplementedFailure, frontend.OpConversionFailure)
     try:
         model = library.convert_model(str(source.file))
-    except RuntimeError as error:
+    except (RuntimeError, *failures, frontend.OpValidationFailure) as error:
         raise NotApplicableError(f"OpenVINO cannot convert this model: {_essence(error)}") from error
     graph = protobuf_without_weights(source.file).graph
     constants = {value.name for value in graph.initializer}
     _name("input", model.inputs, [value.name for value in graph.input if value.name not in constants])
     _name("output", model.outputs, [value.name for value in graph.output])
     return model
+
+
+def dataset(library: ModuleType, model: Any, samples: Samples) -> Any:
+    """Return the samples as an ``nncf.Dataset`` for a model.
+
+    Raises:
+        NotApplicableError: When the samples lack an input.
+    """
+    present = samples[0].keys()
+    names = [next((name for name in port.get_names() if name in present), None) for port in model.inputs]
+    if None in names:
+        raise NotApplicableError(f"the samples have {', '.join(present)}, not all inputs of the model")
+    return library.Dataset(samples, lambda feed: [feed[name] for name in names])
 
 
 def save(model: Any, folder: Path, *, half: bool) -> int:
@@ -78,5 +94,5 @@ def _import(name: str) -> ModuleType:
 def _essence(error: Exception) -> str:
     """Return the lines of OpenVINO's message that say what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "not supported" in line or "No conversion" in line or "failed" in line.lower()]
+    telling = [line for line in lines if line.startswith(("The ", "Unsupported", "Summary", "-- Conversion", "-- No"))]
     return " ".join(telling or lines[-2:])[:300]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SMALLEST_OPSET", "lift_constants", "prepare"]
+__all__ = ["lift_constants", "prepare", "raise_opset", "write_named"]
 
 import logging
 from pathlib import Path
@@ -38,6 +38,13 @@ def prepare(source: Path, folder: Path) -> Path:
     name_nodes(model)
     _infer_shapes(model)
     return save(model, _subfolder(folder, "prepared"))
+
+
+def write_named(source: Path, folder: Path) -> Path:
+    """Write the model with a unique name for each node, and return its path."""
+    model = load(source)
+    name_nodes(model)
+    return save(model, folder)
 
 
 def lift_constants(model: ir.Model) -> ir.Model:

@@ -19,7 +19,6 @@ from mopt.passes.export_torch import export_module, run_module
 
 SEQUENCE = "sequence"
 _EXAMPLE_LENGTH = 16
-_OUTPUTS = ("logits", "last_hidden_state", "pooler_output", "start_logits", "end_logits", "prediction_logits", "image_embeds")
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM", "ForSpeechSeq2Seq")
 _NOT_READ = (".git", ".cache", "onnx", "openvino")
 """Folders of a snapshot that transformers does not load the model from."""
@@ -61,13 +60,13 @@ class ExportHuggingface(Exporter):
         model = self._load()
         examples = _examples(model)
         dynamic = {name: _axes(value) for name, value in examples.items()}
-        detail = export_module(_wrap(model), (), examples, folder, dynamic=dynamic)
+        detail = export_module(model, (), examples, folder, dynamic=dynamic)
         return PassResult(True, {"architecture": type(model).__name__, **detail})
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the model with transformers."""
         model = self._load()
-        return list(run_module(_wrap(model), (), _examples(model), feeds))
+        return list(run_module(model, (), _examples(model), feeds))
 
     def _load(self) -> Any:
         transformers, torch = require("transformers", self.extra), require("torch", self.extra)
@@ -88,6 +87,8 @@ class ExportHuggingface(Exporter):
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"transformers cannot load {folder}: {reason}", "save it again with save_pretrained") from error
+        model.config.return_dict = True
+        model.config.output_hidden_states = model.config.output_attentions = False
         return model.eval()
 
     def _architecture(self, transformers: Any) -> Any:
@@ -138,19 +139,3 @@ def _image_size(config: Any) -> tuple[int, int]:
 
 def _axes(example: Any) -> dict[int, str]:
     return {0: BATCH, 1: SEQUENCE} if example.dim() == 2 else {0: BATCH}
-
-
-def _wrap(model: Any) -> Any:
-    """Return a module whose outputs are the known tensors of the model's output."""
-    import torch
-
-    class Named(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, **inputs: Any) -> dict[str, Any]:
-            outputs = self.model(**inputs, return_dict=True)
-            return {name: outputs[name] for name in _OUTPUTS if outputs.get(name) is not None}
-
-    return Named().eval()

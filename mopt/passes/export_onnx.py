@@ -48,7 +48,11 @@ class ExportOnnx(Exporter):
     @classmethod
     def matches(cls, source: str) -> bool:
         """Whether it is called ``.onnx``."""
-        return source.lower().endswith(".onnx")
+        return source.lower().endswith(".onnx") and not Path(source).is_dir()
+
+    def cautious(self) -> ExportOnnx | None:
+        """Return the exporter that keeps the opset."""
+        return dataclasses.replace(self, raise_opset=False) if self.raise_opset else None
 
     def files(self) -> dict[str, Path]:
         """Return the model file and its external data."""
@@ -74,7 +78,7 @@ class ExportOnnx(Exporter):
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the original file with every graph optimisation off."""
-        return list(run_onnxruntime(Path(self.source), feeds))
+        return run_onnxruntime(Path(self.source), feeds)
 
 
 def load_checked(path: Path) -> ir.Model:

@@ -164,8 +164,8 @@ def export_module(
         arguments: Positional examples.
         keywords: Keyword examples, in the order of the signature.
         folder: Where the model goes.
-        dynamic: Names of the dynamic axes of each input; empty for the batch of every input; None where the program
-            has them already.
+        dynamic: Names of the dynamic axes of each input, which must become dynamic; empty for the batch of every input,
+            if that can be done; None where the program has them already.
 
     Returns:
         What to tell about it.
@@ -176,7 +176,10 @@ def export_module(
     if dynamic is None:
         save(_export(module, arguments, keywords, names, None).model, folder)
         return {}
-    axes = dynamic or _batch_axes(_leaves(arguments, keywords), names)
+    if dynamic:
+        save(_export(module, arguments, keywords, names, dynamic).model, folder)
+        return {}
+    axes = _batch_axes(_leaves(arguments, keywords), names)
     try:
         program = _export(module, *_doubled(arguments, keywords, names, axes), names, axes)
     except Exception as error:  # noqa: BLE001 - whatever the exporter cannot do with a dynamic batch

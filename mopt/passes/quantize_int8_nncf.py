@@ -13,7 +13,7 @@ from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._openvino import convert, nncf, save
+from mopt.passes._openvino import convert, dataset, nncf, save
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,13 +52,9 @@ class QuantizeInt8Nncf(FilePass):
         """Convert, calibrate, quantize and save."""
         library = nncf()
         model = convert(source)
-        names = [next(iter(port.get_names())) for port in model.inputs]
-        given = [[name for name in port.get_names() if name in self.calibration[0]] for port in model.inputs]
-        if missing := [name for name, found in zip(names, given, strict=True) if not found]:
-            raise NotApplicableError(f"the samples have no input {', '.join(missing)}")
         quantized = library.quantize(
             model,
-            library.Dataset(self.calibration, lambda feed: [feed[found[0]] for found in given]),
+            dataset(library, model, self.calibration),
             preset=library.QuantizationPreset(self.preset),
             subset_size=len(self.calibration),
             fast_bias_correction=self.fast_bias_correction,

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-_MATRIX = ("MatMul", "Gemm")
-_CONVOLUTION = ("Conv", "ConvTranspose")
-_WEIGHTED = (*_CONVOLUTION, *_MATRIX)
+_WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_DELICATE = {"Erf", "Exp", "Gelu", "LayerNormalization", "Pow", "Reciprocal", "RMSNormalization", "Sqrt"}
 _LARGEST = 1e30
 """Beyond it a tensor holds a mask, not activations, and no integer can stand for both ends of it."""
 
@@ -46,7 +45,8 @@ class QuantizeInt8Static(FilePass):
         per_channel: One scale for each output channel of a weight.
         reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate.
         quantize_bias: Biases become INT32; TensorRT wants them in float.
-        op_types: Types of operators to quantize; empty: MatMul and Gemm in a transformer, else all that are supported.
+        op_types: Types of operators to quantize; empty: all that are supported in a plain convolutional network, and
+            Conv, ConvTranspose, MatMul and Gemm in any other model.
         float_nodes: Names of nodes that stay in float.
     """
 
@@ -146,11 +146,11 @@ class QuantizeInt8Static(FilePass):
         return TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
 
     def _describe(self, result: ir.Model, kept: dict[str, str]) -> dict[str, Any]:
-        quantized = [node for node in result.graph if _runs_on_integers(node)]
+        weighted = [node for node in result.graph if node.op_type in _WEIGHTED]
         return {
-            "quantized": count_operators(quantized),
-            "float": count_operators(node for node in result.graph if node.op_type in _WEIGHTED and node not in quantized),
-            "float_because": {reason: sorted(n for n in kept if kept[n] == reason) for reason in sorted({*kept.values()})},
+            "quantized": count_operators(node for node in weighted if _runs_on_integers(node)),
+            "float": count_operators(node for node in weighted if not _runs_on_integers(node)),
+            "float_because": {why: sorted(n for n in kept if kept[n] == why) for why in sorted({*kept.values()})},
             "ranges": self.method,
             "weights": f"int8{' 7 bit' if self.reduce_range else ''}{' per channel' if self.per_channel else ''}",
             "activations": self.activations,
@@ -159,15 +159,15 @@ class QuantizeInt8Static(FilePass):
 
 
 def _default_op_types(model: ir.Model) -> tuple[str, ...]:
-    """MatMul and Gemm for a transformer, whose other operators lose more than they gain; else everything."""
+    """Everything for a plain convolutional network; else the products with weights alone.
+
+    A square root, an exponential or the like says that normalization or attention is spelled out in elementary
+    operators: their tensors span so many orders of magnitude that 8 bits ruin them, for no speed.
+    """
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    nodes = list(model.graph.all_nodes())
-    products = [node for node in nodes if node.op_type in _MATRIX]
-    attention = any(not any(_is_constant(value) for value in node.inputs) for node in products)
-    convolutions = sum(node.op_type in _CONVOLUTION for node in nodes)
-    if attention and convolutions < len(products):
-        return _MATRIX
+    if any(node.op_type in _DELICATE for node in model.graph.all_nodes()):
+        return _WEIGHTED
     return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
 
 
@@ -185,24 +185,28 @@ def _drop_unobserved(
     nodes: list[ir.Node], kept: dict[str, str], seen: dict[str, Range]
 ) -> tuple[list[ir.Node], dict[str, str]]:
     """Leave out the nodes with a tensor that has no usable range, and remember why."""
-    import onnx_ir as ir
-
     selected = []
     for node in nodes:
-        reason = ""
-        for value in (*node.inputs, *node.outputs):
-            if value is None or value.const_value is not None or value.dtype not in (None, ir.DataType.FLOAT):
-                continue
-            observer = seen.get(str(value.name))
-            if observer is None:
-                reason = reason or ("" if value.dtype is None else "not reached by the samples")
-            elif not observer.finite or max(-observer.low, observer.high) > _LARGEST:
-                reason = "infinite values"
-        if reason:
-            kept[str(node.name)] = reason
+        reasons = {_unusable(value, seen) for value in (*node.inputs, *node.outputs) if value is not None} - {""}
+        if reasons:
+            kept[str(node.name)] = min(reasons)
         else:
             selected.append(node)
     return selected, kept
+
+
+def _unusable(value: ir.Value, seen: dict[str, Range]) -> str:
+    """Return why no range is known of a floating-point tensor, or nothing."""
+    import onnx_ir as ir
+
+    if _is_constant(value) or value.dtype not in (None, ir.DataType.FLOAT):
+        return ""
+    observer = seen.get(str(value.name))
+    if observer is None:
+        return "" if value.dtype is None else "not reached by the samples"
+    if not observer.finite or max(-observer.low, observer.high) > _LARGEST:
+        return "infinite values"
+    return ""
 
 
 def _declare_types(model: onnx.ModelProto, seen: dict[str, Range]) -> None:
@@ -217,8 +221,6 @@ def _declare_types(model: onnx.ModelProto, seen: dict[str, Range]) -> None:
 
 def _runs_on_integers(node: ir.Node) -> bool:
     """Whether a weighted node's data and weights both come out of a DequantizeLinear."""
-    if node.op_type not in _WEIGHTED:
-        return False
     producers = [value.producer() if value is not None else None for value in node.inputs[:2]]
     return all(producer is not None and producer.op_type == "DequantizeLinear" for producer in producers)
 
@@ -231,5 +233,3 @@ def _from_protobuf(model: onnx.ModelProto) -> ir.Model:
 
 def _reasons(kept: dict[str, str]) -> str:
     return f" ({', '.join(sorted(set(kept.values())))})" if kept else ""
-
-

@@ -140,14 +140,15 @@ def _openvino_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
             parameters["HINT_BF16"] = "YES"
         case "f32":
             notes.append(
-                "Measured with INFERENCE_PRECISION_HINT=f32, for which this backend has no parameter. It is what OpenVINO does "
-                "by itself on a CPU without BF16 arithmetic; on a CPU with it, OpenVINO picks BF16, which was not judged here."
+                "Measured with INFERENCE_PRECISION_HINT=f32, for which this backend has no parameter. It is what "
+                "OpenVINO does by itself on a CPU without BF16 arithmetic; on a CPU with it, OpenVINO picks BF16, "
+                "which was not judged here."
             )
     if most > 1:
         parameters["ENABLE_BATCH_PADDING"] = "YES"
         notes.append(
-            f"This backend fixes the batch at {most} and pads smaller ones, so that a lone request takes as long as a full "
-            f"batch{_full_batch_time(manifest, most)}. Set max_batch_size to 1 where requests are rare."
+            f"This backend fixes the batch at {most} and pads smaller ones, so that a lone request takes as long as a "
+            f"full batch{_full_batch_time(manifest, most)}. Set max_batch_size to 1 where requests are rare."
         )
     return _Plan(most, parameters, (*notes, *_left_over(fields)))
 
@@ -169,7 +170,7 @@ def _left_over(fields: Mapping[str, Any]) -> Iterable[str]:
 def _header(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     batching = manifest.batching
     notes = [
-        f"{manifest.name}: candidate {manifest.chosen}, written by mopt {manifest.mopt_version} for the {backend.name} backend.",
+        f"{manifest.name}: {manifest.chosen}, written by mopt {manifest.mopt_version} for the {backend.name} backend.",
         *plan.notes,
     ]
     if batching.rate is not None:

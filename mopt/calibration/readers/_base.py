@@ -71,6 +71,12 @@ class Reader(abc.ABC):
         """Names of the classes that the labels number, where the source has them."""
         return ()
 
+    @property
+    def main_column(self) -> str | None:
+        """The column whose length is that of the data: the first that is meant for the model."""
+        meant = [self.spec.columns.get(spec.name, spec.name) for spec in self.inputs]
+        return next((name for name in (*meant, *self.columns) if name in self.columns), None)
+
     def label_column(self, known: Iterable[str]) -> str | None:
         """Return which of the ``known`` columns or arrays is the label.
 
@@ -101,7 +107,9 @@ def plain_labels(values: Any, name: str) -> list[Any]:
         if value is None or (isinstance(value, float) and not np.isfinite(value)):
             raise UserError(f"{name}: sample {index} has no label ({value})", "leave out the samples that have none")
         if isinstance(value, list) and not _finite(value):
-            raise UserError(f"{name}: the label of sample {index} has NaN in it", "leave out the samples that have none")
+            raise UserError(
+                f"{name}: the label of sample {index} has NaN in it", "leave out the samples that have none"
+            )
     return plain
 
 

@@ -53,7 +53,9 @@ class FunctionReader(Reader):
         sample = self.samples[index]
         for name in columns:
             if name not in sample:
-                raise UserError(f"{self.name(index)} lacks {name}", f"yield the same names each time: {', '.join(self.columns)}")
+                raise UserError(
+                    f"{self.name(index)} lacks {name}", f"yield the same names each time: {', '.join(self.columns)}"
+                )
         return {name: sample[name] for name in columns}
 
     def name(self, index: int) -> str:

@@ -67,7 +67,9 @@ class ImageReader(Reader):
     @functools.cached_property
     def _files(self) -> list[Path]:
         roots = [self.path] if not self.classes else [self.path / name for name in self.classes]
-        return sorted(file for root in roots for file in (root.rglob("*") if self.classes else root.iterdir()) if _is_image(file))
+        return sorted(
+            file for root in roots for file in (root.rglob("*") if self.classes else root.iterdir()) if _is_image(file)
+        )
 
 
 def _subfolders(path: Path) -> list[Path]:

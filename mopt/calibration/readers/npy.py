@@ -18,11 +18,13 @@ from mopt.errors import UserError
 class NpyReader(Reader):
     """Files named like the inputs hold all samples on axis 0; otherwise each file is one sample.
 
-    Labels are in ``labels.npy`` (one for each sample, in order of file name) or ``labels.csv`` (one a line in that order,
-    or ``file,label``).
+    Labels are in ``labels.npy`` (one for each sample, in order of file name) or ``labels.csv`` (one a line in that
+    order, or ``file,label``).
     """
 
-    accepts: ClassVar[str] = "a folder of .npy files: one for each input, or one for each sample; labels.npy or labels.csv"
+    accepts: ClassVar[str] = (
+        "a folder of .npy files: one for each input, or one for each sample; labels.npy or labels.csv"
+    )
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -42,13 +44,15 @@ class NpyReader(Reader):
             return None
         labels = self._from_csv(file) if file.suffix == ".csv" else list(load_array(file, file.name))
         if len(labels) != len(self):
-            raise UserError(f"{file.name} has {len(labels)} labels for {len(self)} samples", "give one label for each sample")
+            raise UserError(
+                f"{file.name} has {len(labels)} labels for {len(self)} samples", "give one label for each sample"
+            )
         return plain_labels(labels, file.name)
 
     def __len__(self) -> int:
         if self._each_is_a_sample:
             return len(self._files)
-        return len(self._rows(self.columns[0])) if self.columns else 0
+        return len(self._rows(self.main_column)) if self.main_column else 0
 
     def read(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
         """Return one file, or row ``index`` of some files."""
@@ -57,7 +61,7 @@ class NpyReader(Reader):
         for name in columns:
             if len(self._rows(name)) != len(self):
                 raise UserError(
-                    f"{name}.npy has {len(self._rows(name))} samples and {self.columns[0]}.npy has {len(self)}",
+                    f"{name}.npy has {len(self._rows(name))} samples and {self.main_column}.npy has {len(self)}",
                     "put the samples on axis 0 of every file",
                 )
         return {name: self._rows(name).row(index) for name in columns}
@@ -73,7 +77,9 @@ class NpyReader(Reader):
         files = [self.path / f"{name}{kind}" for name in names if name not in taken for kind in (".npy", ".csv")]
         found = next((file for file in files if file.is_file()), None)
         if found is None and self.spec.label is not None:
-            raise UserError(f"{self.path} has no labels {self.spec.label}.npy or .csv", "name one of its files as the label")
+            raise UserError(
+                f"{self.path} has no labels {self.spec.label}.npy or .csv", "name one of its files as the label"
+            )
         return found
 
     @functools.cached_property

@@ -39,18 +39,20 @@ class NpzReader(Reader):
         label = f"{self.path.name}: {self._label}"
         array = load_array(self._unpack(self._label), label)
         if array.ndim == 0 or len(array) != len(self):
-            raise UserError(f"{label} has {array.size} labels for {len(self)} samples", "give one label for each sample")
+            raise UserError(
+                f"{label} has {array.size} labels for {len(self)} samples", "give one label for each sample"
+            )
         return plain_labels(array, self.path.name)
 
     def __len__(self) -> int:
-        return len(self._rows(self.columns[0])) if self.columns else 0
+        return len(self._rows(self.main_column)) if self.main_column else 0
 
     def read(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
         """Return row ``index`` of some arrays."""
         for name in columns:
             if len(self._rows(name)) != len(self):
                 raise UserError(
-                    f"{self.path.name}: {name} has {len(self._rows(name))} samples and {self.columns[0]} has {len(self)}",
+                    f"{self.path.name}: {name} has {len(self._rows(name))} samples, {self.main_column} has {len(self)}",
                     "put the samples on axis 0 of every array",
                 )
         return {name: self._rows(name).row(index) for name in columns}

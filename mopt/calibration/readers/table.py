@@ -43,14 +43,14 @@ class TableReader(Reader):
     @functools.cached_property
     def labels(self) -> list[Any] | None:
         """The label column."""
-        return None if self._label is None else plain_labels(self._table[self._label], self.path.name)
+        return None if self._label is None else plain_labels(self._view((self._label,))[:][self._label], self.path.name)
 
     def __len__(self) -> int:
         return len(self._table)
 
     def read(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
         """Return some cells of one row."""
-        row = self._table.select_columns(list(columns))[index]
+        row = self._view(tuple(columns))[index]
         for name in columns:
             if row[name] is None:
                 raise UserError(f"{self.name(index)}: {name} is empty", "leave out the rows with empty cells")
@@ -61,6 +61,15 @@ class TableReader(Reader):
         return f"{self.path.name} row {index + 1}"
 
     @functools.cached_property
+    def _views(self) -> dict[tuple[str, ...], Any]:
+        return {}
+
+    def _view(self, columns: tuple[str, ...]) -> Any:
+        if columns not in self._views:
+            self._views[columns] = self._table.select_columns(list(columns))
+        return self._views[columns]
+
+    @functools.cached_property
     def _label(self) -> str | None:
         return self.label_column(self._table.column_names)
 
@@ -68,7 +77,7 @@ class TableReader(Reader):
     def _table(self) -> Any:
         datasets = _datasets()
         try:
-            return self._open(datasets)
+            return self._open(datasets).with_format(None)
         except (datasets.exceptions.DatasetsError, ValueError, KeyError, FileNotFoundError) as error:
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise UserError(f"cannot read {self.path}: {reason or type(error).__name__}", "check the file") from None
@@ -77,7 +86,9 @@ class TableReader(Reader):
         if self.path.is_dir():
             found = datasets.load_from_disk(str(self.path))
             if isinstance(found, datasets.DatasetDict):
-                raise UserError(f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(found))}")
+                raise UserError(
+                    f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(found))}"
+                )
             return found
         suffix = self.path.suffix.lower()
         options = {"sep": "\t"} if suffix == ".tsv" else {}

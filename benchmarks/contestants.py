@@ -1,0 +1,363 @@
+"""How each contestant makes its model out of the same ONNX file and the same samples.
+
+Each function writes ``model.onnx`` or ``model.xml`` into folders of its own and returns them as variants, of which the
+faster one competes. All run in a child process.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CONTESTANTS", "PEERS", "REFERENCE", "Job", "Variant", "make"]
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REFERENCE = "ONNX Runtime FP32"
+CALIBRATION = 128
+"""Samples that every contestant that calibrates is given."""
+OLIVE_SECONDS = 300.0
+OPSET = 17
+"""What models below opset 13 are raised to, because per-channel DequantizeLinear came with 13."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a contestant is given.
+
+    Attributes:
+        name: Of the model.
+        onnx: The FP32 model.
+        source: The first argument of ``mopt build``.
+        data: Its ``--data``.
+        metric: Its ``--metric``.
+        recipe: Further keys of its recipe.
+        feeds: Folder with calibration feeds, one ``.npz`` each, batch axis of length 1.
+        shapes: Shape of each input by batch size.
+        threads: For everyone.
+        isa: Instruction set extensions of this machine.
+        olive: Python of Olive's environment, or None.
+    """
+
+    name: str
+    onnx: str
+    source: str
+    data: str
+    metric: str
+    recipe: dict[str, Any]
+    feeds: str
+    shapes: dict[int, dict[str, list[int]]]
+    threads: int
+    isa: tuple[str, ...]
+    olive: str | None
+
+    @property
+    def vnni(self) -> bool:
+        """Whether the CPU multiplies 8-bit integers without saturating."""
+        return any(feature in self.isa for feature in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the CPU computes in BF16."""
+        return any(feature in self.isa for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A model that can compete, ``folder/model.onnx`` or ``folder/model.xml``; ``batch`` where its shapes are fixed."""
+
+    name: str
+    folder: str
+    runtime: str
+    fields: dict[str, Any]
+    batch: int | None = None
+
+
+class SkippedError(Exception):
+    """The contestant cannot take part here; the message says why."""
+
+
+def make(name: str, job: Job, folder: str) -> dict[str, Any]:
+    """Run a contestant's tool; return its variants, or the reason that there are none, and the seconds it took."""
+    home = Path(folder)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    start = time.perf_counter()
+    try:
+        variants = CONTESTANTS[name](job, home)
+    except SkippedError as reason:
+        return {"variants": [], "error": f"skipped: {reason}", "seconds": 0.0}
+    except Exception as error:  # noqa: BLE001 -- whatever a peer does wrong is its row in the table
+        return {"variants": [], "error": _brief(error), "seconds": time.perf_counter() - start}
+    return {
+        "variants": [dataclasses.asdict(variant) for variant in variants],
+        "error": "",
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _brief(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[-300:] if isinstance(error, RuntimeError) else text[:300]}"
+
+
+def _ort(folder: Path, job: Job) -> list[Variant]:
+    return [Variant("", str(folder), "onnxruntime", {"threads": job.threads})]
+
+
+def _target(home: Path) -> str:
+    """Return the file that a tool shall write, in a folder with nothing else in it."""
+    (home / "model").mkdir()
+    return str(home / "model" / "model.onnx")
+
+
+def _feeds(job: Job) -> list[dict[str, np.ndarray]]:
+    feeds = []
+    for path in sorted(Path(job.feeds).glob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            feeds.append({name: arrays[name] for name in arrays.files})
+    return feeds
+
+
+def _reader(job: Job) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter(_feeds(job))
+
+        def get_next(self) -> Any:
+            return next(self.feeds, None)
+
+    return Reader()
+
+
+def _copy(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / "model.onnx")
+    for path in source.parent.glob(f"{source.name}.data"):
+        os.link(path, folder / path.name)
+
+
+def ort_fp32(job: Job, home: Path) -> list[Variant]:
+    """The model as it is."""
+    _copy(Path(job.onnx), home / "model")
+    return _ort(home / "model", job)
+
+
+def ort_static_defaults(job: Job, home: Path) -> list[Variant]:
+    """``quantize_static`` with nothing but a data reader."""
+    from onnxruntime.quantization import quantize_static
+
+    quantize_static(job.onnx, _target(home), _reader(job))
+    return _ort(home / "model", job)
+
+
+def ort_static_good(job: Job, home: Path) -> list[Variant]:
+    """Preprocessed, QDQ, U8S8 per channel, reduced range without VNNI; transformers only at their constant MatMuls."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    source = _preprocessed(_raised(Path(job.onnx), home), home)
+    options: dict[str, Any] = {
+        "quant_format": QuantFormat.QDQ,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "per_channel": True,
+        "reduce_range": not job.vnni,
+    }
+    extra: dict[str, Any] = {}
+    if _is_transformer(source):
+        options["op_types_to_quantize"] = ["MatMul", "Gemm"]
+        extra["MatMulConstBOnly"] = True
+    target = _target(home)
+    try:
+        quantize_static(str(source), target, _reader(job), **options, extra_options=extra)
+    except ValueError:
+        extra["QDQDisableWeightAdjustForInt32Bias"] = True
+        quantize_static(str(source), target, _reader(job), **options, extra_options=extra)
+    return _ort(home / "model", job)
+
+
+def ort_dynamic(job: Job, home: Path) -> list[Variant]:
+    """``quantize_dynamic``, S8 per channel, on the preprocessed model without its stale value_info."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source = _preprocessed(Path(job.onnx), home)
+    model = onnx.load(str(source))
+    del model.graph.value_info[:]
+    stripped = home / "stripped.onnx"
+    onnx.save(model, str(stripped))
+    target = _target(home)
+    quantize_dynamic(str(stripped), target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=not job.vnni)
+    return _ort(home / "model", job)
+
+
+def _raised(source: Path, home: Path) -> Path:
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(str(source))
+    if next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) >= 13:
+        return source
+    raised = home / "raised.onnx"
+    onnx.save(version_converter.convert_version(model, OPSET), str(raised))
+    return raised
+
+
+def _preprocessed(source: Path, home: Path) -> Path:
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    target = home / "preprocessed.onnx"
+    try:
+        quant_pre_process(str(source), str(target))
+    except Exception:  # noqa: BLE001 -- its symbolic shape inference gives up on some models, and says so in many ways
+        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+    return target
+
+
+def _is_transformer(path: Path) -> bool:
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node]
+    return "Softmax" in kinds and kinds.count("MatMul") > 10 and "Conv" not in kinds
+
+
+def _openvino_variants(model: Any, job: Job, home: Path, precision: str) -> list[Variant]:
+    """Save a model with dynamic shapes, and one for each batch size with static shapes."""
+    import openvino
+
+    fields = {"threads": job.threads, "precision": precision}
+    shapes: list[tuple[str, int | None]] = [("dynamic shapes", None)]
+    shapes += [(f"static shapes, batch {batch}", batch) for batch in job.shapes]
+    variants = []
+    for name, batch in shapes:
+        copy = model.clone()
+        if batch is not None:
+            copy.reshape({port.get_any_name(): job.shapes[batch][port.get_any_name()] for port in copy.inputs})
+        folder = home / (f"static-{batch}" if batch else "dynamic")
+        folder.mkdir()
+        openvino.save_model(copy, folder / "model.xml", compress_to_fp16=False)
+        variants.append(Variant(name, str(folder), "openvino", fields, batch))
+    return variants
+
+
+def openvino_fp32(job: Job, home: Path) -> list[Variant]:
+    """Converted, computed in FP32."""
+    import openvino
+
+    return _openvino_variants(openvino.convert_model(job.onnx), job, home, "f32")
+
+
+def openvino_bf16(job: Job, home: Path) -> list[Variant]:
+    """Converted, computed in BF16."""
+    import openvino
+
+    if not job.bf16:
+        raise SkippedError("this CPU has no BF16")
+    return _openvino_variants(openvino.convert_model(job.onnx), job, home, "bf16")
+
+
+def openvino_nncf(job: Job, home: Path) -> list[Variant]:
+    """NNCF post-training INT8 with the preset and the model type that its documentation advises."""
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(job.onnx)
+    transformer = _is_transformer(Path(job.onnx))
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(_feeds(job)),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        subset_size=CALIBRATION,
+    )
+    return _openvino_variants(quantized, job, home, "f32")
+
+
+def _olive_python(job: Job) -> Path:
+    if job.olive is None or not Path(job.olive).exists():
+        raise SkippedError("no environment with Olive: see --olive-python")
+    return Path(job.olive)
+
+
+def _run(command: Sequence[str], seconds: float, home: Path) -> str:
+    environment = {**os.environ, "OLIVE_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        list(command), capture_output=True, text=True, timeout=seconds, check=False, cwd=home, env=environment
+    )
+    (home / "log.txt").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise RuntimeError(f"exit code {done.returncode}: {lines[-1] if lines else ''}")
+    return done.stdout
+
+
+def olive_api(job: Job, home: Path) -> list[Variant]:
+    """Olive's Python interface: a search over its INT8 passes with the samples, judged by its own latency."""
+    python = _olive_python(job)
+    feeds = _feeds(job)
+    np.savez(home / "feeds.npz", **{name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]})
+    script = Path(__file__).with_name("olive_recipe.py")
+    _run([str(python), str(script), job.onnx, str(home / "feeds.npz"), str(home)], OLIVE_SECONDS, home)
+    return _ort(home / "model", job)
+
+
+def olive_command(job: Job, home: Path) -> list[Variant]:
+    """Olive's ``auto-opt --precision int8``; its ``optimize`` wants a data set from the network for INT8."""
+    program = _olive_python(job).with_name("olive")
+    options = ["--device", "cpu", "--provider", "CPUExecutionProvider", "--precision", "int8", "--disable_telemetry"]
+    _run([str(program), "auto-opt", "-m", job.onnx, "-o", str(home / "model"), *options], OLIVE_SECONDS, home)
+    if not (home / "model" / "model.onnx").exists():
+        raise RuntimeError("it ended with exit code 0 and wrote no model")
+    return _ort(home / "model", job)
+
+
+def mopt_build(job: Job, home: Path) -> list[Variant]:
+    """``mopt build``, as a user would run it; its cache is its own and starts empty."""
+    command = [sys.executable, "-m", "mopt", "build", job.source, "--data", job.data, "--metric", job.metric]
+    command += ["--out", str(home / "artifact"), "--threads", str(job.threads), "--name", job.name, "--json", "--quiet"]
+    command += ["--max-batch", str(max(job.shapes))]
+    if job.recipe:
+        (home / "mopt.toml").write_text("".join(f"{key} = {_toml(value)}\n" for key, value in job.recipe.items()))
+        command += ["--recipe", str(home / "mopt.toml")]
+    environment = {**os.environ, "MOPT_CACHE": str(home / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False, env=environment)
+    (home / "log.txt").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {' '.join(done.stderr.split())}")
+    manifest = json.loads((home / "artifact" / "manifest.json").read_text())
+    shutil.rmtree(home / "cache", ignore_errors=True)
+    return [
+        Variant(manifest["chosen"], str(home / "artifact" / "model"), manifest["runtime"], manifest["runtime_fields"])
+    ]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+CONTESTANTS: dict[str, Callable[[Job, Path], list[Variant]]] = {
+    REFERENCE: ort_fp32,
+    "ORT static, defaults": ort_static_defaults,
+    "ORT static, good recipe": ort_static_good,
+    "ORT dynamic": ort_dynamic,
+    "OpenVINO FP32": openvino_fp32,
+    "OpenVINO BF16": openvino_bf16,
+    "OpenVINO + NNCF INT8": openvino_nncf,
+    "Olive, Python": olive_api,
+    "Olive, command line": olive_command,
+    "mopt": mopt_build,
+}
+"""By the name of the row."""
+PEERS = tuple(name for name in CONTESTANTS if name != "mopt")

@@ -1,0 +1,114 @@
+"""How far the outputs of a candidate are from those of the reference, added up sample by sample."""
+
+from __future__ import annotations
+
+__all__ = ["Fidelity", "cosine", "looks_like_scores"]
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from mopt.artifacts.model import Feed
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+LARGEST_SNR = 200.0
+"""dB that stand for no difference at all: JSON has no infinity."""
+
+
+class Fidelity:
+    """Cosine similarity, signal to noise, largest difference and top-1 agreement of each output.
+
+    Its memory depends on the number of outputs only.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, _Sums] = {}
+
+    def add(self, outputs: Feed, reference: Feed) -> None:
+        """Add the outputs of one sample."""
+        for name, truth in reference.items():
+            self._outputs.setdefault(name, _Sums()).add(outputs[name], truth)
+
+    def summary(self) -> dict[str, float]:
+        """Return ``<output>.<measure>`` -> figure.
+
+        Measures of floating-point outputs: ``cosine`` (mean over samples), ``snr_db`` (power of the reference over
+        power of the difference, all samples together), ``max_abs_diff`` and, for scores of classes, ``top1``. Of other
+        outputs: ``equal``, the share of equal values.
+        """
+        found: dict[str, float] = {}
+        for name, sums in self._outputs.items():
+            found |= {f"{name}.{measure}": value for measure, value in sums.summary().items()}
+        return found
+
+
+@dataclasses.dataclass
+class _Sums:
+    samples: int = 0
+    exact: bool = False
+    equal: float = 0.0
+    cosine: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+    largest: float = 0.0
+    scored: int = 0
+    agreed: int = 0
+
+    def add(self, answer: npt.NDArray[Any], truth: npt.NDArray[Any]) -> None:
+        import numpy as np
+
+        self.samples += 1
+        if truth.dtype.kind != "f":
+            self.exact = True
+            self.equal += float((answer == truth).mean()) if answer.shape == truth.shape and truth.size else 0.0
+            return
+        self.cosine += cosine(answer, truth)
+        signal = truth.astype(np.float64)
+        noise = answer.astype(np.float64) - signal if answer.shape == truth.shape else signal
+        self.signal += float((signal**2).sum())
+        self.noise += float((noise**2).sum())
+        self.largest = max(self.largest, float(np.abs(noise).max(initial=0.0)))
+        if looks_like_scores(truth):
+            self.scored += 1
+            self.agreed += int(answer.argmax() == truth.argmax())
+
+    def summary(self) -> dict[str, float]:
+        if self.exact:
+            return {"equal": self.equal / self.samples}
+        found = {"cosine": self.cosine / self.samples, "snr_db": self._snr(), "max_abs_diff": self.largest}
+        if self.scored == self.samples:
+            found["top1"] = self.agreed / self.scored
+        return found
+
+    def _snr(self) -> float:
+        if not self.noise:
+            return LARGEST_SNR
+        if not self.signal:
+            return -LARGEST_SNR
+        return max(-LARGEST_SNR, min(LARGEST_SNR, 10 * math.log10(self.signal / self.noise)))
+
+
+def cosine(answer: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
+    """Return the cosine of the angle between two arrays: 1 when both are zero, 0 when one is or the shapes differ."""
+    import numpy as np
+
+    if answer.shape != truth.shape:
+        return 0.0
+    left, right = answer.astype(np.float64).reshape(-1), truth.astype(np.float64).reshape(-1)
+    size = float(np.linalg.norm(left) * np.linalg.norm(right))
+    if not size:
+        return float(np.array_equal(left, right))
+    return float(np.clip(left @ right / size, -1.0, 1.0))
+
+
+def looks_like_scores(value: npt.NDArray[Any], *, strict: bool = True) -> bool:
+    """Whether an output has the shape [1, C] of scores of classes; strictly: and is no vector of length one."""
+    import numpy as np
+
+    if value.dtype.kind != "f" or value.ndim != 2 or value.shape[0] != 1 or value.shape[1] < 2:
+        return False
+    values = value.astype(np.float64)
+    embedding = abs(float(np.linalg.norm(values)) - 1) < 1e-3 and abs(float(values.sum()) - 1) > 1e-3
+    return not (strict and embedding)

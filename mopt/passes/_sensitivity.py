@@ -1,0 +1,146 @@
+"""Which operators suffer most from quantization, so that they can stay in float."""
+
+from __future__ import annotations
+
+__all__ = ["rank_nodes"]
+
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.artifacts.samples import Samples
+from mopt.passes._graph import Tensors
+from mopt.passes._onnx import load, save
+from mopt.passes._prepare import prepare
+from mopt.passes._ranges import run_exposed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_PREFIX = "quantized/"
+_MOVES = {
+    "AveragePool",
+    "Concat",
+    "DequantizeLinear",
+    "Flatten",
+    "Gather",
+    "GlobalAveragePool",
+    "Identity",
+    "MaxPool",
+    "Pad",
+    "QuantizeLinear",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+"""Operators that hand on what they are given: the error is not theirs."""
+
+
+def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit: int = 16) -> list[dict[str, Any]]:
+    """Rank the quantized operators by the noise that each adds on its own, worst first.
+
+    Both graphs run side by side, and every QuantizeLinear reads the tensor of the float graph. So the noise at an
+    operator's output is that of its own inputs and weights, and none of what the operators before it did.
+
+    Args:
+        float_model: The ONNX model that was quantized.
+        quantized_model: What :class:`QuantizeInt8Static` made of it.
+        samples: Real samples.
+        limit: How many of them to use.
+
+    Returns:
+        ``{"node": name, "type": operator, "sqnr_db": 10 log10(signal power / noise power)}`` for each operator.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        merged = load(prepare(float_model, folder))
+        pairs = _merge(merged, load(quantized_model))
+        (folder / "merged").mkdir()
+        noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
+        run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)
+    ranking = [
+        {
+            "node": str(node.name).removeprefix(_PREFIX),
+            "type": node.op_type,
+            "sqnr_db": round(noise.decibel(str(node.outputs[0].name)), 2),
+        }
+        for node in pairs
+    ]
+    return sorted(ranking, key=lambda entry: float(entry["sqnr_db"]))
+
+
+class _Noise:
+    """Signal and noise power of pairs of tensors, summed over samples.
+
+    Args:
+        pairs: The float tensor's name by the quantized one's.
+    """
+
+    def __init__(self, pairs: dict[str, str]) -> None:
+        self._pairs = pairs
+        self._signal = dict.fromkeys(pairs, 0.0)
+        self._noise = dict.fromkeys(pairs, 0.0)
+
+    @property
+    def tensors(self) -> list[str]:
+        """Each pair's names next to each other, so that they are looked at together."""
+        return list(dict.fromkeys(name for pair in self._pairs.items() for name in pair))
+
+    def look(self, _: int, tensors: Tensors) -> None:
+        """Add one sample."""
+        import numpy as np
+
+        for noisy, clean in self._pairs.items():
+            if noisy not in tensors or clean not in tensors:
+                continue
+            exact = tensors[clean].astype(np.float64)
+            if exact.size:
+                # the quantizer removes a Relu or Clip that the range of the output does anyway
+                error = exact - np.clip(tensors[noisy], exact.min(), exact.max())
+                self._signal[noisy] += float((exact**2).sum())
+                self._noise[noisy] += float((error**2).sum())
+
+    def decibel(self, noisy: str) -> float:
+        """Ratio of the powers; 200 where there is no noise."""
+        if not self._noise[noisy]:
+            return 200.0
+        return 10 * math.log10(max(self._signal[noisy], 1e-300) / self._noise[noisy])
+
+
+def _merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
+    """Move the quantized graph into the float one; return its operators with the float value of their output."""
+    values = {value.name: value for node in exact.graph for value in node.outputs}
+    values |= {value.name: value for value in exact.graph.inputs}
+    nodes = list(quantized.graph)
+    outputs = {node: str(node.outputs[0].name) for node in nodes}
+    for value in quantized.graph.inputs:
+        value.replace_all_uses_with(values[value.name])
+    for node in nodes:
+        source = node.inputs[0].name if node.op_type == "QuantizeLinear" and node.inputs[0] is not None else None
+        if source in values:
+            node.replace_input_with(0, values[source])
+    for value in list(quantized.graph.initializers.values()):
+        del quantized.graph.initializers[str(value.name)]
+        value.name = f"{_PREFIX}{value.name}"
+        exact.graph.register_initializer(value)
+    quantized.graph.outputs.clear()
+    quantized.graph.remove(nodes)
+    for node in nodes:
+        node.name = f"{_PREFIX}{node.name}"
+        for value in node.outputs:
+            value.name = f"{_PREFIX}{value.name}" if value.name else value.name
+    exact.graph.extend(nodes)
+    exact.opset_imports.update({k: v for k, v in quantized.opset_imports.items() if k not in exact.opset_imports})
+    return {node: values[outputs[node]] for node in nodes if _is_quantized(node) and outputs[node] in values}
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    if node.op_type in _MOVES:
+        return False
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return any(producer is not None and producer.op_type == "DequantizeLinear" for producer in producers)

@@ -1,0 +1,142 @@
+"""Quantize the weights of matrix products to 4 bits in blocks, for ONNX Runtime."""
+
+from __future__ import annotations
+
+__all__ = ["QuantizeInt4"]
+
+import dataclasses
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mopt.artifacts.model import Feed, Model
+from mopt.artifacts.samples import Samples
+from mopt.errors import NotApplicableError, UserError
+from mopt.passes._base import FilePass, PassResult
+from mopt.passes._graph import constant_bytes, count_operators, name_nodes
+from mopt.passes._onnx import load, save
+from mopt.passes._prepare import lift_constants, raise_opset
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_SMALLEST = 64 * 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeInt4(FilePass):
+    """Replace MatMul with constant 2-D weights by ``com.microsoft::MatMulNBits``; activations stay in float.
+
+    Attributes:
+        method: ``rtn`` rounds to nearest; ``hqq`` optimizes the zero points without data (Badri and Shaji, 2023);
+            ``gptq`` makes up for the error of each column in the next ones (Frantar et al., 2022) and needs samples.
+        block_size: Elements that share a scale.
+        symmetric: Without zero points; only for ``rtn``.
+        accuracy_level: Arithmetic of the activations: 4 is INT8, 1 is FP32. Without INT8 it is slower than FP32.
+        calibration: Real samples, for ``gptq``.
+        float_nodes: Names of nodes that stay in float.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
+
+    method: Literal["rtn", "hqq", "gptq"] = "rtn"
+    block_size: Literal[32, 128] = 32
+    symmetric: bool = False
+    accuracy_level: int = 4
+    calibration: Samples | None = None
+    float_nodes: tuple[str, ...] = ()
+
+    def apply(self, source: Model, folder: Path) -> PassResult:
+        """Lift the weights out of Constant nodes, quantize, check that something was, and save."""
+        import onnx_ir as ir
+
+        if self.method == "gptq" and self.calibration is None:
+            raise UserError("gptq needs samples", "give calibration data, or use rtn or hqq")
+        model = load(source.file)
+        before = constant_bytes(model)
+        model = lift_constants(raise_opset(model))
+        name_nodes(model)
+        chosen = [node for node in model.graph if _is_useful(node) and node.name not in self.float_nodes]
+        if not chosen:
+            raise NotApplicableError("no MatMul has a constant 2-D weight of useful size")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            quantized = ir.from_proto(self._quantize(save(model, Path(scratch)), {str(node.name) for node in chosen}))
+            done = [node for node in quantized.graph if node.op_type == "MatMulNBits"]
+            if not done:
+                raise NotApplicableError(f"changed nothing: none of {len(chosen)} MatMul was quantized")
+            save(quantized, folder)
+        detail = {
+            "quantized": count_operators(done),
+            "float": count_operators(node for node in quantized.graph if node.op_type in ("MatMul", "Gemm")),
+            "weights": f"int4 {self.method}, block {self.block_size}",
+            "weight_bytes": [before, constant_bytes(quantized)],
+        }
+        return PassResult(True, detail)
+
+    def _quantize(self, path: Path, names: set[str]) -> Any:
+        import onnx
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        model = onnx.load(str(path))
+        products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
+        quantizer = MatMulNBitsQuantizer(
+            model,
+            bits=4,
+            block_size=self.block_size,
+            is_symmetric=self.symmetric,
+            accuracy_level=self.accuracy_level,
+            nodes_to_exclude=sorted(products - names),
+            algo_config=self._algorithm(),
+        )
+        quantizer.process()
+        for node in quantizer.model.model.graph.node:
+            if node.op_type == "MatMulNBits":
+                _set_accuracy_level(node, self.accuracy_level)
+        return quantizer.model.model
+
+    def _algorithm(self) -> Any:
+        from onnxruntime.quantization import matmul_nbits_quantizer as algorithms
+
+        if self.method == "hqq":
+            return algorithms.HQQWeightOnlyQuantConfig(block_size=self.block_size, bits=4)
+        if self.method == "gptq":
+            assert self.calibration is not None
+            return algorithms.GPTQWeightOnlyQuantConfig(
+                calibration_data_reader=_Reader(self.calibration), block_size=self.block_size
+            )
+        return None
+
+
+class _Reader:
+    """What ONNX Runtime calls a calibration data reader; it makes deep copies of it to start again."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._next = 0
+
+    def get_next(self) -> Feed | None:
+        """Return the next feed, or None at the end."""
+        if self._next == len(self._samples):
+            return None
+        self._next += 1
+        return self._samples[self._next - 1]
+
+
+def _is_useful(node: ir.Node) -> bool:
+    weights = node.inputs[1] if node.op_type == "MatMul" else None
+    if weights is None or weights.const_value is None:
+        return False
+    shape = [int(size) for size in weights.const_value.shape.numpy()]
+    return len(shape) == 2 and math.prod(shape) >= _SMALLEST
+
+
+def _set_accuracy_level(node: Any, level: int) -> None:
+    """Not every algorithm of ONNX Runtime passes it on, and without it the product is slower than in FP32."""
+    import onnx
+
+    for attribute in node.attribute:
+        if attribute.name == "accuracy_level":
+            attribute.i = level
+            return
+    node.attribute.append(onnx.helper.make_attribute("accuracy_level", level))
