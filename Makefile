@@ -12,8 +12,8 @@ demo: $(VENV)/.demo
 	$(BIN)/mopt build --recipe examples/magika.toml --out build/magika/artifact --force
 	$(BIN)/mopt verify build/magika/artifact
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest
+test: $(VENV)/.test $(VENV)/.triton
+	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" -n 2
@@ -46,3 +46,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable '.[all]' --group lint --group test --group models
 	$(INSTALL) --no-deps silero-vad foolbox
 	touch $@ $(VENV)/.demo
+
+# The real tritonserver needs NumPy 1, so it lives in an environment of its own.
+$(VENV)/.triton: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/triton
+	$(VENV)/triton/bin/python -m pip --disable-pip-version-check --quiet install nvidia-pytriton==0.7.0 onnxruntime
+	touch $@

@@ -47,6 +47,8 @@ KEEP = 0.99
 """Share of the FP32 score that a contestant must keep to count as right."""
 QUIET = (0.95, 1.05)
 TRIES = 3
+TRY_SECONDS = 60.0
+"""After which no new round of a try begins, so that a slow model does not take all night."""
 LIBRARIES = ("mopt", "onnxruntime", "openvino", "nncf", "onnx", "numpy", "torch")
 
 
@@ -108,7 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-mopt", action="store_true", help="the peers alone")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of interleaved turns")
     parser.add_argument("--threads", type=int, default=2, help="for everyone")
-    parser.add_argument("--samples", type=int, default=300, help="most held-out samples that quality is judged on")
+    parser.add_argument("--samples", type=int, default=500, help="most held-out samples that quality is judged on")
     parser.add_argument("--quick", action="store_true", help="few rounds and samples, to see that all works")
     parser.add_argument("--again", action="store_true", help="measure models whose result is there already")
     parser.add_argument("--summary-only", action="store_true", help="write the report from the results that are there")
@@ -294,7 +296,7 @@ def _quiet_logs(
     """Measure until the control says that the machine was quiet; else keep the try that came nearest."""
     best: tuple[Any, float] | None = None
     for _ in range(TRIES):
-        logs = interleave(sessions, feeds, rounds=rounds, turn_seconds=0.05, least=3)
+        logs = interleave(sessions, feeds, rounds=rounds, turn_seconds=0.05, least=3, budget_seconds=TRY_SECONDS)
         control = ratio(logs[REFERENCE], logs[CONTROL]).value
         print(f"{what}: control {control:.3f}", file=sys.stderr)
         if best is None or abs(math.log(control)) < abs(math.log(best[1])):

@@ -14,7 +14,7 @@ from typing import Any
 
 from mopt.artifacts import bundle
 from mopt.artifacts.manifest import Golden, Machine, Manifest, read_manifest
-from mopt.artifacts.model import Feed, Signature
+from mopt.artifacts.model import Feed, Signature, TensorSpec
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest, default_root
 from mopt.calibration.split import Split, prepare
@@ -246,7 +246,9 @@ def _write(
     request.progress.stage("writing the artifact", 1)
     inputs = _feeds(material.split)[:_GOLDEN_SAMPLES]
     with SessionProcess(found.candidate.runtime, found.model) as session:
-        outputs = [output for output in _answers(session, bound.signature, inputs)]
+        outputs = list(_answers(session, bound.signature, inputs))
+        signature = _as_shipped(bound.signature, session)
+    bound = dataclasses.replace(bound, signature=signature)
     manifest = _manifest(request, material, bound, prepared, found, command, _golden(found, outputs))
     bundle.write_artifact(
         folder,
@@ -258,6 +260,20 @@ def _write(
         force=False,
     )
     request.progress.step()
+
+
+def _as_shipped(signature: Signature, session: SessionProcess) -> Signature:
+    """The signature with the output sizes that the runtime has inferred: a server compares them to the digit."""
+    seen = {spec.name: spec.shape for spec in session.specs()[1]}
+
+    def shape(spec: TensorSpec) -> tuple[int | str, ...]:
+        found = seen.get(spec.name, spec.shape)
+        if len(found) != len(spec.shape):
+            return spec.shape
+        return tuple(new if isinstance(new, int) else old for old, new in zip(spec.shape, found, strict=True))
+
+    outputs = tuple(spec.model_copy(update={"shape": shape(spec)}) for spec in signature.outputs)
+    return signature.model_copy(update={"outputs": outputs})
 
 
 def _answers(session: SessionProcess, signature: Signature, inputs: list[Feed]) -> Iterator[Feed]:

@@ -27,9 +27,7 @@ def inspect_source(source: Path) -> dict[str, Any]:
         return _openvino(source)
     if source.suffix == ".onnx" or source.is_file():
         return _onnx(source)
-    raise UserError(
-        f"{source} is not a model file or an artifact", "give a .onnx file, a .xml file or an artifact's folder"
-    )
+    raise UserError(f"{source} is not a model file or an artifact", "give a .onnx file, a .xml file or an artifact's folder")
 
 
 def _onnx(source: Path) -> dict[str, Any]:
@@ -94,15 +92,11 @@ def _external(model: Any, folder: Path) -> set[Path]:
 def _openvino(source: Path) -> dict[str, Any]:
     text = source.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise UserError(
-            f"{source} declares XML entities", "an OpenVINO model has none; this file was made by something else"
-        )
+        raise UserError(f"{source} declares XML entities", "an OpenVINO model has none; this file was made by something else")
     try:
         net = ET.fromstring(text)  # noqa: S314 -- entities are refused above
     except ET.ParseError as error:
-        raise UserError(
-            f"{source} is not an OpenVINO model: {error}", "give the .xml file that OpenVINO wrote"
-        ) from None
+        raise UserError(f"{source} is not an OpenVINO model: {error}", "give the .xml file that OpenVINO wrote") from None
     layers = net.findall("./layers/layer")
     weights: dict[str, list[int]] = {}
     for layer in layers:

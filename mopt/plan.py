@@ -114,9 +114,7 @@ def plan(
     return [one for one in everything if any(fnmatch.fnmatch(one.name, pattern) for pattern in patterns)]
 
 
-def _openvino(
-    traits: Traits, target: Target, calibration: Samples, threads: int, objective: str
-) -> Iterator[Candidate]:
+def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int, objective: str) -> Iterator[Candidate]:
     float32 = OpenVINO(threads=threads)
     int8 = QuantizeInt8Nncf(
         calibration=calibration,
@@ -139,14 +137,10 @@ def _openvino(
         yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), float32)
 
 
-def _onnxruntime(
-    traits: Traits, target: Target, calibration: Samples, threads: int, objective: str
-) -> Iterator[Candidate]:
+def _onnxruntime(traits: Traits, target: Target, calibration: Samples, threads: int, objective: str) -> Iterator[Candidate]:
     runtime = OnnxRuntime(threads=threads)
     narrow = not target.integer_dot and not target.arm
-    static = QuantizeInt8Static(
-        calibration=calibration, reduce_range=narrow, activations="int8" if target.arm else "uint8"
-    )
+    static = QuantizeInt8Static(calibration=calibration, reduce_range=narrow, activations="int8" if target.arm else "uint8")
     if traits.convolutions or traits.constant_products:
         yield Candidate("onnxruntime-int8", (static,), runtime)
         for method in ("percentile", "entropy", "mse"):
@@ -162,4 +156,3 @@ def _onnxruntime(
 
 
 _MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}
-

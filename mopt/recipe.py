@@ -41,9 +41,7 @@ class Traffic(_Section):
     """What the server must hold."""
 
     rate: Annotated[float, pydantic.Field(gt=0, description="requests per second")] | None = None
-    p99: Annotated[Milliseconds, pydantic.Field(description="99th percentile of the latency, such as 100ms")] | None = (
-        None
-    )
+    p99: Annotated[Milliseconds, pydantic.Field(description="99th percentile of the latency, such as 100ms")] | None = None
     load: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
 
 
@@ -52,9 +50,7 @@ class Search(_Section):
 
     candidates: Annotated[tuple[str, ...], pydantic.Field(description="patterns of candidate names to try")] = ("*",)
     max_batch: Annotated[int, pydantic.Field(ge=1, le=4096, description="largest batch size to measure")] = 32
-    threads: (
-        Annotated[int, pydantic.Field(ge=1, description="threads for one inference; default: all cores")] | None
-    ) = None
+    threads: Annotated[int, pydantic.Field(ge=1, description="threads for one inference; default: all cores")] | None = None
     rounds: Annotated[int, pydantic.Field(ge=5, le=1000, description="most rounds of interleaved measuring")] = 15
     time_budget: Annotated[
         Milliseconds, pydantic.Field(description="time after which no new candidate is begun, such as 30m")
@@ -164,9 +160,7 @@ def _first_mistake(error: pydantic.ValidationError) -> UserError:
         *parents, key = [str(part) for part in first["loc"]]
         return UserError(f"unknown key in the recipe: {where}", nearest(key, _keys(parents)))
     if first["type"] == "missing":
-        hint = {"model": "give the model as the first argument", "data": "give samples with --data"}.get(
-            where.split(".")[0]
-        )
+        hint = {"model": "give the model as the first argument", "data": "give samples with --data"}.get(where.split(".")[0])
         return UserError(f"the recipe lacks {where}", hint or "add it to mopt.toml")
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
@@ -179,7 +173,5 @@ def _keys(parents: list[str]) -> list[str]:
     for parent in parents:
         annotation: Any = model.model_fields[parent].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(
-            option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel)
-        )
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel))
     return list(model.model_fields)

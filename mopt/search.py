@@ -20,8 +20,8 @@ from mopt.errors import CandidateRejectedError, MissingDependencyError, NotAppli
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.gate import judge
 from mopt.evaluators.tolerance import Tolerance
-from mopt.passes._base import describe_fields
 from mopt.mixed import mixed_variants
+from mopt.passes._base import describe_fields
 from mopt.plan import Candidate
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, interleave, ratio, summarize
 from mopt.progress import Progress
@@ -137,9 +137,7 @@ def _step(progress: Progress, entry: _Entry) -> _Entry:
     return entry
 
 
-def _compile_all(
-    question: Question, candidates: Sequence[Candidate], deadline: float, progress: Progress
-) -> list[_Entry]:
+def _compile_all(question: Question, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[_Entry]:
     progress.stage("compiling", len(candidates))
     entries: list[_Entry] = []
     seen: dict[tuple[str, str], str] = {}
@@ -276,9 +274,7 @@ def _check_quality(question: Question, truth: Samples, entries: list[_Entry], pr
     progress.stage("checking quality on a few samples", len(alive))
     for entry in alive:
         done[entry.trial.name] = _step(progress, _judge_few(question, truth, entry))
-    alive = sorted(
-        (entry for entry in done.values() if entry.alive), key=functools.partial(_promise, question), reverse=True
-    )
+    alive = sorted((entry for entry in done.values() if entry.alive), key=functools.partial(_promise, question), reverse=True)
     progress.stage("checking quality on all samples", min(len(alive), _FINALISTS))
     passed = 0
     for entry in alive:
@@ -380,9 +376,7 @@ def _try_variant(question: Question, truth: Samples, variant: Candidate) -> _Ent
 
 def _decide(question: Question, base: _Entry, entries: list[_Entry], progress: Progress) -> Found:
     """Measure the finalists in depth beside the reference, and take the best that is faster."""
-    alive = sorted(
-        (entry for entry in entries if entry.alive), key=lambda entry: _promise(question, entry), reverse=True
-    )
+    alive = sorted((entry for entry in entries if entry.alive), key=lambda entry: _promise(question, entry), reverse=True)
     finalists, rest = alive[:_FINALISTS], alive[_FINALISTS:]
     measured, control = _measure_finals(question, base, finalists, progress)
     base, finalists = measured[0], list(measured[1:])
@@ -392,9 +386,7 @@ def _decide(question: Question, base: _Entry, entries: list[_Entry], progress: P
         reverse=True,
     )
     winner = ranked[0] if ranked else base
-    finished = {
-        entry.trial.name: _lost(question, entry, winner, base) for entry in [*finalists, *rest] if entry is not winner
-    }
+    finished = {entry.trial.name: _lost(question, entry, winner, base) for entry in [*finalists, *rest] if entry is not winner}
     trials = [base, *(finished.get(entry.trial.name, entry) for entry in entries)]
     if winner is not base:
         trials = [winner if entry.trial.name == winner.trial.name else entry for entry in trials]
@@ -440,8 +432,7 @@ def _measure_finals(
                 limit = f"an inference of batch {batch} takes {slowest / 1e3:.1f} s"
                 break
         measured = [
-            entry.update(profile=_full_profile(entry, sessions[entry.trial.name], logs, names, limit))
-            for entry in entries
+            entry.update(profile=_full_profile(entry, sessions[entry.trial.name], logs, names, limit)) for entry in entries
         ]
     first = logs[sizes[0]]
     return measured, ratio(first[REFERENCE], first[CONTROL])
@@ -489,8 +480,7 @@ def _full_profile(
         first_ms=session.first_ms(),
         peak_bytes=session.peak_bytes(),
         batches=tuple(
-            summarize(batch, found[own], None if own == REFERENCE else found[REFERENCE])
-            for batch, found in logs.items()
+            summarize(batch, found[own], None if own == REFERENCE else found[REFERENCE]) for batch, found in logs.items()
         ),
         depth="full",
         limit=limit,
@@ -570,11 +560,7 @@ def _lost(question: Question, entry: _Entry, winner: _Entry, base: _Entry) -> _E
     speed = _score_interval(question, entry, base)
     if not _is_faster(question, entry, base):
         return entry.reject(Rejection.SLOWER, f"{_times(speed)} the speed of the reference: not surely faster")
-    what = (
-        f"{(entry.trial.size_bytes or 0) / 1e6:.1f} MB"
-        if question.objective == "size"
-        else _times(speed) + " the reference"
-    )
+    what = f"{(entry.trial.size_bytes or 0) / 1e6:.1f} MB" if question.objective == "size" else _times(speed) + " the reference"
     return entry.reject(Rejection.OUTRUN, f"{what}; {winner.trial.name} is better")
 
 

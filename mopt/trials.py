@@ -191,9 +191,7 @@ def evaluate(
 def score(answers: Samples, metric: Metric, samples: Samples, reference: Samples) -> Evaluation:
     """Score answers that are on disk already, as the reference's are."""
     labels = samples.labels or [None] * len(samples)
-    rows = [
-        metric.rows(answer, label, expected) for answer, label, expected in zip(answers, labels, reference, strict=True)
-    ]
+    rows = [metric.rows(answer, label, expected) for answer, label, expected in zip(answers, labels, reference, strict=True)]
     return Evaluation(stack_rows(rows), {})
 
 

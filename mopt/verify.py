@@ -71,13 +71,9 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
     here = detect()
     found = []
     if here.isa != manifest.machine.isa:
-        found.append(
-            f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here"
-        )
+        found.append(f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here")
     elif here.cpu != manifest.machine.cpu or here.cores != manifest.machine.cores:
-        found.append(
-            f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}"
-        )
+        found.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
     if not manifest.deployable:
         found.append(f"not deployable: {manifest.not_deployable_because}")
     return tuple(found)
@@ -99,9 +95,7 @@ def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[
     return differences, wrong
 
 
-def _compare(
-    name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]
-) -> str:
+def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:
     import numpy as np
 
     found = outputs.get(name)

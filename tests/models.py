@@ -89,9 +89,7 @@ class _Definition:
 _DEFINITIONS: dict[str, _Definition] = {}
 
 
-def _case(
-    source: str, count: int, **fields: Any
-) -> Callable[[Callable[[Path, int], None]], Callable[[Path, int], None]]:
+def _case(source: str, count: int, **fields: Any) -> Callable[[Callable[[Path, int], None]], Callable[[Path, int], None]]:
     def register(prepare: Callable[[Path, int], None]) -> Callable[[Path, int], None]:
         _DEFINITIONS[prepare.__name__] = _Definition(prepare, source, count, **fields)
         return prepare
@@ -335,9 +333,7 @@ def ocr_det(home: Path, count: int) -> None:
 )
 def silero_vad(home: Path, count: int) -> None:
     """Voice activity in 32 ms windows at 16 kHz; the label is 1 for speech."""
-    shutil.copyfile(
-        _installed("silero_vad", "silero-vad==6.2.3") / "data" / "silero_vad.onnx", home / "silero_vad.onnx"
-    )
+    shutil.copyfile(_installed("silero_vad", "silero-vad==6.2.3") / "data" / "silero_vad.onnx", home / "silero_vad.onnx")
     shutil.copyfile(SOURCES / "silero.py", home / "silero.py")
     needed = count + max(1, count // 2)
     voices, noises = _voices(), _noises()
@@ -559,9 +555,7 @@ def digits_cnn(home: Path, count: int) -> None:
     samples = [({"image": enlarged[index][None].astype(np.float32)}, int(digits.target[index])) for index in order]
     _write(home, samples, count)
     images = torch.tensor(np.stack([feed["image"] for feed, _ in samples[600:]]))
-    torch.save(
-        _trained(home / "digits.py", images, torch.tensor([label for _, label in samples[600:]])), home / "digits.pt"
-    )
+    torch.save(_trained(home / "digits.py", images, torch.tensor([label for _, label in samples[600:]])), home / "digits.pt")
 
 
 def _trained(source: Path, images: Any, labels: Any) -> dict[str, Any]:
@@ -608,13 +602,9 @@ def big_2_4gb(home: Path, count: int) -> None:
     nodes, weights, value = [], [], "x"
     with (home / "big.onnx.data").open("wb") as stream:
         for index in range(layers):
-            weight = TensorProto(
-                name=f"w{index}", data_type=dtype, dims=[width, width], data_location=TensorProto.EXTERNAL
-            )
+            weight = TensorProto(name=f"w{index}", data_type=dtype, dims=[width, width], data_location=TensorProto.EXTERNAL)
             place = {"location": "big.onnx.data", "offset": stream.tell(), "length": 4 * width * width}
-            weight.external_data.extend(
-                onnx.StringStringEntryProto(key=key, value=str(at)) for key, at in place.items()
-            )
+            weight.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(at)) for key, at in place.items())
             (rng.standard_normal((width, width), np.float32) * (0.5 / math.sqrt(width))).tofile(stream)
             weights.append(weight)
             nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"m{index}"]))

@@ -138,7 +138,9 @@ def test_nothing_worse_than_the_tolerance_is_shipped(tmp_path):
         pixels, label = arrays["pixels"].copy(), arrays["label"]
     pixels[::2] *= 100.0
     np.savez(small.data, pixels=pixels, label=label)
-    artifact = build(small, tmp_path / "out", tolerance="0", search={"candidates": QUICK, "max_batch": 1, "inconclusive": "reject"})
+    artifact = build(
+        small, tmp_path / "out", tolerance="0", search={"candidates": QUICK, "max_batch": 1, "inconclusive": "reject"}
+    )
     for trial in artifact.manifest.trials[1:]:
         if trial.quality and trial.quality.verdict != "pass":
             assert trial.outcome.rejection in (Rejection.WORSE, Rejection.UNPROVEN, Rejection.SLOWER)
@@ -170,7 +172,7 @@ def children_of(session: int) -> list[int]:
             name, fields = stat.read_text().rsplit(")", 1)
         except OSError:
             continue
-        if f"_serve(" in (stat.parent / "cmdline").read_text() and fields.split()[0] != "Z":
+        if "_serve(" in (stat.parent / "cmdline").read_text() and fields.split()[0] != "Z":
             environment = (stat.parent / "environ").read_bytes()
             if f"MOPT_TEST_SESSION={session}".encode() in environment:
                 found.append(int(name.split(" ", 1)[0]))

@@ -77,9 +77,7 @@ def throughput_chart(manifest: Manifest) -> str:
 def quality_chart(manifest: Manifest) -> str:
     """Draw quality against speed for every candidate that has both; empty when fewer than two do."""
     points = [_Point.of(trial, manifest) for trial in manifest.trials if _plottable(trial)]
-    return (
-        _draw("quality", "Quality against speed", (9.6, 5.2), lambda axes: _scatter(axes, points)) if points[1:] else ""
-    )
+    return _draw("quality", "Quality against speed", (9.6, 5.2), lambda axes: _scatter(axes, points)) if points[1:] else ""
 
 
 def speedup(trial: Trial, manifest: Manifest, batch: int) -> tuple[float, bool] | None:
@@ -191,9 +189,7 @@ class _Point:
             role = "reference"
         elif trial.outcome is not None and quality.verdict == "fail":
             role = "bad"
-        return cls(
-            _clean(trial.name), found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0
-        )
+        return cls(_clean(trial.name), found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
 
     @property
     def difference(self) -> float:
@@ -211,9 +207,7 @@ class _Point:
 def _scatter(axes: Any, points: Sequence[_Point]) -> None:
     for point in points:
         colour = _COLOURS[point.role]
-        axes.plot(
-            [point.speed] * 2, [min(point.difference, point.bound), point.difference], color=colour, linewidth=1.2
-        )
+        axes.plot([point.speed] * 2, [min(point.difference, point.bound), point.difference], color=colour, linewidth=1.2)
         axes.plot(
             [point.speed],
             [point.difference],
@@ -329,9 +323,7 @@ class _Box:
         return cls(x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
 
     def within(self, frame: Any) -> bool:
-        return bool(
-            self.left >= frame.x0 and self.right <= frame.x1 and self.bottom >= frame.y0 and self.top <= frame.y1
-        )
+        return bool(self.left >= frame.x0 and self.right <= frame.x1 and self.bottom >= frame.y0 and self.top <= frame.y1)
 
     def overlap(self, other: _Box) -> float:
         width = min(self.right, other.right) - max(self.left, other.left)

@@ -35,9 +35,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise UserError(
-                f"the disk is full: {path} was not written", "free some space, or write to another disk"
-            ) from None
+            raise UserError(f"the disk is full: {path} was not written", "free some space, or write to another disk") from None
         if error.errno in _FORBIDDEN:
             named = isinstance(error.filename, str | bytes)
             where = Path(os.fsdecode(error.filename)) if named else path

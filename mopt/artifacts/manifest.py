@@ -247,9 +247,7 @@ def read_manifest(artifact: Path) -> Manifest:
     """
     path = artifact / FILE_NAME
     if not path.is_file():
-        raise UserError(
-            f"{artifact} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
-        )
+        raise UserError(f"{artifact} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote")
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:

@@ -128,9 +128,7 @@ def folder_digest(folder: Path, *, skip: Iterable[str] = ()) -> str:
     """SHA-256 over the relative names and contents of all files of a folder, in order of name."""
     skipped = set(skip)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest(
-        {name: file_digest(path) for path in files if (name := path.relative_to(folder).as_posix()) not in skipped}
-    )
+    return digest({name: file_digest(path) for path in files if (name := path.relative_to(folder).as_posix()) not in skipped})
 
 
 def digest(value: Mapping[str, Any] | Sequence[Any]) -> str:

@@ -31,7 +31,7 @@ def default_root() -> Path:
     """``$MOPT_CACHE``, or the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("MOPT_CACHE") or platformdirs.user_cache_dir("mopt"))
+    return Path(os.environ.get("MOPT_CACHE") or platformdirs.user_cache_dir("mopt")).absolute()
 
 
 @functools.cache

@@ -50,9 +50,7 @@ class Binding:
         text, image = _text_columns(reader, spec), _image_column(reader, signature, spec)
         made = set(_token_names(spec, signature)) | ({image[1]} if image else set())
         sources = {
-            tensor.name: _source(tensor, reader, signature, spec)
-            for tensor in signature.inputs
-            if tensor.name not in made
+            tensor.name: _source(tensor, reader, signature, spec) for tensor in signature.inputs if tensor.name not in made
         }
         return cls(reader, signature, spec, base, sources, text, image)
 
@@ -75,10 +73,7 @@ class Binding:
             values[target] = image_array(cells[column], self.spec.image, name)
         if self.text:
             values |= self._tokenizer.encode([_string(cells[column], name, column) for column in self.text])
-        return {
-            tensor.name: bind_array(values[tensor.name], tensor, self.signature, name)
-            for tensor in self.signature.inputs
-        }
+        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
 
     @functools.cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -111,9 +106,7 @@ def _token_names(spec: DataSpec, signature: Signature) -> tuple[str, ...]:
         return ()
     known = [tensor.name for tensor in signature.inputs]
     if spec.text.input_ids not in known:
-        raise UserError(
-            f"the model has no input {spec.text.input_ids} for the tokens", nearest(spec.text.input_ids, known)
-        )
+        raise UserError(f"the model has no input {spec.text.input_ids} for the tokens", nearest(spec.text.input_ids, known))
     return (spec.text.input_ids, spec.text.attention_mask, spec.text.token_type_ids)
 
 
@@ -147,9 +140,7 @@ def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple
         known = [name for name in reader.columns if name in mapped or name in inputs]
         found = known if len(known) == 1 else list(reader.columns)
         if len(found) != 1:
-            raise UserError(
-                f"which column holds the picture: {', '.join(found)}", 'say it: column = "..." in [data.image]'
-            )
+            raise UserError(f"which column holds the picture: {', '.join(found)}", 'say it: column = "..." in [data.image]')
         column = found[0]
     target = mapped.get(column, column if column in inputs else inputs[0] if len(inputs) == 1 else "")
     if not target:
@@ -177,12 +168,7 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
 
 def _side_by_side(tensor: TensorSpec, reader: Reader, signature: Signature) -> tuple[str, ...] | None:
     """Return the columns of a table that make the one vector that the model takes, or None."""
-    if (
-        len(signature.inputs) != 1
-        or len(tensor.shape) != 2
-        or tensor.shape[1] != len(reader.columns)
-        or tensor.shape[1] == 1
-    ):
+    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(reader.columns) or tensor.shape[1] == 1:
         return None
     return reader.columns
 
@@ -222,9 +208,7 @@ def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
     if array.dtype.kind == "O" and array.size and all(isinstance(item, str) for item in array.ravel()):
         array = array.astype("U")
     if array.dtype.kind not in "biufUS":
-        raise UserError(
-            f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length"
-        )
+        raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "an infinity"
         raise UserError(f"{name}: {tensor.name} has {what} in it", "leave such samples out, or fill the gaps")
@@ -244,9 +228,7 @@ def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name:
         batch = axis is not None and array.ndim == rank and array.shape[axis] != 1
         raise UserError(
             f"{name}: shape {given} does not fit the input {tensor}",
-            "give one sample at a time"
-            if batch
-            else "resize, crop, pad or reshape the samples to what the model takes",
+            "give one sample at a time" if batch else "resize, crop, pad or reshape the samples to what the model takes",
         )
     return array
 

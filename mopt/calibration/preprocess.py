@@ -156,9 +156,7 @@ def _load(path: Path) -> Any:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises Exception itself
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} is no tokenizer: {reason}", "give the path of a tokenizer.json in [data.text]"
-        ) from error
+        raise UserError(f"{path} is no tokenizer: {reason}", "give the path of a tokenizer.json in [data.text]") from error
 
 
 def _pad_token(tokenizer: Any) -> str:

@@ -22,9 +22,7 @@ class _Section(pydantic.BaseModel):
 class ImageSpec(_Section):
     """How a picture becomes an array: resize, centre crop, then ``(pixel * scale - mean) / std`` for each channel."""
 
-    column: Annotated[
-        str, pydantic.Field(description="column or array that holds it; default: the only one there is")
-    ] = ""
+    column: Annotated[str, pydantic.Field(description="column or array that holds it; default: the only one there is")] = ""
     resize: Annotated[
         Pixels | tuple[Pixels, Pixels] | None,
         pydantic.Field(description="length of the shorter side in pixels, or [height, width]"),
@@ -36,9 +34,7 @@ class ImageSpec(_Section):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Annotated[Literal["rgb", "bgr", "gray"], pydantic.Field(description="order of the channels")] = "rgb"
     layout: Annotated[Literal["nchw", "nhwc"], pydantic.Field(description="order of the axes")] = "nchw"
-    scale: Annotated[float, pydantic.Field(gt=0, description="factor for pixels 0 to 255; integer types keep them")] = (
-        1 / 255
-    )
+    scale: Annotated[float, pydantic.Field(gt=0, description="factor for pixels 0 to 255; integer types keep them")] = 1 / 255
     mean: Annotated[
         tuple[float, ...], pydantic.Field(description="subtracted after scaling; one number, or one a channel")
     ] = ()
@@ -80,12 +76,10 @@ class TextSpec(_Section):
 class DataSpec(_Section):
     """Where the samples are and what is in them."""
 
-    path: Annotated[
-        str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")
-    ]
-    label: Annotated[
-        str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")
-    ] = None
+    path: Annotated[str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")]
+    label: Annotated[str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")] = (
+        None
+    )
     columns: Annotated[
         dict[str, str | tuple[str, ...]],
         pydantic.Field(description="name of a model input -> column, or columns that make a vector"),

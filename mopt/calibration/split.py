@@ -106,9 +106,7 @@ def _find_reader(path: Path) -> tuple[str, type[Reader]]:
             return name, reader
         accepted.append(reader.accepts)
     if not path.exists():
-        raise UserError(
-            f"no such data: {path}", "give an existing file or folder, file.py:function, or the word random"
-        )
+        raise UserError(f"no such data: {path}", "give an existing file or folder, file.py:function, or the word random")
     if path.is_dir() and not any(path.iterdir()):
         raise UserError(f"the data is empty: {path}", "give a folder with samples in it")
     raise UserError(f"do not know how to read {path}", f"mopt reads {'; '.join(accepted)}")
@@ -272,15 +270,11 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
 
 def _free(tensor: TensorSpec, signature: Signature) -> list[str]:
     axis = signature.batch_axes.get(tensor.name)
-    return [
-        size for index, size in enumerate(tensor.shape) if isinstance(size, str) and index != axis and size != BATCH
-    ]
+    return [size for index, size in enumerate(tensor.shape) if isinstance(size, str) and index != axis and size != BATCH]
 
 
 def _random_feed(signature: Signature, random: np.random.Generator) -> Feed:
-    return {
-        tensor.name: _random_array(tensor, signature.batch_axes.get(tensor.name), random) for tensor in signature.inputs
-    }
+    return {tensor.name: _random_array(tensor, signature.batch_axes.get(tensor.name), random) for tensor in signature.inputs}
 
 
 def _random_array(tensor: TensorSpec, axis: int | None, random: np.random.Generator) -> npt.NDArray[Any]:

@@ -35,9 +35,7 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[int] = ()
-) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[int] = ()) -> None:
     """Print a table of plain text; nothing in it is read as markup."""
     from rich import box
     from rich.table import Table
@@ -46,9 +44,7 @@ def print_table(
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     for index, column in enumerate(columns):
         last = index == len(columns) - 1
-        table.add_column(
-            column, justify="right" if index in right else "left", overflow="fold", ratio=None if not last else 1
-        )
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold", ratio=None if not last else 1)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     result_console().print(table)

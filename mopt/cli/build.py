@@ -22,9 +22,7 @@ _WIDE_ENOUGH = 120
 
 @click.command("build")
 @click.argument("source", required=False)
-@click.option(
-    "--recipe", type=click.Path(path_type=Path), help=f"Recipe to read. Default: {_RECIPE}, when SOURCE is left out."
-)
+@click.option("--recipe", type=click.Path(path_type=Path), help=f"Recipe to read. Default: {_RECIPE}, when SOURCE is left out.")
 @click.option("--data", help="Samples: .npz, folder of .npy or images, CSV, JSONL, Parquet, file.py:function.")
 @click.option("--label", help="Name of the array or column with the labels.")
 @click.option("--calibration", type=int, help="Number of samples to calibrate with.")
@@ -41,9 +39,7 @@ _WIDE_ENOUGH = 120
 @click.option("--candidate", "candidates", multiple=True, help="Pattern of candidates to try; repeat for several.")
 @click.option("--time-budget", help="No new candidate is begun after this time, such as 20m.")
 @click.option("--confidence", type=float, help="Of the bound on the quality, such as 0.95.")
-@click.option(
-    "--inconclusive", type=click.Choice(["accept", "reject"]), help="When too few samples prove the tolerance."
-)
+@click.option("--inconclusive", type=click.Choice(["accept", "reject"]), help="When too few samples prove the tolerance.")
 @click.option("--trust-pickle", is_flag=True, default=None, help="Run the code inside a pickled model.")
 @click.option("--name", help="Name of the model in the artifact.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: NAME.mopt.")
@@ -61,7 +57,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Build the fastest version of a model that is still right.
+    r"""Build the fastest version of a model that is still right.
 
     SOURCE is an ONNX file, file.py:function or package.module:function that returns a PyTorch module and example inputs, a
     .pt2 exported program, a Hugging Face folder, a scikit-learn, XGBoost or LightGBM model, or a TensorFlow SavedModel.
@@ -158,12 +154,8 @@ def _print_plan(planned: Any, as_json: bool) -> None:
     for title, specs in (("in", planned.signature.inputs), ("out", planned.signature.outputs)):
         for spec in specs:
             console.print(f"{title:>3}  {spec}", markup=False)
-    console.print(
-        f"metric {planned.metric}, tolerance {planned.recipe.tolerance}, target {planned.target.name}", markup=False
-    )
-    rows = [
-        [one["name"], one["runtime"], " > ".join(step["name"] for step in one["passes"]) or "-"] for one in candidates
-    ]
+    console.print(f"metric {planned.metric}, tolerance {planned.recipe.tolerance}, target {planned.target.name}", markup=False)
+    rows = [[one["name"], one["runtime"], " > ".join(step["name"] for step in one["passes"]) or "-"] for one in candidates]
     print_table(["candidate", "runtime", "passes"], rows, title="Would be tried, in this order")
 
 

@@ -59,7 +59,5 @@ class Tolerance:
             UserError: When it is in percentage points and the metric is no share.
         """
         if self.kind == "points" and unit not in ("", "share"):
-            raise UserError(
-                f"a tolerance in pp is for shares, and the metric is in {unit}", "write 1% or a plain number"
-            )
+            raise UserError(f"a tolerance in pp is for shares, and the metric is in {unit}", "write 1% or a plain number")
         return -self.amount * (scale if self.kind == "relative" else 1.0) + 0.0

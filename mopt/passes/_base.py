@@ -6,6 +6,7 @@ __all__ = ["FilePass", "GraphPass", "Pass", "PassResult", "describe_fields", "ru
 
 import abc
 import dataclasses
+import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -108,6 +109,7 @@ def run_passes(passes: Sequence[Pass], source: Model, folder: Path) -> list[dict
     """
     from mopt.passes._onnx import load, save
 
+    os.chdir(folder.parent)  # libraries leave temporary files where they run
     if all(isinstance(step, GraphPass) for step in passes):
         model = load(source.file)
         results = [step.rewrite(model) for step in passes if isinstance(step, GraphPass)]

@@ -126,7 +126,7 @@ def _grown(one: Sequence[int], two: Sequence[int], both: Sequence[int]) -> int |
     if not len(one) == len(two) == len(both) or tuple(one) != tuple(two):
         return None
     changed = [axis for axis, (a, b) in enumerate(zip(one, both, strict=True)) if a != b]
-    return changed[0] if len(changed) == 1 and one[changed[0]] == 1 and both[changed[0]] == 2 else None  # noqa: PLR2004
+    return changed[0] if len(changed) == 1 and one[changed[0]] == 1 and both[changed[0]] == 2 else None
 
 
 def _guesses(signature: Signature, feed: Feed) -> Iterator[dict[str, int]]:
@@ -140,14 +140,9 @@ def _guesses(signature: Signature, feed: Feed) -> Iterator[dict[str, int]]:
         guess = signature.batch_axes.get(spec.name)
         ordered = sorted([*fitting, None], key=lambda axis, guess=guess: axis != guess)  # type: ignore[misc]
         choices.append(ordered)
-    combinations = sorted(
-        itertools.islice(itertools.product(*(range(len(options)) for options in choices)), 4096), key=sum
-    )
+    combinations = sorted(itertools.islice(itertools.product(*(range(len(options)) for options in choices)), 4096), key=sum)
     for picked in combinations[:_MOST_TRIALS]:
-        axes = {
-            spec.name: options[index]
-            for spec, options, index in zip(signature.inputs, choices, picked, strict=True)
-        }
+        axes = {spec.name: options[index] for spec, options, index in zip(signature.inputs, choices, picked, strict=True)}
         found = {name: axis for name, axis in axes.items() if axis is not None}
         if found:
             yield found

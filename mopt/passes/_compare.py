@@ -97,7 +97,7 @@ def _tied(scores: Array) -> Array:
     """Return where the two largest scores of the last axis are as good as equal; shape of ``scores`` without that axis."""
     import numpy as np
 
-    if scores.shape[-1] < 2:  # noqa: PLR2004 - one score ties with none
+    if scores.shape[-1] < 2:
         return np.zeros(scores.shape[:-1], dtype=bool)
     top = np.sort(scores.astype(np.float64), axis=-1)[..., -2:]
     tied: Array = top[..., 1] - top[..., 0] <= _tolerance(scores) * float(np.abs(scores).max())

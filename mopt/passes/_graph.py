@@ -103,9 +103,7 @@ def hold_signature(before: ir.Model, after: ir.Model, library: str) -> None:
             raise NotApplicableError(f"{library} changed the {kind}s from {names[0]} to {names[1]}")
         for was, now in zip(old, new, strict=True):
             if was.dtype != now.dtype:
-                raise NotApplicableError(
-                    f"{library} changed the type of {kind} {was.name} from {was.dtype} to {now.dtype}"
-                )
+                raise NotApplicableError(f"{library} changed the type of {kind} {was.name} from {was.dtype} to {now.dtype}")
             if not _compatible(was.shape, now.shape):
                 raise NotApplicableError(f"{library} changed {kind} {was.name} from {was.shape} to {now.shape}")
             now.shape = was.shape.copy() if was.shape is not None else None

@@ -142,9 +142,7 @@ def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
         return None
     wanted = f"tensor({dtype.name.lower()})"
     allowed = {c.type_param_str for c in schema.type_constraints if wanted in c.allowed_type_strs}
-    inputs = [
-        (index, value, _formal(schema.inputs, index)) for index, value in enumerate(node.inputs) if value is not None
-    ]
+    inputs = [(index, value, _formal(schema.inputs, index)) for index, value in enumerate(node.inputs) if value is not None]
     if any(value.dtype is None for _, value, _ in inputs):
         return None
     floats = [(index, value, formal) for index, value, formal in inputs if value.dtype == ir.DataType.FLOAT]

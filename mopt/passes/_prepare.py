@@ -108,9 +108,7 @@ def _fuse(model: ir.Model, folder: Path) -> ir.Model:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
     try:
-        onnxruntime.InferenceSession(
-            str(before), options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNWANTED
-        )
+        onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNWANTED)
     except (RuntimeError, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
         _log.info("ONNX Runtime cannot fold this model: %s", error)
         return model

@@ -59,9 +59,7 @@ def guess_batch_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
         guesses = {spec.name: _first_axis(spec.shape) for spec in ranked}
         return {name: axis for name, axis in guesses.items() if axis is not None}
     batched = [spec for spec in ranked if len(spec.shape) > 1 or spec.shape == (1,)]
-    return {
-        spec.name: spec.shape.index(batched[0].shape[0]) for spec in batched if batched[0].shape[0] in spec.shape
-    }
+    return {spec.name: spec.shape.index(batched[0].shape[0]) for spec in batched if batched[0].shape[0] in spec.shape}
 
 
 def _first_axis(shape: Sequence[int | str]) -> int | None:

@@ -180,9 +180,7 @@ def _inside(path: Path, location: str) -> Path:
     if not location or os.path.isabs(location) or ".." in Path(location).parts:
         raise UserError(f"{path} points to external data outside of its folder: {location!r}", rule)
     if not data.resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"the external data {location} of {path} is a link out of its folder", f"{rule}; copy it with cp -rL"
-        )
+        raise UserError(f"the external data {location} of {path} is a link out of its folder", f"{rule}; copy it with cp -rL")
     if not data.is_file():
         raise UserError(f"the external data of {path} is missing: {location}", f"put {location} next to the model")
     return data
@@ -218,9 +216,7 @@ def _raised(model: ir.Model) -> tuple[ir.Model, str]:
 
     if model.functions:
         return model, "the version converter cannot convert a model with functions of its own"
-    big = {
-        name: value for name, value in model.graph.initializers.items() if (value.const_value.nbytes > _BIG_TENSOR_BYTES)
-    }
+    big = {name: value for name, value in model.graph.initializers.items() if (value.const_value.nbytes > _BIG_TENSOR_BYTES)}
     inputs = list(model.graph.inputs)
     proto = _without_weights(model, big)
     try:

@@ -42,7 +42,15 @@ class ExportSklearn(Exporter):
     """
 
     accepts: ClassVar[str] = "scikit-learn (.skops, .pkl or .joblib), XGBoost (.json, .ubj), LightGBM (.txt)"
-    libraries: ClassVar[tuple[str, ...]] = ("scikit-learn", "skl2onnx", "onnxmltools", "skops", "xgboost", "lightgbm", "onnx-ir")
+    libraries: ClassVar[tuple[str, ...]] = (
+        "scikit-learn",
+        "skl2onnx",
+        "onnxmltools",
+        "skops",
+        "xgboost",
+        "lightgbm",
+        "onnx-ir",
+    )
     extra: ClassVar[str] = "sklearn"
 
     trust_pickle: bool = False

@@ -192,9 +192,7 @@ def export_module(
 
 def _batch_axes(leaves: list[Any], names: list[str]) -> dict[str, dict[int, str]]:
     first = next((leaf.shape[0] for leaf in leaves if leaf.dim()), None)
-    return {
-        name: {0: BATCH} for name, leaf in zip(names, leaves, strict=True) if leaf.dim() and leaf.shape[0] == first
-    }
+    return {name: {0: BATCH} for name, leaf in zip(names, leaves, strict=True) if leaf.dim() and leaf.shape[0] == first}
 
 
 def _doubled(

@@ -62,16 +62,12 @@ class QuantizeInt4Nncf(FilePass):
                 group_size_fallback_mode=library.GroupSizeFallbackMode.ADJUST
             ),
         )
-        types = Counter(
-            str(node.get_element_type().get_type_name()) for node in compressed.get_ops() if _is_constant(node)
-        )
+        types = Counter(str(node.get_element_type().get_type_name()) for node in compressed.get_ops() if _is_constant(node))
         if not types["u4"] + types["i4"]:
             raise NotApplicableError("changed nothing: NNCF compressed no weight to 4 bits")
         size = save(compressed, folder, half=False)
         four_bit = types["u4"] + types["i4"]
-        return PassResult(
-            True, {"weights": {"int4": four_bit, "int8": types["u8"] + types["i8"]}, "weight_bytes": size}
-        )
+        return PassResult(True, {"weights": {"int4": four_bit, "int8": types["u8"] + types["i8"]}, "weight_bytes": size})
 
 
 def _is_constant(node: Any) -> bool:

@@ -140,9 +140,7 @@ class QuantizeInt8Static(FilePass):
         import numpy as np
         from onnxruntime.quantization.calibrate import TensorData
 
-        low, high = choose_range(
-            observer, self.method, percentile=self.percentile, symmetric=self.activations == "int8"
-        )
+        low, high = choose_range(observer, self.method, percentile=self.percentile, symmetric=self.activations == "int8")
         return TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
 
     def _describe(self, result: ir.Model, kept: dict[str, str]) -> dict[str, Any]:

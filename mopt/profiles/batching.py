@@ -91,9 +91,7 @@ def recommend(
     if best:
         return best
     fallback = _without_rate(profile, caps, p99_ms)
-    return fallback.model_copy(
-        update={"rate": rate, "binding": f"no setting keeps a p99 of {p99_ms:g} ms on this machine"}
-    )
+    return fallback.model_copy(update={"rate": rate, "binding": f"no setting keeps a p99 of {p99_ms:g} ms on this machine"})
 
 
 def _fewest_replicas(

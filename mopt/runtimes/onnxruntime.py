@@ -16,8 +16,11 @@ from mopt.runtimes._base import Runtime, Session
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 _INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQuantize", "MatMulNBits")
 _FLOAT_COMPUTE = frozenset(
-    ["Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "Attention", "LSTM", "GRU", "Einsum"]
-)
+    (
+        "Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "Attention",
+        "LSTM", "GRU", "Einsum",
+    )
+)  # fmt: skip
 _EVIDENCE_LIMIT = 1 << 30
 """Bytes of a model above which the optimised graph is not written out to be looked at."""
 

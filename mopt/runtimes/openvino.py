@@ -15,9 +15,15 @@ from mopt.runtimes._base import Runtime, Session
 
 _NUMPY_NAMES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "boolean": "bool", "string": "str",
-    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
+    "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
 }  # fmt: skip
-_COMPUTE = frozenset(["Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "MHA", "LLMMLP", "QKVProjection", "ScaledDotProductAttention"])  # fmt: skip # noqa: E501
+_COMPUTE = frozenset(
+    (
+        "Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "MHA", "LLMMLP", "QKVProjection",
+        "ScaledDotProductAttention",
+    )
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +69,7 @@ class _OpenVINOSession(Session):
         """Count the compute operators of the compiled graph by the precision that they run in."""
         counts: collections.defaultdict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for node in self._compiled.get_runtime_model().get_ordered_ops():
-            info = {
-                key: str(value.value if hasattr(value, "value") else value) for key, value in node.get_rt_info().items()
-            }
+            info = {key: str(value.value if hasattr(value, "value") else value) for key, value in node.get_rt_info().items()}
             kind = info.get("layerType", "")
             if kind in _COMPUTE:
                 counts[info.get("runtimePrecision", "?")][kind] += 1
@@ -75,6 +79,4 @@ class _OpenVINOSession(Session):
 
 def _spec(port: Any) -> TensorSpec:
     shape = tuple(d.get_length() if d.is_static else "?" for d in port.get_partial_shape())
-    return TensorSpec(
-        name=port.get_any_name(), dtype=_NUMPY_NAMES[port.get_element_type().get_type_name()], shape=shape
-    )
+    return TensorSpec(name=port.get_any_name(), dtype=_NUMPY_NAMES[port.get_element_type().get_type_name()], shape=shape)

@@ -261,9 +261,7 @@ def test_a_table_of_numbers_is_a_vector(tmp_path: Path, store: Store, kind: str)
 
 def test_columns_say_what_goes_where(tmp_path: Path, store: Store) -> None:
     np.savez(tmp_path / "d.npz", a=np.arange(10.0), b=np.arange(10.0) + 100, pixels=np.arange(40).reshape(10, 4))
-    signature = _signature(
-        ("x", "float32", ("batch", 4)), ("v", "float32", ("batch", 2)), ("s", "float32", ("batch", 1))
-    )
+    signature = _signature(("x", "float32", ("batch", 4)), ("v", "float32", ("batch", 2)), ("s", "float32", ("batch", 1)))
     found = _prepare(store, tmp_path, signature, columns={"x": "pixels", "v": ["a", "b"], "s": "b"})
     feed = found.calibration[0]
     number = feed["s"][0, 0] - 100

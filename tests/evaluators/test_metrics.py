@@ -276,9 +276,7 @@ def test_a_metric_of_the_user_equals_the_same_of_mopt(user: Path, samples: Maker
     outputs = _scores(TABLE)
     metric = _function(user, samples, mine)
     assert _value(metric, outputs, TRUTH.tolist(), outputs) == _value(_load(theirs), outputs, TRUTH.tolist(), outputs)
-    rows = stack_rows(
-        [metric.rows(output, label, output) for output, label in zip(outputs, TRUTH.tolist(), strict=True)]
-    )
+    rows = stack_rows([metric.rows(output, label, output) for output, label in zip(outputs, TRUTH.tolist(), strict=True)])
     quality = judge(metric, rows, rows, Tolerance.parse("2%"))
     assert (quality.difference, quality.verdict) == (0.0, "pass")
     assert quality.bound == pytest.approx(-3 / 300, rel=0.03)

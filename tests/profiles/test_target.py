@@ -25,7 +25,9 @@ def test_the_detected_target_is_this_machine():
     check_measurable(load_target("cpu", here), here)
 
 
-@pytest.mark.parametrize(("isa", "words"), [(("avx2",), "avx512_vnni"), (("avx2", "avx512f", "avx512_vnni", "amx_int8"), "amx_int8")])
+@pytest.mark.parametrize(
+    ("isa", "words"), [(("avx2",), "avx512_vnni"), (("avx2", "avx512f", "avx512_vnni", "amx_int8"), "amx_int8")]
+)
 def test_a_target_that_cannot_be_measured_here_is_refused(isa, words):
     here = machine(*isa)
     with pytest.raises(UserError, match=words):

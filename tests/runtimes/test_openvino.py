@@ -21,7 +21,9 @@ g (float[batch, 3, 8, 8] image) => (float[batch, 4, 6, 6] y, float[batch, 4, 6, 
 
 
 def test_runs_in_a_child_with_the_names_of_the_onnx_model(tmp_path):
-    graph = ir.from_onnx_text(TEXT.replace("<float[4, 3, 3, 3] w>", "<float[4, 3, 3, 3] w = {" + ", ".join(["0.5"] * 108) + "}>"))
+    graph = ir.from_onnx_text(
+        TEXT.replace("<float[4, 3, 3, 3] w>", "<float[4, 3, 3, 3] w = {" + ", ".join(["0.5"] * 108) + "}>")
+    )
     source, target = tmp_path / "onnx", tmp_path / "openvino"
     source.mkdir()
     target.mkdir()

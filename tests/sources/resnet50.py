@@ -5,9 +5,7 @@ from torch import nn
 
 
 def convolution(inputs, outputs, size, stride=1):
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 class Bottleneck(nn.Module):

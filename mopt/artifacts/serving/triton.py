@@ -84,9 +84,7 @@ def _backend(manifest: Manifest) -> _Backend:
     backend = _BACKENDS[manifest.form]
     for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
         if spec.dtype not in _TYPES or spec.dtype in backend.unsupported:
-            raise NotApplicableError(
-                f"its {backend.name} backend does not take tensors of type {spec.dtype}: {spec.name}"
-            )
+            raise NotApplicableError(f"its {backend.name} backend does not take tensors of type {spec.dtype}: {spec.name}")
         if 0 in spec.shape:
             raise NotApplicableError(f"Triton does not take tensors with a dimension of 0: {spec.name}")
         if backend.name == "openvino" and not spec.shape:
@@ -113,9 +111,7 @@ def _why_unbatched(signature: Signature) -> str:
         if spec.name not in signature.batch_axes:
             return f"{spec.name} has no batch axis"
         if signature.batch_axes[spec.name] != 0:
-            return (
-                f"{spec.name} is batched along axis {signature.batch_axes[spec.name]}, and Triton stacks along axis 0"
-            )
+            return f"{spec.name} is batched along axis {signature.batch_axes[spec.name]}, and Triton stacks along axis 0"
         if not spec.shape or isinstance(spec.shape[0], int):
             return f"axis 0 of {spec.name} is not variable"
     return ""
@@ -216,6 +212,7 @@ def _tensor(kind: str, spec: TensorSpec, *, batched: bool) -> list[str]:
 def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -> list[str]:
     """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch."""
     folder.mkdir()
+    feed = signature.stack([feed] * (signature.batch_size or 1))
     inputs = []
     for index, spec in enumerate(signature.inputs):
         array = feed[spec.name]
@@ -247,9 +244,7 @@ def quote(text: str) -> str:
     """Return a string literal of protobuf's text format."""
     escapes = {ord('"'): '\\"', ord("\\"): "\\\\", ord("\n"): "\\n"}
     return (
-        '"'
-        + "".join(escapes.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode())
-        + '"'
+        '"' + "".join(escapes.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode()) + '"'
     )
 
 

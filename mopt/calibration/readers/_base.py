@@ -107,9 +107,7 @@ def plain_labels(values: Any, name: str) -> list[Any]:
         if value is None or (isinstance(value, float) and not np.isfinite(value)):
             raise UserError(f"{name}: sample {index} has no label ({value})", "leave out the samples that have none")
         if isinstance(value, list) and not _finite(value):
-            raise UserError(
-                f"{name}: the label of sample {index} has NaN in it", "leave out the samples that have none"
-            )
+            raise UserError(f"{name}: the label of sample {index} has NaN in it", "leave out the samples that have none")
     return plain
 
 

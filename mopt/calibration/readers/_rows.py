@@ -48,9 +48,7 @@ class RowFile:
                 shape, fortran, dtype = header(stream)
                 offset = stream.tell()
         except ValueError as error:
-            raise UserError(
-                f"{label} is not a NumPy array: {str(error).splitlines()[0]}", "write it with numpy.save"
-            ) from None
+            raise UserError(f"{label} is not a NumPy array: {str(error).splitlines()[0]}", "write it with numpy.save") from None
         if dtype.hasobject:
             raise UserError(f"{label} holds Python objects", "convert it to numbers or to fixed-width strings")
         if path.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
@@ -87,7 +85,5 @@ def load_array(path: Path, label: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{label} is not a whole NumPy array of numbers: {reason}", "write it with numpy.save"
-        ) from None
+        raise UserError(f"{label} is not a whole NumPy array of numbers: {reason}", "write it with numpy.save") from None
     return array

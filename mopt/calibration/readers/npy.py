@@ -22,9 +22,7 @@ class NpyReader(Reader):
     order, or ``file,label``).
     """
 
-    accepts: ClassVar[str] = (
-        "a folder of .npy files: one for each input, or one for each sample; labels.npy or labels.csv"
-    )
+    accepts: ClassVar[str] = "a folder of .npy files: one for each input, or one for each sample; labels.npy or labels.csv"
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -44,9 +42,7 @@ class NpyReader(Reader):
             return None
         labels = self._from_csv(file) if file.suffix == ".csv" else list(load_array(file, file.name))
         if len(labels) != len(self):
-            raise UserError(
-                f"{file.name} has {len(labels)} labels for {len(self)} samples", "give one label for each sample"
-            )
+            raise UserError(f"{file.name} has {len(labels)} labels for {len(self)} samples", "give one label for each sample")
         return plain_labels(labels, file.name)
 
     def __len__(self) -> int:
@@ -77,9 +73,7 @@ class NpyReader(Reader):
         files = [self.path / f"{name}{kind}" for name in names if name not in taken for kind in (".npy", ".csv")]
         found = next((file for file in files if file.is_file()), None)
         if found is None and self.spec.label is not None:
-            raise UserError(
-                f"{self.path} has no labels {self.spec.label}.npy or .csv", "name one of its files as the label"
-            )
+            raise UserError(f"{self.path} has no labels {self.spec.label}.npy or .csv", "name one of its files as the label")
         return found
 
     @functools.cached_property

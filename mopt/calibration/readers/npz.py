@@ -39,9 +39,7 @@ class NpzReader(Reader):
         label = f"{self.path.name}: {self._label}"
         array = load_array(self._unpack(self._label), label)
         if array.ndim == 0 or len(array) != len(self):
-            raise UserError(
-                f"{label} has {array.size} labels for {len(self)} samples", "give one label for each sample"
-            )
+            raise UserError(f"{label} has {array.size} labels for {len(self)} samples", "give one label for each sample")
         return plain_labels(array, self.path.name)
 
     def __len__(self) -> int:

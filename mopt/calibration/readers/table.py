@@ -86,9 +86,7 @@ class TableReader(Reader):
         if self.path.is_dir():
             found = datasets.load_from_disk(str(self.path))
             if isinstance(found, datasets.DatasetDict):
-                raise UserError(
-                    f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(found))}"
-                )
+                raise UserError(f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(found))}")
             return found
         suffix = self.path.suffix.lower()
         options = {"sep": "\t"} if suffix == ".tsv" else {}

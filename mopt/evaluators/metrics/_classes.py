@@ -56,9 +56,7 @@ def label_number(label: Any) -> int:
     value = label[0] if isinstance(label, list) and len(label) == 1 else label
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    raise UserError(
-        f"the label {str(label)[:60]!r} is no class", "give the number of the class, or take another metric"
-    )
+    raise UserError(f"the label {str(label)[:60]!r} is no class", "give the number of the class, or take another metric")
 
 
 def class_scores(outputs: Feed, output: str) -> npt.NDArray[Any]:

@@ -30,9 +30,7 @@ def prediction_and_truth(outputs: Feed, output: str, label: Any) -> Rows:
     try:
         truth = np.asarray(label, dtype=np.float64).reshape(-1)
     except ValueError:
-        raise UserError(
-            f"the label {str(label)[:60]!r} is no number", "take a metric for classes, or fidelity"
-        ) from None
+        raise UserError(f"the label {str(label)[:60]!r} is no number", "take a metric for classes, or fidelity") from None
     if found.size != truth.size:
         raise UserError(
             f"the output has {found.size} numbers and the label {truth.size}",

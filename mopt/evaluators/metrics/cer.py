@@ -50,9 +50,7 @@ class Cer(Metric):
         found = one_output(outputs, self.output, _are_steps, "scores of characters")
         assert found is not None
         if not self.charset:
-            raise UserError(
-                "cer does not know which character each class is", "give them in order in metric_options: charset"
-            )
+            raise UserError("cer does not know which character each class is", "give them in order in metric_options: charset")
         best = found.reshape(-1, found.shape[-1]).argmax(axis=1).tolist()
         return "".join(self._character(step) for step, _ in itertools.groupby(best) if step != self.blank)
 

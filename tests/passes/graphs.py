@@ -1,0 +1,169 @@
+"""Small models as ONNX text, their weights, samples for them, and a way to run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from mopt.artifacts.model import Feed, Model
+from mopt.artifacts.samples import Samples, write_samples
+from mopt.passes._base import Pass, PassResult
+
+CNN = """
+<ir_version: 8, opset_import: ["" : 17]>
+cnn (float[batch, 3, 16, 16] image) => (float[batch, 4] scores) {
+    c1 = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    n1 = BatchNormalization (c1, scale, shift, mean, variance)
+    r1 = Relu (n1)
+    c2 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (r1, w2, b2)
+    r2 = Relu (c2)
+    pooled = GlobalAveragePool (r2)
+    flat = Flatten (pooled)
+    scores = Gemm (flat, w3, b3)
+}
+"""
+TRANSFORMER = """
+<ir_version: 8, opset_import: ["" : 17]>
+block (float[batch, length, 64] x) => (float[batch, length, 64] y) {
+    q = MatMul (x, wq)
+    k = MatMul (x, wk)
+    v = MatMul (x, wv)
+    kt = Transpose <perm = [0, 2, 1]> (k)
+    qk = MatMul (q, kt)
+    attention = Softmax <axis = -1> (qk)
+    mixed = MatMul (attention, v)
+    added = Add (mixed, x)
+    average = ReduceMean <axes = [-1], keepdims = 1> (added)
+    centred = Sub (added, average)
+    squared = Mul (centred, centred)
+    variance = ReduceMean <axes = [-1], keepdims = 1> (squared)
+    safe = Add (variance, epsilon)
+    deviation = Sqrt (safe)
+    normal = Div (centred, deviation)
+    hidden = MatMul (normal, wh)
+    activated = Relu (hidden)
+    y = MatMul (activated, wo)
+}
+"""
+BRANCHES = """
+<ir_version: 8, opset_import: ["" : 17]>
+branches (float[batch, 64] x, bool flag) => (float[batch, 64] y) {
+    y = If (flag) <
+        then_branch = yes () => (float[batch, 64] a) { a = MatMul (x, w) },
+        else_branch = no () => (float[batch, 64] b) { b = Relu (x) }
+    >
+}
+"""
+CONSTANT_WEIGHTS = """
+<ir_version: 7, opset_import: ["" : 11]>
+old (float[batch, 4] x) => (float[batch, 4] y) {
+    w = Constant <value = float[4, 4] {1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4, -5, -6, -7, -8}> ()
+    y = MatMul (x, w)
+}
+"""
+
+
+def weights(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Random weights, with the scale that keeps activations near 1."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: (rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+CNN_WEIGHTS = weights(w1=(8, 3, 3, 3), b1=(8,), w2=(16, 8, 3, 3), b2=(16,), w3=(16, 4), b3=(4,), scale=(8,)) | {
+    "shift": np.full(8, 0.1, np.float32),
+    "mean": np.zeros(8, np.float32),
+    "variance": np.linspace(0.2, 2, 8, dtype=np.float32),
+}
+TRANSFORMER_WEIGHTS = weights(wq=(64, 64), wk=(64, 64), wv=(64, 64), wh=(64, 256), wo=(256, 64)) | {
+    "epsilon": np.float32([1e-5])
+}
+
+
+def model(folder: Path, text: str, arrays: dict[str, np.ndarray] | None = None) -> Model:
+    """Write a model; ``arrays`` become initializers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = [ir.tensor(array, name=name) for name, array in (arrays or {}).items()]
+    ir.save(ir.from_onnx_text(text, initializers=tensors), folder / "model.onnx")
+    return Model.at("onnx", folder)
+
+
+def cnn(folder: Path) -> Model:
+    return model(folder, CNN, CNN_WEIGHTS)
+
+
+def transformer(folder: Path) -> Model:
+    return model(folder, TRANSFORMER, TRANSFORMER_WEIGHTS)
+
+
+def branches(folder: Path) -> Model:
+    return model(folder, BRANCHES, weights(w=(64, 64)))
+
+
+def samples(folder: Path, count: int = 16, **shapes: tuple[int, ...]) -> Samples:
+    """Write samples that are smooth along the last axis, as real data are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+
+    def feed() -> Feed:
+        return {
+            name: (np.cumsum(rng.standard_normal((1, *shape)), axis=-1) / np.sqrt(shape[-1])).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+
+    return write_samples(folder, ((feed(), None, str(index)) for index in range(count)))
+
+
+def images(folder: Path, count: int = 16) -> Samples:
+    return samples(folder, count, image=(3, 16, 16))
+
+
+def sequences(folder: Path, count: int = 16) -> Samples:
+    return samples(folder, count, x=(12, 64))
+
+
+def run(path: Path, feed: Feed) -> list[np.ndarray]:
+    """Run an ONNX model, or OpenVINO's IR in FP32."""
+    if path.suffix == ".xml":
+        import openvino
+
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        results = compiled(feed)
+        return [np.array(results[port]) for port in compiled.outputs]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return list(session.run(None, feed))
+
+
+def apply(step: Pass, source: Model, folder: Path) -> tuple[Model, PassResult]:
+    """Apply a pass, and see to it that the folder holds a model and nothing else."""
+    folder.mkdir(parents=True)
+    result = step.apply(source, folder)
+    made = Model.at(step.makes, folder)
+    allowed = {"model.onnx", "model.onnx.data", "model.xml", "model.bin"}
+    assert {path.name for path in folder.iterdir()} <= allowed
+    return made, result
+
+
+def sqnr(exact: np.ndarray, noisy: np.ndarray) -> float:
+    """Signal to noise in decibels."""
+    noise = float(((exact.astype(np.float64) - noisy) ** 2).sum())
+    return 10 * np.log10(float((exact.astype(np.float64) ** 2).sum()) / max(noise, 1e-300))
+
+
+def worst_sqnr(before: Path, after: Path, data: Samples) -> float:
+    """The smallest signal-to-noise ratio of any output on any sample."""
+    return min(sqnr(exact, noisy) for feed in data for exact, noisy in zip(run(before, feed), run(after, feed), strict=True))
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in ir.load(path).graph.all_nodes()]
+
+
+def signature(path: Path) -> list[str]:
+    graph = ir.load(path).graph
+    return [f"{value.name} {value.dtype} {value.shape}" for value in (*graph.inputs, *graph.outputs)]
