@@ -8,9 +8,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from mopt.artifacts.store import Store, code_digest
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.isolation import run
 from mopt.passes._base import versions
-from mopt.passes._batching import Batched, find_batch_axes
+from mopt.passes._batching import find_batch_axes
 from mopt.passes._compare import compare
-from mopt.passes._export import Exporter, apply_in_child, reference_in_child, run_onnxruntime
+from mopt.passes._export import Exporter, apply_in_child, open_onnxruntime, reference_in_child
 from mopt.passes.convert_dimensions import ConvertDimensions
 
 SAMPLES = 8
@@ -245,59 +244,72 @@ def _feed_digest(feed: Feed) -> str:
 
 def _make_bound(exported: Exported, feeds: Sequence[Feed], folder: Path) -> None:
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
-    path, signature = exported.model.file, exported.signature
+    signature = exported.signature
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
     *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]])
     random = compare(expected[:1], [repeated]).problem
-    try:
-        found = run(run_onnxruntime, path, whole)
-    except CandidateRejectedError as error:
-        _write_record(folder, problem=f"ONNX Runtime cannot run it: {error.message}")
-        return
-    difference = compare(expected, found)
-    if difference.problem and not random:
-        _write_record(folder, problem=difference.problem)
-        return
-    batched = Batched(**run(find_batch_axes, path, signature, list(feeds), random=bool(random)))
     (folder / _MODEL).mkdir()
+    try:
+        told = run(_examine, exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
+    except CandidateRejectedError as error:
+        told = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
+    if not told["problem"]:
+        told["digest"] = Model.at("onnx", folder / _MODEL).digest
+    (folder / _RECORD).write_text(json.dumps(told))
+
+
+def _examine(
+    path: Path,
+    signature: Signature,
+    feeds: Sequence[Feed],
+    whole: Sequence[Feed],
+    expected: Sequence[Feed],
+    random: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Compare, find the batch axes and name the dimensions. Called in a child process, for the model may crash it.
+
+    Args:
+        path: The export.
+        signature: Its signature, as guessed.
+        feeds: Single samples.
+        whole: The same, each repeated to the batch size that the model has fixed.
+        expected: What the source gives for ``whole``.
+        random: How the source differs from itself, if it does.
+        folder: Where the model with named dimensions goes.
+    """
+    run_model = open_onnxruntime(path)
+    difference = compare(expected, list(map(run_model, whole)))
+    if difference.problem and not random:
+        return {"problem": difference.problem}
+    batched = find_batch_axes(run_model, signature, feeds, random=bool(random))
     axes = tuple(batched.axes.items()) if batched.size is None else ()
     step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()))
-    told = run(_rename, step, path, folder / _MODEL)
-    detail = {"batching": batched.reason} if batched.reason else {}
+    named, detail = _rename(step, path, folder)
+    found = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
+    detail |= {"batching": batched.reason} if batched.reason else {}
     detail |= {"random": f"the source gives something else each time: {random}"} if random else {}
-    _write_record(
-        folder,
-        digest=Model.at("onnx", folder / _MODEL).digest,
-        signature={**told["signature"], "batch_axes": batched.axes, "batch_size": batched.size},
-        largest_difference=0.0 if random else difference.largest,
-        detail={**detail, **told["detail"]},
-    )
+    return {
+        "problem": "",
+        "signature": found.model_dump(mode="json"),
+        "largest_difference": 0.0 if random else difference.largest,
+        "detail": detail,
+    }
 
 
-def _write_record(folder: Path, *, problem: str = "", **values: Any) -> None:
-    (folder / _RECORD).write_text(json.dumps({"problem": problem, **values}))
-
-
-def _rename(step: ConvertDimensions, source: Path, folder: Path) -> Mapping[str, Any]:
-    """Rename the dimensions; the weights are not copied, for both models are immutable."""
+def _rename(step: ConvertDimensions, source: Path, folder: Path) -> tuple[Signature, dict[str, Any]]:
+    """Rename the dimensions; large weights are copied byte for byte (onnx refuses a hard link as an attack)."""
     import onnx_ir as ir
 
     from mopt.passes._onnx import load, save
     from mopt.passes._signature import signature_of
 
     model = load(source)
-    detail = step.rewrite(model).detail
+    result = step.rewrite(model)
     weights = source.with_name(f"{source.name}.data")
     if weights.is_file():
-        _link(weights, folder / weights.name)
+        shutil.copyfile(weights, folder / weights.name)
         ir.save(model, folder / source.name)
     else:
         save(model, folder)
-    return {"signature": signature_of(model).model_dump(mode="json"), "detail": detail}
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
+    return signature_of(model), dict(result.detail)

@@ -7,12 +7,10 @@ __all__ = ["Batched", "find_batch_axes"]
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.model import Feed, Signature
 from mopt.passes._compare import compare
-from mopt.passes._export import open_onnxruntime
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 _MOST_TRIALS = 32
+_ROUNDING = 50.0
+"""Slack between a sample alone and in a batch, where kernels add up in another order and a small output magnifies it."""
 Run = Callable[[Feed], Feed]
 
 
@@ -44,22 +44,18 @@ class _MixedError(Exception):
     """The outputs of a batch are not those of its samples."""
 
 
-def find_batch_axes(path: Path, signature: Signature, feeds: Sequence[Feed], *, random: bool) -> dict[str, Any]:
-    """Run two samples alone and together, and see along which axis each output grows. Called in a child process.
+def find_batch_axes(run: Run, signature: Signature, feeds: Sequence[Feed], *, random: bool) -> Batched:
+    """Run two samples alone and together, and see along which axis each output grows.
 
     Args:
-        path: The model.
+        run: Runs the model.
         signature: With the guess where the samples have their batch axis.
         feeds: Real samples; two of the same shapes are used, or one and itself with its values moved around.
         random: The model gives something else each time: then shapes alone decide.
-
-    Returns:
-        The fields of :class:`Batched`.
     """
-    run = open_onnxruntime(path)
     first, second = _pair(feeds)
     if signature.batch_size is not None:
-        return dataclasses.asdict(_fixed(run, signature, first, second, random=random))
+        return _fixed(run, signature, first, second, random=random)
     alone = run(first)
     ranks = {name: value.ndim for name, value in alone.items()}
     reason = ""
@@ -69,64 +65,66 @@ def find_batch_axes(path: Path, signature: Signature, feeds: Sequence[Feed], *, 
         except _MixedError as error:
             reason = reason or str(error)
         else:
-            return dataclasses.asdict(Batched({**axes, **outputs}, None, "", ranks))
-    return dataclasses.asdict(Batched({}, None, reason or "no input has an axis to stack samples along", ranks))
+            return Batched({**axes, **outputs}, None, "", ranks)
+    return Batched({}, None, reason or "no input has an axis to stack samples along", ranks)
 
 
 def _fixed(run: Run, signature: Signature, first: Feed, second: Feed, *, random: bool) -> Batched:
     """Describe a model with a fixed batch size: its outputs have that size along their batch axis."""
     size = signature.batch_size or 1
-    stacked = [signature.stack([sample] * size) for sample in (first, second)]
-    mixed = signature.stack([first] + [second] * (size - 1))
-    expected, others, found = run(stacked[0]), run(stacked[1]), run(mixed)
-    ranks = {name: value.ndim for name, value in found.items()}
-    axes = {name: value.shape.index(size) for name, value in found.items() if size in value.shape}
-    head = [{name: value.take([0], axes[name]) for name, value in group.items() if name in axes} for group in (expected, found)]
-    tail = [{name: value.take([-1], axes[name]) for name, value in group.items() if name in axes} for group in (others, found)]
-    reason = f"the batch size is fixed to {size}"
-    if size > 1 and not random and axes:
-        problem = compare(head[:1], head[1:]).problem or compare(tail[:1], tail[1:]).problem
-        if problem:
-            return Batched({}, None, f"{reason}, and samples change each other: {problem}", ranks)
-    return Batched({**signature.batch_axes, **axes}, size, reason, ranks)
+    twins, mixed = run(signature.stack([first] * size)), run(signature.stack([first] + [second] * (size - 1)))
+    ranks = {name: value.ndim for name, value in mixed.items()}
+    axes = {name: value.shape.index(size) for name, value in mixed.items() if size in value.shape}
+    heads = [{name: _head(value, axes.get(name)) for name, value in group.items()} for group in (twins, mixed)]
+    problem = compare(heads[:1], heads[1:]).problem
+    if problem and not random:
+        reason = f"the batch size is fixed to {size}, and its samples change each other: {problem}"
+        return Batched({}, None, reason, ranks)
+    return Batched({**signature.batch_axes, **axes}, size, f"the batch size is fixed to {size}", ranks)
 
 
 def _try(run: Run, signature: Signature, alone: Feed, first: Feed, second: Feed, *, random: bool) -> dict[str, int]:
     """Return the batch axis of each output when the inputs are stacked as the signature says.
 
-    Raises:
-        _MixedError: When they cannot be, with the reason.
-    """
-    import numpy as np
+    A sample must give the same whatever its neighbour is: that is compared within one batch size, where the same kernels
+    round in the same way. Alone it must give the same up to that rounding.
 
+    Raises:
+        _MixedError: When they cannot be stacked, with the reason.
+    """
     second = {name: value if name in signature.batch_axes else first[name] for name, value in second.items()}
     try:
-        together, other = run(signature.stack([first, second])), run(second)
+        together, twins = run(signature.stack([first, second])), run(signature.stack([first, first]))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has no public base class for what it raises
         raise _MixedError(f"a batch of 2 fails: {_last_line(error)}") from None
     axes = {}
     for name, value in together.items():
-        one, two = alone[name], other[name]
-        axis = _grown(one.shape, two.shape, value.shape)
+        axis = _grown(alone[name].shape, value.shape)
         if axis is not None:
             axes[name] = axis
-        elif value.shape != one.shape:
-            raise _MixedError(f"output {name} has shape {list(one.shape)} for a sample and {list(value.shape)} for two")
-        expected = one if axis is None else np.concatenate([one, two], axis=axis)
-        problem = "" if random else compare([{name: expected}], [{name: value}]).problem
-        if problem:
-            raise _MixedError(f"the samples of a batch change each other: {problem}")
+        elif value.shape != alone[name].shape:
+            shapes = f"{list(alone[name].shape)} for one sample and {list(value.shape)} for two"
+            raise _MixedError(f"output {name} has shape {shapes}")
     if not axes:
         raise _MixedError("no output grows with the batch")
+    heads = [{name: _head(value, axes.get(name)) for name, value in group.items()} for group in (alone, twins, together)]
+    problem = compare(heads[1:2], heads[2:]).problem or compare(heads[:1], heads[2:], slack=_ROUNDING).problem
+    if problem and not random:
+        raise _MixedError(f"the samples of a batch change each other: {problem}")
     return axes
 
 
-def _grown(one: Sequence[int], two: Sequence[int], both: Sequence[int]) -> int | None:
-    """Return the axis along which two single samples have become two, or None."""
-    if not len(one) == len(two) == len(both) or tuple(one) != tuple(two):
+def _head(value: Array, axis: int | None) -> Array:
+    """Return what belongs to the first sample of a batch."""
+    return value if axis is None else value.take([0], axis)
+
+
+def _grown(one: Sequence[int], two: Sequence[int]) -> int | None:
+    """Return the axis along which the output for one sample has become that for two, or None."""
+    if len(one) != len(two):
         return None
-    changed = [axis for axis, (a, b) in enumerate(zip(one, both, strict=True)) if a != b]
-    return changed[0] if len(changed) == 1 and one[changed[0]] == 1 and both[changed[0]] == 2 else None
+    changed = [axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
+    return changed[0] if len(changed) == 1 and (one[changed[0]], two[changed[0]]) == (1, 2) else None
 
 
 def _guesses(signature: Signature, feed: Feed) -> Iterator[dict[str, int]]:

@@ -8,6 +8,7 @@ __all__ = [
     "constant_bytes",
     "count_operators",
     "external_domains",
+    "has_delicate_arithmetic",
     "hold_signature",
     "name_nodes",
     "opset",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, "npt.NDArray[Any]"]
 
+_DELICATE = {"Erf", "Exp", "Gelu", "LayerNormalization", "Pow", "Reciprocal", "RMSNormalization", "Sqrt"}
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 
@@ -61,6 +63,15 @@ def constant_bytes(model: ir.Model) -> int:
         if node.op_type == "Constant" and "value" in node.attributes
     ]
     return int(weight_bytes(model) + sum(tensor.nbytes for tensor in tensors))
+
+
+def has_delicate_arithmetic(model: ir.Model) -> bool:
+    """Whether normalization, attention or activation functions are spelled out in elementary operators.
+
+    A square root, an exponential or the like gives it away. The tensors in between span so many orders of magnitude
+    that 8 bits ruin them, for no speed: only the operators with weights should be quantized then.
+    """
+    return any(node.op_type in _DELICATE for node in model.graph.all_nodes())
 
 
 def external_domains(model: ir.Model) -> set[str]:

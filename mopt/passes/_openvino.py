@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["convert", "dataset", "nncf", "openvino", "save"]
+__all__ = ["convert", "dataset", "nncf", "openvino", "save", "weights_of"]
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import MissingDependencyError, NotApplicableError
 from mopt.passes._graph import protobuf_without_weights
+
+_COUNTED = re.compile(r"[A-Za-z]+_\d+")
 
 
 def openvino() -> ModuleType:
@@ -37,7 +39,7 @@ def nncf() -> ModuleType:
     return module
 
 
-def convert(source: Model) -> Any:
+def convert(path: Path) -> Any:
     """Convert ONNX to an ``openvino.Model`` whose inputs and outputs have the same names in the same order.
 
     Raises:
@@ -47,14 +49,22 @@ def convert(source: Model) -> Any:
     frontend = importlib.import_module("openvino.frontend")
     failures = (frontend.GeneralFailure, frontend.NotImplementedFailure, frontend.OpConversionFailure)
     try:
-        model = library.convert_model(str(source.file))
+        model = library.convert_model(str(path))
     except (RuntimeError, *failures, frontend.OpValidationFailure) as error:
         raise NotApplicableError(f"OpenVINO cannot convert this model: {_essence(error)}") from error
-    graph = protobuf_without_weights(source.file).graph
+    graph = protobuf_without_weights(path).graph
     constants = {value.name for value in graph.initializer}
     _name("input", model.inputs, [value.name for value in graph.input if value.name not in constants])
     _name("output", model.outputs, [value.name for value in graph.output])
+    _name_nodes(model, {name for node in graph.node for name in (node.name, *node.output)})
     return model
+
+
+def _name_nodes(model: Any, known: set[str]) -> None:
+    """Give what the converter named by a counter a name that is the same in every process."""
+    for index, node in enumerate(model.get_ordered_ops()):
+        if _COUNTED.fullmatch(node.get_friendly_name()) and node.get_friendly_name() not in known:
+            node.set_friendly_name(f"{node.get_type_name()}.{index}")
 
 
 def dataset(library: ModuleType, model: Any, samples: Samples) -> Any:
@@ -74,6 +84,14 @@ def save(model: Any, folder: Path, *, half: bool) -> int:
     """Write ``model.xml`` and ``model.bin``; return the bytes of the weights."""
     openvino().save_model(model, str(folder / "model.xml"), compress_to_fp16=half)
     return (folder / "model.bin").stat().st_size
+
+
+def weights_of(node: Any) -> Any:
+    """Return what the second operand of a weighted operator is made of: a Constant, a FakeQuantize, or an operator."""
+    source = node.input_value(1).get_node()
+    while source.get_type_name() in ("Reshape", "Transpose", "Convert", "Multiply", "Subtract"):
+        source = source.input_value(0).get_node()
+    return source
 
 
 def _name(kind: str, ports: list[Any], names: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mopt.artifacts.samples import Samples
 from mopt.passes._graph import Tensors
 from mopt.passes._onnx import load, save
+from mopt.passes._openvino import convert, openvino
 from mopt.passes._prepare import prepare
 from mopt.passes._ranges import run_exposed
 
@@ -19,24 +20,12 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _PREFIX = "quantized/"
+_RENAMED = "_QuantizeLinear_Input"
+"""What ONNX Runtime's quantizer appends to the name of a value that was a graph's output."""
 _MOVES = {
-    "AveragePool",
-    "Concat",
-    "DequantizeLinear",
-    "Flatten",
-    "Gather",
-    "GlobalAveragePool",
-    "Identity",
-    "MaxPool",
-    "Pad",
-    "QuantizeLinear",
-    "Reshape",
-    "Resize",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
+    *("AveragePool", "Clip", "Concat", "DequantizeLinear", "Flatten", "Gather", "GlobalAveragePool", "Identity"),
+    *("MaxPool", "Pad", "QuantizeLinear", "Relu", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose"),
+    *("Unsqueeze", "FakeQuantize", "Interpolate", "AvgPool", "VariadicSplit", "StridedSlice", "Result", "Convert"),
 }
 """Operators that hand on what they are given: the error is not theirs."""
 
@@ -44,18 +33,25 @@ _MOVES = {
 def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit: int = 16) -> list[dict[str, Any]]:
     """Rank the quantized operators by the noise that each adds on its own, worst first.
 
-    Both graphs run side by side, and every QuantizeLinear reads the tensor of the float graph. So the noise at an
-    operator's output is that of its own inputs and weights, and none of what the operators before it did.
+    Both graphs run side by side, and every quantization reads the tensor of the float graph. So the noise at an
+    operator's output is that of its own inputs and weights, and none of what the operators before it did. What
+    comes first are the names to try as ``float_nodes``. An operator that stands between quantized ones, and so reads
+    integers without having been chosen itself, is ranked too.
 
     Args:
         float_model: The ONNX model that was quantized.
-        quantized_model: What :class:`QuantizeInt8Static` made of it.
+        quantized_model: What :class:`QuantizeInt8Static` (``.onnx``) or :class:`QuantizeInt8Nncf` (``.xml``) made of it.
         samples: Real samples.
         limit: How many of them to use.
 
     Returns:
         ``{"node": name, "type": operator, "sqnr_db": 10 log10(signal power / noise power)}`` for each operator.
     """
+    rank = _rank_openvino if quantized_model.suffix == ".xml" else _rank_onnx
+    return sorted(rank(float_model, quantized_model, samples, limit), key=lambda entry: float(entry["sqnr_db"]))
+
+
+def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         merged = load(prepare(float_model, folder))
@@ -63,15 +59,59 @@ def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit
         (folder / "merged").mkdir()
         noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
         run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)
-    ranking = [
-        {
-            "node": str(node.name).removeprefix(_PREFIX),
-            "type": node.op_type,
-            "sqnr_db": round(noise.decibel(str(node.outputs[0].name)), 2),
-        }
-        for node in pairs
+    return [
+        _entry(str(node.name).removeprefix(_PREFIX), node.op_type, noise.decibel(str(node.outputs[0].name))) for node in pairs
     ]
-    return sorted(ranking, key=lambda entry: float(entry["sqnr_db"]))
+
+
+def _rank_openvino(float_model: Path, quantized_model: Path, samples: Samples, limit: int) -> list[dict[str, Any]]:
+    import numpy as np
+
+    library = openvino()
+    exact = convert(float_model)
+    quantized = library.Core().read_model(str(quantized_model))
+    pairs = _link(exact, quantized)
+    results = [library.opset13.result(node.output(0)) for name in pairs for node in pairs[name]]
+    merged = library.Model(results, exact.get_parameters(), "side by side")
+    compiled = library.Core().compile_model(merged, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    noise = _Noise({f"{_PREFIX}{name}": name for name in pairs})
+    names = [name for pair in pairs for name in (pair, f"{_PREFIX}{pair}")]
+    inputs = [next(name for name in port.get_names() if name in samples[0]) for port in exact.inputs]
+    for index in range(min(len(samples), limit)):
+        feed = samples[index]
+        values = compiled([feed[name] for name in inputs])
+        noise.look(index, {name: np.array(values[i]) for i, name in enumerate(names)})
+    return [_entry(name, pairs[name][1].get_type_name(), noise.decibel(f"{_PREFIX}{name}")) for name in pairs]
+
+
+def _link(exact: Any, quantized: Any) -> dict[str, tuple[Any, Any]]:
+    """Let the quantized graph read from the float one; return the operators of both by name."""
+    originals = {node.get_friendly_name(): node for node in exact.get_ops()}
+    nodes = quantized.get_ordered_ops()
+    pairs = {}
+    for node in nodes:
+        name, inputs = node.get_friendly_name(), [port.get_source_output().get_node() for port in node.inputs()]
+        quantized_input = any(source.get_type_name() == "FakeQuantize" for source in inputs)
+        if quantized_input and name in originals and node.get_type_name() not in _MOVES:
+            pairs[name] = originals[name], node
+    for node in nodes:
+        if node.get_type_name() == "Parameter":
+            _redirect(node, originals[node.get_friendly_name()])
+        elif node.get_type_name() == "FakeQuantize":
+            source = node.input_value(0)
+            original = originals.get(source.get_node().get_friendly_name())
+            if original is not None and source.get_node().get_type_name() not in ("Constant", "Parameter"):
+                node.input(0).replace_source_output(original.output(source.get_index()))
+    return pairs
+
+
+def _redirect(node: Any, original: Any) -> None:
+    for target in node.output(0).get_target_inputs():
+        target.replace_source_output(original.output(0))
+
+
+def _entry(name: str, kind: str, decibel: float) -> dict[str, Any]:
+    return {"node": name, "type": kind, "sqnr_db": round(decibel, 2)}
 
 
 class _Noise:
@@ -117,13 +157,13 @@ def _merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
     values = {value.name: value for node in exact.graph for value in node.outputs}
     values |= {value.name: value for value in exact.graph.inputs}
     nodes = list(quantized.graph)
-    outputs = {node: str(node.outputs[0].name) for node in nodes}
+    outputs = {node: str(node.outputs[0].name).removesuffix(_RENAMED) for node in nodes}
     for value in quantized.graph.inputs:
         value.replace_all_uses_with(values[value.name])
     for node in nodes:
-        source = node.inputs[0].name if node.op_type == "QuantizeLinear" and node.inputs[0] is not None else None
-        if source in values:
-            node.replace_input_with(0, values[source])
+        source = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        if source is not None and (name := str(source.name).removesuffix(_RENAMED)) in values:
+            node.replace_input_with(0, values[name])
     for value in list(quantized.graph.initializers.values()):
         del quantized.graph.initializers[str(value.name)]
         value.name = f"{_PREFIX}{value.name}"

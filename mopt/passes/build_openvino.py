@@ -29,5 +29,5 @@ class BuildOpenvino(FilePass):
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Convert and save."""
-        size = save(convert(source), folder, half=self.half)
+        size = save(convert(source.file), folder, half=self.half)
         return PassResult(True, {"weights": "float16" if self.half else "as in the model", "weight_bytes": size})

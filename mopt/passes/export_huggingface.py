@@ -7,6 +7,7 @@ __all__ = ["ExportHuggingface"]
 import dataclasses
 import inspect
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from mopt.passes._export import Exporter, require
 from mopt.passes.export_torch import export_module, run_module
 
 SEQUENCE = "sequence"
+_SAFE = "save it as safetensors: model.save_pretrained(folder, safe_serialization=True)"
 _EXAMPLE_LENGTH = 16
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM", "ForSpeechSeq2Seq")
 _NOT_READ = (".git", ".cache", "onnx", "openvino")
@@ -84,7 +86,9 @@ class ExportHuggingface(Exporter):
                 dtype=torch.float32,
                 attn_implementation="eager",
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except pickle.UnpicklingError as error:
+            raise UserError(f"the weights of {folder} are a pickle that holds more than weights", _SAFE) from error
+        except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"transformers cannot load {folder}: {reason}", "save it again with save_pretrained") from error
         model.config.return_dict = True

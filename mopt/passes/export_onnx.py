@@ -169,7 +169,8 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
 
     import onnx_ir as ir
 
-    return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).itemsize)
+    size: int = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).itemsize)
+    return size
 
 
 def _inside(path: Path, location: str) -> Path:

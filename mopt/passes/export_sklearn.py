@@ -72,6 +72,7 @@ class ExportSklearn(Exporter):
 
         fitted = self._load()
         model = ir.from_proto(fitted.convert())
+        model.opset_imports.setdefault("", _OPSETS[""])
         del model.graph.outputs[len(fitted.outputs) :]
         old = [str(value.name) for value in model.graph.outputs]
         rename_outputs(model, dict(zip(old, fitted.outputs, strict=True)))

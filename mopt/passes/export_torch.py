@@ -10,7 +10,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.artifacts.model import BATCH, Feed, digest
 from mopt.errors import UserError
@@ -18,9 +18,13 @@ from mopt.passes import _python_source as python_source
 from mopt.passes._base import PassResult
 from mopt.passes._export import Exporter, require
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 _OPSET = 18
 """What torch's exporter writes natively; another opset would go through a converter."""
 _WEIGHTS_ONLY = (".pt", ".pth", ".ckpt", ".bin")
+_BY_HAND = "give file.py:function with an example input, or an .onnx file"
 _RETURNS = "return (module, example_inputs): a module, and a tensor, a tuple or a dict of them"
 
 
@@ -176,18 +180,29 @@ def export_module(
     if dynamic is None:
         save(_export(module, arguments, keywords, names, None).model, folder)
         return {}
-    if dynamic:
-        save(_export(module, arguments, keywords, names, dynamic).model, folder)
-        return {}
-    axes = _batch_axes(_leaves(arguments, keywords), names)
+    axes = dynamic or _batch_axes(_leaves(arguments, keywords), names)
     try:
-        program = _export(module, *_doubled(arguments, keywords, names, axes), names, axes)
-    except Exception as error:  # noqa: BLE001 - whatever the exporter cannot do with a dynamic batch
+        model = _export(module, *_doubled(arguments, keywords, names, axes), names, axes).model
+        reason = _fixed(model, axes)
+    except Exception as error:  # whatever the exporter cannot do with a dynamic batch
+        if dynamic:
+            raise
         reason = _reason(error)
-        save(_export(module, arguments, keywords, names, {}).model, folder)
-        return {"batch": f"fixed to that of the example, for the export with a dynamic batch failed: {reason}"}
-    save(program.model, folder)
-    return {}
+    if reason and dynamic:
+        raise UserError(f"{type(module).__name__} cannot be exported with dynamic dimensions: {reason}", _BY_HAND)
+    if reason:
+        model = _export(module, arguments, keywords, names, {}).model
+    save(model, folder)
+    return {"batch": f"fixed to that of the example: {reason}"} if reason else {}
+
+
+def _fixed(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> str:
+    """Return which dimension torch has fixed although it was asked not to; empty when none is."""
+    for value in model.graph.inputs:
+        for axis, name in axes.get(str(value.name), {}).items():
+            if isinstance(value.shape[axis], int):
+                return f"the module fixes the dimension {name} of {value.name} to {value.shape[axis]}"
+    return ""
 
 
 def _batch_axes(leaves: list[Any], names: list[str]) -> dict[str, dict[int, str]]:

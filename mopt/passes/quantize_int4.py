@@ -5,14 +5,15 @@ from __future__ import annotations
 __all__ = ["QuantizeInt4"]
 
 import dataclasses
+import importlib.util
 import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mopt.artifacts.model import Feed, Model
+from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
-from mopt.errors import NotApplicableError, UserError
+from mopt.errors import MissingDependencyError, NotApplicableError, UserError
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._graph import constant_bytes, count_operators, name_nodes
 from mopt.passes._onnx import load, save
@@ -57,7 +58,7 @@ class QuantizeInt4(FilePass):
         before = constant_bytes(model)
         model = lift_constants(raise_opset(model))
         name_nodes(model)
-        chosen = [node for node in model.graph if _is_useful(node) and node.name not in self.float_nodes]
+        chosen = [node for node in model.graph if node.name not in self.float_nodes and self._takes(node)]
         if not chosen:
             raise NotApplicableError("no MatMul has a constant 2-D weight of useful size")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -80,13 +81,20 @@ class QuantizeInt4(FilePass):
 
         model = onnx.load(str(path))
         products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
-        quantizer = MatMulNBitsQuantizer(
+        excluded = sorted(products - names)
+
+        class Quantizer(MatMulNBitsQuantizer):  # type: ignore[misc]
+            def _generate_q4_node_config(self) -> dict[str, Any]:
+                """Exclude nodes from GPTQ too, which has no parameter for it."""
+                return dict(super()._generate_q4_node_config()) | dict.fromkeys(excluded, "fp32")
+
+        quantizer = Quantizer(
             model,
             bits=4,
             block_size=self.block_size,
             is_symmetric=self.symmetric,
             accuracy_level=self.accuracy_level,
-            nodes_to_exclude=sorted(products - names),
+            nodes_to_exclude=excluded,
             algo_config=self._algorithm(),
         )
         quantizer.process()
@@ -95,40 +103,27 @@ class QuantizeInt4(FilePass):
                 _set_accuracy_level(node, self.accuracy_level)
         return quantizer.model.model
 
+    def _takes(self, node: ir.Node) -> bool:
+        weights = node.inputs[1] if node.op_type == "MatMul" else None
+        if weights is None or weights.const_value is None:
+            return False
+        shape = [int(size) for size in weights.const_value.shape.numpy()]
+        if len(shape) != 2 or math.prod(shape) < _SMALLEST:
+            return False
+        # ONNX Runtime's GPTQ packs two zero points into a byte and fails on an odd number of blocks
+        return self.method != "gptq" or math.ceil(shape[0] / self.block_size) % 2 == 0
+
     def _algorithm(self) -> Any:
         from onnxruntime.quantization import matmul_nbits_quantizer as algorithms
 
         if self.method == "hqq":
+            if importlib.util.find_spec("torch") is None:
+                raise MissingDependencyError("torch", "torch")
             return algorithms.HQQWeightOnlyQuantConfig(block_size=self.block_size, bits=4)
         if self.method == "gptq":
             assert self.calibration is not None
-            return algorithms.GPTQWeightOnlyQuantConfig(
-                calibration_data_reader=_Reader(self.calibration), block_size=self.block_size
-            )
+            return algorithms.GPTQWeightOnlyQuantConfig(calibration_data_reader=self.calibration, block_size=self.block_size)
         return None
-
-
-class _Reader:
-    """What ONNX Runtime calls a calibration data reader; it makes deep copies of it to start again."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-        self._next = 0
-
-    def get_next(self) -> Feed | None:
-        """Return the next feed, or None at the end."""
-        if self._next == len(self._samples):
-            return None
-        self._next += 1
-        return self._samples[self._next - 1]
-
-
-def _is_useful(node: ir.Node) -> bool:
-    weights = node.inputs[1] if node.op_type == "MatMul" else None
-    if weights is None or weights.const_value is None:
-        return False
-    shape = [int(size) for size in weights.const_value.shape.numpy()]
-    return len(shape) == 2 and math.prod(shape) >= _SMALLEST
 
 
 def _set_accuracy_level(node: Any, level: int) -> None:

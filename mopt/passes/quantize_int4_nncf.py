@@ -7,13 +7,13 @@ __all__ = ["QuantizeInt4Nncf"]
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError, UserError
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._openvino import convert, dataset, nncf, save
+from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class QuantizeInt4Nncf(FilePass):
         library = nncf()
         if (self.awq or self.scale_estimation) and self.calibration is None:
             raise UserError("AWQ and scale estimation need samples", "give calibration data, or switch them off")
-        model = convert(source)
+        model = convert(source.file)
         compressed = library.compress_weights(
             model,
             mode=library.CompressWeightsMode.INT4_SYM if self.symmetric else library.CompressWeightsMode.INT4_ASYM,
@@ -62,14 +62,10 @@ class QuantizeInt4Nncf(FilePass):
                 group_size_fallback_mode=library.GroupSizeFallbackMode.ADJUST
             ),
         )
-        types = Counter(str(node.get_element_type().get_type_name()) for node in compressed.get_ops() if _is_constant(node))
+        weighted = [node for node in compressed.get_ops() if node.get_type_name() == "MatMul"]
+        types = Counter(str(weights_of(node).get_element_type().get_type_name()) for node in weighted)
         if not types["u4"] + types["i4"]:
             raise NotApplicableError("changed nothing: NNCF compressed no weight to 4 bits")
         size = save(compressed, folder, half=False)
         four_bit = types["u4"] + types["i4"]
         return PassResult(True, {"weights": {"int4": four_bit, "int8": types["u8"] + types["i8"]}, "weight_bytes": size})
-
-
-def _is_constant(node: Any) -> bool:
-    """Whether a node is a weight, and not a scale, a zero point or a shape."""
-    return node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1

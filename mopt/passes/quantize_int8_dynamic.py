@@ -67,6 +67,7 @@ class QuantizeInt8Dynamic(FilePass):
                 extra_options={"MatMulConstBOnly": True},
             )
             quantized = load(target)
+            quantized.graph.sort()
             integer = [node for node in quantized.graph.all_nodes() if node.op_type in _INTEGER]
             if not integer:
                 raise NotApplicableError(_why_nothing(model, candidates))

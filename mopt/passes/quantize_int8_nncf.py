@@ -13,7 +13,13 @@ from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._openvino import convert, dataset, nncf, save
+from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
+
+_ELEMENTWISE = (
+    *("Add", "Divide", "Exp", "Gelu", "HSwish", "MVN", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2"),
+    *("ReduceMax", "ReduceMean", "ReduceSum", "Sigmoid", "SoftMax", "Sqrt", "SquaredDifference", "Subtract", "Swish"),
+    "Tanh",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,9 @@ class QuantizeInt8Nncf(FilePass):
             off, and None leaves it to NNCF.
         reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate: in the ``first`` layer with
             activations of full range, in ``all`` layers, or in ``none``.
+        ranges: How NNCF estimates the range of an activation: its own choice for the preset, the extremes of all samples,
+            the mean over samples of a quantile, or the least error of a histogram.
+        weighted_only: Leave all elementwise arithmetic in float, and quantize convolutions and matrix products alone.
         float_nodes: Friendly names of nodes that stay in float.
         float_types: Types of OpenVINO operators that stay in float.
         half: Store what is left in float as FP16.
@@ -44,6 +53,8 @@ class QuantizeInt8Nncf(FilePass):
     fast_bias_correction: bool = True
     smooth_quant: float | None = None
     reduce_range: Literal["first", "all", "none"] = "all"
+    ranges: Literal["default", "minmax", "quantile", "histogram"] = "default"
+    weighted_only: bool = False
     float_nodes: tuple[str, ...] = ()
     float_types: tuple[str, ...] = ()
     half: bool = False
@@ -51,7 +62,7 @@ class QuantizeInt8Nncf(FilePass):
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Convert, calibrate, quantize and save."""
         library = nncf()
-        model = convert(source)
+        model = convert(source.file)
         quantized = library.quantize(
             model,
             dataset(library, model, self.calibration),
@@ -77,20 +88,27 @@ class QuantizeInt8Nncf(FilePass):
         return PassResult(True, detail)
 
     def _ignored(self, library: Any, model: Any) -> Any:
-        if not self.float_nodes and not self.float_types:
-            return None
+        types = {*self.float_types, *(_ELEMENTWISE if self.weighted_only else ())}
         present = {node.get_friendly_name() for node in model.get_ops()}
-        return library.IgnoredScope(
-            names=[name for name in self.float_nodes if name in present], types=list(self.float_types), validate=False
-        )
+        names = [name for name in self.float_nodes if name in present]
+        return library.IgnoredScope(names=names, types=sorted(types), validate=False)
 
     def _advanced(self, library: Any) -> Any:
         fix = {"first": "FIRST_LAYER", "all": "ENABLE", "none": "DISABLE"}[self.reduce_range]
         parameters = library.AdvancedQuantizationParameters(overflow_fix=library.OverflowFix[fix])
+        if self.ranges != "default":
+            parameters.activations_range_estimator_params = _estimator(self.ranges)
         if self.smooth_quant is not None:
             alphas = library.AdvancedSmoothQuantParameters(matmul=self.smooth_quant, convolution=-1)
             parameters.smooth_quant_alphas = alphas
         return parameters
+
+
+def _estimator(ranges: str) -> Any:
+    import nncf.quantization.range_estimator as estimators
+
+    known = estimators.RangeEstimatorParametersSet
+    return {"minmax": known.MINMAX, "quantile": known.MEAN_QUANTILE, "histogram": known.HISTOGRAM}[ranges]
 
 
 def _type(node: Any) -> str:
@@ -98,7 +116,8 @@ def _type(node: Any) -> str:
 
 
 def _runs_on_integers(node: Any) -> bool:
+    """Whether the second operand is an 8-bit constant, or an activation that was quantized."""
     if _type(node) not in ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData"):
         return False
-    sources = [_type(port.get_source_output().get_node()) for port in node.inputs()[:2]]
-    return sources[0] == "FakeQuantize"
+    source = weights_of(node)
+    return _type(source) == "FakeQuantize" or source.get_element_type().get_type_name() in ("i8", "u8")

@@ -13,7 +13,7 @@ from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import count_operators
+from mopt.passes._graph import count_operators, has_delicate_arithmetic
 from mopt.passes._observers import Histogram, Method, Range, choose_range
 from mopt.passes._onnx import load, save, weight_bytes
 from mopt.passes._prepare import prepare
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-_DELICATE = {"Erf", "Exp", "Gelu", "LayerNormalization", "Pow", "Reciprocal", "RMSNormalization", "Sqrt"}
 _LARGEST = 1e30
 """Beyond it a tensor holds a mask, not activations, and no integer can stand for both ends of it."""
 
@@ -157,14 +156,10 @@ class QuantizeInt8Static(FilePass):
 
 
 def _default_op_types(model: ir.Model) -> tuple[str, ...]:
-    """Everything for a plain convolutional network; else the products with weights alone.
-
-    A square root, an exponential or the like says that normalization or attention is spelled out in elementary
-    operators: their tensors span so many orders of magnitude that 8 bits ruin them, for no speed.
-    """
+    """Everything for a plain convolutional network; else the operators with weights alone."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    if any(node.op_type in _DELICATE for node in model.graph.all_nodes()):
+    if has_delicate_arithmetic(model):
         return _WEIGHTED
     return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
 
@@ -226,7 +221,9 @@ def _runs_on_integers(node: ir.Node) -> bool:
 def _from_protobuf(model: onnx.ModelProto) -> ir.Model:
     import onnx_ir as ir
 
-    return ir.from_proto(model)
+    result = ir.from_proto(model)
+    result.graph.sort()  # the quantizer appends its nodes, and the standard wants them in order
+    return result
 
 
 def _reasons(kept: dict[str, str]) -> str:

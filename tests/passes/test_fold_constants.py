@@ -65,7 +65,7 @@ def test_quantized_weights_do_not_become_float_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("limit", "folded"), [(4096 * 4096 * 4, True), (2**20, False)])
 def test_a_value_larger_than_the_limit_is_not_computed(tmp_path: Path, limit: int, folded: bool) -> None:
     body = "many = ConstantOfShape (big) total = ReduceSum <keepdims = 0> (many) y = Add (x, total)"
-    source, made, detail = _fold(tmp_path, body, size_limit=limit)
+    source, made, _ = _fold(tmp_path, body, size_limit=limit)
     assert ("ConstantOfShape" not in graphs.operators(made.file)) == folded
     assert _same(source, made)
 

@@ -27,7 +27,7 @@ def test_a_cnn_runs_on_integers_and_stays_close(tmp_path: Path, method: str, act
     assert result.detail["float"] == {}
     assert "BatchNormalization" not in graphs.operators(made.file)
     assert graphs.signature(made.file) == graphs.signature(source.file)
-    assert graphs.worst_sqnr(source.file, made.file, data) > (18 if method == "entropy" else 25)
+    assert graphs.sqnr(source.file, made.file, data) > (18 if method == "entropy" else 25)
 
 
 def test_a_transformer_keeps_attention_and_normalization_in_float(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_transformer_keeps_attention_and_normalization_in_float(tmp_path: Path
         if node.op_type in ("Softmax", "Sub", "Div", "Sqrt", "ReduceMean"):
             producer = node.inputs[0].producer()
             assert producer.op_type != "DequantizeLinear" or node.op_type == "Sub"
-    assert graphs.worst_sqnr(source.file, made.file, data) > 25
+    assert graphs.sqnr(source.file, made.file, data) > 25
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -88,7 +88,7 @@ def test_an_old_model_with_weights_in_constants_is_quantized(tmp_path: Path) -> 
     assert result.detail["quantized"] == {"MatMul": 1}
     assert ir.load(made.file).graph.opset_imports[""] >= 13
     onnx.checker.check_model(str(made.file), full_check=True)
-    assert graphs.worst_sqnr(source.file, made.file, data) > 25
+    assert graphs.sqnr(source.file, made.file, data) > 25
 
 
 def test_weights_inside_a_branch_are_an_honest_rejection(tmp_path: Path) -> None:
@@ -136,4 +136,4 @@ def test_stale_shapes_do_not_mislead(tmp_path: Path) -> None:
     (tmp_path / "stale.onnx").rename(tmp_path / "stale" / "model.onnx")
     stale = type(source).at("onnx", tmp_path / "stale")
     made, _ = graphs.apply(QuantizeInt8Static(calibration=data), stale, tmp_path / "out")
-    assert graphs.worst_sqnr(source.file, made.file, data) > 25
+    assert graphs.sqnr(source.file, made.file, data) > 25

@@ -1,0 +1,82 @@
+"""What every pass keeps to, checked without naming one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import typing
+from pathlib import Path
+
+import pytest
+
+from mopt import registry
+from mopt.artifacts.model import folder_digest
+from mopt.artifacts.samples import Samples
+from mopt.errors import NotApplicableError
+from mopt.passes._base import Pass
+from tests.passes import graphs
+
+NAMES = registry.names("passes")
+VERBS = ("build_", "convert_", "eliminate_", "export_", "fold_", "fuse_", "quantize_")
+PASSES = [name for name in NAMES if not name.startswith("export_")]
+
+
+def _load(name: str) -> type:
+    return typing.cast(type, registry.load("passes", name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pass_is_one_documented_name_in_a_file_called_by_its_verb(name: str) -> None:
+    module = importlib.import_module(f"mopt.passes.{name}")
+    assert name.startswith(VERBS)
+    assert len(module.__all__) == 1
+    assert module.__all__[0].lower() == name.replace("_", "")
+    assert module.__doc__.strip().endswith(".")
+    assert inspect.getdoc(_load(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pass_has_its_own_test_file(name: str) -> None:
+    assert (Path(__file__).parent / f"test_{name}.py").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_the_documented_fields_of_a_frozen_dataclass(name: str) -> None:
+    kind = _load(name)
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    text = "".join(base.__doc__ or "" for base in kind.__mro__)
+    for field in dataclasses.fields(kind):
+        assert field.kw_only
+        assert f"{field.name}:" in text, f"{field.name} is not documented"
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("make", [graphs.cnn, graphs.transformer], ids=["cnn", "transformer"])
+def test_a_pass_leaves_its_input_alone_and_its_key_is_data(name: str, make: typing.Any, tmp_path: Path) -> None:
+    kind = _load(name)
+    for library in kind.libraries if kind.extra else ():
+        pytest.importorskip(library)
+    source = make(tmp_path / "model")
+    data = graphs.images(tmp_path / "data", 4) if make is graphs.cnn else graphs.sequences(tmp_path / "data", 4)
+    step = _instance(kind, data)
+    before = folder_digest(source.folder), folder_digest(data.folder)
+    with contextlib.suppress(NotApplicableError):
+        graphs.apply(step, source, tmp_path / "out")
+    assert (folder_digest(source.folder), folder_digest(data.folder)) == before
+    assert step.key()["pass"] == name
+    assert set(step.key()["libraries"]) == set(kind.libraries)
+    assert all(step.key()["libraries"].values())
+
+
+def _instance(kind: type, data: Samples) -> Pass:
+    """Make a pass with its defaults, and with samples where it cannot do without."""
+    required = [field.name for field in dataclasses.fields(kind) if _is_required(field)]
+    assert required in ([], ["calibration"])
+    return typing.cast(Pass, kind(**dict.fromkeys(required, data)))
+
+
+def _is_required(field: dataclasses.Field[typing.Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
