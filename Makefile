@@ -8,9 +8,9 @@ INSTALL := $(PIP) install --constraint constraints.txt
 .PHONY: demo test test-fast lint types contracts check bench clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/magika_data.py build/magika
-	$(BIN)/mopt build --recipe examples/magika.toml --out build/magika/artifact --force
-	$(BIN)/mopt verify build/magika/artifact
+	$(BIN)/python examples/magika_data.py
+	$(BIN)/mopt build --recipe examples/magika/mopt.toml --out build/magika --force
+	$(BIN)/mopt verify build/magika
 
 test: $(VENV)/.test $(VENV)/.triton
 	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest
