@@ -336,9 +336,7 @@ def mopt_build(job: Job, home: Path) -> list[Variant]:
         raise RuntimeError(f"exit code {done.returncode}: {' '.join(done.stderr.split())}")
     manifest = json.loads((home / "artifact" / "manifest.json").read_text())
     shutil.rmtree(home / "cache", ignore_errors=True)
-    return [
-        Variant(manifest["chosen"], str(home / "artifact" / "model"), manifest["runtime"], manifest["runtime_fields"])
-    ]
+    return [Variant(manifest["chosen"], str(home / "artifact" / "model"), manifest["runtime"], manifest["runtime_fields"])]
 
 
 def _toml(value: Any) -> str:

@@ -28,9 +28,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="how many builds to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--model", default="digits_cnn", choices=models.NAMES)
-    parser.add_argument(
-        "--candidate", action="append", default=[], help="pattern of candidates, to make builds shorter"
-    )
+    parser.add_argument("--candidate", action="append", default=[], help="pattern of candidates, to make builds shorter")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="folder of models and caches")
     arguments = parser.parse_args()
     case = models.case(arguments.model, arguments.work / "cases")

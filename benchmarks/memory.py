@@ -27,9 +27,7 @@ def main() -> int:
     """Measure what was asked for; return 1 when a bound does not hold."""
     parser = argparse.ArgumentParser(description="Peak memory of a build, children included.")
     parser.add_argument("what", choices=["calibration", "big"])
-    parser.add_argument(
-        "--candidate", action="append", help="pattern of candidates; default: INT8 ones, or all for big"
-    )
+    parser.add_argument("--candidate", action="append", help="pattern of candidates; default: INT8 ones, or all for big")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="folder of models, data and caches")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -116,9 +116,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--summary-only", action="store_true", help="write the report from the results that are there")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="folder of models and data")
-    parser.add_argument(
-        "--olive-python", help="Python of an environment with olive-ai==0.13.0, pydantic<2.12 and datasets"
-    )
+    parser.add_argument("--olive-python", help="Python of an environment with olive-ai==0.13.0, pydantic<2.12 and datasets")
     arguments = parser.parse_args()
     arguments.model = arguments.model or list(MODELS)
     if arguments.quick:
@@ -242,9 +240,7 @@ def _batched(session: SessionProcess, feeds: Sequence[Any], axes: Mapping[str, i
             yield {name: value.take([index], places[name]) for name, value in outputs.items()}
 
 
-def _race(
-    entries: Sequence[Entry], case: models.Case, feeds: Sequence[Any], batch: int, arguments: argparse.Namespace
-) -> None:
+def _race(entries: Sequence[Entry], case: models.Case, feeds: Sequence[Any], batch: int, arguments: argparse.Namespace) -> None:
     count = min(4 if batch == 1 else 2, max(1, len(feeds) // batch))
     stacked = [_stack(feeds[index * batch : (index + 1) * batch], case.batch_axes) for index in range(count)]
     with contextlib.ExitStack() as stack:
@@ -290,9 +286,7 @@ def _enter(
         entry.speed[batch] = {"error": reasons[0]}
 
 
-def _quiet_logs(
-    sessions: Mapping[str, SessionProcess], feeds: Sequence[Any], rounds: int, what: str
-) -> tuple[Any, float]:
+def _quiet_logs(sessions: Mapping[str, SessionProcess], feeds: Sequence[Any], rounds: int, what: str) -> tuple[Any, float]:
     """Measure until the control says that the machine was quiet; else keep the try that came nearest."""
     best: tuple[Any, float] | None = None
     for _ in range(TRIES):

@@ -26,9 +26,7 @@ def main() -> int:
     """Return 1 when a bound does not hold."""
     parser = argparse.ArgumentParser(description="CPU time of mopt --help, and time of a cached rebuild.")
     parser.add_argument("--model", default="magika", choices=models.NAMES)
-    parser.add_argument(
-        "--candidate", action="append", default=[], help="pattern of candidates, to make the build shorter"
-    )
+    parser.add_argument("--candidate", action="append", default=[], help="pattern of candidates, to make the build shorter")
     parser.add_argument("--only-help", action="store_true", help="without the rebuild")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="folder of models and caches")
     arguments = parser.parse_args()
@@ -72,9 +70,7 @@ def _rebuild(arguments: argparse.Namespace) -> float:
         if done.returncode:
             raise SystemExit(f"exit code {done.returncode}: {done.stderr[-2000:]}")
         times.append(time.perf_counter() - start)
-    hashing = _hashing(
-        [Path(case.source.rpartition(":")[0] or case.source), Path(case.data.rpartition(":")[0] or case.data)]
-    )
+    hashing = _hashing([Path(case.source.rpartition(":")[0] or case.source), Path(case.data.rpartition(":")[0] or case.data)])
     print(f"first build {times[0]:.1f} s, hashing {hashing:.3f} s", flush=True)
     shutil.rmtree(home)
     return statistics.median(times[1:]) - hashing

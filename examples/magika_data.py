@@ -139,17 +139,13 @@ def _next_new(paths: Iterator[Path], seen: set[bytes]) -> np.ndarray | None:
 
 def write(path: Path, pairs: Sequence[tuple[np.ndarray, int]]) -> None:
     """Write samples as ``.npz``: one array for the model's input, one for the labels."""
-    np.savez_compressed(
-        path, bytes=np.stack([values for values, _ in pairs]), label=np.array([label for _, label in pairs])
-    )
+    np.savez_compressed(path, bytes=np.stack([values for values, _ in pairs]), label=np.array([label for _, label in pairs]))
 
 
 def main() -> None:
     """Prepare the example."""
     parser = argparse.ArgumentParser(description="Prepare the model and the data of the magika example.")
-    parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(__file__).parent / "magika", help="where to put them"
-    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / "magika", help="where to put them")
     parser.add_argument("--count", type=int, default=2000, help="number of samples")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

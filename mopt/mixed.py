@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.model import Model
+from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest
 from mopt.errors import CandidateRejectedError, NotApplicableError
 from mopt.isolation import run
@@ -17,40 +18,48 @@ from mopt.passes._sensitivity import rank_nodes
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.plan import Candidate
-from mopt.trials import run_cached
 
-SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
-"""Parts of the quantized operators that are left in float, tried from the fewest."""
+COUNTS = (2, 4, 8, 16, 32)
+"""Numbers of operators that are left in float, tried from the fewest."""
+_MOST = 0.5
+"""Share of the quantized operators; with more of them in float, little is left to gain."""
 
 
-def mixed_variants(candidate: Candidate, source: Model, store: Store) -> list[Candidate]:
-    """Return candidates that leave more and more of the worst operators in float; none where the operators cannot be ranked."""
+def mixed_variants(candidate: Candidate, source: Model, quantized: Model, store: Store) -> list[Candidate]:
+    """Return candidates that leave more and more of the worst operators in float; none where operators cannot be ranked.
+
+    Args:
+        candidate: Whose last pass quantized.
+        source: The model that was quantized.
+        quantized: What the candidate made of it.
+        store: Where rankings are kept.
+    """
     step = candidate.passes[-1] if candidate.passes else None
-    if not isinstance(step, QuantizeInt8Static | QuantizeInt8Nncf):
+    if not isinstance(step, QuantizeInt8Static | QuantizeInt8Nncf) or step.float_nodes:
         return []
-    probe = step if isinstance(step, QuantizeInt8Static) else QuantizeInt8Static(calibration=step.calibration)
     try:
-        ranked = _rank(probe, source, store)
+        ranked = _rank(source, quantized, step.calibration, store)
     except (CandidateRejectedError, NotApplicableError):
         return []
-    counts = sorted({max(1, round(share * len(ranked))) for share in SHARES})
     return [
         Candidate(
             f"{candidate.name}-mixed{count}",
             (*candidate.passes[:-1], dataclasses.replace(step, float_nodes=tuple(sorted(ranked[:count])))),
             candidate.runtime,
         )
-        for count in counts
+        for count in COUNTS
+        if count <= _MOST * len(ranked)
     ]
 
 
-def _rank(probe: QuantizeInt8Static, source: Model, store: Store) -> list[str]:
+def _rank(source: Model, quantized: Model, calibration: Samples, store: Store) -> list[str]:
     """Return the names of the quantized operators, the one that adds the most noise first."""
-    quantized, _ = run_cached((probe,), source, store)
-    key: dict[str, Any] = {"float": source.digest, "quantized": quantized.digest, "code": code_digest()}
+    key: dict[str, Any] = {
+        "float": source.digest, "quantized": quantized.digest, "samples": calibration.digest, "code": code_digest()
+    }  # fmt: skip
 
     def make(folder: Path) -> None:
-        ranked = run(rank_nodes, source.file, quantized.file, probe.calibration)
+        ranked = run(rank_nodes, source.file, quantized.file, calibration)
         (folder / "ranking.json").write_text(json.dumps(ranked))
 
     folder, _ = store.get("rankings", key, make)

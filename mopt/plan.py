@@ -128,9 +128,8 @@ def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int
             yield Candidate("openvino-int8-bf16", (int8,), half)
             yield Candidate("openvino-bf16", (BuildOpenvino(),), half)
     yield Candidate("openvino-fp32", (BuildOpenvino(),), float32)
-    if traits.arithmetic and not target.integer_dot:
-        full = dataclasses.replace(int8, reduce_range="none")
-        yield Candidate("openvino-int8-full", (full,), float32)
+    if traits.arithmetic and not traits.transformer:
+        yield Candidate("openvino-int8-weighted", (dataclasses.replace(int8, weighted_only=True),), float32)
     if traits.constant_products:
         yield Candidate("openvino-int4", (QuantizeInt4Nncf(calibration=calibration),), float32)
     if objective == "size":

@@ -353,7 +353,7 @@ def _refine(
         if not outcome or outcome.rejection is not Rejection.WORSE or not entry.quick or entry.quick.value <= bar:
             continue
         assert entry.model is not None
-        variants = mixed_variants(entry.candidate, question.prepared, question.store)
+        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store)
         progress.stage(f"mixed precision for {entry.trial.name}", len(variants))
         for variant in variants:
             if time.monotonic() > deadline:

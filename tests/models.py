@@ -561,6 +561,7 @@ def digits_cnn(home: Path, count: int) -> None:
 def _trained(source: Path, images: Any, labels: Any) -> dict[str, Any]:
     import torch
 
+    torch.set_num_threads(1)  # layers this small wait for each other longer than they compute
     torch.manual_seed(0)
     network = runpy.run_path(str(source))["Digits"]()
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)

@@ -52,7 +52,7 @@ def test_the_artifact_holds_what_was_found(built):
     assert [entry.batch for entry in manifest.winner.profile.batches] == [1, 2, 4]
     int8 = next(trial for trial in manifest.trials if trial.name == "onnxruntime-int8")
     assert int8.evidence["integer"]
-    assert int8.quality.fidelity
+    assert int8.quality is None or int8.quality.fidelity
 
 
 def test_what_is_shipped_is_never_slower_than_the_reference(built):
@@ -232,7 +232,7 @@ def test_json_is_for_programs(tmp_path):
 def test_dry_run_writes_nothing(tmp_path):
     small = digits(tmp_path)
     process = mopt_process(small.model, "--data", small.data, "--dry-run", "--json", cwd=tmp_path)
-    out, err = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=300)
     plan = json.loads(out)
     assert "onnxruntime-int8" in [candidate["name"] for candidate in plan["candidates"]]
     assert plan["metric"] == "accuracy"

@@ -34,7 +34,7 @@ def test_magika_features_are_those_of_the_package(prepared: Path) -> None:
     magika = pytest.importorskip("magika")
     example = models.runpy.run_path(str(models.REPOSITORY / "examples" / "magika_data.py"))
     classifier = magika.Magika()
-    for path in sorted(models.SOURCES.glob("*.py")) + [example["model"]()]:
+    for path in (*sorted(models.SOURCES.glob("*.py")), example["model"]()):
         _, theirs = classifier._get_result_or_features_from_path(path)
         assert example["features"](path).tolist() == [*theirs.beg, *theirs.end], path
 

@@ -183,7 +183,8 @@ def _print_artifact(artifact: Any, as_json: bool) -> None:
     batching = manifest.batching
     lines = [
         f"chosen    {manifest.chosen}: {manifest.why}",
-        f"serve     batches up to {batching.max_batch}, {batching.replicas} replica(s), queue delay {batching.queue_delay_us} us"
+        f"serve     batches up to {batching.max_batch}, {batching.replicas} replica(s), "
+        f"queue delay {batching.queue_delay_us} us"
         + (f"; predicted p99 {batching.predicted_p99_ms:.1f} ms at {batching.load:.0%} load" if batching.load else "")
         + f" ({batching.binding})",
         f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),

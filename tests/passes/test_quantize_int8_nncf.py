@@ -64,7 +64,15 @@ def test_spelled_out_arithmetic_stays_in_float_when_asked(tmp_path: Path) -> Non
     """
     source = graphs.model(tmp_path / "model", text, graphs.weights(w=(64, 64), v=(64, 64)))
     data = graphs.samples(tmp_path / "data", 8, x=(64,))
-    full, _ = graphs.apply(QuantizeInt8Nncf(calibration=data), source, tmp_path / "full")
-    made, result = graphs.apply(QuantizeInt8Nncf(calibration=data, weighted_only=True), source, tmp_path / "weighted")
-    assert result.detail["quantized"] == {"MatMul": 2}
-    assert graphs.sqnr(source.file, made.file, data) > graphs.sqnr(source.file, full.file, data) + 3
+    assert "Multiply" in _fed_by_integers(QuantizeInt8Nncf(calibration=data), source, tmp_path / "full")
+    step = QuantizeInt8Nncf(calibration=data, weighted_only=True)
+    assert _fed_by_integers(step, source, tmp_path / "weighted") == {"MatMul"}
+
+
+def _fed_by_integers(step: QuantizeInt8Nncf, source: graphs.Model, folder: Path) -> set[str]:
+    import openvino
+
+    made, _ = graphs.apply(step, source, folder)
+    quantized = [node for node in openvino.Core().read_model(made.file).get_ops() if node.get_type_name() == "FakeQuantize"]
+    users = [target.get_node() for node in quantized for target in node.output(0).get_target_inputs()]
+    return {node.get_type_name() for node in users}
