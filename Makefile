@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mopt verify build/magika
 
 test: $(VENV)/.test $(VENV)/.triton
-	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest
+	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest -n 2
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" -n 2

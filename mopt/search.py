@@ -40,8 +40,11 @@ _LONGEST_TURN = 0.25
 _SIZE_BUDGET_SECONDS = 25.0
 _LONGEST_INFERENCE_MS = 2000.0
 _SHARE_OF_MEMORY = 0.5
-_RESIDENT_FACTOR = 2.5
-"""Memory of a session over the size of its model, as a safe guess before it was measured."""
+_RESIDENT_FACTOR = 1.1
+_RESIDENT_BASE = 150e6
+"""Memory of a session: this share of its model's size, and these bytes for the runtime itself."""
+_SMALL_MODEL = 2e9
+"""Bytes up to which all sessions are kept open together, however large their sum is beside the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,23 +197,26 @@ def _quick_batch(question: Question) -> int:
 
 
 def _groups(question: Question, base: _Entry, entries: Sequence[_Entry]) -> Iterable[list[_Entry]]:
-    """As many candidates at a time as fit into memory beside the reference."""
-    budget = question.machine.memory_bytes * _SHARE_OF_MEMORY - _resident(base)
+    """As many candidates at a time as fit into memory beside the reference, and never fewer than one."""
+    budget = _budget(question) - _resident(base)
     group: list[_Entry] = []
-    used = 0.0
     for entry in entries:
-        needed = _resident(entry)
-        if group and used + needed > budget:
+        if group and sum(map(_resident, group)) + _resident(entry) > budget:
             yield group
-            group, used = [], 0.0
+            group = []
         group.append(entry)
-        used += needed
     if group:
         yield group
 
 
+def _budget(question: Question) -> float:
+    """Bytes that all open sessions may take: half of the machine, or twice the model when that is large itself."""
+    half = question.machine.memory_bytes * _SHARE_OF_MEMORY
+    return half if question.source.size <= _SMALL_MODEL else min(half, 2.0 * question.source.size)
+
+
 def _resident(entry: _Entry) -> float:
-    return _RESIDENT_FACTOR * (entry.trial.size_bytes or 0) + 150e6
+    return _RESIDENT_FACTOR * (entry.trial.size_bytes or 0) + _RESIDENT_BASE
 
 
 def _look(question: Question, base: _Entry, group: Sequence[_Entry], feeds: Sequence[Feed], batch: int) -> list[_Entry]:
@@ -377,7 +383,8 @@ def _try_variant(question: Question, truth: Samples, variant: Candidate) -> _Ent
 def _decide(question: Question, base: _Entry, entries: list[_Entry], progress: Progress) -> Found:
     """Measure the finalists in depth beside the reference, and take the best that is faster."""
     alive = sorted((entry for entry in entries if entry.alive), key=lambda entry: _promise(question, entry), reverse=True)
-    finalists, rest = alive[:_FINALISTS], alive[_FINALISTS:]
+    finalists = next(iter(_groups(question, base, alive[:_FINALISTS])), [])
+    rest = alive[len(finalists) :]
     measured, control = _measure_finals(question, base, finalists, progress)
     base, finalists = measured[0], list(measured[1:])
     ranked = sorted(
@@ -417,7 +424,8 @@ def _measure_finals(
         sessions = {entry.trial.name: stack.enter_context(_open(entry)) for entry in entries}
         names = {base.trial.name: REFERENCE}
         opened = {names.get(name, name): session for name, session in sessions.items()}
-        opened[CONTROL] = stack.enter_context(_open(base))
+        roomy = sum(map(_resident, [base, *entries])) <= _budget(question)
+        opened[CONTROL] = stack.enter_context(_open(base)) if roomy else opened[REFERENCE]
         logs: dict[int, dict[str, TurnLog]] = {}
         limit = f"the largest batch to measure, {sizes[-1]}"
         for batch in sizes:

@@ -15,6 +15,8 @@ import mopt
 from mopt.errors import Rejection, UserError
 from tests.small import digits
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("onnxruntime-int8", "onnxruntime-fp32")
 
 

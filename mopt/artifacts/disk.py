@@ -101,7 +101,13 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give the same file a second name, or copy it where the disk has no hard links."""
+    """Give the same file a second name; copy it where the disk has no hard links, and where readers refuse them.
+
+    onnx and onnx-ir take external data with a second name for an attempt to reach a file of somebody else.
+    """
+    if source.suffix == ".data":
+        shutil.copyfile(source, target)
+        return
     try:
         os.link(source, target)
     except OSError as error:
