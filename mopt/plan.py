@@ -98,23 +98,30 @@ def plan(
 ) -> list[Candidate]:
     """Return the candidates, the likeliest winners first.
 
+    What makes a model smaller and seldom faster is tried for the objective ``size``, or when a pattern names it.
+
     Raises:
         UserError: When a pattern names no candidate of this plan.
     """
-    everything = [
-        candidate
-        for runtime, make in _MAKERS.items()
-        if runtime in target.runtimes
-        for candidate in make(traits, target, calibration, threads, objective)
-    ]
-    names = [candidate.name for candidate in everything]
+    makers = [make for runtime, make in _MAKERS.items() if runtime in target.runtimes]
+    fast = [one for make in makers for one in make(traits, target, calibration, threads)]
+    small = list(_small(traits, target, calibration, threads))
+    names = [candidate.name for candidate in (*fast, *small)]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"no candidate is called {pattern}", nearest(pattern, names))
-    return [one for one in everything if any(fnmatch.fnmatch(one.name, pattern) for pattern in patterns)]
+    precise = patterns if objective == "size" else [pattern for pattern in patterns if pattern != "*"]
+    return [
+        *(one for one in fast if _matches(one, patterns)),
+        *(one for one in small if _matches(one, precise)),
+    ]
 
 
-def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int, objective: str) -> Iterator[Candidate]:
+def _matches(candidate: Candidate, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(candidate.name, pattern) for pattern in patterns)
+
+
+def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
     float32 = OpenVINO(threads=threads)
     int8 = QuantizeInt8Nncf(
         calibration=calibration,
@@ -132,11 +139,9 @@ def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int
         yield Candidate("openvino-int8-weighted", (dataclasses.replace(int8, weighted_only=True),), float32)
     if traits.constant_products:
         yield Candidate("openvino-int4", (QuantizeInt4Nncf(calibration=calibration),), float32)
-    if objective == "size":
-        yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), float32)
 
 
-def _onnxruntime(traits: Traits, target: Target, calibration: Samples, threads: int, objective: str) -> Iterator[Candidate]:
+def _onnxruntime(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
     runtime = OnnxRuntime(threads=threads)
     narrow = not target.integer_dot and not target.arm
     static = QuantizeInt8Static(calibration=calibration, reduce_range=narrow, activations="int8" if target.arm else "uint8")
@@ -150,8 +155,18 @@ def _onnxruntime(traits: Traits, target: Target, calibration: Samples, threads: 
     if traits.constant_products:
         yield Candidate("onnxruntime-int4", (QuantizeInt4(block_size=32),), runtime)
         yield Candidate("onnxruntime-int4-block128", (QuantizeInt4(block_size=128),), runtime)
-    if objective == "size":
-        yield Candidate("onnxruntime-fp16", (ConvertFloat16(),), runtime)
+
+
+def _small(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
+    runtime = OnnxRuntime(threads=threads)
+    if "onnxruntime" in target.runtimes:
+        yield Candidate("onnxruntime-fp16", (ConvertFloat16(calibration=calibration),), runtime)
+        if traits.constant_products:
+            yield Candidate("onnxruntime-int4-hqq", (QuantizeInt4(block_size=32, method="hqq"),), runtime)
+            gptq = QuantizeInt4(block_size=32, method="gptq", calibration=calibration)
+            yield Candidate("onnxruntime-int4-gptq", (gptq,), runtime)
+    if "openvino" in target.runtimes:
+        yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), OpenVINO(threads=threads))
 
 
 _MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}

@@ -136,6 +136,8 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
 def _anchored(text: str, base: Path) -> str:
     file, colon, function = text.partition(":")
     candidate = base / file
+    if Path(file).is_absolute():
+        return text
     return os.path.relpath(candidate) + colon + function if candidate.exists() else text
 
 
