@@ -18,9 +18,11 @@ from mopt.artifacts.model import Feed, Signature, TensorSpec
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest, default_root
 from mopt.calibration.split import Split, prepare
+from mopt.entry import Question
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.export import Bound, Exported, bind, export, find_exporter
+from mopt.finals import Found
 from mopt.passes._base import versions
 from mopt.passes._export import Exporter
 from mopt.passes._onnx import model_metadata
@@ -32,7 +34,7 @@ from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe, make_recipe
 from mopt.registry import load
 from mopt.runtimes._base import SessionProcess
-from mopt.search import Found, Question, search
+from mopt.search import search
 from mopt.simplify import Simplified, simplify
 
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxsim", "openvino", "nncf")

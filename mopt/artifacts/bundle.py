@@ -86,23 +86,15 @@ def write_artifact(
     Raises:
         UserError: When the destination cannot be written or must not be replaced; nothing is left then.
     """
-    destination = _absolute(destination)
-    check_destination(destination, force=force)
-    with disk_errors(destination), _parents(destination):
-        _recover(destination)
-        remove_stale(destination)
-        with partial_folder(destination) as partial:
-            _copy_model(model, partial / "model")
-            _write_golden(partial / "golden", golden_inputs, golden_outputs)
-            for name in serving:
-                _write_serving(name, partial, manifest, golden_inputs)
-            (partial / "report.md").write_text(render_markdown(manifest), encoding="utf-8")
-            (partial / "report.html").write_text(render_html(manifest), encoding="utf-8")
-            manifest = manifest.model_copy(update={"files": _digests(partial)})
-            (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            _set_folder_modes(partial)
-            make_durable(partial, 0o644)
-            _publish(partial, destination, force=force)
+    with _published(destination, force=force) as partial:
+        _copy_model(model, partial / "model")
+        _write_golden(partial / "golden", golden_inputs, golden_outputs)
+        for name in serving:
+            _write_serving(name, partial, manifest, golden_inputs)
+        (partial / "report.md").write_text(render_markdown(manifest), encoding="utf-8")
+        (partial / "report.html").write_text(render_html(manifest), encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": _digests(partial)})
+        (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -112,13 +104,20 @@ def place(artifact: Path, destination: Path, *, force: bool = False) -> None:
     Raises:
         UserError: When the destination cannot be written or must not be replaced; nothing is left then.
     """
+    with _published(destination, force=force) as partial:
+        _copy_tree(artifact, partial)
+
+
+@contextlib.contextmanager
+def _published(destination: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a hidden folder beside ``destination`` that becomes it in one step, when the block ends well."""
     destination = _absolute(destination)
     check_destination(destination, force=force)
     with disk_errors(destination), _parents(destination):
         _recover(destination)
         remove_stale(destination)
         with partial_folder(destination) as partial:
-            _copy_tree(artifact, partial)
+            yield partial
             _set_folder_modes(partial)
             make_durable(partial, 0o644)
             _publish(partial, destination, force=force)

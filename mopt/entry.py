@@ -1,0 +1,177 @@
+"""What the search and the final know: the question, and a trial in the making."""
+
+from __future__ import annotations
+
+__all__ = [
+    "FINALISTS",
+    "NARROW",
+    "REFERENCE",
+    "Entry",
+    "Question",
+    "batch_feeds",
+    "memory_budget",
+    "memory_groups",
+    "open_session",
+    "promise",
+    "resident",
+    "signed_text",
+    "start",
+    "times_text",
+    "unproven_text",
+]
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from mopt.artifacts.manifest import Estimate, Machine, Outcome, PassRecord, Quality, Trial
+from mopt.artifacts.model import Feed, Model, Signature
+from mopt.artifacts.samples import Samples
+from mopt.artifacts.store import Store
+from mopt.errors import Rejection
+from mopt.evaluators._metric import Metric
+from mopt.evaluators.tolerance import Tolerance
+from mopt.passes._base import describe_fields
+from mopt.plan import Candidate
+from mopt.recipe import Search
+from mopt.runtimes._base import SessionProcess
+
+REFERENCE = "reference"
+FINALISTS = 3
+"""Candidates that are judged on all samples and measured in depth."""
+NARROW = 0.04
+"""Width of a speed-up's interval, as a share of it, that is narrow enough to stop measuring."""
+_SHARE_OF_MEMORY = 0.5
+_RESIDENT_FACTOR = 1.1
+_RESIDENT_BASE = 150e6
+"""Memory of a session: this share of its model's size, and these bytes for the runtime itself."""
+_SMALL_MODEL = 2e9
+"""Bytes up to which all sessions are kept open together, however large their sum is beside the model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Everything that the search needs to know.
+
+    Attributes:
+        source: The exported model, whose FP32 execution by ONNX Runtime is the reference.
+        prepared: The same after the passes that change nothing, from which candidates start.
+        latency_limit_ms: No batch size is measured whose p50 is above it.
+    """
+
+    source: Model
+    prepared: Model
+    prepared_by: tuple[PassRecord, ...]
+    signature: Signature
+    calibration: Samples
+    evaluation: Samples
+    metric: Metric
+    tolerance: Tolerance
+    objective: Literal["latency", "throughput", "size"]
+    latency_limit_ms: float | None
+    options: Search
+    machine: Machine
+    store: Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A trial in the making."""
+
+    trial: Trial
+    candidate: Candidate
+    model: Model | None = None
+    quick: Estimate | None = None
+
+    def reject(self, rejection: Rejection, reason: str) -> Entry:
+        """The same, out of the race."""
+        outcome = Outcome(rejection=rejection, reason=" ".join(reason.split()))
+        return dataclasses.replace(self, trial=self.trial.model_copy(update={"outcome": outcome}))
+
+    def update(self, **fields: object) -> Entry:
+        """The same, with more measured."""
+        return dataclasses.replace(self, trial=self.trial.model_copy(update=fields))
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has rejected it so far."""
+        return self.trial.outcome is None
+
+
+def start(candidate: Candidate) -> Entry:
+    """Return the trial of a candidate of which nothing is known yet."""
+    trial = Trial(
+        name=candidate.name,
+        runtime=candidate.runtime.name,
+        runtime_fields=describe_fields(candidate.runtime),
+    )
+    return Entry(trial, candidate)
+
+
+def open_session(entry: Entry) -> SessionProcess:
+    """Load what was compiled, in a child process."""
+    assert entry.model is not None
+    return SessionProcess(entry.candidate.runtime, entry.model)
+
+
+def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> Iterable[list[Entry]]:
+    """As many candidates at a time as fit into memory beside the reference, and never fewer than one."""
+    budget = memory_budget(question) - resident(base)
+    group: list[Entry] = []
+    for entry in entries:
+        if group and sum(map(resident, group)) + resident(entry) > budget:
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
+
+
+def memory_budget(question: Question) -> float:
+    """Bytes that all open sessions may take: half of the machine, or twice the model when that is large itself."""
+    half = question.machine.memory_bytes * _SHARE_OF_MEMORY
+    return half if question.source.size <= _SMALL_MODEL else min(half, 2.0 * question.source.size)
+
+
+def resident(entry: Entry) -> float:
+    """Bytes that a session of it will take, about."""
+    return _RESIDENT_FACTOR * (entry.trial.size_bytes or 0) + _RESIDENT_BASE
+
+
+def batch_feeds(signature: Signature, samples: Samples, batch: int, count: int = 4) -> list[Feed]:
+    """Return up to ``count`` inputs of one batch size, made of real samples of the most common shape."""
+    if signature.batch_axes == {} or signature.batch_size == 1:
+        return [samples[index] for index in range(min(count, len(samples)))]
+    most = min(len(samples), 256)
+    shapes = [tuple(value.shape for value in samples[index].values()) for index in range(most)]
+    common, _ = collections.Counter(shapes).most_common(1)[0]
+    alike = [index for index, shape in enumerate(shapes) if shape == common]
+    picks = [[alike[(start * batch + offset) % len(alike)] for offset in range(batch)] for start in range(count)]
+    return [signature.stack([samples[index] for index in pick]) for pick in picks]
+
+
+def promise(question: Question, entry: Entry) -> float:
+    """How good a candidate looks for the objective after the quick look; more is better."""
+    if question.objective == "size":
+        return -float(entry.trial.size_bytes or 0)
+    return entry.quick.value if entry.quick else 0.0
+
+
+def times_text(speed: Estimate) -> str:
+    """A speed-up with its interval."""
+    return f"{speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f}) times"
+
+
+def signed_text(value: float) -> str:
+    """A difference of a metric."""
+    return f"{value:+.4g}"
+
+
+def unproven_text(quality: Quality) -> str:
+    """Why a tolerance that was kept on the samples is not proven."""
+    more = f"; about {quality.samples_to_decide:,} samples would decide" if quality.samples_to_decide else ""
+    return (
+        f"{quality.metric} {signed_text(quality.difference)} is within {signed_text(quality.allowed)}, "
+        f"but {quality.count} samples only bound it at {signed_text(quality.bound)}{more}"
+    )
