@@ -33,7 +33,11 @@ def test_weights_have_seven_bits_where_the_cpu_saturates():
     def weights(where):
         return {one.name: one.passes[-1] for one in plan(CNN, where, SAMPLES, 2, ("*",), "latency") if one.passes}
 
-    without, with_vnni, arm = weights(target("avx2")), weights(target("avx2", "avx512_vnni")), weights(target("asimd", "asimddp"))
+    without, with_vnni, arm = (
+        weights(target("avx2")),
+        weights(target("avx2", "avx512_vnni")),
+        weights(target("asimd", "asimddp")),
+    )
     assert without["onnxruntime-int8"].reduce_range
     assert without["openvino-int8"].reduce_range == "all"
     assert not with_vnni["onnxruntime-int8"].reduce_range
@@ -60,7 +64,9 @@ def test_what_is_only_smaller_is_tried_for_size_or_by_name():
 
 
 def test_only_runtimes_of_the_target():
-    assert all(name.startswith("onnxruntime") for name in names(CNN, target("avx2", runtimes=("onnxruntime",)), objective="size"))
+    assert all(
+        name.startswith("onnxruntime") for name in names(CNN, target("avx2", runtimes=("onnxruntime",)), objective="size")
+    )
 
 
 def test_a_pattern_that_names_nothing_is_a_mistake():

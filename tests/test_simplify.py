@@ -42,6 +42,8 @@ def test_a_model_that_answers_otherwise_is_not_kept(tmp_path):
 
 def test_a_model_that_lost_an_output_is_not_kept(tmp_path):
     before = model(tmp_path / "before")
-    other = model(tmp_path / "other", TEXT.replace("=> (float[batch, 4] y)", "=> (float[batch, 4] z)").replace("y = Mul", "z = Mul"))
+    other = model(
+        tmp_path / "other", TEXT.replace("=> (float[batch, 4] y)", "=> (float[batch, 4] z)").replace("y = Mul", "z = Mul")
+    )
     with pytest.raises(NotApplicableError, match="output y changed"):
         _check_same(before, other, SIGNATURE, FEEDS)
