@@ -123,6 +123,7 @@ def _matches(candidate: Candidate, patterns: Sequence[str]) -> bool:
 
 def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
     float32 = OpenVINO(threads=threads)
+    static = OpenVINO(threads=threads, shapes="static")
     int8 = QuantizeInt8Nncf(
         calibration=calibration,
         transformer=traits.transformer,
@@ -130,11 +131,15 @@ def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int
     )
     if traits.arithmetic:
         yield Candidate("openvino-int8", (int8,), float32)
+        yield Candidate("openvino-int8-static", (int8,), static)
         if target.bfloat16:
             half = OpenVINO(threads=threads, precision="bf16")
             yield Candidate("openvino-int8-bf16", (int8,), half)
             yield Candidate("openvino-bf16", (BuildOpenvino(),), half)
+            yield Candidate("openvino-bf16-static", (BuildOpenvino(),), dataclasses.replace(half, shapes="static"))
     yield Candidate("openvino-fp32", (BuildOpenvino(),), float32)
+    if traits.arithmetic:
+        yield Candidate("openvino-fp32-static", (BuildOpenvino(),), static)
     if traits.arithmetic and not traits.transformer:
         yield Candidate("openvino-int8-weighted", (dataclasses.replace(int8, weighted_only=True),), float32)
     if traits.constant_products:
