@@ -41,6 +41,8 @@ from mopt.trials import Compiled, compile_candidate, evaluate, record_outputs, s
 
 _FEW_SAMPLES = 256
 _QUICK_ROUNDS = 7
+_REFINED = 2
+"""Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
 
 
 def search(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
@@ -236,11 +238,17 @@ def _refine(
 ) -> list[Entry]:
     """For a fast candidate that is wrong, leave its worst operators in float until it is right."""
     bar = max([1.0, *(entry.quick.value for entry in entries if entry.alive and entry.quick)])
+    wrong = [
+        entry
+        for entry in entries
+        if entry.trial.outcome and entry.trial.outcome.rejection is Rejection.WORSE and entry.quick and entry.quick.value > bar
+    ]
     found: list[Entry] = []
-    for entry in sorted(entries, key=lambda one: one.quick.value if one.quick else 0.0, reverse=True):
-        outcome = entry.trial.outcome
-        if not outcome or outcome.rejection is not Rejection.WORSE or not entry.quick or entry.quick.value <= bar:
+    refined: set[str | None] = set()
+    for entry in sorted(wrong, key=functools.partial(promise, question), reverse=True):
+        if len(refined) == _REFINED or entry.trial.model_digest in refined:
             continue
+        refined.add(entry.trial.model_digest)
         assert entry.model is not None
         variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store)
         progress.stage(f"mixed precision for {entry.trial.name}", len(variants))
