@@ -34,7 +34,7 @@ from mopt.runtimes._base import SessionProcess
 
 CONTROL = "reference again"
 _STEADY_CONTROL = (0.95, 1.05)
-_LONGEST_TURN = 0.25
+_LONGEST_TURN = 0.15
 _SIZE_BUDGET_SECONDS = 25.0
 _LONGEST_INFERENCE_MS = 2000.0
 
