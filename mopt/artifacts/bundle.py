@@ -54,8 +54,11 @@ def check_destination(destination: Path, *, force: bool = False) -> None:
     parent = next(path for path in destination.parents if path.exists())
     if not parent.is_dir():
         raise UserError(f"{parent} is a file, not a folder", "choose another destination")
-    with disk_errors(parent), tempfile.TemporaryDirectory(prefix=partial_prefix(destination), dir=parent):
-        pass
+    try:
+        with disk_errors(parent), tempfile.TemporaryDirectory(prefix=partial_prefix(destination), dir=parent):
+            pass
+    except FileNotFoundError:  # what /proc and its like answer
+        raise UserError(f"no folder can be made in {parent}", "choose a folder that you may write to") from None
 
 
 def write_artifact(

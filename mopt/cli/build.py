@@ -193,4 +193,4 @@ def _print_artifact(artifact: Any, as_json: bool) -> None:
     if not manifest.deployable:
         lines.insert(0, f"NOT DEPLOYABLE: {manifest.not_deployable_because}")
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
