@@ -1,0 +1,248 @@
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from manifests import HOSTILE, manifest, signature
+from tritonclient.grpc import model_config_pb2 as pb
+
+from mopt.artifacts.manifest import Batching
+from mopt.artifacts.model import Signature, TensorSpec
+from mopt.artifacts.serving.triton import Triton, model_name, quote
+from mopt.errors import NotApplicableError
+
+IMAGES = {"images": np.linspace(0, 1, 3 * 224 * 224, dtype=np.float32).reshape(1, 3, 224, 224)}
+NP = {
+    "bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64", "bfloat16": "BF16", "str": "STRING",
+    **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Write a repository and parse its configuration with NVIDIA's own schema."""
+
+    def write(golden=(), files=("model.onnx",), **changes):
+        source = tmp_path / "model"
+        source.mkdir()
+        for name in files:
+            (source / name).write_bytes(name.encode())
+        folder = tmp_path / "triton"
+        folder.mkdir()
+        Triton().write(folder, manifest=manifest(**changes), model_folder=source, golden=golden)
+        (path,) = folder.glob("*/config.pbtxt")
+        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        assert config.name == path.parent.name
+        return config, path
+
+    return write
+
+
+def batching(**changes):
+    return manifest().batching.model_copy(update=changes)
+
+
+def test_an_image_model(parse):
+    config, path = parse([IMAGES])
+    assert config.backend == "onnxruntime"
+    assert config.platform == "onnxruntime_onnx"
+    assert config.max_batch_size == 8
+    assert config.dynamic_batching == pb.ModelDynamicBatching(max_queue_delay_microseconds=500)
+    assert [(spec.name, list(spec.dims)) for spec in config.input] == [("images", [3, 224, 224])]
+    assert [(spec.name, list(spec.dims)) for spec in config.output] == [("logits", [1000])]
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "intra_op_thread_count": "2",
+        "inter_op_thread_count": "1",
+    }
+    assert [path.name for path in (path.parent / "1").iterdir()] == ["model.onnx"]
+    assert "400 requests per second on 2 servers like this, p99 23.4 ms" in path.read_text()
+
+
+def test_the_warm_up_is_a_real_sample_alone_and_as_a_full_batch(parse):
+    config, path = parse([IMAGES])
+    assert [warm.batch_size for warm in config.model_warmup] == [1, 8]
+    for warm in config.model_warmup:
+        sent = warm.inputs["images"]
+        assert (sent.data_type, list(sent.dims)) == (pb.TYPE_FP32, [3, 224, 224])
+        assert (path.parent / "warmup" / sent.input_data_file).read_bytes() == IMAGES["images"].tobytes()
+
+
+def test_without_a_sample_there_is_no_warm_up(parse):
+    config, path = parse()
+    assert len(config.model_warmup) == 0
+    assert not (path.parent / "warmup").exists()
+
+
+def test_instances_run_on_the_cpu(parse):
+    config, _ = parse(batching=batching(instances=3))
+    assert [(group.count, group.kind) for group in config.instance_group] == [(3, pb.ModelInstanceGroup.KIND_CPU)]
+
+
+def test_a_batch_of_one_needs_no_batcher(parse):
+    config, _ = parse([IMAGES], batching=batching(max_batch=1))
+    assert config.max_batch_size == 1
+    assert not config.HasField("dynamic_batching")
+    assert [warm.batch_size for warm in config.model_warmup] == [1]
+
+
+@pytest.mark.parametrize("dtype", sorted(NP))
+def test_every_type_of_tensor_has_tritons_name(parse, dtype):
+    spec = TensorSpec(name="x", dtype=dtype, shape=("batch", "length"))
+    config, _ = parse(signature=Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0}))
+    assert pb.DataType.Name(config.input[0].data_type) == f"TYPE_{NP[dtype]}"
+    assert list(config.input[0].dims) == [-1]
+
+
+def test_strings_go_behind_their_length(parse):
+    spec = TensorSpec(name="text", dtype="str", shape=("batch", 2))
+    one = Signature(inputs=(spec,), outputs=(spec,), batch_axes={"text": 0})
+    _, path = parse([{"text": np.array([["naïve", ""]], object)}], signature=one)
+    assert (path.parent / "warmup" / "input-0").read_bytes() == b"\x06\0\0\0na\xc3\xafve\0\0\0\0"
+
+
+def test_one_number_for_each_sample_is_reshaped(parse):
+    """Triton takes no tensor without dims: the model's [batch] is [batch, 1] for the client."""
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch",))
+    one = Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0})
+    config, _ = parse([{"x": np.ones((1,), np.float32)}], signature=one)
+    assert list(config.input[0].dims) == [1]
+    assert config.input[0].HasField("reshape")
+    assert list(config.input[0].reshape.shape) == []
+    assert list(config.model_warmup[0].inputs["x"].dims) == [1]
+
+
+VOICE = Signature(
+    inputs=(
+        TensorSpec(name="input", dtype="float32", shape=("batch", 512)),
+        TensorSpec(name="state", dtype="float32", shape=(2, "batch", 128)),
+        TensorSpec(name="sr", dtype="int64", shape=()),
+    ),
+    outputs=(
+        TensorSpec(name="output", dtype="float32", shape=("batch", 1)),
+        TensorSpec(name="stateN", dtype="float32", shape=(2, "batch", 128)),
+    ),
+    batch_axes={"input": 0, "state": 1, "output": 0, "stateN": 1},
+)
+FIXED = signature(
+    inputs=(TensorSpec(name="images", dtype="float32", shape=(4, 3)),),
+    outputs=(TensorSpec(name="logits", dtype="float32", shape=(4, 2)),),
+    batch_size=4,
+)
+SHARED = signature(
+    inputs=(
+        TensorSpec(name="images", dtype="float32", shape=("batch", 3)),
+        TensorSpec(name="threshold", dtype="float32", shape=(1,)),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason", "dims"),
+    [
+        (VOICE, "state is batched along axis 1", [[-1, 512], [2, -1, 128], [1]]),
+        (FIXED, "a fixed batch size of 4", [[4, 3]]),
+        (SHARED, "threshold has no batch axis", [[-1, 3], [1]]),
+    ],
+    ids=["other-axis", "fixed", "shared-input"],
+)
+def test_what_triton_cannot_stack_it_does_not_batch(parse, made, reason, dims):
+    golden = {
+        spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
+        for spec in made.inputs
+    }
+    sample = {name: value[:1] if made.batch_size else value for name, value in golden.items()}
+    config, path = parse([sample], signature=made)
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert [list(spec.dims) for spec in config.input] == dims
+    assert not any(spec.HasField("reshape") for spec in config.input)
+    assert reason in path.read_text()
+    (warm,) = config.model_warmup
+    assert warm.batch_size == 1
+    assert {name: list(sent.dims) for name, sent in warm.inputs.items()} == {
+        name: list(value.shape) or [1] for name, value in golden.items()
+    }
+
+
+def test_openvino_pads_and_says_so(parse):
+    config, path = parse(
+        [IMAGES],
+        files=("model.xml", "model.bin"),
+        form="openvino",
+        runtime="openvino",
+        runtime_fields={"threads": 2, "precision": "f32"},
+    )
+    assert (config.backend, config.platform) == ("openvino", "")
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "INFERENCE_NUM_THREADS": "2",
+        "NUM_STREAMS": "1",
+        "ENABLE_BATCH_PADDING": "YES",
+    }
+    text = path.read_text()
+    assert "pads smaller ones" in text
+    assert "9.49 ms when measured" in text
+    assert "INFERENCE_PRECISION_HINT=f32, for which this backend has no parameter" in text
+    assert sorted(path.name for path in (path.parent / "1").iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_openvino_in_bf16(parse):
+    config, path = parse(form="openvino", runtime="openvino", runtime_fields={"threads": 1, "precision": "bf16"})
+    assert config.parameters["HINT_BF16"].string_value == "YES"
+    assert "no parameter" not in path.read_text()
+
+
+def test_openvino_cannot_pad_what_varies(parse):
+    words = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
+    config, path = parse(form="openvino", signature=Signature(inputs=(words,), outputs=(words,), batch_axes={"ids": 0}))
+    assert config.max_batch_size == 0
+    assert list(config.input[0].dims) == [-1, -1]
+    assert "cannot pad inputs of variable size" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "spec", "words"),
+    [
+        ("openvino", TensorSpec(name="x", dtype="str", shape=("batch", 1)), "does not take tensors of type str: x"),
+        ("openvino", TensorSpec(name="x", dtype="float64", shape=("batch", 1)), "float64"),
+        ("openvino", TensorSpec(name="x", dtype="int64", shape=()), "does not take scalars: x"),
+        ("onnx", TensorSpec(name="x", dtype="complex64", shape=("batch", 1)), "complex64"),
+        ("onnx", TensorSpec(name="x", dtype="float32", shape=("batch", 0)), "dimension of 0: x"),
+        ("gguf", TensorSpec(name="x", dtype="float32", shape=("batch", 1)), "form gguf"),
+    ],
+)
+def test_what_a_backend_cannot_load_is_not_written(parse, form, spec, words):
+    with pytest.raises(NotApplicableError, match=words):
+        parse(form=form, signature=Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0}))
+
+
+def test_an_option_without_a_parameter_is_told(parse):
+    _, path = parse(runtime_fields={"threads": 2, "arena": False})
+    assert "Measured with arena=False, for which this backend has no parameter." in path.read_text()
+
+
+def test_hostile_names_stay_text(parse, tmp_path):
+    spec = TensorSpec(name=HOSTILE, dtype="float32", shape=("batch", HOSTILE))
+    config, path = parse(
+        [{HOSTILE: np.zeros((1, 2), np.float32)}],
+        name=f"../../{HOSTILE}",
+        signature=Signature(inputs=(spec,), outputs=(spec,), batch_axes={HOSTILE: 0}),
+        deployable=False,
+        not_deployable_because='x\n}\nmax_batch_size: 99 "',
+        batching=Batching(**batching().model_dump()),
+    )
+    assert config.input[0].name == HOSTILE
+    assert HOSTILE in config.model_warmup[0].inputs
+    assert config.max_batch_size == 8
+    assert path.parent.parent == tmp_path / "triton"
+    assert "NOT DEPLOYABLE" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("resnet50", "resnet50"), ("../../etc", "etc"), ("a b/c:é", "a_b_c"), ("..", "model"), ("", "model")],
+)
+def test_the_folder_has_a_plain_name(name, expected):
+    assert model_name(name) == expected
+
+
+@pytest.mark.parametrize("text", ['a"b\\c', "tab\tline\nnull\0", "naïve 名", "'", "\x7f\x80"])
+def test_quoting_comes_back(text):
+    assert text_format.Parse(f"name: {quote(text)}", pb.ModelConfig()).name == text
