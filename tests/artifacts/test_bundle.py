@@ -258,9 +258,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, model):
     (model.folder / "model.onnx.data").write_bytes(os.urandom(100_000))
     (tmp_path / "small").mkdir()
     command = ["unshare", "-rm", "sh", "-c", FULL, "sh", str(tmp_path / "small"), sys.executable, WRITE_LARGE]
-    result = subprocess.run(
-        [*command, str(model.folder)], capture_output=True, text=True, check=False, env=_environment()
-    )
+    result = subprocess.run([*command, str(model.folder)], capture_output=True, text=True, check=False, env=_environment())
     if "mount" in result.stderr or "unshare" in result.stderr:
         pytest.skip(f"no small disk can be made here: {result.stderr.strip()}")
     assert result.returncode == 0, result.stderr
@@ -440,9 +438,7 @@ def _environment():
 
 
 def _snapshot(folder):
-    return sorted(
-        (str(path), path.is_symlink(), path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")
-    )
+    return sorted((str(path), path.is_symlink(), path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*"))
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")

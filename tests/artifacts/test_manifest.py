@@ -15,10 +15,7 @@ def test_it_survives_the_disk(tmp_path, make):
 
 def test_an_infinite_ratio_is_valid_json_and_comes_back():
     text = manifest().model_dump_json()
-    assert (
-        json.loads(text, parse_constant=pytest.fail)["trials"][1]["quality"]["fidelity"]["logits: SNR, dB"]
-        == "Infinity"
-    )
+    assert json.loads(text, parse_constant=pytest.fail)["trials"][1]["quality"]["fidelity"]["logits: SNR, dB"] == "Infinity"
     winner = Manifest.model_validate_json(text).winner
     assert winner.quality is not None
     assert winner.quality.fidelity["logits: SNR, dB"] == float("inf")

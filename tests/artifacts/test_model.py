@@ -33,9 +33,7 @@ def test_samples_are_stacked_along_their_own_axes(signature):
 
 
 def test_taking_apart_undoes_stacking(signature):
-    for before, after in zip(
-        [feed(1), feed(2)], signature.unstack(signature.stack([feed(1), feed(2)]), 2), strict=True
-    ):
+    for before, after in zip([feed(1), feed(2)], signature.unstack(signature.stack([feed(1), feed(2)]), 2), strict=True):
         for name, value in before.items():
             np.testing.assert_array_equal(after[name], value)
 

@@ -145,8 +145,7 @@ SHARED = signature(
 )
 def test_what_triton_cannot_stack_it_does_not_batch(parse, made, reason, dims):
     golden = {
-        spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
-        for spec in made.inputs
+        spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype) for spec in made.inputs
     }
     sample = {name: value[:1] if made.batch_size else value for name, value in golden.items()}
     config, path = parse([sample], signature=made)

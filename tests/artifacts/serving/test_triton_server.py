@@ -195,9 +195,7 @@ def _wait(process, url, log):
 @pytest.mark.parametrize("name", sorted(SIGNATURES))
 def test_the_servers_answers_are_those_of_onnxruntime(server, name):
     root, port = server
-    session = onnxruntime.InferenceSession(
-        str(root / "models" / name / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(root / "models" / name / "model.onnx"), providers=["CPUExecutionProvider"])
     for seed in range(4):
         sent = feed(name, seed)
         with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:

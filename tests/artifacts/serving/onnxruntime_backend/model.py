@@ -49,9 +49,7 @@ class TritonPythonModel:
         return value.reshape(()) if self.ranks[name] == 0 else value
 
     def answer(self, values):
-        values = [
-            np.char.encode(value.astype(str)).astype(object) if value.dtype == object else value for value in values
-        ]
+        values = [np.char.encode(value.astype(str)).astype(object) if value.dtype == object else value for value in values]
         return triton.InferenceResponse([triton.Tensor(*pair) for pair in zip(self.outputs, values, strict=True)])
 
 
