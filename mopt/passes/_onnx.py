@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["load", "model_metadata", "protobuf", "save", "weight_bytes"]
+__all__ = ["load", "model_metadata", "save", "weight_bytes"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_ir as ir
 
 INLINE_LIMIT = 512 * 1024 * 1024
@@ -44,13 +43,6 @@ def save(model: ir.Model, folder: Path) -> Path:
     else:
         ir.save(model, path, external_data="model.onnx.data", size_threshold_bytes=_EXTERNAL_THRESHOLD)
     return path
-
-
-def protobuf(path: Path) -> onnx.ModelProto:
-    """Load a model with its weights into memory, for libraries that want a protobuf."""
-    import onnx
-
-    return onnx.load(str(path))
 
 
 def model_metadata(path: Path) -> dict[str, str]:
