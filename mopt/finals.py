@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Found", "decide"]
+__all__ = ["Found", "among_equals", "decide"]
 
 import contextlib
 import dataclasses
@@ -63,7 +63,7 @@ def decide(question: Question, base: Entry, entries: list[Entry], progress: Prog
         key=lambda entry: _score(question, entry),
         reverse=True,
     )
-    winner = ranked[0] if ranked else base
+    winner, equals = among_equals(question, ranked, base)
     finished = {entry.trial.name: _lost(question, entry, winner, base) for entry in [*finalists, *rest] if entry is not winner}
     trials = [base, *(finished.get(entry.trial.name, entry) for entry in entries)]
     if winner is not base:
@@ -74,9 +74,38 @@ def decide(question: Question, base: Entry, entries: list[Entry], progress: Prog
         chosen=winner.trial,
         model=winner.model,
         candidate=winner.candidate,
-        why=_why(question, winner, base),
+        why=_why(question, winner, base, equals),
         control=control,
     )
+
+
+def among_equals(question: Question, ranked: Sequence[Entry], base: Entry) -> tuple[Entry, list[str]]:
+    """Return the winner, and the names of those whose speed-up cannot be told from the leader's, the winner left out.
+
+    Two are equal when the value of each lies in the interval of the other. Then the one that is faster over all batch
+    sizes wins, for the one a server will use is not known yet.
+
+    Args:
+        question: With the objective.
+        ranked: Right and surely faster than the reference, the best first.
+        base: The reference, which wins when nothing is ranked.
+    """
+    if not ranked or question.objective == "size":
+        return (ranked or [base])[0], []
+    best = _score_interval(question, ranked[0], base)
+    equals = [entry for entry in ranked if _holds(_score_interval(question, entry, base), best)]
+    winner = max(equals, key=_over_all_batches)
+    return winner, [entry.trial.name for entry in equals if entry is not winner]
+
+
+def _holds(one: Estimate, other: Estimate) -> bool:
+    return one.low <= other.value <= one.high and other.low <= one.value <= other.high
+
+
+def _over_all_batches(entry: Entry) -> float:
+    """Geometric mean of the speed-ups over the batch sizes, which decides between equals."""
+    assert entry.trial.profile is not None
+    return statistics.geometric_mean(batch.ratio.value for batch in entry.trial.profile.batches if batch.ratio)
 
 
 def _measure_finals(
@@ -225,7 +254,7 @@ def _lost(question: Question, entry: Entry, winner: Entry, base: Entry) -> Entry
     return entry.reject(Rejection.OUTRUN, f"{what}; {winner.trial.name} is better")
 
 
-def _why(question: Question, winner: Entry, base: Entry) -> str:
+def _why(question: Question, winner: Entry, base: Entry, equals: Sequence[str]) -> str:
     if winner is base:
         return "no candidate was both right and surely faster than the reference, so the reference is shipped"
     speed = _score_interval(question, winner, base)
@@ -239,4 +268,5 @@ def _why(question: Question, winner: Entry, base: Entry) -> str:
         "inconclusive": unproven_text(quality),
         "fail": "",
     }[quality.verdict]
-    return f"{kind} of all that passed: {times_text(speed)} the speed of the reference; {proof}"
+    shared = f" (not to be told from {', '.join(equals)}, and faster over all batch sizes)" if equals else ""
+    return f"{kind} of all that passed: {times_text(speed)} the speed of the reference{shared}; {proof}"

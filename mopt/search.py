@@ -7,6 +7,7 @@ __all__ = ["search"]
 import contextlib
 import dataclasses
 import functools
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def search(question: Question, reference: Candidate, candidates: Sequence[Candid
     )
     progress.stage("running the reference over the samples", 1)
     truth = record_outputs(question.source, reference.runtime, question.signature, question.evaluation, question.store)
-    base = _judge(question, truth, base)
+    base = _judge_reference(question, truth, base)
     progress.step(_quality_note(base))
 
     entries = _compile_all(question, candidates, deadline, progress)
@@ -192,9 +193,10 @@ def _check_quality(question: Question, truth: Samples, entries: list[Entry], pro
 
 def _judge_few(question: Question, truth: Samples, entry: Entry) -> Entry:
     """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
-    judged = _judge(question, truth, entry, _FEW_SAMPLES)
+    few = _few(question, truth)
+    judged = _judge(question, truth, entry, few)
     quality = judged.trial.quality
-    if judged.alive or quality is None or len(question.evaluation) <= _FEW_SAMPLES:
+    if judged.alive or quality is None or len(question.evaluation) <= few:
         return judged
     at_best = quality.difference + (quality.difference - quality.bound)
     return judged if at_best < quality.allowed else judged.update(outcome=None)
@@ -210,10 +212,9 @@ def _judge(question: Question, truth: Samples, entry: Entry, most: int = sys.max
             entry.model, entry.candidate.runtime, question.signature, samples, truth, question.metric,
             question.machine, question.store,
         )  # fmt: skip
+        quality = judge(question.metric, found.rows, own.rows, question.tolerance, question.options.confidence, found.fidelity)
     except CandidateRejectedError as error:
         return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
-    confidence = question.options.confidence
-    quality = judge(question.metric, found.rows, own.rows, question.tolerance, confidence, found.fidelity)
     entry = entry.update(quality=quality)
     if quality.verdict == "fail":
         return entry.reject(
@@ -222,6 +223,25 @@ def _judge(question: Question, truth: Samples, entry: Entry, most: int = sys.max
     if quality.verdict == "inconclusive" and question.options.inconclusive == "reject":
         return entry.reject(Rejection.UNPROVEN, unproven_text(quality))
     return entry
+
+
+def _few(question: Question, truth: Samples) -> int:
+    """How many samples are a first look: all where the metric needs more, to see every class say."""
+    samples, truth = question.evaluation.first(_FEW_SAMPLES), truth.first(_FEW_SAMPLES)
+    value = question.metric.value(score(truth, question.metric, samples, truth).rows)
+    return _FEW_SAMPLES if math.isfinite(value) else len(question.evaluation)
+
+
+def _judge_reference(question: Question, truth: Samples, base: Entry) -> Entry:
+    """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
+    few = _few(question, truth)
+    base = _judge(question, truth, base, few)
+    if base.trial.quality is None or len(question.evaluation) <= few:
+        return base
+    rows = score(truth, question.metric, question.evaluation, truth).rows
+    fidelity = base.trial.quality.fidelity
+    quality = judge(question.metric, rows, rows, question.tolerance, question.options.confidence, fidelity)
+    return base.update(quality=quality)
 
 
 def _quality_note(entry: Entry) -> str:

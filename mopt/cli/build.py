@@ -57,7 +57,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    r"""Build the fastest version of a model that is still right.
+    """Build the fastest version of a model that is still right.
 
     SOURCE is an ONNX file, file.py:function or package.module:function that returns a PyTorch module and example inputs, a
     .pt2 exported program, a Hugging Face folder, a scikit-learn, XGBoost or LightGBM model, or a TensorFlow SavedModel.
@@ -65,7 +65,7 @@ def command(
     \b
     mopt build model.onnx --data samples.npz --tolerance 1% --rate 1000 --p99 100ms
     mopt build --recipe mopt.toml --out artifact --force
-    """
+    """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from mopt.flow import build, explain_plan
     from mopt.recipe import make_recipe
 

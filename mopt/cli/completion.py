@@ -10,13 +10,13 @@ import click
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    r"""Print the completion script of a shell.
+    """Print the completion script of a shell.
 
     \b
     bash: mopt completion bash > ~/.local/share/bash-completion/completions/mopt
     zsh:  mopt completion zsh > ~/.zfunc/_mopt
     fish: mopt completion fish > ~/.config/fish/completions/mopt.fish
-    """
+    """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from click.shell_completion import get_completion_class
 
     from mopt.cli import root

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from mopt.artifacts.manifest import Quality
-from mopt.errors import UserError
+from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 
@@ -69,9 +69,18 @@ def judge(
 
     Raises:
         UserError: When the metric has no value on these samples.
+        CandidateRejectedError: When it has one for the reference alone: the candidate answers a constant, say.
     """
     count = len(rows_reference)
-    value, reference = _defined(metric, rows_candidate), _defined(metric, rows_reference)
+    reference = _value(metric, rows_reference)
+    if reference is None:
+        raise UserError(
+            f"the metric {metric.name} has no value on these {count} samples",
+            "give more samples: with every class in them, and labels that differ",
+        )
+    value = _value(metric, rows_candidate)
+    if value is None:
+        raise CandidateRejectedError(Rejection.WORSE, f"{metric.name} has no value on its answers, and one on the reference's")
     difference = _turned(metric, value - reference)
     scale = metric.scale(rows_reference)
     allowed = tolerance.allowed(scale, metric.unit)
@@ -99,14 +108,9 @@ def _same(scores: Rows | None, truth: Rows | None, candidate: Rows, reference: R
     return left.tobytes() == right.tobytes()
 
 
-def _defined(metric: Metric, rows: Rows) -> float:
+def _value(metric: Metric, rows: Rows) -> float | None:
     value = metric.value(rows) if len(rows) else math.nan
-    if not math.isfinite(value):
-        raise UserError(
-            f"the metric {metric.name} has no value on these {len(rows)} samples",
-            "give more samples: with every class in them, and labels that differ",
-        )
-    return value
+    return value if math.isfinite(value) else None
 
 
 def _turned(metric: Metric, difference: float) -> float:

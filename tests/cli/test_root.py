@@ -28,6 +28,11 @@ def test_every_command_has_help_and_says_what_the_overview_says(name):
     assert "Usage: mopt " + name in found.output
 
 
+def test_examples_keep_their_lines():
+    found = CliRunner().invoke(root, ["build", "--help"], prog_name="mopt", terminal_width=80)
+    assert "  mopt build --recipe mopt.toml --out artifact --force" in found.output.splitlines()
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys; sys.argv = ['mopt', '--help']; from mopt.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     code += "print([m for m in ('numpy', 'pydantic', 'rich', 'onnx', 'onnxruntime', 'torch') if m in sys.modules])"

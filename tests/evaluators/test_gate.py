@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from mopt.errors import UserError
+from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.evaluators.gate import judge, paired_bound
 from mopt.evaluators.metrics.accuracy import Accuracy
 from mopt.evaluators.metrics.auc import Auc
@@ -174,6 +174,21 @@ def test_a_metric_without_a_value_is_the_users_to_mend() -> None:
     rows = np.array([[0.3, 1.0], [0.4, 1.0]])
     with pytest.raises(UserError, match="auc has no value on these 2 samples"):
         judge(Auc(), rows, rows, ONE_PERCENT)
+
+
+class Spread(R2):
+    """A metric of one's own, without a value for answers that never change."""
+
+    def value(self, rows: np.ndarray) -> float:
+        return super().value(rows) if rows[:, 0].std() else float("nan")
+
+
+def test_a_candidate_without_a_value_is_rejected_and_ends_no_build() -> None:
+    truth = np.array([[0.3, 0.3], [0.4, 0.4], [0.9, 0.8]])
+    constant = np.array([[0.5, 0.3], [0.5, 0.4], [0.5, 0.8]])
+    with pytest.raises(CandidateRejectedError, match="has no value on its answers") as caught:
+        judge(Spread(), constant, truth, ONE_PERCENT)
+    assert caught.value.rejection is Rejection.WORSE
 
 
 def test_the_record_is_json() -> None:
