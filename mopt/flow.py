@@ -93,6 +93,18 @@ class _Material:
     metric: Metric
 
 
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """Everything that an artifact is made of."""
+
+    request: _Request
+    material: _Material
+    bound: Bound
+    prepared: Simplified
+    found: Found
+    command: str
+
+
 def build(
     recipe: Recipe | None = None,
     *,
@@ -123,7 +135,8 @@ def build(
     material = _gather(request)
 
     def make(folder: Path) -> None:
-        _build(request, material, command or _command(request.recipe, destination), folder / "artifact")
+        built = _build(request, material, command or _command(request.recipe, destination))
+        _write(built, folder / "artifact")
 
     folder, cached = request.store.get("builds", _key(request, material), make)
     bundle.place(folder / "artifact", destination, force=force)
@@ -209,7 +222,7 @@ def _candidates(request: _Request, traits: Traits, calibration: Samples) -> list
     return plan(traits, request.target, calibration, request.threads, options.candidates, request.recipe.objective)
 
 
-def _build(request: _Request, material: _Material, command: str, folder: Path) -> None:
+def _build(request: _Request, material: _Material, command: str) -> _Built:
     recipe, split = request.recipe, material.split
     request.progress.stage("checking the export, simplifying", 2)
     bound = bind(material.exported, _feeds(split), request.store)
@@ -233,35 +246,26 @@ def _build(request: _Request, material: _Material, command: str, folder: Path) -
     )
     candidates = _candidates(request, traits_of(prepared.model), split.calibration)
     found = search(question, reference_candidate(request.threads), candidates, request.progress)
-    _write(request, material, bound, prepared, found, command, folder)
+    return _Built(request, material, bound, prepared, found, command)
 
 
-def _write(
-    request: _Request,
-    material: _Material,
-    bound: Bound,
-    prepared: Simplified,
-    found: Found,
-    command: str,
-    folder: Path,
-) -> None:
-    request.progress.stage("writing the artifact", 1)
-    inputs = _feeds(material.split)[:_GOLDEN_SAMPLES]
+def _write(built: _Built, folder: Path) -> None:
+    found, progress = built.found, built.request.progress
+    progress.stage("writing the artifact", 1)
+    inputs = _feeds(built.material.split)[:_GOLDEN_SAMPLES]
     with SessionProcess(found.candidate.runtime, found.model) as session:
-        outputs = list(_answers(session, bound.signature, inputs))
-        signature = _as_shipped(bound.signature, session)
-    bound = dataclasses.replace(bound, signature=signature)
-    manifest = _manifest(request, material, bound, prepared, found, command, _golden(found, outputs))
+        outputs = list(_answers(session, built.bound.signature, inputs))
+        signature = _as_shipped(built.bound.signature, session)
     bundle.write_artifact(
         folder,
         model=found.model,
-        manifest=manifest,
+        manifest=_manifest(built, signature, _golden(found, outputs)),
         golden_inputs=inputs,
         golden_outputs=outputs,
-        serving=request.recipe.serve,
+        serving=built.request.recipe.serve,
         force=False,
     )
-    request.progress.step()
+    progress.step()
 
 
 def _as_shipped(signature: Signature, session: SessionProcess) -> Signature:
@@ -299,15 +303,8 @@ def _golden(found: Found, outputs: list[Feed]) -> Golden:
     )
 
 
-def _manifest(
-    request: _Request,
-    material: _Material,
-    bound: Bound,
-    prepared: Simplified,
-    found: Found,
-    command: str,
-    golden: Golden,
-) -> Manifest:
+def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
+    request, material, found = built.request, built.material, built.found
     recipe, profile = request.recipe, found.chosen.profile
     assert profile is not None
     traffic = recipe.traffic
@@ -318,15 +315,15 @@ def _manifest(
         not_deployable_because="it was calibrated and judged on random data, as asked for" if synthetic else "",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         mopt_version=metadata.version("mopt"),
-        command=command,
+        command=built.command,
         recipe=recipe.model_dump(mode="json"),
         target=request.target.model_dump(mode="json"),
         machine=request.machine,
         noise=noise(),
         versions={name: version for name, version in versions(LIBRARIES).items() if version},
-        source=bound.record,
-        simplified=prepared.note,
-        signature=bound.signature,
+        source=built.bound.record,
+        simplified=built.prepared.note,
+        signature=signature,
         data=material.split.description,
         chosen=found.chosen.name,
         runtime=found.chosen.runtime,
@@ -335,9 +332,7 @@ def _manifest(
         why=found.why,
         control=found.control,
         trials=found.trials,
-        batching=recommend(
-            profile, rate=traffic.rate, p99_ms=traffic.p99, max_load=traffic.load, batches=bound.signature.batches
-        ),
+        batching=recommend(profile, rate=traffic.rate, p99_ms=traffic.p99, max_load=traffic.load, batches=signature.batches),
         golden=golden,
         files={},
     )
