@@ -128,10 +128,15 @@ def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> 
         yield group
 
 
-def memory_budget(question: Question) -> float:
-    """Bytes that all open sessions may take: half of the machine, or twice the model when that is large itself."""
-    half = question.machine.memory_bytes * _SHARE_OF_MEMORY
-    return half if question.source.size <= _SMALL_MODEL else min(half, 2.0 * question.source.size)
+def memory_budget(question: Question) -> int:
+    """Bytes that a pass, or all open sessions, may take.
+
+    What the user said, or half of the machine; twice the model when that is large itself.
+    """
+    if question.options.memory:
+        return question.options.memory
+    half = int(question.machine.memory_bytes * _SHARE_OF_MEMORY)
+    return half if question.source.size <= _SMALL_MODEL else min(half, 2 * question.source.size)
 
 
 def resident(entry: Entry) -> float:

@@ -6,7 +6,7 @@ the child has loaded a model file, and a model file is hostile input.
 
 from __future__ import annotations
 
-__all__ = ["Worker", "peak_memory", "run"]
+__all__ = ["Worker", "peak_memory", "resident_memory", "run"]
 
 import contextlib
 import ctypes
@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -30,6 +31,7 @@ from mopt.errors import CandidateRejectedError, MissingDependencyError, NotAppli
 
 _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.1
 
 
 class Worker:
@@ -87,14 +89,22 @@ class Worker:
         """The child's process id."""
         return self._process.pid
 
-    def call(self, method: str, *arguments: Any, timeout: float = 600.0, **keywords: Any) -> Any:
+    def call(self, method: str, *arguments: Any, timeout: float = 600.0, memory: int | None = None, **keywords: Any) -> Any:
         """Call a method of the hosted object; its result is JSON data with NumPy arrays in it.
 
+        Args:
+            method: Its name.
+            *arguments: Anything that can be pickled.
+            timeout: Seconds until it counts as hung.
+            memory: Bytes that the child may have resident meanwhile, looked at ten times a second; None for any.
+            **keywords: As ``arguments``.
+
         Raises:
-            CandidateRejectedError: When the child crashes, hangs, or raises something that mopt did not foresee.
+            CandidateRejectedError: When the child crashes, hangs, takes too much memory, or raises something that mopt
+                did not foresee.
             MoptError: The same error that the child raised, when it is one of mopt's.
         """
-        return self._ask(("call", method, arguments, keywords), timeout)
+        return self._ask(("call", method, arguments, keywords), timeout, memory)
 
     def pause(self) -> None:
         """Stop the child's threads, so that they cannot take a core from another measurement."""
@@ -127,7 +137,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: tuple[Any, ...], timeout: float) -> Any:
+    def _ask(self, request: tuple[Any, ...], timeout: float, memory: int | None = None) -> Any:
         if self._requests.closed:
             raise CandidateRejectedError(Rejection.CRASHED, "the process has ended already")
         self.resume()
@@ -135,6 +145,8 @@ class Worker:
         pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(request)
         try:
             self._requests.send_bytes(buffer.getbuffer())
+            if memory is not None:
+                self._watch(timeout, memory)
             answer = _receive(self._answers, timeout)
             error = _rebuild(answer["error"]) if "error" in answer else None
             value = None if error else answer["value"]
@@ -149,6 +161,19 @@ class Worker:
         if error is not None:
             raise error
         return value
+
+    def _watch(self, timeout: float, memory: int) -> None:
+        """Wait until the answer begins; end the child when it takes more than ``memory``."""
+        deadline = time.monotonic() + timeout
+        while not self._answers.poll(_LOOK_SECONDS):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            taken = resident_memory(self.pid)
+            if taken > memory:
+                self.close()
+                raise CandidateRejectedError(
+                    Rejection.MEMORY, f"took {taken / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed"
+                )
 
     def _death(self) -> CandidateRejectedError:
         try:
@@ -180,15 +205,18 @@ class _Callable:
         return self.function(*arguments, **keywords)
 
 
-def run(function: Callable[..., Any], *arguments: Any, timeout: float = 600.0, **keywords: Any) -> Any:
+def run(
+    function: Callable[..., Any], *arguments: Any, timeout: float = 600.0, memory: int | None = None, **keywords: Any
+) -> Any:
     """Call ``function`` in a child process of its own and return its result (JSON data and NumPy arrays).
 
     Raises:
-        CandidateRejectedError: When the child crashes, hangs, or raises something that mopt did not foresee.
+        CandidateRejectedError: When the child crashes, hangs, takes more than ``memory`` bytes, or raises something
+            that mopt did not foresee.
         MoptError: The same error that the function raised, when it is one of mopt's.
     """
     with Worker(_Callable, function) as worker:
-        return worker.call("run", *arguments, timeout=timeout, **keywords)
+        return worker.call("run", *arguments, timeout=timeout, memory=memory, **keywords)
 
 
 def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
@@ -338,7 +366,16 @@ def _rebuild(error: dict[str, Any]) -> Exception:
 
 def peak_memory(pid: int) -> int:
     """Largest resident set of a process so far, in bytes (0 where the system does not tell)."""
+    return _status(pid, "VmHWM")
+
+
+def resident_memory(pid: int) -> int:
+    """Resident set of a process now, in bytes (0 where the system does not tell)."""
+    return _status(pid, "VmRSS")
+
+
+def _status(pid: int, field: str) -> int:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
     return 0

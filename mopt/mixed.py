@@ -25,7 +25,9 @@ _MOST = 0.5
 """Share of the quantized operators; with more of them in float, little is left to gain."""
 
 
-def mixed_variants(candidate: Candidate, source: Model, quantized: Model, store: Store) -> list[Candidate]:
+def mixed_variants(
+    candidate: Candidate, source: Model, quantized: Model, store: Store, memory: int | None = None
+) -> list[Candidate]:
     """Return candidates that leave more and more of the worst operators in float; none where operators cannot be ranked.
 
     Args:
@@ -33,12 +35,13 @@ def mixed_variants(candidate: Candidate, source: Model, quantized: Model, store:
         source: The model that was quantized.
         quantized: What the candidate made of it.
         store: Where rankings are kept.
+        memory: Bytes that ranking may take; None for any.
     """
     step = candidate.passes[-1] if candidate.passes else None
     if not isinstance(step, QuantizeInt8Static | QuantizeInt8Nncf) or step.float_nodes:
         return []
     try:
-        ranked = _rank(source, quantized, step.calibration, store)
+        ranked = _rank(source, quantized, step.calibration, store, memory)
     except (CandidateRejectedError, NotApplicableError):
         return []
     return [
@@ -52,14 +55,14 @@ def mixed_variants(candidate: Candidate, source: Model, quantized: Model, store:
     ]
 
 
-def _rank(source: Model, quantized: Model, calibration: Samples, store: Store) -> list[str]:
+def _rank(source: Model, quantized: Model, calibration: Samples, store: Store, memory: int | None) -> list[str]:
     """Return the names of the quantized operators, the one that adds the most noise first."""
     key: dict[str, Any] = {
         "float": source.digest, "quantized": quantized.digest, "samples": calibration.digest, "code": code_digest()
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        ranked = run(rank_nodes, source.file, quantized.file, calibration)
+        ranked = run(rank_nodes, source.file, quantized.file, calibration, memory=memory)
         (folder / "ranking.json").write_text(json.dumps(ranked))
 
     folder, _ = store.get("rankings", key, make)

@@ -19,6 +19,8 @@ from mopt.registry import nearest
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
 
+_PREFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
 
 def _milliseconds(value: Any) -> Any:
     if not isinstance(value, str):
@@ -31,6 +33,19 @@ def _milliseconds(value: Any) -> Any:
 
 Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydantic.Field(gt=0)]
 """A time in ms; text needs a unit: ``100ms``, ``1.5s``."""
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kKMGT]i|[kMGT])?B?\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is not an amount of memory: write a number and a unit, such as 16GB")
+    return round(float(match[1]) * _PREFIXES[match[2] or ""])
+
+
+Bytes = Annotated[int, pydantic.BeforeValidator(_bytes), pydantic.Field(gt=0)]
+"""An amount of memory in bytes; text may have a unit: ``16GB``, ``512MiB``."""
 
 
 class _Section(pydantic.BaseModel):
@@ -55,6 +70,13 @@ class Search(_Section):
     time_budget: Annotated[
         Milliseconds, pydantic.Field(description="time after which no new candidate is begun, such as 30m")
     ] = 30 * 60e3
+    memory: Annotated[
+        Bytes | None,
+        pydantic.Field(
+            description="memory that a pass and the sessions may take, such as 16GB; default: half of the machine's, and "
+            "twice the model for one of over 2 GB"
+        ),
+    ] = None
     confidence: Annotated[float, pydantic.Field(ge=0.5, lt=1, description="of the bound on the quality")] = 0.95
     inconclusive: Annotated[
         Literal["accept", "reject"],

@@ -22,6 +22,7 @@ from mopt.entry import (
     Entry,
     Question,
     batch_feeds,
+    memory_budget,
     memory_groups,
     open_session,
     promise,
@@ -91,7 +92,7 @@ def _compile_all(question: Question, candidates: Sequence[Candidate], deadline: 
 def _compile(candidate: Candidate, question: Question) -> Entry:
     entry = start(candidate)
     try:
-        compiled: Compiled = compile_candidate(candidate, question.prepared, question.store)
+        compiled: Compiled = compile_candidate(candidate, question.prepared, question.store, memory_budget(question))
     except NotApplicableError as error:
         return entry.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:
@@ -270,7 +271,7 @@ def _refine(
             continue
         refined.add(entry.trial.model_digest)
         assert entry.model is not None
-        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store)
+        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store, memory_budget(question))
         progress.stage(f"mixed precision for {entry.trial.name}", len(variants))
         for variant in variants:
             if time.monotonic() > deadline:

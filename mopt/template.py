@@ -34,6 +34,7 @@ evaluation = 2000           # most samples to evaluate with; never the same ones
 [search]
 max_batch = 32              # largest batch size to measure
 time_budget = "30m"         # no new candidate is begun after it
+# memory = "16GB"           # that a pass, or the open sessions, may take; default: half of the machine's
 inconclusive = "accept"     # or "reject": what to do when too few samples prove the tolerance
 """
 

@@ -41,17 +41,23 @@ class Compiled:
     records: tuple[PassRecord, ...]
 
 
-def compile_candidate(candidate: Candidate, source: Model, store: Store) -> Compiled:
+def compile_candidate(candidate: Candidate, source: Model, store: Store, memory: int | None = None) -> Compiled:
     """Run the passes of a candidate on ``source``; passes that another candidate has run on the same model are not run again.
+
+    Args:
+        candidate: What to compile.
+        source: The model it starts from.
+        store: Where results are kept.
+        memory: Bytes that a pass may take; None for any.
 
     Raises:
         NotApplicableError: When a pass is not for this model.
-        CandidateRejectedError: When a pass crashed, hung or failed.
+        CandidateRejectedError: When a pass crashed, hung, failed or took too much memory.
     """
     model = source
     records: list[PassRecord] = []
     for group in _groups(candidate.passes):
-        model, found = run_cached(group, model, store)
+        model, found = run_cached(group, model, store, memory)
         records.extend(found)
     return Compiled(candidate, model, tuple(records))
 
@@ -64,7 +70,7 @@ def _groups(passes: Sequence[Pass]) -> Iterator[tuple[Pass, ...]]:
             yield from ((step,) for step in steps)
 
 
-def run_cached(group: Sequence[Pass], source: Model, store: Store) -> tuple[Model, list[PassRecord]]:
+def run_cached(group: Sequence[Pass], source: Model, store: Store, memory: int | None = None) -> tuple[Model, list[PassRecord]]:
     """Run passes that share one model in memory, or find their result in the store."""
     form = group[-1].makes
     key = {"source": source.digest, "passes": [step.key() for step in group], "code": code_digest()}
@@ -72,7 +78,8 @@ def run_cached(group: Sequence[Pass], source: Model, store: Store) -> tuple[Mode
     def make(folder: Path) -> None:
         (folder / "model").mkdir()
         start = time.perf_counter()
-        results = run(run_passes, tuple(group), source, folder / "model", timeout=sum(step.timeout for step in group))
+        timeout = sum(step.timeout for step in group)
+        results = run(run_passes, tuple(group), source, folder / "model", timeout=timeout, memory=memory)
         seconds = (time.perf_counter() - start) / len(group)
         model = Model.at(form, folder / "model")
         if not model.file.is_file():

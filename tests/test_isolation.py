@@ -146,6 +146,26 @@ def test_running_out_of_memory_is_a_rejection_for_memory():
     assert caught.value.rejection is Rejection.MEMORY
 
 
+def hold(size):
+    held = np.ones(size, np.uint8)
+    time.sleep(60)
+    return int(held[0])
+
+
+def test_more_memory_than_allowed_is_a_rejection_and_ends_the_child():
+    start = time.monotonic()
+    with pytest.raises(CandidateRejectedError, match=r"took 0\.\d GB of memory, and 0\.2 GB are allowed") as caught:
+        run(hold, 400_000_000, memory=200_000_000)
+    assert caught.value.rejection is Rejection.MEMORY
+    assert time.monotonic() - start < 50
+
+
+def test_a_limit_on_memory_leaves_the_limit_on_time_and_the_answer_alone():
+    assert run(echo, 7, memory=10**10) == 7
+    with pytest.raises(CandidateRejectedError, match="no answer within 1 s"):
+        run(hold, 1, timeout=1, memory=10**10)
+
+
 @pytest.mark.parametrize(
     "array",
     [

@@ -23,6 +23,19 @@ def test_times_take_units(text, milliseconds):
 
 
 @pytest.mark.parametrize(
+    ("text", "count"), [("16GB", 16 * 10**9), ("512MiB", 2**29), ("1.5 kB", 1500), (800, 800), ("800", 800), ("2Gi", 2**31)]
+)
+def test_memory_takes_units(text, count):
+    assert make_recipe({**MINIMAL, "search": {"memory": text}}).search.memory == count
+
+
+@pytest.mark.parametrize("text", ["16 gigs", "B", "-1GB", "0", 0, "1Gb"])
+def test_other_amounts_of_memory_are_refused(text):
+    with pytest.raises(UserError, match=r"^search\.memory: "):
+        make_recipe({**MINIMAL, "search": {"memory": text}})
+
+
+@pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
         ({"tolerence": "1%"}, "unknown key in the recipe: tolerence", "did you mean tolerance?"),

@@ -38,6 +38,7 @@ _WIDE_ENOUGH = 120
 @click.option("--threads", type=int, help="Threads for one inference.")
 @click.option("--candidate", "candidates", multiple=True, help="Pattern of candidates to try; repeat for several.")
 @click.option("--time-budget", help="No new candidate is begun after this time, such as 20m.")
+@click.option("--memory", help="Memory that a pass, or the open sessions, may take, such as 16GB.")
 @click.option("--confidence", type=float, help="Of the bound on the quality, such as 0.95.")
 @click.option("--inconclusive", type=click.Choice(["accept", "reject"]), help="When too few samples prove the tolerance.")
 @click.option("--trust-pickle", is_flag=True, default=None, help="Run the code inside a pickled model.")
@@ -95,7 +96,7 @@ def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
 _PLACES = {
     "label": "data", "calibration": "data", "evaluation": "data", "rate": "traffic", "p99": "traffic",
     "max_batch": "search", "threads": "search", "candidates": "search", "time_budget": "search",
-    "confidence": "search", "inconclusive": "search",
+    "memory": "search", "confidence": "search", "inconclusive": "search",
 }  # fmt: skip
 
 
