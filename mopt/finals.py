@@ -133,6 +133,9 @@ def _measure_finals(
             if slowest > _LONGEST_INFERENCE_MS / 2:
                 limit = f"an inference of batch {batch} takes {slowest / 1e3:.1f} s"
                 break
+            if (taken := sum(session.peak_bytes() for session in set(opened.values()))) > memory_budget(question):
+                limit = f"at batch {batch} the finalists take {taken / 1e9:.1f} GB of memory together"
+                break
         measured = [
             entry.update(profile=_full_profile(entry, sessions[entry.trial.name], logs, names, limit)) for entry in entries
         ]

@@ -7,7 +7,6 @@ __all__ = ["Runtime", "Session", "SessionProcess"]
 import abc
 import dataclasses
 import importlib
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,9 +102,6 @@ class _Host:
             latencies.append((clock() - start) / 1e6)
         return latencies
 
-    def peak_bytes(self) -> int:
-        return peak_memory(os.getpid())
-
 
 class SessionProcess:
     """A session in a child process, seen from the parent.
@@ -158,7 +154,7 @@ class SessionProcess:
 
     def peak_bytes(self) -> int:
         """Largest resident memory of the child so far."""
-        return int(self._worker.call("peak_bytes"))
+        return peak_memory(self._worker.pid)
 
     def pause(self) -> None:
         """Stop all its threads."""
