@@ -321,15 +321,11 @@ def olive_command(job: Job, home: Path) -> list[Variant]:
     return _ort(home / "model", job)
 
 
-EVALUATION = 300
-"""Samples that mopt judges its candidates on: about as many as everybody's score is taken from."""
-
-
 def mopt_build(job: Job, home: Path) -> list[Variant]:
     """``mopt build``, as a user would run it; its cache is its own and starts empty."""
     command = [sys.executable, "-m", "mopt", "build", job.source, "--data", job.data, "--metric", job.metric]
     command += ["--out", str(home / "artifact"), "--threads", str(job.threads), "--name", job.name, "--json", "--quiet"]
-    command += ["--max-batch", str(max(job.shapes)), "--evaluation", str(EVALUATION)]
+    command += ["--max-batch", str(max(job.shapes))]
     if job.recipe:
         (home / "mopt.toml").write_text("".join(f"{key} = {_toml(value)}\n" for key, value in job.recipe.items()))
         command += ["--recipe", str(home / "mopt.toml")]
