@@ -9,8 +9,10 @@ __all__ = [
     "Entry",
     "Question",
     "batch_feeds",
+    "faithfulness",
     "memory_budget",
     "memory_groups",
+    "most_promising",
     "open_session",
     "promise",
     "resident",
@@ -46,6 +48,8 @@ _SHARE_OF_MEMORY = 0.5
 _RESIDENT_FACTOR = 1.1
 _RESIDENT_BASE = 150e6
 """Memory of a session: this share of its model's size, and these bytes for the runtime itself."""
+_ALIKE = 0.95
+"""Share of the best speed-up from which on a quick look sees no difference."""
 _SMALL_MODEL = 2e9
 """Bytes up to which all sessions are kept open together, however large their sum is beside the model."""
 
@@ -161,6 +165,23 @@ def promise(question: Question, entry: Entry) -> float:
     if question.objective == "size":
         return -float(entry.trial.size_bytes or 0)
     return entry.quick.value if entry.quick else 0.0
+
+
+def faithfulness(entry: Entry) -> float:
+    """Signal-to-noise ratio in dB of the output that is furthest from the reference's; 0 where there is none."""
+    quality = entry.trial.quality
+    found = [value for name, value in quality.fidelity.items() if name.endswith(".snr_db")] if quality else []
+    return min(found, default=0.0)
+
+
+def most_promising(question: Question, entries: Sequence[Entry]) -> list[Entry]:
+    """The fastest first; of those that a quick look cannot tell from the fastest, the most faithful first."""
+    ranked = sorted(entries, key=lambda entry: promise(question, entry), reverse=True)
+    if not ranked or question.objective == "size":
+        return ranked
+    best = promise(question, ranked[0])
+    equals = [entry for entry in ranked if entry.quick and entry.quick.high >= best and entry.quick.value >= _ALIKE * best]
+    return sorted(equals, key=faithfulness, reverse=True) + [entry for entry in ranked if entry not in equals]
 
 
 def times_text(speed: Estimate) -> str:

@@ -18,10 +18,11 @@ from mopt.entry import (
     Entry,
     Question,
     batch_feeds,
+    faithfulness,
     memory_budget,
     memory_groups,
+    most_promising,
     open_session,
-    promise,
     resident,
     times_text,
     unproven_text,
@@ -37,6 +38,10 @@ _STEADY_CONTROL = (0.95, 1.05)
 _LONGEST_TURN = 0.15
 _SIZE_BUDGET_SECONDS = 25.0
 _LONGEST_INFERENCE_MS = 2000.0
+_AS_FAST = 0.03
+"""Share of a speed-up that does not matter."""
+_AS_FAITHFUL = 3.0
+"""dB of the distance to the reference that do not matter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Found:
 
 def decide(question: Question, base: Entry, entries: list[Entry], progress: Progress) -> Found:
     """Measure the finalists in depth beside the reference, and take the best that is faster."""
-    alive = sorted((entry for entry in entries if entry.alive), key=lambda entry: promise(question, entry), reverse=True)
+    alive = most_promising(question, [entry for entry in entries if entry.alive])
     finalists = next(iter(memory_groups(question, base, alive[:FINALISTS])), [])
     rest = alive[len(finalists) :]
     measured, control = _measure_finals(question, base, finalists, progress)
@@ -82,8 +87,10 @@ def decide(question: Question, base: Entry, entries: list[Entry], progress: Prog
 def among_equals(question: Question, ranked: Sequence[Entry], base: Entry) -> tuple[Entry, list[str]]:
     """Return the winner, and the names of those whose speed-up cannot be told from the leader's, the winner left out.
 
-    Two are equal when the value of each lies in the interval of the other. Then the one that is faster over all batch
-    sizes wins, for the one a server will use is not known yet.
+    Two are equal when the value of each lies in the interval of the other, and they differ by little. Of equals those
+    stay that are next to the most faithful one, for a few hundred labels tell good luck from a good model less well than
+    the distance from the reference does; of these the one that is faster over all batch sizes wins, for the one that a
+    server will use is not known yet.
 
     Args:
         question: With the objective.
@@ -94,12 +101,14 @@ def among_equals(question: Question, ranked: Sequence[Entry], base: Entry) -> tu
         return (ranked or [base])[0], []
     best = _score_interval(question, ranked[0], base)
     equals = [entry for entry in ranked if _holds(_score_interval(question, entry, base), best)]
-    winner = max(equals, key=_over_all_batches)
+    faithful = max(map(faithfulness, equals)) - _AS_FAITHFUL
+    winner = max((entry for entry in equals if faithfulness(entry) >= faithful), key=_over_all_batches)
     return winner, [entry.trial.name for entry in equals if entry is not winner]
 
 
 def _holds(one: Estimate, other: Estimate) -> bool:
-    return one.low <= other.value <= one.high and other.low <= one.value <= other.high
+    near = abs(one.value - other.value) <= _AS_FAST * max(one.value, other.value)
+    return near and one.low <= other.value <= one.high and other.low <= one.value <= other.high
 
 
 def _over_all_batches(entry: Entry) -> float:
@@ -271,5 +280,9 @@ def _why(question: Question, winner: Entry, base: Entry, equals: Sequence[str]) 
         "inconclusive": unproven_text(quality),
         "fail": "",
     }[quality.verdict]
-    shared = f" (not to be told from {', '.join(equals)}, and faster over all batch sizes)" if equals else ""
+    shared = (
+        f" (not to be told from {', '.join(equals)}, and closer to the reference or faster over all batch sizes)"
+        if equals
+        else ""
+    )
     return f"{kind} of all that passed: {times_text(speed)} the speed of the reference{shared}; {proof}"

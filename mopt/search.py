@@ -24,6 +24,7 @@ from mopt.entry import (
     batch_feeds,
     memory_budget,
     memory_groups,
+    most_promising,
     open_session,
     promise,
     signed_text,
@@ -179,7 +180,7 @@ def _check_quality(question: Question, truth: Samples, entries: list[Entry], pro
     progress.stage("checking quality on a few samples", len(alive))
     for entry in alive:
         done[entry.trial.name] = _step(progress, _judge_few(question, truth, entry))
-    alive = sorted((entry for entry in done.values() if entry.alive), key=functools.partial(promise, question), reverse=True)
+    alive = most_promising(question, [entry for entry in done.values() if entry.alive])
     progress.stage("checking quality on all samples", min(len(alive), FINALISTS))
     passed = 0
     for entry in alive:
