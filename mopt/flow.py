@@ -17,7 +17,7 @@ from mopt.artifacts.manifest import Golden, Machine, Manifest, read_manifest
 from mopt.artifacts.model import Feed, Signature, TensorSpec
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest, default_root
-from mopt.calibration.split import Split, prepare
+from mopt.calibration.split import Split, batched, prepare
 from mopt.entry import Question
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
@@ -229,12 +229,13 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
     request.progress.step(f"export agrees with the source within {bound.record.largest_difference:.1e}")
     prepared = simplify(bound.model, bound.signature, _feeds(split), request.store)
     request.progress.step(prepared.note)
+    calibration = batched(split.calibration, bound.signature, request.store)
     question = Question(
         source=bound.model,
         prepared=prepared.model,
         prepared_by=prepared.records,
         signature=bound.signature,
-        calibration=split.calibration,
+        calibration=calibration,
         evaluation=split.evaluation,
         metric=material.metric,
         tolerance=request.tolerance,
@@ -244,7 +245,7 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
         machine=request.machine,
         store=request.store,
     )
-    candidates = _candidates(request, traits_of(prepared.model), split.calibration)
+    candidates = _candidates(request, traits_of(prepared.model), calibration)
     found = search(question, reference_candidate(request.threads), candidates, request.progress)
     return _Built(request, material, bound, prepared, found, command)
 

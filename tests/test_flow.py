@@ -13,6 +13,7 @@ import pytest
 
 import mopt
 from mopt.errors import Rejection, UserError
+from mopt.verify import verify
 from tests.small import digits
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,24 @@ def test_a_second_build_is_taken_from_the_cache_and_is_the_same(built):
     assert again.cached
     assert time.process_time() - start < 5
     assert again.manifest == artifact.manifest
+
+
+def test_a_fixed_batch_is_calibrated_judged_and_shipped(built, tmp_path):
+    small = built[0]
+    model = ir.load(small.model)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.shape = ir.Shape([4, *list(value.shape)[1:]])
+    ir.save(model, tmp_path / "fixed.onnx")
+    candidates = ("onnxruntime-int8", "onnxruntime-int8-entropy", "openvino-int8", "openvino-fp32-static")
+    fixed = type(small)(tmp_path / "fixed.onnx", small.data)
+    manifest = build(fixed, tmp_path / "out", search={"candidates": candidates}).manifest
+    assert manifest.signature.batch_size == 4
+    assert [entry.batch for entry in manifest.winner.profile.batches] == [4]
+    broken = {Rejection.FAILED, Rejection.CRASHED, Rejection.UNSUPPORTED}
+    assert not [trial.outcome for trial in manifest.trials if trial.outcome and trial.outcome.rejection in broken]
+    int8 = next(trial for trial in manifest.trials if trial.name == "onnxruntime-int8")
+    assert int8.evidence["integer"]
+    assert verify(tmp_path / "out").ok
 
 
 def test_a_limit_on_memory_costs_candidates_and_batch_sizes_but_never_the_build(built, tmp_path):

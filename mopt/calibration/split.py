@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Split", "prepare"]
+__all__ = ["Split", "batched", "prepare"]
 
 import collections
 import contextlib
@@ -84,6 +84,27 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
             key["image"] = _versions(("pillow",))
         folder, _ = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
     return _split(folder, spec, name)
+
+
+def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
+    """Return the samples as a model of a fixed batch size takes them: several in each feed, the last ones repeated.
+
+    A model that takes one sample, or any number, gets them as they are.
+    """
+    size = signature.batch_size or 1
+    if size == 1:
+        return samples
+    key = {"samples": samples.digest, "axes": signature.batch_axes, "size": size, "code": code_digest()}
+
+    def feeds() -> Iterator[tuple[Feed, None, str]]:
+        for start in range(0, len(samples), size):
+            chunk = [samples[min(index, len(samples) - 1)] for index in range(start, start + size)]
+            yield signature.stack(chunk), None, f"from sample {start}"
+
+    def make(folder: Path) -> None:
+        write_samples(folder, feeds(), synthetic=samples.synthetic)
+
+    return Samples.at(store.get("batched", key, make)[0])
 
 
 def _split(folder: Path, spec: DataSpec, reader: str) -> Split:

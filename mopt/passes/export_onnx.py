@@ -33,7 +33,8 @@ _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.micro
 class ExportOnnx(Exporter):
     """Copy a ``.onnx`` file, with its weights memory-mapped.
 
-    Initializers stop being inputs, as files of IR version 3 have them. A custom operator, and external data that is
+    Initializers stop being inputs, as files of IR version 3 have them, and the maps that skl2onnx gives for probabilities
+    become arrays. A custom operator, and external data that is
     missing, cut off or outside of the model's folder, is the user's mistake. Nothing else of the graph is touched.
 
     Attributes:
@@ -65,20 +66,25 @@ class ExportOnnx(Exporter):
         from mopt.passes._onnx import save
 
         path = Path(self.source)
-        model = load_checked(path)
+        proto = _parse(path)
+        flattened = _flatten_maps(proto)
+        model = _checked(path, proto)
         before = model.opset_imports[""]
         freed = _free_initializers(model)
         detail: dict[str, Any] = {"opset": before}
+        detail |= {"arrays instead of maps": flattened} if flattened else {}
         if self.raise_opset and before < CURRENT_OPSET:
             model, failure = _raised(model)
             detail |= {"opset": model.opset_imports[""], "raised from opset": before} if not failure else {}
             detail |= {"opset kept because": failure} if failure else {}
         save(model, folder)
-        return PassResult(freed or model.opset_imports[""] != before, detail)
+        return PassResult(freed or bool(flattened) or model.opset_imports[""] != before, detail)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
-        """Run the original file with every graph optimisation off."""
-        return run_onnxruntime(Path(self.source), feeds)
+        """Run the original file with every graph optimisation off; maps are given as arrays, in the order of their keys."""
+        return [
+            {name: _array(value) for name, value in outputs.items()} for outputs in run_onnxruntime(Path(self.source), feeds)
+        ]
 
 
 def load_checked(path: Path) -> ir.Model:
@@ -87,15 +93,26 @@ def load_checked(path: Path) -> ir.Model:
     Raises:
         UserError: When it is no ONNX model, its data is not where it must be, or it has custom operators.
     """
+    proto = _parse(path)
+    _flatten_maps(proto)
+    return _checked(path, proto)
+
+
+def _checked(path: Path, proto: onnx.ModelProto) -> ir.Model:
     import onnx_ir as ir
     from onnx_ir import external_data
 
-    proto = _parse(path)
+    for value in [*proto.graph.input, *proto.graph.output]:
+        if (kind := value.type.WhichOneof("value")) not in ("tensor_type", None):
+            raise UserError(
+                f"{path}: {value.name} is a {str(kind).removesuffix('_type')}, and only tensors can be inputs and outputs",
+                "export the model with tensors only",
+            )
     for tensor in _external(proto):
         _check_external(path, tensor)
     try:
         model = ir.from_proto(proto)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} is not a valid ONNX model: {_first_line(error)}", _DAMAGED) from None
     external_data.set_base_dir(model.graph, str(path.parent))
     _check_operators(path, model)
@@ -123,6 +140,43 @@ def _parse(path: Path) -> onnx.ModelProto:
             f"{path} has opset {opset}, and ONNX Runtime starts at {OLDEST_OPSET}", "export it again with a newer opset"
         )
     return proto
+
+
+def _flatten_maps(proto: onnx.ModelProto) -> list[str]:
+    """Let outputs that are a map for each row, as skl2onnx gives by default, be the arrays that the maps are made of.
+
+    Returns the names of these outputs. Columns are in the order of the operator's class labels.
+    """
+    outputs = {value.name: value for value in proto.graph.output}
+    flattened = []
+    for node in proto.graph.node:
+        if node.op_type != "ZipMap" or node.domain != "ai.onnx.ml" or node.output[0] not in outputs:
+            continue
+        classes = sum(len(attribute.ints) + len(attribute.strings) for attribute in node.attribute)
+        kind = outputs[node.output[0]].type
+        kind.Clear()
+        kind.tensor_type.elem_type = 1  # FLOAT: the only type that the operator takes
+        kind.tensor_type.shape.dim.add().CopyFrom(_rows(proto))
+        kind.tensor_type.shape.dim.add().dim_value = classes
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        flattened.append(node.output[0])
+    return flattened
+
+
+def _rows(proto: onnx.ModelProto) -> onnx.TensorShapeProto.Dimension:
+    from onnx import TensorShapeProto
+
+    sizes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    return next((dims[0] for dims in sizes if dims), TensorShapeProto.Dimension(dim_param="batch"))
+
+
+def _array(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, list):
+        return np.array([list(row.values()) for row in value], dtype=np.float32)
+    return value
 
 
 def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

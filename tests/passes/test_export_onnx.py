@@ -262,3 +262,33 @@ def test_the_runtimes_own_operators_are_welcome(tmp_path: Path, out: Path) -> No
 def test_an_opset_before_7_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="opset 6"):
         ExportOnnx(source=str(write(tmp_path, TINY.replace("17", "6")))).digest()
+
+
+@pytest.mark.parametrize("labels", ["numbers", "names"])
+def test_maps_of_probabilities_become_arrays(tmp_path: Path, out: Path, labels: str) -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    features, classes = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=300).fit(features, classes if labels == "numbers" else np.array(list("abc"))[classes])
+    kind = skl2onnx.common.data_types.FloatTensorType([None, 4])
+    (tmp_path / "m.onnx").write_bytes(skl2onnx.convert_sklearn(model, initial_types=[("x", kind)]).SerializeToString())
+    exporter = ExportOnnx(source=str(tmp_path / "m.onnx"))
+    result = exporter.apply(out)
+    assert result.detail["arrays instead of maps"] == ["output_probability"]
+    feed = {"x": features[:5].astype(np.float32)}
+    assert same_outputs(exporter, out, feed)
+    (after,) = run_onnxruntime(out / "model.onnx", [feed])
+    np.testing.assert_allclose(after["output_probability"], model.predict_proba(features[:5]), atol=1e-5)
+    spec = next(spec for spec in read_signature(out / "model.onnx").outputs if spec.name == "output_probability")
+    assert spec.shape[1] == 3
+
+
+def test_other_values_than_tensors_are_refused(tmp_path: Path, out: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [2])
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="y is a sequence, and only tensors can be inputs and outputs"):
+        ExportOnnx(source=str(tmp_path / "m.onnx")).apply(out)
