@@ -9,6 +9,7 @@ from mopt.artifacts.samples import write_samples
 from mopt.entry import Entry, batch_feeds, memory_groups, times_text
 from mopt.errors import Rejection
 from mopt.plan import Candidate
+from mopt.recipe import Search
 from mopt.runtimes.onnxruntime import OnnxRuntime
 
 SIGNATURE = Signature(
@@ -47,10 +48,11 @@ def entry(name: str, size: int) -> Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Stub:
-    """The two facts of a question that memory depends on."""
+    """What of a question memory depends on."""
 
     machine: Machine
     source: Model
+    options: Search = dataclasses.field(default_factory=Search)
 
 
 @pytest.mark.parametrize(

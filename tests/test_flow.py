@@ -222,7 +222,7 @@ def test_an_end_in_the_middle_leaves_no_child_and_no_half_artifact(tmp_path, num
             break
     time.sleep(0.5)
     os.kill(process.pid, number)
-    _, rest = process.communicate(timeout=30)
+    _, rest = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), rest
     deadline = time.monotonic() + 10
     while children_of(int(mark)) and time.monotonic() < deadline:
