@@ -180,8 +180,11 @@ def most_promising(question: Question, entries: Sequence[Entry]) -> list[Entry]:
     if not ranked or question.objective == "size":
         return ranked
     best = promise(question, ranked[0])
-    equals = [entry for entry in ranked if entry.quick and entry.quick.high >= best and entry.quick.value >= _ALIKE * best]
-    return sorted(equals, key=faithfulness, reverse=True) + [entry for entry in ranked if entry not in equals]
+
+    def alike(entry: Entry) -> bool:
+        return entry.quick is not None and entry.quick.high >= best and entry.quick.value >= _ALIKE * best
+
+    return sorted(ranked, key=lambda entry: (0, -faithfulness(entry)) if alike(entry) else (1, 0.0))
 
 
 def times_text(speed: Estimate) -> str:

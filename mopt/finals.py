@@ -37,6 +37,7 @@ CONTROL = "reference again"
 _STEADY_CONTROL = (0.95, 1.05)
 _LONGEST_TURN = 0.15
 _DECISIVE = 3
+"""How many times more rounds the batch size may have that decides."""
 _SIZE_BUDGET_SECONDS = 25.0
 _LONGEST_INFERENCE_MS = 2000.0
 _AS_FAST = 0.03

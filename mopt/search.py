@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mopt.artifacts.manifest import Profile
 from mopt.artifacts.model import Feed
@@ -42,10 +43,29 @@ from mopt.progress import Progress
 from mopt.runtimes._base import SessionProcess
 from mopt.trials import Compiled, compile_candidate, evaluate, record_outputs, score
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 _FEW_SAMPLES = 256
 _QUICK_ROUNDS = 7
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Truth:
+    """What the reference answered.
+
+    Attributes:
+        answers: Sample by sample.
+        rows: Of the metric, for each of them.
+        few: How many samples are a first look: all where the metric needs more, to see every class say.
+    """
+
+    answers: Samples
+    rows: npt.NDArray[np.float64]
+    few: int
 
 
 def search(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
@@ -55,7 +75,7 @@ def search(question: Question, reference: Candidate, candidates: Sequence[Candid
         model_form=question.source.form, model_digest=question.source.digest, size_bytes=question.source.size
     )
     progress.stage("running the reference over the samples", 1)
-    truth = record_outputs(question.source, reference.runtime, question.signature, question.evaluation, question.store)
+    truth = _record(question, reference)
     base = _judge_reference(question, truth, base)
     progress.step(_quality_note(base))
 
@@ -64,6 +84,13 @@ def search(question: Question, reference: Candidate, candidates: Sequence[Candid
     entries = _check_quality(question, truth, entries, progress)
     entries += _refine(question, base, truth, entries, deadline, progress)
     return decide(question, base, entries, progress)
+
+
+def _record(question: Question, reference: Candidate) -> _Truth:
+    answers = record_outputs(question.source, reference.runtime, question.signature, question.evaluation, question.store)
+    rows = score(answers, question.metric, question.evaluation)
+    enough = math.isfinite(question.metric.value(rows[:_FEW_SAMPLES]))
+    return _Truth(answers, rows, _FEW_SAMPLES if enough else len(rows))
 
 
 def _step(progress: Progress, entry: Entry) -> Entry:
@@ -173,7 +200,7 @@ def _quick_profile(entry: Entry, session: SessionProcess, logs: Mapping[str, Tur
     return entry
 
 
-def _check_quality(question: Question, truth: Samples, entries: list[Entry], progress: Progress) -> list[Entry]:
+def _check_quality(question: Question, truth: _Truth, entries: list[Entry], progress: Progress) -> list[Entry]:
     """Judge every candidate on a few samples, then the promising ones on all, the fastest first."""
     alive = [entry for entry in entries if entry.alive]
     done: dict[str, Entry] = {}
@@ -193,28 +220,26 @@ def _check_quality(question: Question, truth: Samples, entries: list[Entry], pro
     return [done.get(entry.trial.name, entry) for entry in entries]
 
 
-def _judge_few(question: Question, truth: Samples, entry: Entry) -> Entry:
+def _judge_few(question: Question, truth: _Truth, entry: Entry) -> Entry:
     """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
-    few = _few(question, truth)
-    judged = _judge(question, truth, entry, few)
+    judged = _judge(question, truth, entry, truth.few)
     quality = judged.trial.quality
-    if judged.alive or quality is None or len(question.evaluation) <= few:
+    if judged.alive or quality is None or len(question.evaluation) <= truth.few:
         return judged
     at_best = quality.difference + (quality.difference - quality.bound)
     return judged if at_best < quality.allowed else judged.update(outcome=None)
 
 
-def _judge(question: Question, truth: Samples, entry: Entry, most: int = sys.maxsize) -> Entry:
+def _judge(question: Question, truth: _Truth, entry: Entry, most: int = sys.maxsize) -> Entry:
     """Compare a candidate's answers with the reference's, sample by sample."""
     assert entry.model is not None
-    samples, truth = question.evaluation.first(most), truth.first(most)
-    own = score(truth, question.metric, samples, truth)
     try:
         found = evaluate(
-            entry.model, entry.candidate.runtime, question.signature, samples, truth, question.metric,
-            question.machine, question.store,
+            entry.model, entry.candidate.runtime, question.signature, question.evaluation.first(most),
+            truth.answers.first(most), question.metric, question.machine, question.store,
         )  # fmt: skip
-        quality = judge(question.metric, found.rows, own.rows, question.tolerance, question.options.confidence, found.fidelity)
+        own, confidence = truth.rows[:most], question.options.confidence
+        quality = judge(question.metric, found.rows, own, question.tolerance, confidence, found.fidelity)
     except CandidateRejectedError as error:
         return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
     entry = entry.update(quality=quality)
@@ -227,22 +252,13 @@ def _judge(question: Question, truth: Samples, entry: Entry, most: int = sys.max
     return entry
 
 
-def _few(question: Question, truth: Samples) -> int:
-    """How many samples are a first look: all where the metric needs more, to see every class say."""
-    samples, truth = question.evaluation.first(_FEW_SAMPLES), truth.first(_FEW_SAMPLES)
-    value = question.metric.value(score(truth, question.metric, samples, truth).rows)
-    return _FEW_SAMPLES if math.isfinite(value) else len(question.evaluation)
-
-
-def _judge_reference(question: Question, truth: Samples, base: Entry) -> Entry:
+def _judge_reference(question: Question, truth: _Truth, base: Entry) -> Entry:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
-    few = _few(question, truth)
-    base = _judge(question, truth, base, few)
-    if base.trial.quality is None or len(question.evaluation) <= few:
+    base = _judge(question, truth, base, truth.few)
+    if base.trial.quality is None or len(question.evaluation) <= truth.few:
         return base
-    rows = score(truth, question.metric, question.evaluation, truth).rows
     fidelity = base.trial.quality.fidelity
-    quality = judge(question.metric, rows, rows, question.tolerance, question.options.confidence, fidelity)
+    quality = judge(question.metric, truth.rows, truth.rows, question.tolerance, question.options.confidence, fidelity)
     return base.update(quality=quality)
 
 
@@ -256,7 +272,7 @@ def _quality_note(entry: Entry) -> str:
 
 
 def _refine(
-    question: Question, base: Entry, truth: Samples, entries: Sequence[Entry], deadline: float, progress: Progress
+    question: Question, base: Entry, truth: _Truth, entries: Sequence[Entry], deadline: float, progress: Progress
 ) -> list[Entry]:
     """For a fast candidate that is wrong, leave its worst operators in float until it is right."""
     bar = max([1.0, *(entry.quick.value for entry in entries if entry.alive and entry.quick)])
@@ -286,7 +302,7 @@ def _refine(
     return found
 
 
-def _try_variant(question: Question, truth: Samples, variant: Candidate) -> Entry:
+def _try_variant(question: Question, truth: _Truth, variant: Candidate) -> Entry:
     entry = _compile(variant, question)
     if entry.alive:
         entry = _judge_few(question, truth, entry)

@@ -195,11 +195,10 @@ def evaluate(
     return Evaluation(rows, json.loads((folder / "fidelity.json").read_text()))
 
 
-def score(answers: Samples, metric: Metric, samples: Samples, reference: Samples) -> Evaluation:
-    """Score answers that are on disk already, as the reference's are."""
+def score(answers: Samples, metric: Metric, samples: Samples) -> npt.NDArray[np.float64]:
+    """Score the reference's own answers, which are on disk already; shape [samples, columns]."""
     labels = samples.labels or [None] * len(samples)
-    rows = [metric.rows(answer, label, expected) for answer, label, expected in zip(answers, labels, reference, strict=True)]
-    return Evaluation(stack_rows(rows), {})
+    return stack_rows([metric.rows(answer, label, answer) for answer, label in zip(answers, labels, strict=True)])
 
 
 def _session_key(model: Model, runtime: Runtime) -> Mapping[str, Any]:

@@ -66,9 +66,7 @@ class ExportOnnx(Exporter):
         from mopt.passes._onnx import save
 
         path = Path(self.source)
-        proto = _parse(path)
-        flattened = _flatten_maps(proto)
-        model = _checked(path, proto)
+        model, flattened = _load(path)
         before = model.opset_imports[""]
         freed = _free_initializers(model)
         detail: dict[str, Any] = {"opset": before}
@@ -93,15 +91,16 @@ def load_checked(path: Path) -> ir.Model:
     Raises:
         UserError: When it is no ONNX model, its data is not where it must be, or it has custom operators.
     """
-    proto = _parse(path)
-    _flatten_maps(proto)
-    return _checked(path, proto)
+    return _load(path)[0]
 
 
-def _checked(path: Path, proto: onnx.ModelProto) -> ir.Model:
+def _load(path: Path) -> tuple[ir.Model, list[str]]:
+    """Return a checked model, and the names of its outputs that were maps."""
     import onnx_ir as ir
     from onnx_ir import external_data
 
+    proto = _parse(path)
+    flattened = _flatten_maps(proto)
     for value in [*proto.graph.input, *proto.graph.output]:
         if (kind := value.type.WhichOneof("value")) not in ("tensor_type", None):
             raise UserError(
@@ -116,7 +115,7 @@ def _checked(path: Path, proto: onnx.ModelProto) -> ir.Model:
         raise UserError(f"{path} is not a valid ONNX model: {_first_line(error)}", _DAMAGED) from None
     external_data.set_base_dir(model.graph, str(path.parent))
     _check_operators(path, model)
-    return model
+    return model, flattened
 
 
 _DAMAGED = "export or download it again; was it cut off?"
@@ -147,6 +146,8 @@ def _flatten_maps(proto: onnx.ModelProto) -> list[str]:
 
     Returns the names of these outputs. Columns are in the order of the operator's class labels.
     """
+    from onnx import TensorProto
+
     outputs = {value.name: value for value in proto.graph.output}
     flattened = []
     for node in proto.graph.node:
@@ -155,7 +156,7 @@ def _flatten_maps(proto: onnx.ModelProto) -> list[str]:
         classes = sum(len(attribute.ints) + len(attribute.strings) for attribute in node.attribute)
         kind = outputs[node.output[0]].type
         kind.Clear()
-        kind.tensor_type.elem_type = 1  # FLOAT: the only type that the operator takes
+        kind.tensor_type.elem_type = TensorProto.FLOAT  # the only type that the operator takes
         kind.tensor_type.shape.dim.add().CopyFrom(_rows(proto))
         kind.tensor_type.shape.dim.add().dim_value = classes
         node.op_type, node.domain = "Identity", ""
