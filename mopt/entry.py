@@ -62,6 +62,7 @@ class Question:
         source: The exported model, whose FP32 execution by ONNX Runtime is the reference.
         prepared: The same after the passes that change nothing, from which candidates start.
         latency_limit_ms: No batch size is measured whose p50 is above it.
+        memory: Bytes that the build may take while a pass runs, or while sessions are open.
     """
 
     source: Model
@@ -74,6 +75,7 @@ class Question:
     tolerance: Tolerance
     objective: Literal["latency", "throughput", "size"]
     latency_limit_ms: float | None
+    memory: int
     options: Search
     machine: Machine
     store: Store
@@ -121,7 +123,7 @@ def open_session(entry: Entry) -> SessionProcess:
 
 def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> Iterable[list[Entry]]:
     """As many candidates at a time as fit into memory beside the reference, and never fewer than one."""
-    budget = memory_budget(question) - resident(base)
+    budget = question.memory - resident(base)
     group: list[Entry] = []
     for entry in entries:
         if group and sum(map(resident, group)) + resident(entry) > budget:
@@ -132,15 +134,12 @@ def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> 
         yield group
 
 
-def memory_budget(question: Question) -> int:
-    """Bytes that a pass, or all open sessions, may take.
-
-    What the user said, or half of the machine; twice the model when that is large itself.
-    """
-    if question.options.memory:
-        return question.options.memory
-    half = int(question.machine.memory_bytes * _SHARE_OF_MEMORY)
-    return half if question.source.size <= _SMALL_MODEL else min(half, 2 * question.source.size)
+def memory_budget(asked: int | None, machine: Machine, source: Model) -> int:
+    """Bytes that a build may take: what the user said, or half of the machine; twice the model when that is large itself."""
+    if asked:
+        return asked
+    half = int(machine.memory_bytes * _SHARE_OF_MEMORY)
+    return half if source.size <= _SMALL_MODEL else min(half, 2 * source.size)
 
 
 def resident(entry: Entry) -> float:

@@ -19,7 +19,6 @@ from mopt.entry import (
     Question,
     batch_feeds,
     faithfulness,
-    memory_budget,
     memory_groups,
     most_promising,
     open_session,
@@ -129,7 +128,7 @@ def _measure_finals(
         sessions = {entry.trial.name: stack.enter_context(open_session(entry)) for entry in entries}
         names = {base.trial.name: REFERENCE}
         opened = {names.get(name, name): session for name, session in sessions.items()}
-        roomy = sum(map(resident, [base, *entries])) <= memory_budget(question)
+        roomy = sum(map(resident, [base, *entries])) <= question.memory
         opened[CONTROL] = stack.enter_context(open_session(base)) if roomy else opened[REFERENCE]
         logs: dict[int, dict[str, TurnLog]] = {}
         limit = f"the largest batch to measure, {sizes[-1]}"
@@ -144,7 +143,7 @@ def _measure_finals(
             if slowest > _LONGEST_INFERENCE_MS / 2:
                 limit = f"an inference of batch {batch} takes {slowest / 1e3:.1f} s"
                 break
-            if (taken := sum(session.peak_bytes() for session in set(opened.values()))) > memory_budget(question):
+            if (taken := sum(session.peak_bytes() for session in set(opened.values()))) > question.memory:
                 limit = f"at batch {batch} the finalists take {taken / 1e9:.1f} GB of memory together"
                 break
         measured = [

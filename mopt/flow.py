@@ -18,7 +18,7 @@ from mopt.artifacts.model import Feed, Signature, TensorSpec
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest, default_root
 from mopt.calibration.split import Split, batched, prepare
-from mopt.entry import Question
+from mopt.entry import Question, memory_budget
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.export import Bound, Exported, bind, export, find_exporter
@@ -227,7 +227,8 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
     request.progress.stage("checking the export, simplifying", 2)
     bound = bind(material.exported, _feeds(split), request.store)
     request.progress.step(f"export agrees with the source within {bound.record.largest_difference:.1e}")
-    prepared = simplify(bound.model, bound.signature, _feeds(split), request.store)
+    memory = memory_budget(recipe.search.memory, request.machine, bound.model)
+    prepared = simplify(bound.model, bound.signature, _feeds(split), request.store, memory)
     request.progress.step(prepared.note)
     calibration = batched(split.calibration, bound.signature, request.store)
     question = Question(
@@ -241,6 +242,7 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
         tolerance=request.tolerance,
         objective=recipe.objective,
         latency_limit_ms=recipe.traffic.p99,
+        memory=memory,
         options=recipe.search,
         machine=request.machine,
         store=request.store,

@@ -31,7 +31,8 @@ from mopt.errors import CandidateRejectedError, MissingDependencyError, NotAppli
 
 _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.02
+"""Between two looks at the memory of a child, which may grow by a gigabyte in half a second."""
 
 
 class Worker:
@@ -96,7 +97,7 @@ class Worker:
             method: Its name.
             *arguments: Anything that can be pickled.
             timeout: Seconds until it counts as hung.
-            memory: Bytes that the child may have resident meanwhile, looked at ten times a second; None for any.
+            memory: Bytes that the child and this process may have resident together meanwhile; None for any.
             **keywords: As ``arguments``.
 
         Raises:
@@ -168,7 +169,7 @@ class Worker:
         while not self._answers.poll(_LOOK_SECONDS):
             if time.monotonic() > deadline:
                 raise TimeoutError
-            taken = resident_memory(self.pid)
+            taken = resident_memory(self.pid) + resident_memory(os.getpid())
             if taken > memory:
                 self.close()
                 raise CandidateRejectedError(
@@ -211,8 +212,8 @@ def run(
     """Call ``function`` in a child process of its own and return its result (JSON data and NumPy arrays).
 
     Raises:
-        CandidateRejectedError: When the child crashes, hangs, takes more than ``memory`` bytes, or raises something
-            that mopt did not foresee.
+        CandidateRejectedError: When the child crashes, hangs, takes more than ``memory`` bytes with this process, or raises
+            something that mopt did not foresee.
         MoptError: The same error that the function raised, when it is one of mopt's.
     """
     with Worker(_Callable, function) as worker:

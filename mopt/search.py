@@ -23,7 +23,6 @@ from mopt.entry import (
     Entry,
     Question,
     batch_feeds,
-    memory_budget,
     memory_groups,
     most_promising,
     open_session,
@@ -120,7 +119,7 @@ def _compile_all(question: Question, candidates: Sequence[Candidate], deadline: 
 def _compile(candidate: Candidate, question: Question) -> Entry:
     entry = start(candidate)
     try:
-        compiled: Compiled = compile_candidate(candidate, question.prepared, question.store, memory_budget(question))
+        compiled: Compiled = compile_candidate(candidate, question.prepared, question.store, question.memory)
     except NotApplicableError as error:
         return entry.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:
@@ -288,7 +287,7 @@ def _refine(
             continue
         refined.add(entry.trial.model_digest)
         assert entry.model is not None
-        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store, memory_budget(question))
+        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store, question.memory)
         progress.stage(f"mixed precision for {entry.trial.name}", len(variants))
         for variant in variants:
             if time.monotonic() > deadline:

@@ -32,13 +32,16 @@ class Simplified:
     note: str
 
 
-def simplify(source: Model, signature: Signature, feeds: Sequence[Feed], store: Store) -> Simplified:
-    """Fold constants, then let onnxslim simplify, or onnxsim where onnxslim cannot; keep what answers the same."""
+def simplify(source: Model, signature: Signature, feeds: Sequence[Feed], store: Store, memory: int | None = None) -> Simplified:
+    """Fold constants, then let onnxslim simplify, or onnxsim where onnxslim cannot; keep what answers the same.
+
+    A simplifier that takes more than ``memory`` bytes is left out.
+    """
     model, records, notes = source, list[PassRecord](), list[str]()
     for alternatives in _STEPS:
         for step in alternatives:
             try:
-                candidate, found = run_cached((step,), model, store)
+                candidate, found = run_cached((step,), model, store, memory)
                 _check_same(model, candidate, signature, feeds)
             except (NotApplicableError, CandidateRejectedError) as error:
                 notes.append(f"{step.name} left out: {error.message.removeprefix(f'{step.name}: ')}")

@@ -48,7 +48,7 @@ def compile_candidate(candidate: Candidate, source: Model, store: Store, memory:
         candidate: What to compile.
         source: The model it starts from.
         store: Where results are kept.
-        memory: Bytes that a pass may take; None for any.
+        memory: Bytes that this process and a pass may take together; None for any.
 
     Raises:
         NotApplicableError: When a pass is not for this model.

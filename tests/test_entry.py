@@ -6,10 +6,9 @@ import pytest
 from mopt.artifacts.manifest import Estimate, Machine, Trial
 from mopt.artifacts.model import Model, Signature, TensorSpec
 from mopt.artifacts.samples import write_samples
-from mopt.entry import Entry, batch_feeds, memory_groups, times_text
+from mopt.entry import Entry, batch_feeds, memory_budget, memory_groups, times_text
 from mopt.errors import Rejection
 from mopt.plan import Candidate
-from mopt.recipe import Search
 from mopt.runtimes.onnxruntime import OnnxRuntime
 
 SIGNATURE = Signature(
@@ -50,9 +49,7 @@ def entry(name: str, size: int) -> Entry:
 class Stub:
     """What of a question memory depends on."""
 
-    machine: Machine
-    source: Model
-    options: Search = dataclasses.field(default_factory=Search)
+    memory: int
 
 
 @pytest.mark.parametrize(
@@ -63,7 +60,7 @@ def test_sessions_are_opened_together_only_as_far_as_memory_allows(tmp_path, mem
     with (tmp_path / "model.onnx").open("wb") as stream:
         stream.truncate(int(size))
     machine = Machine(cpu="", isa=(), cores=2, memory_bytes=int(memory), system="", python="")
-    question = Stub(machine, Model("onnx", tmp_path, ""))
+    question = Stub(memory_budget(None, machine, Model("onnx", tmp_path, "")))
     entries = [entry(name, int(size)) for name in "abc"]
     found = memory_groups(question, entry("reference", int(size)), entries)
     assert [[one.trial.name for one in group] for group in found] == groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["rank_nodes"]
+__all__ = ["PREFIX", "merge", "rank_nodes"]
 
 import math
 import tempfile
@@ -19,7 +19,8 @@ from mopt.passes._ranges import run_exposed
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_PREFIX = "quantized/"
+PREFIX = "quantized/"
+"""Of every name that comes from the quantized graph."""
 _RENAMED = "_QuantizeLinear_Input"
 """What ONNX Runtime's quantizer appends to the name of a value that was a graph's output."""
 _MOVES = {
@@ -55,12 +56,12 @@ def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         merged = load(prepare(float_model, folder))
-        pairs = _merge(merged, load(quantized_model))
+        pairs = merge(merged, load(quantized_model))
         (folder / "merged").mkdir()
         noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
         run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)
     return [
-        _entry(str(node.name).removeprefix(_PREFIX), node.op_type, noise.decibel(str(node.outputs[0].name))) for node in pairs
+        _entry(str(node.name).removeprefix(PREFIX), node.op_type, noise.decibel(str(node.outputs[0].name))) for node in pairs
     ]
 
 
@@ -74,14 +75,14 @@ def _rank_openvino(float_model: Path, quantized_model: Path, samples: Samples, l
     results = [library.opset13.result(node.output(0)) for name in pairs for node in pairs[name]]
     merged = library.Model(results, exact.get_parameters(), "side by side")
     compiled = library.Core().compile_model(merged, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    noise = _Noise({f"{_PREFIX}{name}": name for name in pairs})
-    names = [name for pair in pairs for name in (pair, f"{_PREFIX}{pair}")]
+    noise = _Noise({f"{PREFIX}{name}": name for name in pairs})
+    names = [name for pair in pairs for name in (pair, f"{PREFIX}{pair}")]
     inputs = [next(name for name in port.get_names() if name in samples[0]) for port in exact.inputs]
     for index in range(min(len(samples), limit)):
         feed = samples[index]
         values = compiled([feed[name] for name in inputs])
         noise.look(index, {name: np.array(values[i]) for i, name in enumerate(names)})
-    return [_entry(name, pairs[name][1].get_type_name(), noise.decibel(f"{_PREFIX}{name}")) for name in pairs]
+    return [_entry(name, pairs[name][1].get_type_name(), noise.decibel(f"{PREFIX}{name}")) for name in pairs]
 
 
 def _link(exact: Any, quantized: Any) -> dict[str, tuple[Any, Any]]:
@@ -152,7 +153,7 @@ class _Noise:
         return 10 * math.log10(max(self._signal[noisy], 1e-300) / self._noise[noisy])
 
 
-def _merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
+def merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
     """Move the quantized graph into the float one; return its operators with the float value of their output."""
     values = {value.name: value for node in exact.graph for value in node.outputs}
     values |= {value.name: value for value in exact.graph.inputs}
@@ -166,14 +167,14 @@ def _merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
             node.replace_input_with(0, values[name])
     for value in list(quantized.graph.initializers.values()):
         del quantized.graph.initializers[str(value.name)]
-        value.name = f"{_PREFIX}{value.name}"
+        value.name = f"{PREFIX}{value.name}"
         exact.graph.register_initializer(value)
     quantized.graph.outputs.clear()
     quantized.graph.remove(nodes)
     for node in nodes:
-        node.name = f"{_PREFIX}{node.name}"
+        node.name = f"{PREFIX}{node.name}"
         for value in node.outputs:
-            value.name = f"{_PREFIX}{value.name}" if value.name else value.name
+            value.name = f"{PREFIX}{value.name}" if value.name else value.name
     exact.graph.extend(nodes)
     exact.opset_imports.update({k: v for k, v in quantized.opset_imports.items() if k not in exact.opset_imports})
     return {node: values[outputs[node]] for node in nodes if _is_quantized(node) and outputs[node] in values}

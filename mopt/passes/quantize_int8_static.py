@@ -13,6 +13,7 @@ from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
 from mopt.passes._base import FilePass, PassResult
+from mopt.passes._bias import correct_biases
 from mopt.passes._graph import count_operators, has_delicate_arithmetic
 from mopt.passes._observers import Histogram, Method, Range, choose_range
 from mopt.passes._onnx import load, save, weight_bytes
@@ -44,6 +45,7 @@ class QuantizeInt8Static(FilePass):
         per_channel: One scale for each output channel of a weight.
         reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate.
         quantize_bias: Biases become INT32; TensorRT wants them in float.
+        correct_bias: INT32 biases take over the mean error that rounding adds to the output of their operator.
         op_types: Types of operators to quantize; empty: all that are supported in a plain convolutional network, and
             Conv, ConvTranspose, MatMul and Gemm in any other model.
         float_nodes: Names of nodes that stay in float.
@@ -58,6 +60,7 @@ class QuantizeInt8Static(FilePass):
     per_channel: bool = True
     reduce_range: bool = False
     quantize_bias: bool = True
+    correct_bias: bool = True
     op_types: tuple[str, ...] = ()
     float_nodes: tuple[str, ...] = ()
 
@@ -77,6 +80,8 @@ class QuantizeInt8Static(FilePass):
             if not detail["quantized"]:
                 raise NotApplicableError(f"no operator was quantized{_reasons(kept)}")
             before = weight_bytes(model)
+            if self.correct_bias:
+                detail["biases_corrected"] = len(correct_biases(prepared, result, self.calibration, _subfolder(scratch)))
             save(result, folder)
         return PassResult(True, detail | {"weight_bytes": [before, weight_bytes(result)]})
 
@@ -162,6 +167,12 @@ def _default_op_types(model: ir.Model) -> tuple[str, ...]:
     if has_delicate_arithmetic(model):
         return _WEIGHTED
     return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
+
+
+def _subfolder(scratch: str) -> Path:
+    path = Path(scratch) / "biases"
+    path.mkdir()
+    return path
 
 
 def _is_constant(value: ir.Value | None) -> bool:
