@@ -16,6 +16,7 @@ __all__ = [
     "open_session",
     "promise",
     "resident",
+    "samples_text",
     "signed_text",
     "start",
     "times_text",
@@ -196,10 +197,16 @@ def signed_text(value: float) -> str:
     return f"{value:+.4g}"
 
 
+def samples_text(quality: Quality) -> str:
+    """How many samples were compared."""
+    groups = f" in {quality.groups:,} groups" if quality.groups else ""
+    return f"{quality.count:,} samples{groups}"
+
+
 def unproven_text(quality: Quality) -> str:
     """Why a tolerance that was kept on the samples is not proven."""
     more = f"; about {quality.samples_to_decide:,} samples would decide" if quality.samples_to_decide else ""
     return (
         f"{quality.metric} {signed_text(quality.difference)} is within {signed_text(quality.allowed)}, "
-        f"but {quality.count} samples only bound it at {signed_text(quality.bound)}{more}"
+        f"but {samples_text(quality)} only bound it at {signed_text(quality.bound)}{more}"
     )

@@ -27,6 +27,7 @@ from mopt.entry import (
     most_promising,
     open_session,
     promise,
+    samples_text,
     signed_text,
     start,
     times_text,
@@ -238,7 +239,8 @@ def _judge(question: Question, truth: _Truth, entry: Entry, most: int = sys.maxs
             truth.answers.first(most), question.metric, question.machine, question.store,
         )  # fmt: skip
         own, confidence = truth.rows[:most], question.options.confidence
-        quality = judge(question.metric, found.rows, own, question.tolerance, confidence, found.fidelity)
+        groups = question.evaluation.first(most).groups
+        quality = judge(question.metric, found.rows, own, question.tolerance, confidence, found.fidelity, groups)
     except CandidateRejectedError as error:
         return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
     entry = entry.update(quality=quality)
@@ -256,8 +258,8 @@ def _judge_reference(question: Question, truth: _Truth, base: Entry) -> Entry:
     base = _judge(question, truth, base, truth.few)
     if base.trial.quality is None or len(question.evaluation) <= truth.few:
         return base
-    fidelity = base.trial.quality.fidelity
-    quality = judge(question.metric, truth.rows, truth.rows, question.tolerance, question.options.confidence, fidelity)
+    fidelity, groups = base.trial.quality.fidelity, question.evaluation.groups
+    quality = judge(question.metric, truth.rows, truth.rows, question.tolerance, question.options.confidence, fidelity, groups)
     return base.update(quality=quality)
 
 
@@ -267,7 +269,7 @@ def _quality_note(entry: Entry) -> str:
     if quality is None or entry.trial.outcome is not None:
         outcome = entry.trial.outcome
         return f"{entry.trial.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
-    return f"{entry.trial.name}: {quality.metric} {quality.value:.4g} on {quality.count:,} samples"
+    return f"{entry.trial.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
 
 
 def _refine(

@@ -24,6 +24,7 @@ serve = ["triton"]          # mopt list serving
 [data]
 path = {data}{data_note}
 # label = "label"           # array or column with the labels; without labels, fidelity to the reference counts
+# group = "patient"         # array or column: samples of one group are kept together and count as one witness
 calibration = 128           # samples to calibrate with
 evaluation = 2000           # most samples to evaluate with; never the same ones
 

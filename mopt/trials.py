@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.manifest import Machine, PassRecord
 from mopt.artifacts.model import Feed, Model, Signature
-from mopt.artifacts.samples import Samples, write_samples
+from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.artifacts.store import Store, code_digest
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 from mopt.evaluators._metric import Metric, stack_rows
@@ -133,7 +133,7 @@ def record_outputs(model: Model, runtime: Runtime, signature: Signature, samples
     def make(folder: Path) -> None:
         with SessionProcess(runtime, model) as session:
             outputs = run_all(session, signature, samples)
-            write_samples(folder, ((output, None, "") for output in outputs))
+            write_samples(folder, (Sample(output) for output in outputs))
 
     return Samples.at(store.get("outputs", key, make)[0])
 

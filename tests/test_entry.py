@@ -5,7 +5,7 @@ import pytest
 
 from mopt.artifacts.manifest import Estimate, Machine, Trial
 from mopt.artifacts.model import Model, Signature, TensorSpec
-from mopt.artifacts.samples import write_samples
+from mopt.artifacts.samples import Sample, write_samples
 from mopt.entry import Entry, batch_feeds, memory_budget, memory_groups, times_text
 from mopt.errors import Rejection
 from mopt.plan import Candidate
@@ -22,7 +22,7 @@ def samples(folder, widths):
     feeds = (
         {"x": np.full((1, width), index, np.float32), "rate": np.array(16, np.int64)} for index, width in enumerate(widths)
     )
-    return write_samples(folder, ((feed, None, "") for feed in feeds))
+    return write_samples(folder, (Sample(feed) for feed in feeds))
 
 
 def test_batches_are_made_of_samples_of_the_most_common_shape(tmp_path):

@@ -62,6 +62,8 @@ class Quality(_Record):
     allowed: float
     confidence: float
     count: int
+    groups: int | None = None
+    """How many independent groups the samples form, where they are not independent themselves."""
     verdict: Literal["pass", "fail", "inconclusive"]
     samples_to_decide: int | None = None
     """About how many samples would turn ``inconclusive`` into an answer, if what was seen is the truth."""

@@ -112,7 +112,7 @@ def quality_sentence(quality: Quality) -> str:
     metric = quality.metric
     seen = (
         f"Its {metric} is {q.share(quality.value, metric)} against {q.share(quality.reference, metric)} for the "
-        f"reference: {q.signed(quality.difference, metric)} on {q.count(quality.count, 'sample')}"
+        f"reference: {q.signed(quality.difference, metric)} on {_samples(quality)}"
     )
     allowed = f"a drop of {q.points(quality.allowed, metric)} is allowed"
     sure = f"{q.digits(quality.confidence * 100, 2)} % confidence"
@@ -126,9 +126,14 @@ def quality_sentence(quality: Quality) -> str:
             if quality.samples_to_decide is not None:
                 more = f" About {q.count(quality.samples_to_decide, 'sample')} would decide."
             return (
-                f"{seen}. That is within the tolerance ({allowed}), but {q.count(quality.count, 'sample')} can only "
+                f"{seen}. That is within the tolerance ({allowed}), but {_samples(quality)} can only "
                 f"exclude a drop larger than {q.points(min(quality.bound, 0.0), metric)} with {sure}.{more}"
             )
+
+
+def _samples(quality: Quality) -> str:
+    groups = f" in {q.count(quality.groups, 'group')}" if quality.groups else ""
+    return f"{q.count(quality.count, 'sample')}{groups}"
 
 
 def render_markdown(manifest: Manifest) -> str:
@@ -341,7 +346,7 @@ def _quality(manifest: Manifest) -> list[Fact]:
         Fact("difference", q.signed(quality.difference, quality.metric)),
         Fact("lower bound", f"{q.signed(quality.bound, quality.metric)} at {q.digits(quality.confidence * 100, 2)} %"),
         Fact("allowed", q.signed(quality.allowed, quality.metric)),
-        Fact("samples", f"{quality.count:,}"),
+        Fact("samples", _samples(quality)),
         Fact("verdict", quality.verdict),
         *(Fact(name, q.digits(value, 5)) for name, value in quality.fidelity.items()),
     ]

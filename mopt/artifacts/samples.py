@@ -6,7 +6,7 @@ memory, and so that their digest is that of what the model really saw.
 
 from __future__ import annotations
 
-__all__ = ["Samples", "read_feed", "write_feed", "write_samples"]
+__all__ = ["Sample", "Samples", "read_feed", "write_feed", "write_samples"]
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import urllib.parse
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopt.artifacts.model import Feed, digest, folder_digest
 
@@ -26,6 +26,22 @@ _PLAIN = " /:.,;@#()[]{}<>|+=~^&$*?'"
 """What may stand in a tensor's name and in a member of an ``.npz`` alike; the rest is percent-encoded."""
 _MARK = "!"
 """Stands between a tensor's name and the type that the ``.npy`` format does not know."""
+
+
+class Sample(NamedTuple):
+    """One sample on its way to the disk.
+
+    Attributes:
+        feed: For a batch of one.
+        label: A number, a string or a list; None without labels.
+        name: What people call it.
+        group: Samples of one group are no independent witnesses: views of one picture, sentences of one author.
+    """
+
+    feed: Feed
+    label: Any = None
+    name: str = ""
+    group: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +78,21 @@ class Samples:
     @property
     def labels(self) -> list[Any] | None:
         """One label for each sample (a number, a string or a list), or None."""
-        labels: list[Any] | None = json.loads((self.folder / _INDEX).read_text())["labels"]
-        return labels and labels[: self.count]
+        return self._listed("labels")
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The group of each sample, or None where each stands for itself."""
+        return self._listed("groups")
 
     @property
     def names(self) -> list[str]:
         """What each sample is called where it came from, for people."""
-        names: list[str] = json.loads((self.folder / _INDEX).read_text())["names"]
-        return names[: self.count]
+        return self._listed("names") or []
+
+    def _listed(self, what: str) -> list[Any] | None:
+        values: list[Any] | None = json.loads((self.folder / _INDEX).read_text())[what]
+        return values and values[: self.count]
 
     def first(self, count: int) -> Samples:
         """Return the first ``count`` samples; they were shuffled when they were written."""
@@ -78,22 +101,25 @@ class Samples:
         return dataclasses.replace(self, digest=digest([self.digest, count]), count=count)
 
 
-def write_samples(folder: Path, samples: Iterable[tuple[Feed, Any, str]], *, synthetic: bool = False) -> Samples:
-    """Write ``(feed, label or None, name)`` one by one into an empty folder; memory does not grow with their number."""
+def write_samples(folder: Path, samples: Iterable[Sample], *, synthetic: bool = False) -> Samples:
+    """Write samples one by one into an empty folder; memory does not grow with their number."""
     import numpy as np
 
     labels: list[Any] = []
     names: list[str] = []
-    for index, (feed, label, name) in enumerate(samples):
+    groups: list[str] = []
+    for index, (feed, label, name, group) in enumerate(samples):
         write_feed(folder / f"{index:06d}.npz", feed)
         labels.append(label.tolist() if isinstance(label, np.ndarray | np.generic) else label)
         names.append(name)
+        groups += [] if group is None else [group]
     known = [label for label in labels if label is not None]
     index_data = {
-        "digest": digest([folder_digest(folder), labels]),
+        "digest": digest([folder_digest(folder), labels, groups]),
         "count": len(names),
         "synthetic": synthetic,
         "labels": labels if known else None,
+        "groups": groups or None,
         "names": names,
     }
     (folder / _INDEX).write_text(json.dumps(index_data))

@@ -80,6 +80,13 @@ class DataSpec(_Section):
     label: Annotated[str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")] = (
         None
     )
+    group: Annotated[
+        str | None,
+        pydantic.Field(
+            description="column or array that says which samples belong together, as views of one picture do: a group is "
+            "on one side only, and counts as one witness"
+        ),
+    ] = None
     columns: Annotated[
         dict[str, str | tuple[str, ...]],
         pydantic.Field(description="name of a model input -> column, or columns that make a vector"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt import registry
 from mopt.artifacts.model import BATCH, Feed, Signature, TensorSpec, digest, file_digest, folder_digest
-from mopt.artifacts.samples import Samples, write_samples
+from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.artifacts.store import Store, code_digest
 from mopt.calibration.bind import Binding
 from mopt.calibration.readers._base import Reader
@@ -53,7 +53,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
     """Read, preprocess, check and split the data that the recipe names; a second call only hashes the source.
 
     Samples are shuffled with the seed, in proportion to their classes where the labels are classes. Samples of the same
-    content never lie on both sides.
+    content, or of the same group, never lie on both sides.
 
     Args:
         spec: What the user said about the data.
@@ -96,10 +96,10 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
         return samples
     key = {"samples": samples.digest, "axes": signature.batch_axes, "size": size, "code": code_digest()}
 
-    def feeds() -> Iterator[tuple[Feed, None, str]]:
+    def feeds() -> Iterator[Sample]:
         for start in range(0, len(samples), size):
             chunk = [samples[min(index, len(samples) - 1)] for index in range(start, start + size)]
-            yield signature.stack(chunk), None, f"from sample {start}"
+            yield Sample(signature.stack(chunk), name=f"from sample {start}")
 
     def make(folder: Path) -> None:
         write_samples(folder, feeds(), synthetic=samples.synthetic)
@@ -165,19 +165,25 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         what = "is empty" if total == 0 else "has one sample"
         raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
     binding = Binding.of(reader, signature, spec, base)
-    labels = reader.labels
+    labels, groups = reader.labels, _groups(reader, spec)
     wanted, note = _counts(spec, total)
-    walk = _Walk(binding, labels, _order(labels, total, spec.seed))
+    order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
+    walk = _Walk(binding, labels, groups, order)
     calibration = _write_side(folder / "calibration", walk.take(wanted[0]))
     walk.closed = frozenset(walk.seen)
     evaluation = _write_side(folder / "evaluation", walk.take(wanted[1]))
+    if not evaluation.count and groups is not None:
+        raise UserError(
+            f"no group of {reader.path} is left to evaluate with", "give more groups, or fewer samples to calibrate with"
+        )
     if not evaluation.count:
         raise UserError(f"all samples of {reader.path} have the same content", "give samples that differ")
-    description = {
+    description: dict[str, Any] = {
         "samples": total,
         "calibration": calibration.count,
         "evaluation": evaluation.count,
         "labelled": labels is not None,
+        "groups": None if groups is None else [len(set(side.groups or ())) for side in (calibration, evaluation)],
         "classes": list(reader.classes),
         "left_out_as_duplicates": walk.left_out,
         "note": note,
@@ -186,7 +192,7 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
     (folder / "description.json").write_text(json.dumps(description))
 
 
-def _write_side(folder: Path, samples: Iterator[tuple[Feed, Any, str]]) -> Samples:
+def _write_side(folder: Path, samples: Iterator[Sample]) -> Samples:
     folder.mkdir()
     return write_samples(folder, samples)
 
@@ -226,6 +232,29 @@ def _order(labels: list[Any] | None, total: int, seed: int) -> npt.NDArray[np.in
     return order[np.argsort(place, kind="stable")]
 
 
+def _groups(reader: Reader, spec: DataSpec) -> list[str] | None:
+    """Return the group of each sample.
+
+    Raises:
+        UserError: When there is no such column.
+    """
+    if spec.group is None:
+        return None
+    if spec.group not in reader.columns:
+        raise UserError(f"{reader.path.name} has no group {spec.group}", registry.nearest(spec.group, reader.columns))
+    return [str(reader.read(index, (spec.group,))[spec.group]) for index in range(len(reader))]
+
+
+def _order_of_groups(groups: list[str], seed: int) -> npt.NDArray[np.int64]:
+    """Return all positions, group after group, the groups and what is in them shuffled."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(groups))
+    place = dict(zip(sorted(set(groups)), random.permutation(len(set(groups))), strict=True))
+    return order[np.argsort([place[groups[index]] for index in order], kind="stable")]
+
+
 def _are_classes(labels: Sequence[Any]) -> bool:
     return all(isinstance(label, int | str) for label in labels) and len(set(labels)) <= len(labels) / 2
 
@@ -236,26 +265,33 @@ class _Walk:
 
     binding: Binding
     labels: list[Any] | None
+    groups: list[str] | None
     order: npt.NDArray[np.int64]
-    closed: frozenset[bytes] = frozenset()
+    closed: frozenset[bytes | str] = frozenset()
     left_out: int = 0
 
     def __post_init__(self) -> None:
-        self.seen: set[bytes] = set()
+        self.seen: set[bytes | str] = set()
         self._positions = iter(self.order.tolist())
 
-    def take(self, count: int) -> Iterator[tuple[Feed, Any, str]]:
+    def take(self, count: int) -> Iterator[Sample]:
         """Yield ``count`` samples, or as many as there are."""
         taken = 0
         while taken < count and (index := next(self._positions, None)) is not None:
+            group = None if self.groups is None else self.groups[index]
+            if group in self.closed:
+                continue
             feed = self.binding.feed(index)
             content = _content(feed)
             if content in self.closed:
                 self.left_out += 1
                 continue
             self.seen.add(content)
+            if group is not None:
+                self.seen.add(group)
             taken += 1
-            yield feed, None if self.labels is None else self.labels[index], self.binding.reader.name(index)
+            label = None if self.labels is None else self.labels[index]
+            yield Sample(feed, label, self.binding.reader.name(index), group)
 
 
 def _content(feed: Feed) -> bytes:
@@ -274,13 +310,14 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
     sides = {"calibration": spec.calibration, "evaluation": spec.evaluation or RANDOM_EVALUATION}
     for side, count in sides.items():
         (folder / side).mkdir()
-        feeds = ((_random_feed(signature, random), None, f"{RANDOM}[{index}]") for index in range(count))
+        feeds = (Sample(_random_feed(signature, random), name=f"{RANDOM}[{index}]") for index in range(count))
         write_samples(folder / side, feeds, synthetic=True)
     free = sorted({str(size) for tensor in signature.inputs for size in _free(tensor, signature)})
-    description = {
+    description: dict[str, Any] = {
         "samples": sum(sides.values()),
         **sides,
         "labelled": False,
+        "groups": None,
         "classes": [],
         "left_out_as_duplicates": 0,
         "note": f"made up; length {RANDOM_DIMENSION} for {', '.join(free)}" if free else "made up",

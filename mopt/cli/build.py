@@ -25,6 +25,7 @@ _WIDE_ENOUGH = 120
 @click.option("--recipe", type=click.Path(path_type=Path), help=f"Recipe to read. Default: {_RECIPE}, when SOURCE is left out.")
 @click.option("--data", help="Samples: .npz, folder of .npy or images, CSV, JSONL, Parquet, file.py:function.")
 @click.option("--label", help="Name of the array or column with the labels.")
+@click.option("--group", help="Name of the array or column that says which samples belong together.")
 @click.option("--calibration", type=int, help="Number of samples to calibrate with.")
 @click.option("--evaluation", type=int, help="Most samples to evaluate with.")
 @click.option("--target", help="Where it will run; see mopt list targets.")
@@ -94,7 +95,7 @@ def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
 
 
 _PLACES = {
-    "label": "data", "calibration": "data", "evaluation": "data", "rate": "traffic", "p99": "traffic",
+    "label": "data", "group": "data", "calibration": "data", "evaluation": "data", "rate": "traffic", "p99": "traffic",
     "max_batch": "search", "threads": "search", "candidates": "search", "time_budget": "search",
     "memory": "search", "confidence": "search", "inconclusive": "search",
 }  # fmt: skip

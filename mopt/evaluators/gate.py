@@ -13,6 +13,11 @@ certainty. The difference is turned so that negative is worse, and given a one-s
 - Values that are no mean over samples (F1, AUC, R2, ...): the percentile bootstrap of the difference, both models
   resampled with the same positions.
 
+Samples of one group (views of a picture, sentences of an author) are no independent witnesses. Then the bound is the lower
+of the above and one in which groups are what was drawn: the mean of the differences as a ratio of two totals over groups,
+linearised, with Student's t (Cochran 1977, "Sampling Techniques", section 9A.2); for values that are no mean, the bootstrap
+draws whole groups.
+
 Where nothing differs, the last one says about right or wrong what the first says without discordant samples; and so
 does the second below ten samples, from which no spread can be told.
 """
@@ -22,7 +27,7 @@ from __future__ import annotations
 __all__ = ["judge", "paired_bound"]
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mopt.artifacts.manifest import Quality
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Rows = npt.NDArray[np.float64]
+    Positions = npt.NDArray[np.int64]
 
 ROUNDING = 1e-12
 """Difference that is arithmetic, not quality."""
@@ -53,6 +59,7 @@ def judge(
     tolerance: Tolerance,
     confidence: float = 0.95,
     fidelity: Mapping[str, float] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Quality:
     """Compare a candidate with the reference.
 
@@ -66,6 +73,7 @@ def judge(
         tolerance: What may be lost.
         confidence: One-sided, 0.5 to 1.
         fidelity: Passed on to the record.
+        groups: The group of each sample, in the same order; None where each stands for itself.
 
     Raises:
         UserError: When the metric has no value on these samples.
@@ -84,10 +92,15 @@ def judge(
     difference = _turned(metric, value - reference)
     scale = metric.scale(rows_reference)
     allowed = tolerance.allowed(scale, metric.unit)
-    bound = min(difference, _bound(metric, rows_candidate, rows_reference, difference, scale, 1 - confidence))
+    alpha, members = 1 - confidence, _members(groups)
+    bound = min(difference, _bound(metric, rows_candidate, rows_reference, difference, scale, alpha))
+    if members:
+        bound = min(bound, _bound_of_groups(metric, rows_candidate, rows_reference, members, difference, scale, alpha))
     verdict = _verdict(difference, bound, allowed)
     untouched = _same(metric.scores(rows_candidate), metric.scores(rows_reference), rows_candidate, rows_reference)
-    more = verdict == "inconclusive"
+    needed = None
+    if verdict == "inconclusive":
+        needed = _needed(difference, bound, allowed, len(members) or count, alpha, untouched)
     return Quality(
         metric=metric.name,
         value=value,
@@ -97,8 +110,9 @@ def judge(
         allowed=allowed,
         confidence=confidence,
         count=count,
+        groups=len(members) or None,
         verdict=verdict,
-        samples_to_decide=_needed(difference, bound, allowed, count, 1 - confidence, untouched) if more else None,
+        samples_to_decide=math.ceil(needed * count / (len(members) or count)) if needed else None,
         fidelity=dict(fidelity or {}),
     )
 
@@ -127,7 +141,10 @@ def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, 
     scores, truth = metric.scores(candidate), metric.scores(reference)
     decides = metric.decides(reference)
     if scores is None or truth is None:
-        bound = _value_bound(metric, candidate, reference, alpha, difference - max(scale, 1.0))
+        count = len(reference)
+        bound = _value_bound(
+            metric, candidate, reference, lambda random: random.integers(0, count, count), alpha, difference - max(scale, 1.0)
+        )
         unseen = 1.0 if decides else scale
         careful = len(reference) < _FEW or (decides and bound == difference)
         return min(bound, difference - unseen * _unseen(len(reference), alpha)) if careful else bound
@@ -212,15 +229,63 @@ def _bca(differences: Rows, alpha: float) -> float:
     return float(found.confidence_interval.low)
 
 
-def _value_bound(metric: Metric, candidate: Rows, reference: Rows, alpha: float, unknown: float) -> float:
+def _members(groups: Sequence[str] | None) -> list[Positions]:
+    """Return the positions of each group's samples."""
+    import numpy as np
+
+    found: dict[str, list[int]] = {}
+    for index, group in enumerate(groups or ()):
+        found.setdefault(group, []).append(index)
+    return [np.array(positions) for positions in found.values()]
+
+
+def _bound_of_groups(
+    metric: Metric,
+    candidate: Rows,
+    reference: Rows,
+    members: Sequence[Positions],
+    difference: float,
+    scale: float,
+    alpha: float,
+) -> float:
+    import numpy as np
+    from scipy import stats
+
+    scores, truth = metric.scores(candidate), metric.scores(reference)
+    count, drawn = len(reference), len(members)
+    unseen = (1.0 if metric.decides(reference) else scale) * _unseen(drawn, alpha)
+
+    def draw(random: np.random.Generator) -> Positions:
+        return np.concatenate([members[index] for index in random.integers(0, drawn, drawn)])
+
+    if scores is None or truth is None:
+        bound = _value_bound(metric, candidate, reference, draw, alpha, difference - max(scale, 1.0))
+        return min(bound, difference - unseen) if drawn < _FEW or bound == difference else bound
+    totals = np.array([_turned(metric, float((scores - truth)[positions].sum())) for positions in members])
+    sizes = np.array([len(positions) for positions in members])
+    residuals = totals - difference * sizes
+    spread = math.sqrt(drawn / max(1, drawn - 1) * float((residuals**2).sum())) / count
+    bound = difference - (float(stats.t.ppf(1 - alpha, drawn - 1)) * spread if spread else 0.0)
+    few = drawn < _FEW or (metric.decides(reference) and spread <= ROUNDING)
+    return min(bound, difference - unseen) if few else bound
+
+
+def _value_bound(
+    metric: Metric,
+    candidate: Rows,
+    reference: Rows,
+    draw: Callable[[np.random.Generator], Positions],
+    alpha: float,
+    unknown: float,
+) -> float:
+    """Return the lower bound over samples that are drawn with replacement: ``draw`` gives their positions."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    count = len(reference)
     of_candidate, of_reference = metric.on(candidate), metric.on(reference)
     differences = []
     for _ in range(_VALUE_RESAMPLES):
-        positions = random.integers(0, count, count)
+        positions = draw(random)
         differences.append(_turned(metric, of_candidate(positions) - of_reference(positions)))
     finite = [difference for difference in differences if math.isfinite(difference)]
     return float(np.quantile(finite, alpha)) if finite else unknown

@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mopt.artifacts.samples import Samples, read_feed, write_feed, write_samples
+from mopt.artifacts.samples import Sample, Samples, read_feed, write_feed, write_samples
 
 ARRAYS = {
     "file": np.ones((1, 2), np.float32),
@@ -45,16 +45,20 @@ def test_a_plain_name_is_plain_for_numpy_too(tmp_path):
 
 
 def test_equal_samples_have_equal_digests_and_others_do_not(tmp_path):
-    def digest(name, value, label):
+    def digest(name, value, label, group=None):
         (tmp_path / name).mkdir()
-        return write_samples(tmp_path / name, [({"x": np.array([[value]])}, label, "s")]).digest
+        return write_samples(tmp_path / name, [Sample({"x": np.array([[value]])}, label, "s", group)]).digest
 
     assert digest("a", 1.0, 0) == digest("b", 1.0, 0)
     assert digest("c", 2.0, 0) != digest("d", 1.0, 0)
+    assert digest("e", 1.0, 0, "g") not in (digest("f", 1.0, 0), digest("g", 1.0, 0, "h"))
 
 
 def test_samples_are_read_one_by_one_with_labels_and_names(tmp_path):
-    rows = [({"x": np.full((1, 3), index, np.float32)}, np.int64(index), f"row {index}") for index in range(5)]
+    rows = [
+        Sample({"x": np.full((1, 3), index, np.float32)}, np.int64(index), f"row {index}", "ab"[index % 2])
+        for index in range(5)
+    ]
     written = write_samples(tmp_path, rows, synthetic=True)
     samples = Samples.at(tmp_path)
     assert samples == written
@@ -62,8 +66,12 @@ def test_samples_are_read_one_by_one_with_labels_and_names(tmp_path):
     assert samples.synthetic
     assert samples.labels == [0, 1, 2, 3, 4]
     assert samples.names[3] == "row 3"
+    assert samples.groups == ["a", "b", "a", "b", "a"]
+    assert samples.first(2).groups == ["a", "b"]
     assert [feed["x"][0, 0] for feed in samples] == [0, 1, 2, 3, 4]
 
 
-def test_no_label_at_all_is_none(tmp_path):
-    assert write_samples(tmp_path, [({"x": np.ones((1,))}, None, "a")]).labels is None
+def test_no_label_and_no_group_at_all_are_none(tmp_path):
+    written = write_samples(tmp_path, [Sample({"x": np.ones((1,))})])
+    assert written.labels is None
+    assert written.groups is None

@@ -70,6 +70,7 @@ def test_digits_are_split_in_proportion(digits: Path, store: Store) -> None:
         "calibration": 128,
         "evaluation": COUNT - 128,
         "labelled": True,
+        "groups": None,
         "classes": [],
         "left_out_as_duplicates": 0,
         "note": "",
@@ -453,3 +454,42 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert peak(4096) - peak(64) < 12
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "function"])
+def test_a_group_is_on_one_side(tmp_path: Path, store: Store, kind: str) -> None:
+    picture = np.arange(120) // 6
+    values = np.arange(480, dtype=np.float32).reshape(120, 4)
+    if kind == "npz":
+        np.savez(tmp_path / "d.npz", x=values, y=picture % 2, picture=picture)
+        path, options = "d.npz", {}
+    elif kind == "csv":
+        with (tmp_path / "d.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows(
+                [["a", "b", "c", "d", "picture"], *([*row, p] for row, p in zip(values, picture, strict=True))]
+            )
+        path, options = "d.csv", {"columns": {"x": ["a", "b", "c", "d"]}}
+    else:
+        (tmp_path / "d.py").write_text(
+            "import numpy as np\n"
+            "def rows():\n"
+            "    for i in range(120):\n"
+            "        yield {'x': np.arange(4 * i, 4 * i + 4, dtype='f4'), 'picture': i // 6}\n"
+        )
+        path, options = "d.py:rows", {}
+    found = _prepare(store, tmp_path, FOUR, path, group="picture", calibration=40, **options)
+    sides = [found.calibration, found.evaluation]
+    for side in sides:
+        assert side.groups == [str(int(feed["x"][0, 0]) // 24) for feed in side]
+    assert not set(found.calibration.groups) & set(found.evaluation.groups)
+    assert [len(side) for side in sides] == [40, 78]  # the last group to calibrate with gave four of six
+    assert found.description["groups"] == [7, 13]
+
+
+def test_groups_that_do_not_do(tmp_path: Path, store: Store) -> None:
+    np.savez(tmp_path / "d.npz", x=np.arange(80, dtype=np.float32).reshape(20, 4), picture=np.zeros(20))
+    with pytest.raises(UserError, match=r"no group of .* is left to evaluate with"):
+        _prepare(store, tmp_path, FOUR, group="picture", calibration=5)
+    with pytest.raises(UserError, match="has no group pictures") as caught:
+        _prepare(store, tmp_path, FOUR, group="pictures")
+    assert "picture" in caught.value.hint

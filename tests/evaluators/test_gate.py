@@ -196,3 +196,61 @@ def test_the_record_is_json() -> None:
     quality = judge(F1(), rows, rows, ONE_PERCENT, 0.9, {"y.cosine": 1.0})
     assert type(quality).model_validate_json(quality.model_dump_json()) == quality
     assert quality.fidelity == {"y.cosine": 1.0}
+
+
+def _by_group(groups: int, size: int, lost: int, gained: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows of a candidate and of the reference; whole groups are lost or gained."""
+    reference, candidate = np.ones((groups * size, 1)), np.ones((groups * size, 1))
+    candidate[: lost * size] = 0
+    reference[lost * size : (lost + gained) * size] = 0
+    return candidate, reference, [str(index // size) for index in range(groups * size)]
+
+
+def test_views_of_one_picture_are_one_witness() -> None:
+    candidate, reference, groups = _by_group(40, 10, 0, 0)
+    alone = judge(Accuracy(), candidate, reference, ONE_PERCENT)
+    together = judge(Accuracy(), candidate, reference, ONE_PERCENT, groups=groups)
+    assert (alone.verdict, alone.groups) == ("pass", None)
+    assert (together.verdict, together.count, together.groups) == ("inconclusive", 400, 40)
+    assert together.bound == pytest.approx(paired_bound(0, 0, 40, 0.05))
+    assert together.samples_to_decide == pytest.approx(2990, rel=0.02)
+
+
+def test_groups_that_are_lost_and_won_bound_like_as_many_samples() -> None:
+    candidate, reference, groups = _by_group(200, 10, 20, 20)
+    found = judge(Accuracy(), candidate, reference, ONE_PERCENT, groups=groups)
+    assert found.difference == 0
+    assert found.bound == pytest.approx(-1.653 * math.sqrt(40) / 200, rel=0.01)
+    assert found.bound < 3 * judge(Accuracy(), candidate, reference, ONE_PERCENT).bound
+
+
+def test_groups_of_one_sample_change_little() -> None:
+    candidate, reference, groups = _by_group(500, 1, 12, 10)
+    alone, grouped = (judge(Accuracy(), candidate, reference, ONE_PERCENT, groups=given) for given in (None, groups))
+    assert grouped.bound == pytest.approx(alone.bound, rel=0.1)
+    assert grouped.bound <= alone.bound
+
+
+def test_a_value_that_is_no_mean_draws_whole_groups() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat(rng.integers(0, 2, 60), 10).astype(float)
+    noise = np.repeat(rng.normal(0, 0.8, 60), 10)
+    reference = np.stack([truth + rng.normal(0, 0.3, 600), truth], axis=1)
+    candidate = np.stack([truth + noise, truth], axis=1)
+    groups = [str(index // 10) for index in range(600)]
+    alone, grouped = (judge(Auc(), candidate, reference, ONE_PERCENT, groups=given) for given in (None, groups))
+    assert grouped.bound < alone.bound - 0.01
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_the_bound_of_groups_covers_the_truth(size: int) -> None:
+    """The same model twice, seen through groups that flip together: a true difference of zero."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(300):
+        flips = rng.choice([-1, 0, 1], p=[0.06, 0.88, 0.06], size=60)
+        reference, candidate = np.repeat(flips < 1, size), np.repeat(flips > -1, size)
+        groups = [str(index // size) for index in range(60 * size)]
+        rows = [values.astype(float)[:, None] for values in (candidate, reference)]
+        covered += judge(Accuracy(), *rows, ONE_PERCENT, groups=groups).bound <= 0
+    assert covered >= 0.93 * 300

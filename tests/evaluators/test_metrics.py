@@ -7,7 +7,7 @@ import pytest
 
 from mopt import registry
 from mopt.artifacts.model import Signature, TensorSpec
-from mopt.artifacts.samples import Samples, write_samples
+from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric, load_metric, stack_rows
 from mopt.evaluators.gate import judge
@@ -23,7 +23,7 @@ def samples(tmp_path: Path) -> Maker:
     def make(labels: list[Any] | None) -> Samples:
         folder = tmp_path / f"samples-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        feeds = (({"x": np.zeros((1, 1), np.float32)}, label, str(i)) for i, label in enumerate(labels or [None] * 3))
+        feeds = (Sample({"x": np.zeros((1, 1), np.float32)}, label, str(i)) for i, label in enumerate(labels or [None] * 3))
         return write_samples(folder, feeds)
 
     return make

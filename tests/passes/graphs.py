@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from mopt.artifacts.model import Feed, Model
-from mopt.artifacts.samples import Samples, write_samples
+from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.passes._base import Pass, PassResult
 
 CNN = """
@@ -118,7 +118,7 @@ def samples(folder: Path, count: int = 16, **shapes: tuple[int, ...]) -> Samples
             for name, shape in shapes.items()
         }
 
-    return write_samples(folder, ((feed(), None, str(index)) for index in range(count)))
+    return write_samples(folder, (Sample(feed(), name=str(index)) for index in range(count)))
 
 
 def images(folder: Path, count: int = 16) -> Samples:

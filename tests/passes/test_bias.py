@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Samples, write_samples
+from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from tests.passes import graphs
 
@@ -34,7 +34,7 @@ def photographs(folder: Path) -> Samples:
     """Positive, as pixels are: then the errors of weights have a mean."""
     folder.mkdir()
     rng = np.random.default_rng(1)
-    return write_samples(folder, (({"image": rng.random((1, 3, 16, 16), np.float32)}, None, "") for _ in range(16)))
+    return write_samples(folder, (Sample({"image": rng.random((1, 3, 16, 16), np.float32)}) for _ in range(16)))
 
 
 @pytest.fixture

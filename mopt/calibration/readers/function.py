@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.samples import Samples, write_samples
+from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.calibration.readers._base import Reader, plain_labels
 from mopt.errors import UserError
 from mopt.usercode import guarded, is_function, load_function
@@ -73,7 +73,7 @@ class FunctionReader(Reader):
     def _what(self) -> str:
         return self.path.name
 
-    def _yielded(self) -> Iterator[tuple[Feed, Any, str]]:
+    def _yielded(self) -> Iterator[Sample]:
         function = load_function(self.path.name, self.path.parent)
         limit = self.spec.calibration + (self.spec.evaluation or _EVALUATION_DEFAULT)
         with guarded(self._what, function):
@@ -85,7 +85,7 @@ class FunctionReader(Reader):
                 except StopIteration:
                     return
             inputs, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-            yield self._arrays(inputs, index), label, ""
+            yield Sample(self._arrays(inputs, index), label)
 
     def _arrays(self, inputs: Any, index: int) -> Feed:
         import numpy as np
