@@ -15,6 +15,7 @@ __all__ = [
     "most_promising",
     "open_session",
     "promise",
+    "reject_oversized",
     "resident",
     "samples_text",
     "signed_text",
@@ -122,8 +123,24 @@ def open_session(entry: Entry) -> SessionProcess:
     return SessionProcess(entry.candidate.runtime, entry.model)
 
 
+def reject_oversized(question: Question, base: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """Take those out of the race whose session does not fit into memory beside the reference's, where it is measured."""
+
+    def checked(entry: Entry) -> Entry:
+        together = resident(base) + resident(entry)
+        if not entry.alive or together <= question.memory:
+            return entry
+        return entry.reject(
+            Rejection.MEMORY,
+            f"would take {together / 1e9:.1f} GB of memory beside the reference, "
+            f"and {question.memory / 1e9:.1f} GB are allowed",
+        )
+
+    return [checked(entry) for entry in entries]
+
+
 def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> Iterable[list[Entry]]:
-    """As many candidates at a time as fit into memory beside the reference, and never fewer than one."""
+    """As many candidates at a time as fit into memory beside the reference; each of them fits alone."""
     budget = question.memory - resident(base)
     group: list[Entry] = []
     for entry in entries:

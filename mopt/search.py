@@ -27,6 +27,7 @@ from mopt.entry import (
     most_promising,
     open_session,
     promise,
+    reject_oversized,
     samples_text,
     signed_text,
     start,
@@ -140,6 +141,7 @@ def _quick_look(question: Question, base: Entry, entries: list[Entry], progress:
     """Load each candidate once, run it, and compare its speed with the reference's at one batch size."""
     batch = _quick_batch(question)
     feeds = batch_feeds(question.signature, question.evaluation, batch)
+    entries = reject_oversized(question, base, entries)
     alive = [entry for entry in entries if entry.alive]
     progress.stage("a quick look at the speed", len(alive))
     looked: dict[str, Entry] = {entry.trial.name: entry for entry in entries}

@@ -140,6 +140,7 @@ def load_samples(spec: str) -> list[tuple[dict[str, np.ndarray], Any]]:
     with np.load(spec, allow_pickle=False) as arrays:
         columns = {name: arrays[name] for name in arrays.files}
     labels = columns.pop("label", None)
+    columns.pop("picture", None)
     total = len(next(iter(columns.values())))
     return [
         (
@@ -222,11 +223,11 @@ def _write(home: Path, samples: Sequence[Sample], count: int) -> None:
         _write_npz(home / f"{name}.npz", part)
 
 
-def _write_npz(path: Path, samples: Sequence[Sample]) -> None:
+def _write_npz(path: Path, samples: Sequence[Sample], **more: np.ndarray) -> None:
     columns = {name: np.stack([feed[name] for feed, _ in samples]) for name in samples[0][0]}
     if samples[0][1] is not None:
         columns["label"] = np.array([label for _, label in samples])
-    np.savez_compressed(path, **columns)
+    np.savez_compressed(path, **columns, **more)
 
 
 @_case("magika.onnx", 2000)
@@ -403,7 +404,7 @@ def _noises() -> Iterator[np.ndarray]:
         yield (rng.uniform(0.001, 0.1) * coloured / coloured.std()).astype(np.float32)
 
 
-@_case("efficientnet.py:model", 320)
+@_case("efficientnet.py:model", 320, extra={"data": {"group": "picture"}})
 def efficientnet_lite0(home: Path, count: int) -> None:
     """EfficientNet-lite0 on labelled photographs and pictures, each in several crops, mirrored or not.
 
@@ -418,7 +419,7 @@ def efficientnet_lite0(home: Path, count: int) -> None:
     for name, part, wanted in (("data", pictures[:border], count), ("held_out", pictures[border:], max(1, count // 2))):
         views = math.ceil(wanted / len(part))
         samples = [({"image": _view(path, view)}, label) for view in range(views) for path, label in part]
-        _write_npz(home / f"{name}.npz", samples[:wanted])
+        _write_npz(home / f"{name}.npz", samples[:wanted], picture=np.arange(wanted) % len(part))
 
 
 def _photographs() -> list[tuple[Path, int]]:

@@ -6,7 +6,7 @@ import pytest
 from mopt.artifacts.manifest import Estimate, Machine, Trial
 from mopt.artifacts.model import Model, Signature, TensorSpec
 from mopt.artifacts.samples import Sample, write_samples
-from mopt.entry import Entry, batch_feeds, memory_budget, memory_groups, times_text
+from mopt.entry import Entry, batch_feeds, memory_budget, memory_groups, reject_oversized, times_text
 from mopt.errors import Rejection
 from mopt.plan import Candidate
 from mopt.runtimes.onnxruntime import OnnxRuntime
@@ -64,6 +64,14 @@ def test_sessions_are_opened_together_only_as_far_as_memory_allows(tmp_path, mem
     entries = [entry(name, int(size)) for name in "abc"]
     found = memory_groups(question, entry("reference", int(size)), entries)
     assert [[one.trial.name for one in group] for group in found] == groups
+
+
+def test_what_does_not_fit_beside_the_reference_is_rejected_and_says_so():
+    fits, too_large = entry("a", int(0.6e9)), entry("b", int(2.4e9))
+    found = reject_oversized(Stub(int(4.8e9)), entry("reference", int(2.4e9)), [fits, too_large])
+    assert found[0] == fits
+    assert found[1].trial.outcome.rejection is Rejection.MEMORY
+    assert found[1].trial.outcome.reason == "would take 5.6 GB of memory beside the reference, and 4.8 GB are allowed"
 
 
 def test_a_reason_is_one_line():
