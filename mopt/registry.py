@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["KINDS", "load", "names", "nearest"]
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable
@@ -29,8 +30,7 @@ def names(kind: str) -> tuple[str, ...]:
     """Return the names of every plugin of a kind, sorted, without importing any of them."""
     package = importlib.import_module(KINDS[kind])
     own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
-    foreign = {entry.name for entry in metadata.entry_points(group=f"mopt.{kind}")}
-    return tuple(sorted(own | foreign))
+    return tuple(sorted(own | _foreign(kind).keys()))
 
 
 def load(kind: str, name: str) -> Any:
@@ -42,11 +42,17 @@ def load(kind: str, name: str) -> Any:
     """
     if name not in names(kind):
         raise UserError(f"unknown {kind.removesuffix('s')}: {name}", nearest(name, names(kind)))
-    for entry in metadata.entry_points(group=f"mopt.{kind}", name=name):
+    if (entry := _foreign(kind).get(name)) is not None:
         return entry.load()
     module = importlib.import_module(f"{KINDS[kind]}.{name}")
     (public,) = module.__all__
     return getattr(module, public)
+
+
+@functools.cache
+def _foreign(kind: str) -> dict[str, metadata.EntryPoint]:
+    """Plugins of other packages; kept, because a look reads the metadata of every package that is installed."""
+    return {entry.name: entry for entry in metadata.entry_points(group=f"mopt.{kind}")}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
