@@ -42,6 +42,8 @@ def correct_biases(prepared: Path, quantized: ir.Model, samples: Samples, folder
     Returns:
         The names of the nodes whose bias changed.
     """
+    if not any(_bias(node) is not None for node in quantized.graph):
+        return []
     merged = load(prepared)
     exact = {node.name: node.outputs[0].name for node in merged.graph}
     pairs = merge(merged, load(save(quantized, folder)))
