@@ -71,6 +71,8 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         "tokenizer": _tokenizer_digest(spec, base),
         "code": code_digest(),
     }
+    if spec.is_random and spec.group is not None:
+        raise UserError("made-up data has no groups", "leave out the group, or give real samples")
     if spec.is_random:
         random = {**key, "random": _versions(("numpy",))}
         folder, _ = store.get("data", random, lambda target: _write_random(target, spec, signature))
@@ -186,6 +188,7 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         "groups": None if groups is None else [len(set(side.groups or ())) for side in (calibration, evaluation)],
         "classes": list(reader.classes),
         "left_out_as_duplicates": walk.left_out,
+        "left_out_with_their_group": walk.left_behind,
         "note": note,
         "synthetic": False,
     }
@@ -269,6 +272,7 @@ class _Walk:
     order: npt.NDArray[np.int64]
     closed: frozenset[bytes | str] = frozenset()
     left_out: int = 0
+    left_behind: int = 0
 
     def __post_init__(self) -> None:
         self.seen: set[bytes | str] = set()
@@ -280,6 +284,7 @@ class _Walk:
         while taken < count and (index := next(self._positions, None)) is not None:
             group = None if self.groups is None else self.groups[index]
             if group in self.closed:
+                self.left_behind += 1
                 continue
             feed = self.binding.feed(index)
             content = _content(feed)
@@ -320,6 +325,7 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
         "groups": None,
         "classes": [],
         "left_out_as_duplicates": 0,
+        "left_out_with_their_group": 0,
         "note": f"made up; length {RANDOM_DIMENSION} for {', '.join(free)}" if free else "made up",
         "synthetic": True,
     }

@@ -73,6 +73,7 @@ def test_digits_are_split_in_proportion(digits: Path, store: Store) -> None:
         "groups": None,
         "classes": [],
         "left_out_as_duplicates": 0,
+        "left_out_with_their_group": 0,
         "note": "",
         "synthetic": False,
         "digest": "",
@@ -484,12 +485,15 @@ def test_a_group_is_on_one_side(tmp_path: Path, store: Store, kind: str) -> None
     assert not set(found.calibration.groups) & set(found.evaluation.groups)
     assert [len(side) for side in sides] == [40, 78]  # the last group to calibrate with gave four of six
     assert found.description["groups"] == [7, 13]
+    assert found.description["left_out_with_their_group"] == 2
 
 
 def test_groups_that_do_not_do(tmp_path: Path, store: Store) -> None:
     np.savez(tmp_path / "d.npz", x=np.arange(80, dtype=np.float32).reshape(20, 4), picture=np.zeros(20))
     with pytest.raises(UserError, match=r"no group of .* is left to evaluate with"):
         _prepare(store, tmp_path, FOUR, group="picture", calibration=5)
+    with pytest.raises(UserError, match="made-up data has no groups"):
+        _prepare(store, tmp_path, FOUR, "random", group="picture")
     with pytest.raises(UserError, match="has no group pictures") as caught:
         _prepare(store, tmp_path, FOUR, group="pictures")
     assert "picture" in caught.value.hint
