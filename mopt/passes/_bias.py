@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mopt.artifacts.samples import Samples
 from mopt.passes._graph import Tensors
 from mopt.passes._onnx import load, save
+from mopt.passes._prepare import subfolder
 from mopt.passes._ranges import run_exposed
 from mopt.passes._sensitivity import PREFIX, merge
 
@@ -49,14 +50,13 @@ def correct_biases(prepared: Path, quantized: ir.Model, samples: Samples, folder
     pairs = merge(merged, load(save(quantized, folder)))
     biased = {str(node.name).removeprefix(PREFIX): node for node in pairs if _bias(node) is not None}
     errors = {name: _MeanError(str(exact[name]), str(node.outputs[0].name)) for name, node in biased.items() if name in exact}
-    (folder / "merged").mkdir()
     tensors = [name for error in errors.values() for name in (error.exact, error.noisy)]
 
     def look(_: int, found: Tensors) -> None:
         for error in errors.values():
             error.look(found)
 
-    run_exposed(save(merged, folder / "merged"), tensors, samples, look, limit=_SAMPLES)
+    run_exposed(save(merged, subfolder(folder, "merged")), tensors, samples, look, limit=_SAMPLES)
     return [str(node.name) for node in quantized.graph if node.name in errors and _shift(node, errors[str(node.name)])]
 
 

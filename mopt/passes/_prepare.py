@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["lift_constants", "prepare", "raise_opset", "write_named"]
+__all__ = ["lift_constants", "prepare", "raise_opset", "subfolder", "write_named"]
 
 import logging
 from pathlib import Path
@@ -37,7 +37,7 @@ def prepare(source: Path, folder: Path) -> Path:
     model = lift_constants(model)
     name_nodes(model)
     _infer_shapes(model)
-    return save(model, _subfolder(folder, "prepared"))
+    return save(model, subfolder(folder, "prepared"))
 
 
 def write_named(source: Path, folder: Path) -> Path:
@@ -99,8 +99,8 @@ def _fuse(model: ir.Model, folder: Path) -> ir.Model:
     """Let ONNX Runtime fold what stays standard ONNX; return the model as it is when the result is not usable."""
     import onnxruntime
 
-    before = save(model, _subfolder(folder, "lifted"))
-    after = _subfolder(folder, "fused") / "model.onnx"
+    before = save(model, subfolder(folder, "lifted"))
+    after = subfolder(folder, "fused") / "model.onnx"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(after)
@@ -127,7 +127,8 @@ _UNWANTED = ["GeluFusionL1", "LayerNormFusionL1", "MatMulAddFusion", "CommonSube
 """Basic optimizations of ONNX Runtime that make other operators than the model had."""
 
 
-def _subfolder(folder: Path, name: str) -> Path:
+def subfolder(folder: Path, name: str) -> Path:
+    """Make a folder in ``folder`` and return it."""
     path = folder / name
     path.mkdir()
     return path

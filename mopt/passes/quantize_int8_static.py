@@ -17,7 +17,7 @@ from mopt.passes._bias import correct_biases
 from mopt.passes._graph import count_operators, has_delicate_arithmetic
 from mopt.passes._observers import Histogram, Method, Range, choose_range
 from mopt.passes._onnx import load, save, weight_bytes
-from mopt.passes._prepare import prepare
+from mopt.passes._prepare import prepare, subfolder
 from mopt.passes._ranges import observe
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class QuantizeInt8Static(FilePass):
                 raise NotApplicableError(f"no operator was quantized{_reasons(kept)}")
             before = weight_bytes(model)
             if self.correct_bias:
-                detail["biases_corrected"] = len(correct_biases(prepared, result, self.calibration, _subfolder(scratch)))
+                corrected = correct_biases(prepared, result, self.calibration, subfolder(Path(scratch), "biases"))
+                detail["biases_corrected"] = len(corrected)
             save(result, folder)
         return PassResult(True, detail | {"weight_bytes": [before, weight_bytes(result)]})
 
@@ -167,12 +168,6 @@ def _default_op_types(model: ir.Model) -> tuple[str, ...]:
     if has_delicate_arithmetic(model):
         return _WEIGHTED
     return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
-
-
-def _subfolder(scratch: str) -> Path:
-    path = Path(scratch) / "biases"
-    path.mkdir()
-    return path
 
 
 def _is_constant(value: ir.Value | None) -> bool:
