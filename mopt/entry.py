@@ -8,7 +8,6 @@ __all__ = [
     "REFERENCE",
     "Entry",
     "Question",
-    "batch_feeds",
     "faithfulness",
     "memory_budget",
     "memory_groups",
@@ -24,13 +23,12 @@ __all__ = [
     "unproven_text",
 ]
 
-import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from mopt.artifacts.manifest import Estimate, Machine, Outcome, PassRecord, Quality, Trial
-from mopt.artifacts.model import Feed, Model, Signature
+from mopt.artifacts.model import Model, Signature
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store
 from mopt.errors import Rejection
@@ -163,18 +161,6 @@ def memory_budget(asked: int | None, machine: Machine, source: Model) -> int:
 def resident(entry: Entry) -> float:
     """Bytes that a session of it will take, about."""
     return _RESIDENT_FACTOR * (entry.trial.size_bytes or 0) + _RESIDENT_BASE
-
-
-def batch_feeds(signature: Signature, samples: Samples, batch: int, count: int = 4) -> list[Feed]:
-    """Return up to ``count`` inputs of one batch size, made of real samples of the most common shape."""
-    if signature.batch_axes == {} or signature.batch_size == 1:
-        return [samples[index] for index in range(min(count, len(samples)))]
-    most = min(len(samples), 256)
-    shapes = [tuple(value.shape for value in samples[index].values()) for index in range(most)]
-    common, _ = collections.Counter(shapes).most_common(1)[0]
-    alike = [index for index, shape in enumerate(shapes) if shape == common]
-    picks = [[alike[(start * batch + offset) % len(alike)] for offset in range(batch)] for start in range(count)]
-    return [signature.stack([samples[index] for index in pick]) for pick in picks]
 
 
 def promise(question: Question, entry: Entry) -> float:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from mopt.artifacts.manifest import Estimate, Profile, Trial
 from mopt.artifacts.model import Model
+from mopt.artifacts.samples import batch_feeds
 from mopt.entry import (
     FINALISTS,
     NARROW,
     REFERENCE,
     Entry,
     Question,
-    batch_feeds,
     faithfulness,
     memory_groups,
     most_promising,

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts import bundle
-from mopt.artifacts.manifest import Golden, Machine, Manifest, read_manifest
-from mopt.artifacts.model import Feed, Signature, TensorSpec
+from mopt.artifacts.manifest import Golden, Machine, Manifest, ServingProfile, read_manifest
+from mopt.artifacts.model import Feed, Signature, TensorSpec, digest
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest, default_root
 from mopt.calibration.split import Split, batched, prepare
+from mopt.capacity import measure_capacity, without_layouts
 from mopt.entry import Question, memory_budget
+from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.export import Bound, Exported, bind, export, find_exporter
@@ -27,6 +29,7 @@ from mopt.passes._base import versions
 from mopt.passes._export import Exporter
 from mopt.passes._onnx import model_metadata
 from mopt.plan import Candidate, Traits, plan, reference_candidate, traits_of
+from mopt.profiles.arrivals import Arrivals, parse_arrivals
 from mopt.profiles.batching import recommend
 from mopt.profiles.machine import detect, noise
 from mopt.profiles.target import Target, check_measurable, load_target
@@ -82,6 +85,7 @@ class _Request:
     store: Store
     progress: Progress
     threads: int
+    arrivals: Arrivals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Built:
     bound: Bound
     prepared: Simplified
     found: Found
+    capacity: ServingProfile
     command: str
 
 
@@ -176,6 +181,7 @@ def _check(recipe: Recipe, progress: Progress, store: Store | None) -> _Request:
         store=store or Store(default_root()),
         progress=progress,
         threads=recipe.search.threads or machine.cores,
+        arrivals=parse_arrivals(recipe.traffic.arrivals),
     )
 
 
@@ -212,6 +218,7 @@ def _key(request: _Request, material: _Material) -> dict[str, Any]:
         "metric": material.metric.key(),
         "target": request.target.model_dump(mode="json"),
         "machine": request.machine.model_dump(mode="json"),
+        "arrivals": digest(request.arrivals.trace),
         "versions": versions(LIBRARIES),
         "code": code_digest(),
     }
@@ -249,7 +256,32 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
     )
     candidates = _candidates(request, traits_of(prepared.model), calibration)
     found = search(question, reference_candidate(request.threads), candidates, request.progress)
-    return _Built(request, material, bound, prepared, found, command)
+    capacity = _capacity(request, question, found)
+    return _Built(request, material, bound, prepared, found, capacity, command)
+
+
+def _capacity(request: _Request, question: Question, found: Found) -> ServingProfile:
+    """The winner as a server runs it; measured only when there is traffic to plan for."""
+    profile, traffic, options = found.chosen.profile, request.recipe.traffic, request.recipe.search
+    assert profile is not None
+    known = without_layouts(profile, request.machine, noise(), batches=question.signature.batches)
+    if traffic.rate is None and traffic.p99 is None:
+        return known
+    try:
+        return measure_capacity(
+            found.candidate.runtime,
+            found.model,
+            question.signature,
+            question.evaluation,
+            machine=request.machine,
+            max_batch=options.max_batch,
+            latency_limit_ms=traffic.p99,
+            memory=question.memory,
+            progress=request.progress,
+        )
+    except CandidateRejectedError as error:  # several instances of what runs well alone
+        request.progress.step(f"one instance alone is planned for, since others failed: {error.message}")
+        return known
 
 
 def _write(built: _Built, folder: Path) -> None:
@@ -308,8 +340,7 @@ def _golden(found: Found, outputs: list[Feed]) -> Golden:
 
 def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
     request, material, found = built.request, built.material, built.found
-    recipe, profile = request.recipe, found.chosen.profile
-    assert profile is not None
+    recipe = request.recipe
     traffic = recipe.traffic
     synthetic = material.split.calibration.synthetic
     return Manifest(
@@ -335,7 +366,15 @@ def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
         why=found.why,
         control=found.control,
         trials=found.trials,
-        batching=recommend(profile, rate=traffic.rate, p99_ms=traffic.p99, max_load=traffic.load, batches=signature.batches),
+        batching=recommend(
+            built.capacity,
+            rate=traffic.rate,
+            p99_ms=traffic.p99,
+            max_load=traffic.load,
+            spare=traffic.spare,
+            arrivals=request.arrivals,
+        ),
+        serving_profile=built.capacity,
         golden=golden,
         files={},
     )

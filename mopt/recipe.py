@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Recipe", "Search", "Traffic", "load_recipe", "make_recipe"]
+__all__ = ["Recipe", "Search", "Traffic", "load_recipe", "make_recipe", "parse_milliseconds"]
 
 import os
 import re
@@ -29,6 +29,21 @@ def _milliseconds(value: Any) -> Any:
     if match is None or match[2] not in _UNITS:
         raise ValueError(f"{value!r} is not a time: write a number and a unit ({', '.join(_UNITS)}), such as 100ms")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_milliseconds(text: str, name: str) -> float:
+    """Return a time in ms from text with a unit.
+
+    Raises:
+        UserError: When it is no time, or not above 0.
+    """
+    try:
+        found = float(_milliseconds(text))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}", f"such as {name} 100ms") from None
+    if found <= 0:
+        raise UserError(f"{name} is {text}", "give a time above 0")
+    return found
 
 
 Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydantic.Field(gt=0)]
@@ -58,6 +73,10 @@ class Traffic(_Section):
     rate: Annotated[float, pydantic.Field(gt=0, description="requests per second")] | None = None
     p99: Annotated[Milliseconds, pydantic.Field(description="99th percentile of the latency, such as 100ms")] | None = None
     load: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
+    arrivals: Annotated[
+        str, pydantic.Field(description="poisson, constant, bursty, or a file with one timestamp in seconds on each line")
+    ] = "poisson"
+    spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 0
 
 
 class Search(_Section):
@@ -146,6 +165,9 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
         values["model"] = _anchored(values["model"], base)
     if isinstance(values.get("metric"), str) and ":" in values["metric"]:
         values["metric"] = _anchored(values["metric"], base)
+    traffic = values.get("traffic")
+    if isinstance(traffic, dict) and isinstance(traffic.get("arrivals"), str):
+        traffic["arrivals"] = _anchored(traffic["arrivals"], base)
     data = values.get("data")
     if isinstance(data, dict):
         if isinstance(data.get("path"), str):

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 from mopt.artifacts.manifest import Profile
 from mopt.artifacts.model import Feed
-from mopt.artifacts.samples import Samples
+from mopt.artifacts.samples import Samples, batch_feeds
 from mopt.entry import (
     FINALISTS,
     NARROW,
     REFERENCE,
     Entry,
     Question,
-    batch_feeds,
     memory_groups,
     most_promising,
     open_session,

@@ -5,8 +5,8 @@ import pytest
 
 from mopt.artifacts.manifest import Estimate, Machine, Trial
 from mopt.artifacts.model import Model, Signature, TensorSpec
-from mopt.artifacts.samples import Sample, write_samples
-from mopt.entry import Entry, batch_feeds, memory_budget, memory_groups, reject_oversized, times_text
+from mopt.artifacts.samples import Sample, batch_feeds, write_samples
+from mopt.entry import Entry, memory_budget, memory_groups, reject_oversized, times_text
 from mopt.errors import Rejection
 from mopt.plan import Candidate
 from mopt.runtimes.onnxruntime import OnnxRuntime

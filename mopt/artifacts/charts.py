@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Series", "latency_chart", "quality_chart", "series", "speedup", "throughput_chart"]
+__all__ = [
+    "COLOURS",
+    "Series",
+    "clean",
+    "draw",
+    "latency_chart",
+    "plain_log_ticks",
+    "quality_chart",
+    "series",
+    "speedup",
+    "throughput_chart",
+]
 
 import dataclasses
 import io
@@ -18,7 +29,7 @@ from mopt.artifacts.quantities import digits, is_share
 _OTHERS = 4
 """How many candidates besides the chosen one and the reference have a colour of their own."""
 _ROLES = ("text", "faint", "grid", "chosen", "reference", "other-1", "other-2", "other-3", "other-4", "bad", "page")
-_COLOURS = {role: f"#0{index:x}{index:x}{index:x}0{index:x}" for index, role in enumerate(_ROLES, start=1)}
+COLOURS = {role: f"#0{index:x}{index:x}{index:x}0{index:x}" for index, role in enumerate(_ROLES, start=1)}
 """Stand-ins that no chart uses for anything else; they become ``var(--role)``."""
 _LONGEST_LABEL = 26
 
@@ -77,7 +88,7 @@ def throughput_chart(manifest: Manifest) -> str:
 def quality_chart(manifest: Manifest) -> str:
     """Draw quality against speed for every candidate that has both; empty when fewer than two do."""
     points = [_Point.of(trial, manifest) for trial in manifest.trials if _plottable(trial)]
-    return _draw("quality", "Quality against speed", (9.6, 5.2), lambda axes: _scatter(axes, points)) if points[1:] else ""
+    return draw("quality", "Quality against speed", (9.6, 5.2), lambda axes: _scatter(axes, points)) if points[1:] else ""
 
 
 def speedup(trial: Trial, manifest: Manifest, batch: int) -> tuple[float, bool] | None:
@@ -118,7 +129,7 @@ def _by_batch(
     if not lines:
         return ""
 
-    def draw(axes: Any) -> None:
+    def paint(axes: Any) -> None:
         for line in reversed(lines):
             _line(axes, line, middle, upper)
         batches = sorted({entry.batch for line in lines for entry in line.profile.batches})
@@ -129,12 +140,12 @@ def _by_batch(
         axes.set_xlabel("batch size")
         axes.set_ylabel(ordinate[0])
         if ordinate[1] == "log":
-            _plain_log_ticks(axes)
+            plain_log_ticks(axes)
         else:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(lambda value, _: digits(value))
 
-    return _draw(name, title, (5.6, 3.6), draw)
+    return draw(name, title, (5.6, 3.6), paint)
 
 
 def _line(
@@ -146,7 +157,7 @@ def _line(
     axes.plot(
         batches,
         values,
-        color=_COLOURS[line.role],
+        color=COLOURS[line.role],
         linewidth=2.4 if chosen else 1.4,
         linestyle="--" if line.role == "reference" else "-",
         marker="o",
@@ -155,10 +166,11 @@ def _line(
     if upper is not None:
         tops = [upper(entry) for entry in entries]
         alpha = 0.16 if line.role in ("chosen", "reference") else 0.07
-        axes.fill_between(batches, values, tops, color=_COLOURS[line.role], alpha=alpha, linewidth=0)
+        axes.fill_between(batches, values, tops, color=COLOURS[line.role], alpha=alpha, linewidth=0)
 
 
-def _plain_log_ticks(axes: Any) -> None:
+def plain_log_ticks(axes: Any) -> None:
+    """Label a logarithmic ordinate with everyday numbers."""
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -189,7 +201,7 @@ class _Point:
             role = "reference"
         elif trial.outcome is not None and quality.verdict == "fail":
             role = "bad"
-        return cls(_clean(trial.name), found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
+        return cls(clean(trial.name), found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
 
     @property
     def difference(self) -> float:
@@ -206,7 +218,7 @@ class _Point:
 
 def _scatter(axes: Any, points: Sequence[_Point]) -> None:
     for point in points:
-        colour = _COLOURS[point.role]
+        colour = COLOURS[point.role]
         axes.plot([point.speed] * 2, [min(point.difference, point.bound), point.difference], color=colour, linewidth=1.2)
         axes.plot(
             [point.speed],
@@ -219,9 +231,9 @@ def _scatter(axes: Any, points: Sequence[_Point]) -> None:
     _quality_axis(axes, points)
     _speed_axis(axes, points)
     for allowed in sorted({point.allowed for point in points}):
-        axes.axhline(allowed, color=_COLOURS["bad"], linewidth=1.2, linestyle=(0, (5, 3)))
-    axes.axvline(1.0, color=_COLOURS["faint"], linewidth=1)
-    metric = _clean(points[0].quality.metric)
+        axes.axhline(allowed, color=COLOURS["bad"], linewidth=1.2, linestyle=(0, (5, 3)))
+    axes.axvline(1.0, color=COLOURS["faint"], linewidth=1)
+    metric = clean(points[0].quality.metric)
     axes.set_xlabel("speed-up over the reference at the smallest batch")
     axes.set_ylabel(f"{metric}: difference to the reference{', pp' if points[0].scale == 100 else ''}")
     _place_labels(axes, points)
@@ -272,7 +284,7 @@ def _place_labels(axes: Any, points: Sequence[_Point]) -> None:
     frame = axes.get_window_extent(renderer)
     for point in sorted(points, key=lambda item: (item.role != "chosen", item.role != "reference", -item.speed)):
         text = axes.text(
-            0, 0, point.label, fontsize=9, color=_COLOURS["text"], weight="bold" if point.role == "chosen" else "normal"
+            0, 0, point.label, fontsize=9, color=COLOURS["text"], weight="bold" if point.role == "chosen" else "normal"
         )
         extent = text.get_window_extent(renderer)
         size = (extent.width * 1.05, extent.height)
@@ -292,7 +304,7 @@ def _place_labels(axes: Any, points: Sequence[_Point]) -> None:
                 textcoords="figure pixels",
                 arrowprops={
                     "arrowstyle": "-",
-                    "color": _COLOURS["faint"],
+                    "color": COLOURS["faint"],
                     "linewidth": 0.7,
                     "shrinkA": 1,
                     "shrinkB": 4,
@@ -349,7 +361,8 @@ def _box_of(axes: Any, point: _Point) -> _Box:
     return _Box(x - 5, bottom - 2, x + 5, top + 5)
 
 
-def _draw(name: str, title: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Any], None]) -> str:
+    """Draw one chart of a size in inches as SVG for a page that has the colours."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -359,24 +372,24 @@ def _draw(name: str, title: str, size: tuple[float, float], draw: Callable[[Any]
         "font.family": "sans-serif",
         "font.size": 10,
         "text.parse_math": False,
-        "text.color": _COLOURS["text"],
-        "axes.edgecolor": _COLOURS["grid"],
-        "axes.labelcolor": _COLOURS["text"],
+        "text.color": COLOURS["text"],
+        "axes.edgecolor": COLOURS["grid"],
+        "axes.labelcolor": COLOURS["text"],
         "axes.facecolor": "none",
         "axes.grid": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "grid.color": _COLOURS["grid"],
+        "grid.color": COLOURS["grid"],
         "grid.linewidth": 0.7,
-        "xtick.color": _COLOURS["grid"],
-        "ytick.color": _COLOURS["grid"],
-        "xtick.labelcolor": _COLOURS["text"],
-        "ytick.labelcolor": _COLOURS["text"],
+        "xtick.color": COLOURS["grid"],
+        "ytick.color": COLOURS["grid"],
+        "xtick.labelcolor": COLOURS["text"],
+        "ytick.labelcolor": COLOURS["text"],
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has the fonts, not matplotlib
         figure = Figure(figsize=size, dpi=72, layout="constrained")
-        draw(figure.add_subplot())
+        paint(figure.add_subplot())
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return _inline(stream.getvalue(), name, title)
@@ -390,12 +403,12 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"\1\2", svg, count=1)
     svg = re.sub(r" ?font-family: [^;]*;", "", svg)
-    for role, colour in _COLOURS.items():
+    for role, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{role})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Leave out what XML cannot hold, what would break a line, and what is too long for a chart."""
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"

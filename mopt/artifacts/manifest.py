@@ -12,12 +12,17 @@ __all__ = [
     "Estimate",
     "Export",
     "Golden",
+    "Layout",
     "Machine",
     "Manifest",
+    "OperatorCost",
+    "OperatorProfile",
     "Outcome",
     "PassRecord",
     "Profile",
     "Quality",
+    "ServingProfile",
+    "Setting",
     "Trial",
 ]
 
@@ -153,6 +158,66 @@ class Machine(_Record):
     python: str
 
 
+class OperatorCost(_Record):
+    """All operators of one type and one arithmetic in an inference, as the runtime executed them."""
+
+    kind: str
+    """The runtime's name of the type, such as ``Conv`` or ``FusedMatMul``."""
+    arithmetic: Literal["fp32", "bf16", "fp16", "int8"]
+    nodes: int
+    flops: float
+    """Multiplications and additions; 0 for operators that only move or look up data."""
+    bytes: float
+    """What must be moved at least once: inputs, weights and outputs."""
+    ms: float
+    """Time of all of them together."""
+
+
+class OperatorProfile(_Record):
+    """Where the time of an inference goes, at one batch size and number of threads."""
+
+    batch: int
+    threads: int
+    operators: tuple[OperatorCost, ...]
+    total_ms: float
+    """Median latency of the whole inference without the profiler, which is more than the sum of the operators."""
+
+
+class Layout(_Record):
+    """How a replica divides its cores: instances side by side, each with its threads."""
+
+    instances: int
+    threads: int
+    alone: tuple[BatchProfile, ...]
+    """One instance while the others rest."""
+    together: tuple[BatchProfile, ...]
+    """Each instance while all of them work; the same as ``alone`` for a single one."""
+
+
+class ServingProfile(_Record):
+    """What a replica of this machine can do, from which every traffic is predicted."""
+
+    machine: Machine
+    noise: dict[str, float]
+    """Load, stolen time and spread of the clock frequency while it was measured."""
+    batches: bool
+    """Whether requests can be put together."""
+    layouts: tuple[Layout, ...]
+    load_ms: float
+    first_ms: float
+    warm_ms: float
+    """Start of a replica: loading, the first inference, and all inferences until they are steady, one after the other."""
+    memory: dict[int, int]
+    """Peak resident bytes of an instance by the largest batch that it has run."""
+    padding: float | None = None
+    """Share of the work that is padding when requests of the data's own shapes are put together; None where all are alike."""
+    operators: tuple[OperatorProfile, ...] = ()
+
+    def layout(self, instances: int, threads: int) -> Layout:
+        """Return a layout that was measured."""
+        return next(one for one in self.layouts if (one.instances, one.threads) == (instances, threads))
+
+
 class Export(_Record):
     """How the source became ONNX, and how far the two agree on real samples."""
 
@@ -164,6 +229,22 @@ class Export(_Record):
     """Largest absolute difference between source framework and export, relative to the largest output."""
     samples: int
     detail: dict[str, Any] = {}
+
+
+class Setting(_Record):
+    """A way to serve, and what it would take to hold the traffic with it."""
+
+    max_batch: int
+    queue_delay_us: int
+    instances: int
+    threads: int
+    replicas: int | None
+    """None when no number of replicas holds the p99."""
+    p99_ms: float | None
+    load: float | None
+    mean_batch: float | None
+    binding: str
+    """What decided the number of replicas: the load, the p99, or the service time alone."""
 
 
 class Batching(_Record):
@@ -180,6 +261,24 @@ class Batching(_Record):
     """Requests per second that were asked for."""
     binding: str
     """What decided: the p99, the load, memory, or that no traffic was given."""
+    threads: int | None = None
+    """Threads of each instance; None for those that the runtime was measured with."""
+    p99: Estimate | None = None
+    """The predicted p99 with the interval of the prediction itself, not of the measurement behind it."""
+    mean_batch: float | None = None
+    arrivals: str = ""
+    """How requests were assumed to arrive."""
+    spare: int = 0
+    """Replicas among ``replicas`` that may be lost while the others still hold the traffic."""
+    headroom: float | None = None
+    """The largest rate that all replicas hold within the p99, over the rate that was asked for."""
+    burst_p99_ms: float | None = None
+    """The p99 when the same requests come in bursts of three times the rate, a second long, a tenth of the time."""
+    most_per_replica: float | None = None
+    """The largest rate of one replica that holds the p99, in requests per second."""
+    alternatives: tuple[Setting, ...] = ()
+    rule_of_thumb: Setting | None = None
+    """What the usual advice would take, 32 requests or 10 ms, for comparison."""
 
 
 class Golden(_Record):
@@ -220,6 +319,8 @@ class Manifest(_Record):
     """The reference against itself, measured like a candidate; far from 1 means that the machine was too noisy."""
     trials: tuple[Trial, ...]
     batching: Batching
+    serving_profile: ServingProfile | None = None
+    """The chosen model as a server runs it: layouts, cold start, memory, operators; None for an artifact of an older mopt."""
     golden: Golden
     files: dict[str, str]
     """SHA-256 of every other file of the artifact, by relative path."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["COLUMNS", "CandidateRow", "Fact", "candidate_rows", "render_html", "render_markdown", "verdict"]
+__all__ = [
+    "COLUMNS",
+    "CandidateRow",
+    "Fact",
+    "candidate_rows",
+    "environment",
+    "render_html",
+    "render_markdown",
+    "serving_sentence",
+    "setting_rows",
+    "verdict",
+]
 
 import dataclasses
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts import quantities as q
 from mopt.artifacts.charts import latency_chart, quality_chart, series, speedup, throughput_chart
-from mopt.artifacts.manifest import BatchProfile, Manifest, PassRecord, Quality, Trial
+from mopt.artifacts.manifest import Batching, BatchProfile, Manifest, PassRecord, Quality, Setting, Trial
 
 if TYPE_CHECKING:
     import jinja2
@@ -138,7 +150,7 @@ def _samples(quality: Quality) -> str:
 
 def render_markdown(manifest: Manifest) -> str:
     """Return the report as Markdown; names that come from models and users are escaped."""
-    return _environment(_markdown).get_template("report.md.j2").render(_page(manifest))
+    return environment(_markdown).get_template("report.md.j2").render(_page(manifest))
 
 
 def render_html(manifest: Manifest) -> str:
@@ -148,17 +160,18 @@ def render_html(manifest: Manifest) -> str:
         "latency_chart": latency_chart(manifest),
         "throughput_chart": throughput_chart(manifest),
     }
-    return _environment(_visible).get_template("report.html.j2").render(_page(manifest) | charts)
+    return environment(_visible).get_template("report.html.j2").render(_page(manifest) | charts)
 
 
 @functools.cache
-def _environment(finalize: Callable[[Any], Any]) -> jinja2.Environment:
+def environment(finalize: Callable[[Any], Any] | None = None) -> jinja2.Environment:
+    """Return the templates; every value is put through ``finalize``, by default to what is visible."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=jinja2.select_autoescape(("html.j2",)),
-        finalize=finalize,
+        finalize=finalize or _visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -180,6 +193,8 @@ def _page(manifest: Manifest) -> dict[str, Any]:
         "unplotted": _unplotted(manifest),
         "batches": _batch_table(manifest),
         "batching": _batching(manifest),
+        "settings": setting_rows(manifest.batching),
+        "capacity": _capacity(manifest),
         "quality": _quality(manifest),
         "passes": [_pass_line(record) for record in manifest.winner.passes],
         "evidence": _facts(manifest.winner.evidence),
@@ -320,19 +335,95 @@ def _batch_table(manifest: Manifest) -> list[dict[str, str]]:
 
 def _batching(manifest: Manifest) -> list[Fact]:
     batching = manifest.batching
+    threads = f", {q.count(batching.threads, 'thread')} each" if batching.threads else ""
+    spare = f", of which {batching.spare} may be lost" if batching.spare else ""
     facts = [
         Fact("largest batch", str(batching.max_batch)),
         Fact("queue delay", q.milliseconds(batching.queue_delay_us / 1e3) if batching.queue_delay_us else "none"),
-        Fact("instances on a server", str(batching.instances)),
-        Fact("servers", str(batching.replicas)),
+        Fact("instances on a server", f"{batching.instances}{threads}"),
+        Fact("servers", f"{batching.replicas}{spare}"),
     ]
     if batching.rate is not None:
-        facts.append(Fact("planned for", f"{q.digits(batching.rate)} requests per second"))
+        arrivals = f", {batching.arrivals}" if batching.arrivals else ""
+        facts.append(Fact("planned for", f"{q.digits(batching.rate)} requests per second{arrivals}"))
     if batching.load is not None:
         facts.append(Fact("load", f"{q.digits(batching.load * 100)} % of capacity"))
     if batching.predicted_p99_ms is not None:
         facts.append(Fact("predicted p99", q.milliseconds(batching.predicted_p99_ms)))
+    if batching.burst_p99_ms is not None:
+        facts.append(Fact("p99 in bursts of 3 times the rate", q.milliseconds(batching.burst_p99_ms)))
+    if batching.headroom is not None:
+        facts.append(Fact("holds up to", f"{q.digits(batching.headroom)} times that rate"))
+    if batching.most_per_replica is not None:
+        facts.append(Fact("largest rate of one server", f"{q.digits(batching.most_per_replica)} requests per second"))
     return [*facts, Fact("decided by", batching.binding)]
+
+
+def serving_sentence(batching: Batching) -> str:
+    """Say the batch settings in one line."""
+    spare = f" ({batching.spare} of them may be lost)" if batching.spare else ""
+    delay = q.milliseconds(batching.queue_delay_us / 1e3) if batching.queue_delay_us else "no"
+    parts = [
+        f"batches up to {batching.max_batch}, {q.count(batching.instances, 'instance')}"
+        + (f" of {q.count(batching.threads, 'thread')}" if batching.threads else ""),
+        f"{delay} queue delay",
+        f"{q.count(batching.replicas, 'server')}{spare}",
+    ]
+    if batching.predicted_p99_ms is not None and batching.load is not None:
+        parts.append(f"predicted p99 {q.milliseconds(batching.predicted_p99_ms)} at {batching.load:.0%} load")
+    if batching.rate is None and batching.most_per_replica is not None:
+        parts.append(f"up to {q.rate(batching.most_per_replica)} within the p99")
+    return f"{'; '.join(parts)} (decided by {batching.binding})"
+
+
+def setting_rows(batching: Batching) -> list[dict[str, str]]:
+    """Return the table of alternatives: every setting that was weighed, the cheapest first, and the rule of thumb last."""
+    ranked = sorted(batching.alternatives, key=lambda one: (one.replicas or math.inf, one.p99_ms or math.inf))
+    rows = [_setting_row(one, batching, "") for one in ranked]
+    return rows + ([_setting_row(batching.rule_of_thumb, batching, "rule of thumb")] if batching.rule_of_thumb else [])
+
+
+def _setting_row(setting: Setting, batching: Batching, name: str) -> dict[str, str]:
+    same = (setting.max_batch, setting.queue_delay_us, setting.instances) == (
+        batching.max_batch, batching.queue_delay_us, batching.instances,
+    )  # fmt: skip
+    needed = batching.replicas - batching.spare
+    dearer = f": {setting.replicas / needed:.2g} times the servers" if setting.replicas and name else ""
+    return {
+        "": (name + dearer) or ("chosen" if same else ""),
+        "Largest batch": str(setting.max_batch),
+        "Queue delay": q.milliseconds(setting.queue_delay_us / 1e3) if setting.queue_delay_us else "none",
+        "Instances": f"{setting.instances} of {q.count(setting.threads, 'thread')}",
+        "Servers": str(setting.replicas) if setting.replicas is not None else _NONE,
+        "p99": q.milliseconds(setting.p99_ms) if setting.p99_ms is not None else _NONE,
+        "Load": f"{q.digits(setting.load * 100, 2)} %" if setting.load is not None else _NONE,
+        "Mean batch": q.digits(setting.mean_batch) if setting.mean_batch is not None else _NONE,
+        "Decided by": setting.binding,
+    }
+
+
+def _capacity(manifest: Manifest) -> list[Fact]:
+    profile = manifest.serving_profile
+    if profile is None:
+        return []
+    facts = [
+        Fact("cold start", f"{q.milliseconds(profile.load_ms)} to load, {q.milliseconds(profile.first_ms)} to answer first"),
+        Fact("steady after", q.milliseconds(profile.warm_ms)),
+        Fact("memory", ", ".join(f"{q.memory(size)} up to batch {batch}" for batch, size in profile.memory.items() if size)),
+    ]
+    for layout in profile.layouts[1:]:
+        first, single = layout.together[0].p50.value, layout.alone[0].p50.value
+        facts.append(
+            Fact(
+                f"{layout.instances} instances",
+                f"of {q.count(layout.threads, 'thread')}: batch {layout.together[0].batch} takes {q.milliseconds(single)} "
+                f"alone and {q.milliseconds(first)} when all work",
+            )
+        )
+    if profile.padding is not None:
+        facts.append(Fact("padding", f"{q.digits(profile.padding * 100, 2)} % of the work when mixed requests share a batch"))
+    noise = ", ".join(f"{name} {q.digits(value)}" for name, value in profile.noise.items())
+    return [*facts, Fact("machine meanwhile", noise or "not known")]
 
 
 def _quality(manifest: Manifest) -> list[Fact]:

@@ -6,17 +6,18 @@ memory, and so that their digest is that of what the model really saw.
 
 from __future__ import annotations
 
-__all__ = ["Sample", "Samples", "read_feed", "write_feed", "write_samples"]
+__all__ = ["Sample", "Samples", "batch_feeds", "read_feed", "write_feed", "write_samples"]
 
+import collections
 import dataclasses
 import json
 import urllib.parse
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mopt.artifacts.model import Feed, digest, folder_digest
+from mopt.artifacts.model import Feed, Signature, digest, folder_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -169,3 +170,15 @@ def _extended(name: str) -> Any:
     import numpy as np
 
     return np.dtype(getattr(ml_dtypes, name))
+
+
+def batch_feeds(signature: Signature, samples: Samples | Sequence[Feed], batch: int, count: int = 4) -> list[Feed]:
+    """Return up to ``count`` inputs of one batch size, made of real samples of the most common shape."""
+    if signature.batch_axes == {} or signature.batch_size == 1:
+        return [samples[index] for index in range(min(count, len(samples)))]
+    most = min(len(samples), 256)
+    shapes = [tuple(value.shape for value in samples[index].values()) for index in range(most)]
+    common, _ = collections.Counter(shapes).most_common(1)[0]
+    alike = [index for index, shape in enumerate(shapes) if shape == common]
+    picks = [[alike[(start * batch + offset) % len(alike)] for offset in range(batch)] for start in range(count)]
+    return [signature.stack([samples[index] for index in pick]) for pick in picks]

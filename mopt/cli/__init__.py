@@ -15,6 +15,8 @@ import click
 COMMANDS = {
     "build": "Build the fastest version of a model that is still right.",
     "verify": "Check an artifact on this machine: digests and golden samples.",
+    "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
+    "size": "Say which machines, how many and for how much money hold a traffic.",
     "inspect": "Show what a model is: signature, operators, parameters, precision.",
     "init": "Write a commented recipe for a model.",
     "list": "List passes, runtimes, targets, metrics, readers or serving systems.",

@@ -34,6 +34,8 @@ _WIDE_ENOUGH = 120
 @click.option("--objective", type=click.Choice(["latency", "throughput", "size"]), help="What the winner is best at.")
 @click.option("--rate", type=float, help="Requests per second to size for.")
 @click.option("--p99", help="99th percentile of the latency to hold, such as 100ms.")
+@click.option("--arrivals", help="poisson, constant, bursty, or a file with one timestamp in seconds on each line.")
+@click.option("--spare", type=int, help="Replicas that may be lost while the rest holds the traffic.")
 @click.option("--serve", multiple=True, help="Serving system to write files for; repeat for several.")
 @click.option("--max-batch", type=int, help="Largest batch size to measure.")
 @click.option("--threads", type=int, help="Threads for one inference.")
@@ -96,6 +98,7 @@ def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
 
 _PLACES = {
     "label": "data", "group": "data", "calibration": "data", "evaluation": "data", "rate": "traffic", "p99": "traffic",
+    "arrivals": "traffic", "spare": "traffic",
     "max_batch": "search", "threads": "search", "candidates": "search", "time_budget": "search",
     "memory": "search", "confidence": "search", "inconclusive": "search",
 }  # fmt: skip
@@ -162,7 +165,7 @@ def _print_plan(planned: Any, as_json: bool) -> None:
 
 
 def _print_artifact(artifact: Any, as_json: bool) -> None:
-    from mopt.artifacts.report import COLUMNS, candidate_rows
+    from mopt.artifacts.report import COLUMNS, candidate_rows, serving_sentence
 
     manifest = artifact.manifest
     if as_json:
@@ -185,10 +188,7 @@ def _print_artifact(artifact: Any, as_json: bool) -> None:
     batching = manifest.batching
     lines = [
         f"chosen    {manifest.chosen}: {manifest.why}",
-        f"serve     batches up to {batching.max_batch}, {batching.replicas} replica(s), "
-        f"queue delay {batching.queue_delay_us} us"
-        + (f"; predicted p99 {batching.predicted_p99_ms:.1f} ms at {batching.load:.0%} load" if batching.load else "")
-        + f" ({batching.binding})",
+        f"serve     {serving_sentence(batching)}",
         f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),
         f"report    {artifact.folder / 'report.html'}",
     ]

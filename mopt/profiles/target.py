@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Target", "check_measurable", "load_target", "target_names"]
+__all__ = ["Figure", "Hardware", "Target", "check_measurable", "load_target", "target_names"]
 
+import datetime
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -15,6 +16,58 @@ from mopt.errors import UserError
 from mopt.registry import nearest
 
 _FOLDER = Path(__file__).parent / "hardware"
+
+
+class Figure(pydantic.BaseModel):
+    """A number with its unit, where it was read, and when."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    value: Annotated[float, pydantic.Field(gt=0)]
+    unit: str
+    source: Annotated[str, pydantic.Field(min_length=8)]
+    date: datetime.date
+    note: str = ""
+
+
+class Hardware(pydantic.BaseModel):
+    """What a machine that users rent can do, as far as latency and money depend on it.
+
+    ``clock`` is sustained with all cores busy; ``bandwidth`` is what the whole rented machine may take of the memory;
+    ``per_cycle`` are additions and multiplications of one physical core in a cycle, by arithmetic.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    cpu: str
+    vendor: str
+    cores: Figure
+    vcpus: Figure
+    clock: Figure
+    memory: Figure
+    bandwidth: Figure
+    cache: Figure
+    per_cycle: dict[Literal["fp32", "bf16", "fp16", "int8"], Figure]
+    price: Figure
+    region: str
+    power: Figure | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _units(self) -> Hardware:
+        units = {
+            "cores": "cores", "vcpus": "vCPUs", "clock": "GHz", "memory": "GiB", "bandwidth": "GB/s", "cache": "MiB",
+            "price": "USD/h", "power": "W",
+        }  # fmt: skip
+        for name, unit in units.items():
+            figure = getattr(self, name)
+            if figure is not None and figure.unit != unit:
+                raise ValueError(f"{name} is in {unit}, not in {figure.unit}")
+        for arithmetic, figure in self.per_cycle.items():
+            if figure.unit != "FLOP/cycle/core":
+                raise ValueError(f"per_cycle.{arithmetic} is in FLOP/cycle/core, not in {figure.unit}")
+        if "fp32" not in self.per_cycle:
+            raise ValueError("per_cycle.fp32 is missing")
+        return self
 
 
 class Target(pydantic.BaseModel):
@@ -28,10 +81,12 @@ class Target(pydantic.BaseModel):
 
     name: str
     description: str
-    device: Literal["cpu"]
+    device: Literal["cpu", "gpu"]
     detect: bool = False
     isa: tuple[str, ...] = ()
     runtimes: tuple[str, ...]
+    hardware: Hardware | None = None
+    """Of machines that can be rented; None for a mere kind of CPU."""
 
     @property
     def integer_dot(self) -> bool:
@@ -70,8 +125,12 @@ def check_measurable(target: Target, machine: Machine) -> None:
     """Refuse a target whose speed this machine cannot measure.
 
     Raises:
-        UserError: When an extension that decides is here and not there, or the other way round.
+        UserError: When it is a GPU, or an extension that decides is here and not there, or the other way round.
     """
+    if target.device == "gpu":
+        raise UserError(
+            f"target {target.name} is a GPU, and this mopt builds for CPUs", "mopt size compares its price with that of CPUs"
+        )
     here, there = set(machine.isa), set(target.isa)
     hint = "build on a machine of that kind, or use --target cpu for this one"
     if missing := sorted(there - here):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from mopt.artifacts.manifest import OperatorCost
 from mopt.artifacts.model import Feed, Model, TensorSpec
 from mopt.errors import CandidateRejectedError, Rejection
 from mopt.isolation import Worker, peak_memory
@@ -62,6 +63,13 @@ class Session(abc.ABC):
     def evidence(self) -> dict[str, Any]:
         """Return what is really executed: operator counts by arithmetic type, as JSON data."""
 
+    @abc.abstractmethod
+    def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        """Return the fields of an ``OperatorCost`` for each type and arithmetic, per inference.
+
+        The model is loaded again with the runtime's profiler, so that the session that is measured stays without.
+        """
+
 
 class _Host:
     """The object that lives in the child: a session and the loop that times it."""
@@ -90,6 +98,9 @@ class _Host:
 
     def evidence(self) -> dict[str, Any]:
         return self._session.evidence()
+
+    def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        return self._session.operators(feed, repeats)
 
     def time(self, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
         clock, run = time.perf_counter_ns, self._session.run if self._first_ms else self.run
@@ -143,6 +154,16 @@ class SessionProcess:
         """Return what is really executed."""
         found: dict[str, Any] = self._worker.call("evidence", timeout=self._timeout)
         return found
+
+    def operators(self, feed: Feed, *, repeats: int = 20) -> tuple[OperatorCost, ...]:
+        """Return where the time of an inference goes, the most expensive first.
+
+        Args:
+            feed: Inputs; shapes, and with them operations and bytes, are those that it leads to.
+            repeats: Inferences that times are averaged over.
+        """
+        found = self._worker.call("operators", feed, repeats, timeout=self._timeout)
+        return tuple(OperatorCost(**cost) for cost in found)
 
     def load_ms(self) -> float:
         """Milliseconds that loading took, imports left out."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 __all__ = ["OnnxRuntime"]
 
+import bisect
 import collections
 import dataclasses
+import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.model import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
+from mopt.runtimes._operators import Executed, Tensor, mean_costs
 
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 _INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQuantize", "MatMulNBits")
@@ -23,6 +27,9 @@ _FLOAT_COMPUTE = frozenset(
 )  # fmt: skip
 _EVIDENCE_LIMIT = 1 << 30
 """Bytes of a model above which the optimised graph is not written out to be looked at."""
+_HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+"""Operators whose time in the profile holds that of their subgraphs' operators, which are in it as well."""
+_WARM_UPS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,12 +49,18 @@ class _OnnxSession(Session):
         import onnxruntime
 
         self._path = path
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
-        self._options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+        self._threads = threads
+        self._session = onnxruntime.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
+
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return options
 
     def run(self, feed: Feed) -> Feed:
         return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
@@ -73,6 +86,86 @@ class _OnnxSession(Session):
             onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
             graph = onnx.load(str(path), load_external_data=False).graph
         return _count(graph)
+
+    def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        """Read ONNX Runtime's own profile; the time of If and Loop is without that of their subgraphs."""
+        # A weight that was packed for the kernel is no longer among the inputs that the profile lists.
+        shapes = self._profile(feed, 1, packed=False)
+        return mean_costs(_executions(self._profile(feed, _WARM_UPS + repeats), shapes)[-repeats:])
+
+    def _profile(self, feed: Feed, runs: int, *, packed: bool = True) -> list[dict[str, Any]]:
+        import onnxruntime
+
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            if not packed:
+                options.add_session_config_entry("session.disable_prepacking", "1")
+            session = onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+            for _ in range(runs):
+                session.run(self._names, feed)
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
+        return events
+
+
+def _executions(events: Sequence[dict[str, Any]], unpacked: Sequence[dict[str, Any]]) -> list[list[Executed]]:
+    """Group the nodes of a profile by inference, with the shapes of another profile that has them all."""
+    (all_shapes,) = _by_run(unpacked)
+    shapes = {key: event["args"] for key, event in _numbered(all_shapes)}
+    return [
+        [
+            _executed(event, shapes.get(key, event["args"]), ms)
+            for (key, event), ms in zip(_numbered(run), _own_ms(run), strict=True)
+        ]
+        for run in _by_run(events)
+    ]
+
+
+def _by_run(events: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Node events of each complete inference, in order of their start; a holder comes before what it holds."""
+    spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event["name"] == "model_run")
+    starts = [start for start, _ in spans]
+    runs: list[list[dict[str, Any]]] = [[] for _ in spans]
+    for event in events:
+        at = bisect.bisect_right(starts, event["ts"]) - 1
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time") and at >= 0 and event["ts"] <= spans[at][1]:
+            runs[at].append(event)
+    for run in runs:
+        run.sort(key=lambda event: (event["ts"], event["args"]["op_name"] not in _HOLDERS, -event["dur"]))
+    return runs
+
+
+def _numbered(run: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+    """Give each event a key that is the same in every inference of the same inputs: a loop runs a node many times."""
+    seen: collections.Counter[str] = collections.Counter()
+    found = []
+    for event in run:
+        found.append(((event["name"], seen[event["name"]]), event))
+        seen[event["name"]] += 1
+    return found
+
+
+def _own_ms(run: Sequence[dict[str, Any]]) -> list[float]:
+    own = [float(event["dur"]) for event in run]
+    open_holders: list[int] = []
+    for index, event in enumerate(run):
+        while open_holders and event["ts"] >= run[open_holders[-1]]["ts"] + run[open_holders[-1]]["dur"]:
+            open_holders.pop()
+        if open_holders:
+            own[open_holders[-1]] -= event["dur"]
+        if event["args"]["op_name"] in _HOLDERS:
+            open_holders.append(index)
+    return [max(0.0, micros) / 1e3 for micros in own]
+
+
+def _executed(event: dict[str, Any], shapes: dict[str, Any], ms: float) -> Executed:
+    inputs, outputs = (_tensors(shapes[f"{side}_type_shape"]) for side in ("input", "output"))
+    return Executed(event["args"]["op_name"], inputs, outputs, ms)
+
+
+def _tensors(listed: Sequence[dict[str, list[int]]]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(dtype, tuple(shape)) for entry in listed for dtype, shape in entry.items())
 
 
 def _count(graph: Any) -> dict[str, Any]:

@@ -1,14 +1,30 @@
+import datetime
+from urllib.parse import urlsplit
+
 import pytest
 
 from mopt.artifacts.manifest import Machine
 from mopt.errors import UserError
-from mopt.profiles.machine import FEATURES, detect
-from mopt.profiles.target import check_measurable, load_target, target_names
+from mopt.profiles.machine import FEATURES, detect, per_cycle
+from mopt.profiles.target import Figure, Hardware, Target, check_measurable, load_target, target_names
 from mopt.registry import names
 
 
 def machine(*isa: str) -> Machine:
     return Machine(cpu="test", isa=isa, cores=2, memory_bytes=1 << 34, system="Linux", python="3.11")
+
+
+def figures(hardware: Hardware) -> dict[str, Figure]:
+    given = {name: getattr(hardware, name) for name in Hardware.model_fields}
+    return {name: value for name, value in given.items() if isinstance(value, Figure)} | hardware.per_cycle
+
+
+RENTED = {
+    target.name: target.hardware
+    for target in (load_target(name, machine()) for name in target_names())
+    if target.hardware is not None
+}
+RENTED_CPUS = [name for name in RENTED if load_target(name, machine()).device == "cpu"]
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -44,3 +60,65 @@ def test_a_cpu_without_vnni_saturates():
     assert not load_target("x86-avx2", machine()).integer_dot
     assert load_target("x86-avx512-vnni", machine()).integer_dot
     assert load_target("x86-amx", machine()).bfloat16
+
+
+@pytest.mark.parametrize("name", RENTED)
+def test_every_figure_of_a_rented_machine_says_where_and_when_it_was_read(name):
+    for what, figure in figures(RENTED[name]).items():
+        address = urlsplit(figure.source)
+        assert address.scheme == "https" and "." in address.netloc, what
+        assert datetime.date(2020, 1, 1) <= figure.date <= datetime.date.today(), what
+
+
+@pytest.mark.parametrize("name", RENTED_CPUS)
+def test_a_rented_cpu_is_possible(name):
+    target, hardware = load_target(name, machine()), RENTED[name]
+    assert hardware.cores.value in (hardware.vcpus.value, hardware.vcpus.value / 2)
+    assert 50 < hardware.cores.value * hardware.clock.value * hardware.per_cycle["fp32"].value < 5000
+    assert 1.5 < hardware.clock.value < 6
+    assert 1 < hardware.bandwidth.value / hardware.cores.value < 50
+    assert 0.2 < hardware.cache.value / hardware.cores.value < 20
+    assert 0.001 < hardware.price.value / hardware.vcpus.value < 0.2
+    assert hardware.per_cycle["int8"].value >= hardware.per_cycle["fp32"].value
+    assert not target.bfloat16 or hardware.per_cycle["bf16"].value > hardware.per_cycle["fp32"].value
+
+
+@pytest.mark.parametrize("name", RENTED_CPUS)
+def test_a_rented_cpu_does_no_more_in_a_cycle_than_its_instruction_sets_allow(name):
+    target = load_target(name, machine())
+    most = per_cycle(target.isa)
+    for arithmetic in {"fp32", "bf16", "int8"} & RENTED[name].per_cycle.keys():
+        assert RENTED[name].per_cycle[arithmetic].value <= most[arithmetic], arithmetic
+
+
+@pytest.mark.parametrize("name", RENTED_CPUS)
+def test_a_rented_cpu_says_whether_a_vcpu_is_a_core(name):
+    hardware = RENTED[name]
+    words = "half" if hardware.cores.value < hardware.vcpus.value else "core"
+    assert words in hardware.cores.note
+
+
+def test_rented_cpus_are_of_every_kind_that_decides_which_candidate_wins():
+    targets = [load_target(name, machine()) for name in RENTED_CPUS]
+    assert len(targets) >= 12
+    assert {kind(target) for target in targets} == {"ARM with I8MM", "ARM", "x86", "x86 with VNNI", "x86 with AMX"}
+
+
+def kind(target: Target) -> str:
+    if target.arm:
+        return "ARM with I8MM" if "i8mm" in target.isa else "ARM"
+    return "x86 with AMX" if "amx_int8" in target.isa else "x86 with VNNI" if target.integer_dot else "x86"
+
+
+def test_a_gpu_cannot_be_measured():
+    with pytest.raises(UserError, match="aws-g6-xlarge is a GPU") as caught:
+        check_measurable(load_target("aws-g6-xlarge", machine()), machine())
+    assert "mopt size" in caught.value.hint
+
+
+@pytest.mark.parametrize(("field", "unit"), [("price", "EUR/h"), ("memory", "GB"), ("clock", "MHz"), ("power", "kW")])
+def test_a_figure_in_another_unit_is_refused(field, unit):
+    hardware = RENTED["aws-c7i-2xlarge"].model_dump()
+    hardware[field]["unit"] = unit
+    with pytest.raises(ValueError, match=f"{field} is in"):
+        Hardware(**hardware)

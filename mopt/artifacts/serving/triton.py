@@ -118,15 +118,21 @@ def _why_unbatched(signature: Signature) -> str:
 
 
 def _onnxruntime_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
-    fields = dict(manifest.runtime_fields)
+    fields = _fields(manifest)
     parameters = {"inter_op_thread_count": "1"}
     if (threads := fields.pop("threads", None)) is not None:
         parameters["intra_op_thread_count"] = str(threads)
     return _Plan(most, parameters, (*_no_batching(reason), *_left_over(fields)))
 
 
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    """The runtime's options, with the threads that the batch settings give to each instance."""
+    threads = {"threads": manifest.batching.threads} if manifest.batching.threads else {}
+    return {**manifest.runtime_fields, **threads}
+
+
 def _openvino_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
-    fields = dict(manifest.runtime_fields)
+    fields = _fields(manifest)
     parameters = {"NUM_STREAMS": "1"}
     notes = list(_no_batching(reason))
     if (threads := fields.pop("threads", None)) is not None:

@@ -1,22 +1,6 @@
-"""The repository in NVIDIA's own server, which the wheel of nvidia-pytriton brings along.
-
-It needs a virtual environment of its own, which MOPT_TRITON_VENV names, made by the same Python as this one with
-``pip install nvidia-pytriton==0.7.0 onnxruntime``: its python backend was built for NumPy 1, and with NumPy 2 it reads
-every tensor with a stride of 0.
-"""
+"""The repository in NVIDIA's own server, which the wheel of nvidia-pytriton brings along (see tests/servers.py)."""
 
 import concurrent.futures
-import contextlib
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import sysconfig
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import onnx.parser
@@ -27,22 +11,9 @@ from manifests import manifest
 
 from mopt.artifacts.model import Signature, TensorSpec
 from mopt.artifacts.serving.triton import Triton
+from tests import servers
 
-PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-HERE = Path(__file__).parent
-
-
-def _site_packages():
-    return Path(os.environ.get("MOPT_TRITON_VENV", "/nonexistent")) / "lib" / PYTHON / "site-packages"
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (_site_packages() / "pytriton" / "tritonserver" / "bin" / "tritonserver").exists(),
-        reason="MOPT_TRITON_VENV names no virtual environment with nvidia-pytriton",
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(servers.missing("triton")), reason=servers.missing("triton"))]
 
 VISION = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -129,67 +100,8 @@ def server(tmp_path_factory):
             model_folder=model,
             golden=[feed(name, 1)],
         )
-    with _running(root) as port:
-        yield root, port
-
-
-def _ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _backends(folder):
-    home = _site_packages() / "pytriton" / "tritonserver"
-    shutil.copytree(home / "backends" / "python", folder / "python")
-    stub = folder / "python" / "triton_python_backend_stub"
-    shutil.copy(home / "python_backend_stubs" / PYTHON.removeprefix("python") / stub.name, stub)
-    stub.chmod(0o755)
-    (folder / "onnxruntime").mkdir()
-    shutil.copy(HERE / "onnxruntime_backend" / "model.py", folder / "onnxruntime" / "model.py")
-    return folder
-
-
-@contextlib.contextmanager
-def _running(root):
-    http, grpc = _ports(2)
-    packages = _site_packages()
-    command = [
-        packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-        f"--model-repository={root / 'repository'}",
-        f"--backend-directory={_backends(root / 'backends')}",
-        "--http-address=127.0.0.1", f"--http-port={http}",
-        "--grpc-address=127.0.0.1", f"--grpc-port={grpc}",
-        "--allow-metrics=false", "--exit-on-error=false", "--disable-auto-complete-config",
-    ]  # fmt: skip
-    libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
-    environment = {
-        **os.environ,
-        "PATH": f"{packages.parents[2] / 'bin'}:{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-    }
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            for name in SIGNATURES:
-                _wait(process, f"http://127.0.0.1:{http}/v2/models/{name}/ready", root / "log")
-            yield grpc
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _wait(process, url, log):
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
-            return
-        if "UNAVAILABLE" in (text := log.read_text(errors="replace")) or "failed to load" in text:
-            break
-        time.sleep(0.1)
-    pytest.fail(f"{url} did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
+    with servers.triton(root / "repository") as ports:
+        yield root, ports.grpc
 
 
 @pytest.mark.parametrize("name", sorted(SIGNATURES))

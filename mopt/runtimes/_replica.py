@@ -1,0 +1,190 @@
+"""A replica as a server runs it: one process, some instances side by side, and a queue that they share."""
+
+from __future__ import annotations
+
+__all__ = ["ReplicaProcess", "Served"]
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from mopt.artifacts.model import Feed, Model
+from mopt.isolation import Worker, peak_memory
+from mopt.runtimes._base import Runtime, Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_SPIN_SECONDS = 0.0003
+"""A sleep wakes up this much too late, so that the last moments are waited for awake."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What came of a load.
+
+    Attributes:
+        latencies: From the scheduled arrival to the answer, in ms, shape [requests].
+        batches: Size of each batch that was run.
+        seconds: From the first arrival to the last answer.
+    """
+
+    latencies: npt.NDArray[np.float64]
+    batches: npt.NDArray[np.int32]
+    seconds: float
+
+
+class _Host:
+    """The sessions, and the threads that drive them, in the child process."""
+
+    def __init__(self, runtime: Runtime, path: Any, instances: int) -> None:
+        import importlib
+
+        importlib.import_module(runtime.libraries[0])
+        self._sessions: list[Session] = [runtime.open(path) for _ in range(instances)]
+        self._feeds: dict[int, list[Feed]] = {}
+
+    def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
+        """Keep inputs by batch size, so that no later call has to send them."""
+        self._feeds.update({batch: list(found) for batch, found in feeds.items()})
+
+    def time(self, batch: int, seconds: float, least: int, active: int) -> list[list[float]]:
+        """Let ``active`` instances run one batch size all the time; return the latencies of each in ms."""
+        logs: list[list[float]] = [[] for _ in range(active)]
+        gate = threading.Barrier(active)
+
+        def work(index: int) -> None:
+            session, feeds, log = self._sessions[index], self._feeds[batch], logs[index]
+            clock = time.perf_counter_ns
+            gate.wait()
+            end = clock() + int(seconds * 1e9)
+            while len(log) < least or clock() < end:
+                start = clock()
+                session.run(feeds[len(log) % len(feeds)])
+                log.append((clock() - start) / 1e6)
+
+        self._all(work, active)
+        # What an instance ran after the first one had ended had more of the machine than it will have.
+        fewest = min(map(len, logs))
+        return [log[:fewest] for log in logs]
+
+    def serve(self, arrivals: Sequence[float], cap: int, delay_ms: float) -> dict[str, Any]:
+        """Serve requests that arrive at moments in ms from the start, as a dynamic batcher does."""
+        import numpy as np
+
+        moments = np.asarray(arrivals, dtype=np.float64) / 1e3
+        latencies = np.full(len(moments), np.nan)
+        batches: list[int] = []
+        lock = threading.Lock()
+        claimed = 0
+        start = time.perf_counter() + 0.05
+
+        def claim() -> tuple[int, int] | None:
+            """Take the next batch, or None at the end; the lock is held while an instance waits, so that others queue up."""
+            nonlocal claimed
+            with lock:
+                if claimed >= len(moments):
+                    return None
+                first = claimed
+                _wait_until(start + moments[first])
+                most = min(first + cap, len(moments))
+                last = int(np.searchsorted(moments[:most], time.perf_counter() - start, side="right"))
+                if last < most and delay_ms:
+                    _wait_until(start + min(moments[first] + delay_ms / 1e3, moments[most - 1]))
+                    last = int(np.searchsorted(moments[:most], time.perf_counter() - start, side="right"))
+                claimed = max(last, first + 1)
+                return first, claimed
+
+        def work(index: int) -> None:
+            session = self._sessions[index]
+            while (taken := claim()) is not None:
+                first, last = taken
+                feeds = self._feeds[last - first]
+                session.run(feeds[first % len(feeds)])
+                latencies[first:last] = (time.perf_counter() - start - moments[first:last]) * 1e3
+                batches.append(last - first)
+
+        self._all(work, len(self._sessions))
+        return {"latencies": latencies, "batches": np.array(batches, np.int32), "seconds": time.perf_counter() - start}
+
+    @staticmethod
+    def _all(work: Any, count: int) -> None:
+        failures: list[Exception] = []
+
+        def guarded(index: int) -> None:
+            try:
+                work(index)
+            except Exception as error:  # noqa: BLE001 a thread's error belongs to the caller
+                failures.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(index,)) for index in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+
+def _wait_until(moment: float) -> None:
+    while (left := moment - time.perf_counter()) > 0:
+        if left > _SPIN_SECONDS:
+            time.sleep(left - _SPIN_SECONDS)
+
+
+class ReplicaProcess:
+    """A replica in a child process, seen from the parent.
+
+    Args:
+        runtime: With the threads of each instance.
+        model: What every instance loads.
+        instances: How many.
+        timeout: Seconds that loading and each measurement may take beyond their own length.
+
+    Raises:
+        CandidateRejectedError: From any call, when the runtime crashes, hangs or fails.
+    """
+
+    def __init__(self, runtime: Runtime, model: Model, instances: int, *, timeout: float = 300.0) -> None:
+        self._worker = Worker(_Host, runtime, model.file, instances, timeout=timeout, environment=runtime.environment())
+        self._timeout = timeout
+
+    def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
+        """Send inputs by batch size once, before they are measured."""
+        self._worker.call("keep", {batch: list(found) for batch, found in feeds.items()}, timeout=self._timeout)
+
+    def time(self, batch: int, seconds: float, least: int = 1, *, active: int = 1) -> list[list[float]]:
+        """Return the latencies in ms of each of ``active`` instances that run a batch size at the same time."""
+        logs: list[list[float]] = self._worker.call("time", batch, seconds, least, active, timeout=self._timeout + seconds)
+        return logs
+
+    def serve(self, arrivals_ms: npt.NDArray[np.float64], max_batch: int, delay_ms: float = 0.0) -> Served:
+        """Serve an open-loop load; every batch size up to ``max_batch`` must have been kept."""
+        timeout = self._timeout + float(arrivals_ms[-1]) / 1e3 * 10
+        found = self._worker.call("serve", arrivals_ms, max_batch, delay_ms, timeout=timeout)
+        return Served(found["latencies"], found["batches"], float(found["seconds"]))
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory of the replica so far."""
+        return peak_memory(self._worker.pid)
+
+    def pause(self) -> None:
+        """Stop all its threads."""
+        self._worker.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._worker.resume()
+
+    def close(self) -> None:
+        """End the child process."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,324 @@
+"""Real servers on ports of this machine, each in a process group that is gone when the test is, and a queue to test against.
+
+Each real one lives in a virtual environment of its own that a variable names, made by the same Python as this one:
+
+- ``MOPT_TRITON_VENV``: ``pip install nvidia-pytriton==0.7.0 onnxruntime``. Its wheel brings NVIDIA's own tritonserver; its
+  python backend was built for NumPy 1, and with NumPy 2 it reads every tensor with a stride of 0.
+- ``MOPT_BENTOML_VENV``: ``pip install bentoml==1.4.39 onnxruntime``.
+- ``MOPT_LITSERVE_VENV``: ``pip install litserve==0.2.19 onnxruntime``.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_DEADLINE_SECONDS = 90
+_GOODBYE_SECONDS = 5
+_PROOFS = {
+    "triton": f"lib/{PYTHON}/site-packages/pytriton/tritonserver/bin/tritonserver",
+    "bentoml": "bin/bentoml",
+    "litserve": f"lib/{PYTHON}/site-packages/litserve",
+}
+_BACKEND = Path(__file__).parent / "artifacts" / "serving" / "onnxruntime_backend" / "model.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ports:
+    """Where a server listens on 127.0.0.1; 0 where it speaks no gRPC."""
+
+    http: int
+    grpc: int = 0
+
+
+def missing(server: str) -> str:
+    """Say why a server cannot run here; empty when it can."""
+    variable = f"MOPT_{server.upper()}_VENV"
+    folder = os.environ.get(variable)
+    found = folder and (Path(folder) / _PROOFS[server]).exists()
+    return "" if found else f"{variable} names no virtual environment with {server}"
+
+
+def triton(repository: Path, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
+    """Run NVIDIA's tritonserver on a model repository; all of its models are ready.
+
+    Its onnxruntime backend is a python-based one (see tests/artifacts/serving/onnxruntime_backend), because the one in C++
+    cannot be installed.
+    """
+    return _triton(repository, cores)
+
+
+@contextlib.contextmanager
+def _triton(repository: Path, cores: Collection[int] | None) -> Iterator[Ports]:
+    packages = _environment("triton") / "lib" / PYTHON / "site-packages"
+    http, grpc = _free_ports(2)
+    libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
+            f"--model-repository={repository}",
+            f"--backend-directory={_backends(packages, Path(scratch))}",
+            "--http-address=127.0.0.1", f"--http-port={http}",
+            "--grpc-address=127.0.0.1", f"--grpc-port={grpc}",
+            "--allow-metrics=false", "--exit-on-error=false", "--disable-auto-complete-config",
+        ]  # fmt: skip
+        with _running(
+            command,
+            [f"http://127.0.0.1:{http}/v2/models/{model.name}/ready" for model in sorted(repository.iterdir())],
+            {"PATH": f"{packages.parents[2] / 'bin'}:{os.environ['PATH']}", "LD_LIBRARY_PATH": ":".join(map(str, libraries))},
+            cores=cores,
+            hopeless=("UNAVAILABLE", "failed to load"),
+        ):
+            yield Ports(http, grpc)
+
+
+def _backends(packages: Path, folder: Path) -> Path:
+    home = packages / "pytriton" / "tritonserver"
+    shutil.copytree(home / "backends" / "python", folder / "python")
+    stub = folder / "python" / "triton_python_backend_stub"
+    shutil.copy(home / "python_backend_stubs" / PYTHON.removeprefix("python") / stub.name, stub)
+    stub.chmod(0o755)
+    (folder / "onnxruntime").mkdir()
+    shutil.copy(_BACKEND, folder / "onnxruntime" / "model.py")
+    return folder
+
+
+def bentoml(project: Path, service: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
+    """Run a BentoML service, such as ``service:Digits``, from a folder with its code."""
+    return _bentoml(project, service, cores)
+
+
+@contextlib.contextmanager
+def _bentoml(project: Path, service: str, cores: Collection[int] | None) -> Iterator[Ports]:
+    (http,) = _free_ports(1)
+    program = _environment("bentoml") / "bin" / "bentoml"
+    with (
+        tempfile.TemporaryDirectory() as home,
+        _running(
+            [program, "serve", service, "--host", "127.0.0.1", "--port", str(http)],
+            [f"http://127.0.0.1:{http}/readyz"],
+            {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "1", "PATH": f"{program.parent}:{os.environ['PATH']}"},
+            folder=project,
+            cores=cores,
+        ),
+    ):
+        yield Ports(http)
+
+
+def litserve(script: Path, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
+    """Run a script that serves a LitServe application on 127.0.0.1, on the port that is its first argument."""
+    return _litserve(script, cores)
+
+
+@contextlib.contextmanager
+def _litserve(script: Path, cores: Collection[int] | None) -> Iterator[Ports]:
+    (http,) = _free_ports(1)
+    python = _environment("litserve") / "bin" / "python"
+    with _running([python, script, str(http)], [f"http://127.0.0.1:{http}/health"], {}, folder=script.parent, cores=cores):
+        yield Ports(http)
+
+
+def _environment(server: str) -> Path:
+    if reason := missing(server):
+        raise RuntimeError(reason)
+    return Path(os.environ[f"MOPT_{server.upper()}_VENV"])
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str | Path],
+    ready: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    cores: Collection[int] | None = None,
+    hopeless: Sequence[str] = (),
+) -> Iterator[None]:
+    """Start a server, wait until all URLs answer, and end it with all of its children.
+
+    Raises:
+        RuntimeError: When it ends, says that it is hopeless, or is not ready in time; with the end of its log.
+    """
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        )
+        try:
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            for url in ready:
+                _wait(process, url, Path(log.name), deadline, hopeless)
+            yield
+        finally:
+            _end(process)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, deadline: float, hopeless: Sequence[str]) -> None:
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        text = log.read_text(errors="replace")
+        if any(word in text for word in hopeless):
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"{url} did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask politely, for a server has children and shared memory to clear away; then end the whole group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GOODBYE_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class Queue:
+    """One worker that takes its time for each request, one after the other, and speaks KServe's v2 over HTTP.
+
+    Its only model, ``double``, takes ``x: FP32[-1, 2]`` and doubles it.
+
+    Args:
+        service_s: How long a request takes.
+        capacity: Requests under way above which others get a 503.
+        dies_after: Requests after which the server is gone with all connections.
+        binary: Whether it has the extension of binary tensors.
+        ready: Whether its model is ready.
+    """
+
+    def __init__(
+        self,
+        service_s: float = 0.0,
+        *,
+        capacity: float = float("inf"),
+        dies_after: float = float("inf"),
+        binary: bool = False,
+        ready: bool = True,
+    ) -> None:
+        self.service_s, self.capacity, self.dies_after, self.binary, self.ready = service_s, capacity, dies_after, binary, ready
+        self.under_way = self.most_under_way = self.seen = 0
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
+        self._thread.start()
+        started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _serve(self, started: threading.Event) -> None:
+        from aiohttp import web
+
+        self._loop, self._end, self._worker = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
+        about = {"name": "double", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}
+        extensions = ["binary_tensor_data"] if self.binary else []
+
+        async def ready(_: web.Request) -> web.Response:
+            return web.Response(status=200 if self.ready else 400)
+
+        async def index(_: web.Request) -> web.Response:
+            return web.json_response([{"name": "double", "state": "READY"}])
+
+        async def server(_: web.Request) -> web.Response:
+            return web.json_response({"name": "queue", "extensions": extensions})
+
+        async def model(_: web.Request) -> web.Response:
+            return web.json_response(about)
+
+        application = web.Application(client_max_size=1 << 30)
+        application.add_routes(
+            [
+                web.get("/v2", server),
+                web.get("/v2/health/live", server),
+                web.get("/v2/health/ready", ready),
+                web.post("/v2/repository/index", index),
+                web.get("/v2/models/double", model),
+                web.get("/v2/models/double/ready", ready),
+                web.post("/v2/models/double/infer", self._infer),
+            ]
+        )
+        runner = web.AppRunner(application)
+        await runner.setup()
+        self._site = web.SockSite(runner, socket.create_server(("127.0.0.1", 0), backlog=4096), backlog=4096)
+        await self._site.start()
+        self.port = runner.addresses[0][1]
+        started.set()
+        await self._end.wait()
+        await runner.cleanup()
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        self.seen += 1
+        body = await request.read()
+        if self.seen > self.dies_after:
+            await self._site.stop()
+            request.transport.abort()
+            return web.Response()
+        if self.under_way >= self.capacity:
+            return web.Response(status=503, text="full")
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            async with self._worker:
+                await asyncio.sleep(self.service_s)
+            return self._answer(body, request.headers.get("Inference-Header-Content-Length"))
+        except (KeyError, TypeError, ValueError) as error:
+            return web.json_response({"error": repr(error)}, status=400)
+        finally:
+            self.under_way -= 1
+
+    def _answer(self, body: bytes, length: str | None) -> web.Response:
+        from aiohttp import web
+
+        head = json.loads(body[: int(length)] if length else body)
+        (tensor,) = head["inputs"]
+        if tensor["name"] != "x" or tensor["datatype"] != "FP32":
+            raise ValueError("no such input")
+        entry = {"name": "y", "datatype": "FP32", "shape": tensor["shape"]}
+        if not length:
+            return web.json_response({"outputs": [{**entry, "data": [2 * item for item in tensor["data"]]}]})
+        values = array.array("f", body[int(length) :])
+        assert 4 * len(values) == tensor["parameters"]["binary_data_size"]
+        raw = array.array("f", [2 * item for item in values]).tobytes()
+        answer = json.dumps({"outputs": [{**entry, "parameters": {"binary_data_size": len(raw)}}]}).encode()
+        return web.Response(body=answer + raw, headers={"Inference-Header-Content-Length": str(len(answer))})
