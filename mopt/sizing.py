@@ -126,6 +126,8 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
     progress = progress or Silent()
     machine = _only_machine(subjects)
     here = detect()
+    if wish.machine is not None and load_target(wish.machine, machine).hardware is None:
+        raise UserError(f"{wish.machine} is a kind of CPU, and has no price", "give --machine the name of a rented one")
     targets = _targets(wish, machine)
     warnings = [] if same_machine(machine, here) else [f"measured on {machine.cpu}, and this is {here.cpu}"]
     lines: list[Line] = []
@@ -203,10 +205,14 @@ def _targets(wish: Wish, machine: Machine) -> list[Target]:
 
 def _own_peak(wish: Wish, machine: Machine, here: Machine) -> Peak | None:
     """What the machine of the profiles can do: measured when it is this one, else from the target that the user named."""
-    if same_machine(machine, here):
-        return measure_peak(here)
-    own = load_target(wish.machine, machine) if wish.machine else None
-    return peak_of(own.hardware) if own is not None and own.hardware is not None else None
+    own = load_target(wish.machine, machine).hardware if wish.machine else None
+    if not same_machine(machine, here):
+        return peak_of(own) if own else None
+    measured = measure_peak(here)
+    if own is None:
+        return measured
+    clock = measured.clock_ghz * 1e9  # two CPUs with the same instructions may do different work in a cycle
+    return dataclasses.replace(measured, flops={name: figure.value * clock for name, figure in own.per_cycle.items()})
 
 
 def _measured(subject: Subject, wish: Wish, own: Target | None) -> Line:

@@ -276,7 +276,7 @@ class Queue:
                 web.post("/v2/models/double/infer", self._infer),
             ]
         )
-        runner = web.AppRunner(application)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
         self._site = web.SockSite(runner, socket.create_server(("127.0.0.1", 0), backlog=4096), backlog=4096)
         await self._site.start()

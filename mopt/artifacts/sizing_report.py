@@ -19,7 +19,7 @@ COLUMNS = {
     "precision": "Precision",
     "origin": "Figures",
     "replicas": "Machines",
-    "settings": "Settings",
+    "settings": "Instances x threads",
     "p99": "p99",
     "load": "Load",
     "memory": "Memory",
@@ -48,7 +48,7 @@ def _row(line: Line, recommended: bool) -> dict[str, str]:
     settings = _NONE
     if line.max_batch is not None:
         delay = f", delay {q.milliseconds(line.queue_delay_us / 1e3)}" if line.queue_delay_us else ""
-        settings = f"batch {line.max_batch}, {line.instances} x {line.threads} threads{delay}"
+        settings = f"{line.instances} x {line.threads}, batch {line.max_batch}{delay}"
     return {
         "target": line.target,
         "precision": line.precision,
@@ -70,7 +70,10 @@ def _span(span: Span | None, write: Any) -> str:
     if span is None:
         return _NONE
     value, low, high = write(span.value), write(span.low), write(span.high)
-    return value if low == high else f"{value} ({low} to {high})"
+    if low == high:
+        return str(value)
+    unit = low.rpartition(" ")[2]
+    return f"{value} ({low.removesuffix(f' {unit}') if high.endswith(f' {unit}') else low} to {high})"
 
 
 def sentences(sizing: Sizing) -> list[str]:
@@ -85,7 +88,8 @@ def sentences(sizing: Sizing) -> list[str]:
         money = f", {_span(line.monthly_usd, lambda value: f'${value:,.0f}')} a month" if line.monthly_usd else ""
         found.append(
             f"Recommended: {_span(line.replicas, lambda value: f'{value:.0f}')} x {line.target}{spare}, with "
-            f"{line.precision}, batches up to {line.max_batch}, {line.instances} instances of {line.threads} threads{money}."
+            f"{line.precision}, batches up to {line.max_batch}, {q.count(line.instances or 1, 'instance')} of "
+            f"{q.count(line.threads or 1, 'thread')}{money}."
         )
         found.append(f"Why: {sizing.why}.")
         if line.origin == "projected":

@@ -11,7 +11,7 @@ import click
 
 from mopt.cli._output import json_option, print_json, print_table, result_console, shown_progress
 
-_WIDE = ("target", "precision", "origin", "replicas", "settings", "p99", "load", "memory", "monthly", "million", "note")
+_WIDE = ("target", "precision", "origin", "replicas", "settings", "p99", "load", "monthly", "million", "note")
 _NARROW = ("target", "precision", "replicas", "p99", "monthly")
 _WIDE_ENOUGH = 140
 _SHOWN = 24

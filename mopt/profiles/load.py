@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt import isolation
 from mopt.errors import MissingDependencyError, UserError
-from mopt.profiles.protocols import Endpoint, Request
+from mopt.profiles.protocols import ALIVE, Endpoint, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +142,7 @@ def limited(result: LoadResult) -> str:
     answered = result.latency_ms[~np.isnan(result.latency_ms)]
     late = float(np.percentile(result.lateness_ms, 99))
     slow = float(np.percentile(answered, 99)) if len(answered) else 0.0
-    advice = "load the server from another machine or at a lower rate"
+    advice = "give it a core of its own, or load the server from another machine"
     if late > max(_LATE_MS, _LATE_SHARE * slow):
         return (
             f"the load generator itself is a limit: the p99 of its own lateness is {late:.3g} ms, and that of the latency "
@@ -293,7 +293,7 @@ async def _http_sender(endpoint: Endpoint, connections: int) -> AsyncIterator[_S
             async with asyncio.timeout(_START_SECONDS):
                 await asyncio.gather(*(touch() for _ in range(connections)))
         except (aiohttp.ClientError, OSError) as error:
-            raise _not_there(endpoint, error) from None
+            raise _not_there(endpoint, str(error)) from None
         yield send
 
 
@@ -329,16 +329,16 @@ async def _grpc_sender(endpoint: Endpoint, connections: int) -> AsyncIterator[_S
             return _Outcome.OK, ""
 
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                await channel.channel_ready()
-        except TimeoutError as error:
-            raise _not_there(endpoint, error) from None
+            await channel.unary_unary(ALIVE)(b"", timeout=_START_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise _not_there(endpoint, error.details() or "") from None
         yield send
 
 
-def _not_there(endpoint: Endpoint, error: Exception) -> UserError:
+def _not_there(endpoint: Endpoint, reason: str) -> UserError:
     return UserError(
-        f"no server answers at {endpoint.server}: {_line(str(error)) or 'no connection in time'}",
+        f"no server answers at {endpoint.server}: {_line(reason) or 'no connection in time'}",
         "start it, or check host and port",
     )
 

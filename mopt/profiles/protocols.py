@@ -6,7 +6,7 @@ same over gRPC; and BentoML's JSON over HTTP. Requests are serialised before a l
 
 from __future__ import annotations
 
-__all__ = ["INFER", "PROTOCOLS", "Endpoint", "Protocol", "Request", "Server", "ask", "connect", "encode"]
+__all__ = ["ALIVE", "INFER", "PROTOCOLS", "Endpoint", "Protocol", "Request", "Server", "ask", "connect", "encode"]
 
 import contextlib
 import dataclasses
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 Protocol = Literal["kserve-http", "kserve-grpc", "bentoml"]
 PROTOCOLS: tuple[Protocol, ...] = ("kserve-http", "kserve-grpc", "bentoml")
 
+ALIVE = "/inference.GRPCInferenceService/ServerLive"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-"""The method that gRPC requests call."""
+"""The methods that are called over gRPC."""
 _DATATYPES = {
     "bool": "BOOL", "str": "BYTES", "bfloat16": "BF16", "float16": "FP16", "float32": "FP32", "float64": "FP64",
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",

@@ -143,11 +143,16 @@ def test_mistakes_are_told():
 
 
 class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers by the name of the model: ``fine``, ``slow``, or the name of a status."""
+    """Answers by the name of the model: ``fine``, ``slow``, ``last`` before the server ends, or the name of a status."""
+
+    def __init__(self, server):
+        self.server = server
 
     def ModelInfer(self, request, context):
         if request.model_name == "slow":
             time.sleep(1)
+        elif request.model_name == "last":
+            self.server.stop(None)
         elif request.model_name != "fine":
             context.abort(grpc.StatusCode[request.model_name], "as asked")
         return service_pb2.ModelInferResponse(model_name=request.model_name)
@@ -157,7 +162,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
 def grpc_server():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         server = grpc.server(pool)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(server), server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
@@ -174,6 +179,14 @@ def test_what_happens_to_requests_over_grpc_is_told_apart():
     assert (result.ok, result.rejected, result.failed, result.timed_out) == (2, 4, 2, 2)
     assert np.isnan(result.latency_ms).tolist() == [False, True, True, True, True] * 2
     assert result.error == "UNAVAILABLE: as asked"
+
+
+def test_a_grpc_server_that_dies_is_a_failure_and_no_rejection():
+    names = ["fine", "fine", "fine", "last", *["fine"] * 6]
+    requests = [Request(service_pb2.ModelInferRequest(model_name=name).SerializeToString()) for name in names]
+    with grpc_server() as endpoint:
+        result = generate_load(endpoint, requests, evenly(10, 50.0), timeout_s=30)
+    assert (result.ok, result.rejected, result.failed) == (3, 0, 7)
 
 
 def test_waits_are_finer_than_a_millisecond():
