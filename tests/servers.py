@@ -211,7 +211,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Queue:
     """One worker that takes its time for each request, one after the other, and speaks KServe's v2 over HTTP.
 
-    Its only model, ``double``, takes ``x: FP32[-1, 2]`` and doubles it.
+    Its only model, ``double``, takes ``x: FP32[-1, 2]`` and returns ``y``, the double, and ``same``.
 
     Args:
         service_s: How long a request takes.
@@ -314,11 +314,15 @@ class Queue:
         (tensor,) = head["inputs"]
         if tensor["name"] != "x" or tensor["datatype"] != "FP32":
             raise ValueError("no such input")
-        entry = {"name": "y", "datatype": "FP32", "shape": tensor["shape"]}
+        given = array.array("f", body[int(length) :]) if length else tensor["data"]
+        outputs = {"y": [2 * item for item in given], "same": list(given)}
+        entries = [{"name": name, "datatype": "FP32", "shape": tensor["shape"]} for name in outputs]
         if not length:
-            return web.json_response({"outputs": [{**entry, "data": [2 * item for item in tensor["data"]]}]})
-        values = array.array("f", body[int(length) :])
-        assert 4 * len(values) == tensor["parameters"]["binary_data_size"]
-        raw = array.array("f", [2 * item for item in values]).tobytes()
-        answer = json.dumps({"outputs": [{**entry, "parameters": {"binary_data_size": len(raw)}}]}).encode()
+            data = [{**entry, "data": outputs[entry["name"]]} for entry in entries]
+            return web.json_response({"outputs": data})
+        size = tensor["parameters"]["binary_data_size"]
+        if 4 * len(given) != size:
+            raise ValueError("not the size that was announced")
+        answer = json.dumps({"outputs": [{**entry, "parameters": {"binary_data_size": size}} for entry in entries]}).encode()
+        raw = b"".join(array.array("f", values).tobytes() for values in outputs.values())
         return web.Response(body=answer + raw, headers={"Inference-Header-Content-Length": str(len(answer))})

@@ -22,8 +22,9 @@ BURSTS = Arrivals("bursty", burst=3.0, burst_share=0.1, burst_seconds=1.0)
 _MOST_REPLICAS = 4096
 _QUICK = 30_000
 """Requests of a simulation that only finds the way; the answer is simulated with more."""
-_ALIKE = 1.02
-"""Two p99 closer than this are the same."""
+_AS_QUICK = 1.1
+"""Of equally many replicas, a p99 up to this times the lowest is as good."""
+_AS_ROOMY = 1.02
 _RULE_DELAY_US = 10_000
 _RULE_BATCH = 32
 
@@ -93,27 +94,37 @@ def recommend(
 
 
 def settle(profile: ServingProfile, demand: Demand) -> Batching:
-    """Return the cheapest setting that holds a demand, with all alternatives; of equally cheap ones that of the lowest p99."""
+    """Return the cheapest setting that holds a demand, with all alternatives."""
     options = list(_options(profile))
     settings = [_size(option, demand) for option in options]
-    possible = [(setting, option) for setting, option in zip(settings, options, strict=True) if setting.replicas is not None]
-    if not possible:
+    chosen = _best(settings)
+    if chosen is None:
         return _impossible(profile, demand, settings)
-    fewest = min(setting.replicas or 0 for setting, _ in possible)
-    cheapest = [(setting, option) for setting, option in possible if setting.replicas == fewest]
-    lowest = min(setting.p99_ms or 0.0 for setting, _ in cheapest)
-    chosen, option = next(pair for pair in cheapest if (pair[0].p99_ms or 0.0) <= _ALIKE * lowest)
+    option = options[settings.index(chosen)]
     delayed, option_delayed = _with_delay(option, demand, chosen)
     extra = [delayed] if delayed else []
-    if delayed and delayed.replicas is not None and delayed.replicas < fewest:
+    if delayed:
         chosen, option = delayed, option_delayed
     return _answer(option, demand, chosen, [*settings, *extra], _rule_of_thumb(profile, demand))
 
 
 def cheapest(profile: ServingProfile, demand: Demand) -> Setting | None:
     """Return the setting that holds a demand with the fewest replicas, without the alternatives; None when none does."""
-    possible = [found for option in _options(profile) if (found := _size(option, demand)).replicas is not None]
-    return min(possible, key=lambda one: (one.replicas or 0, one.p99_ms or 0.0), default=None)
+    return _best([_size(option, demand) for option in _options(profile)])
+
+
+def _best(settings: Sequence[Setting]) -> Setting | None:
+    """The fewest replicas; of those with about the lowest p99 the one with the most room, and of those the smallest batch."""
+    possible = [setting for setting in settings if setting.replicas is not None]
+    if not possible:
+        return None
+    fewest = [setting for setting in possible if setting.replicas == min(one.replicas or 0 for one in possible)]
+    lowest = min(setting.p99_ms or 0.0 for setting in fewest)
+    quick = [setting for setting in fewest if (setting.p99_ms or 0.0) <= _AS_QUICK * lowest]
+    roomy = min(setting.load or 0.0 for setting in quick)
+    return min(
+        (setting for setting in quick if (setting.load or 0.0) <= _AS_ROOMY * roomy), key=lambda setting: setting.max_batch
+    )
 
 
 def resize(profile: ServingProfile, setting: Setting, demand: Demand) -> Setting:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 __all__ = ["Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate"]
 
-import bisect
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,9 @@ _OVERFLOW = 1e-6
 _FORMULA_QUANTILES = 8
 _GRID = 500
 _NEGLIGIBLE = 1e-9
+_SMALLEST = 1000.0
+"""Share of the capacity, as a divisor, below which no rate is looked for."""
+_CLOSE = 1.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +361,12 @@ def largest_rate(
         found = simulate(service, rate, policy, arrivals=arrivals, requests=requests)
         return found.p99.value <= p99_ms and found.rejected <= 0.01
 
-    rates = [top * step / 64 for step in range(1, 65)]
-    held = bisect.bisect_left(rates, True, key=lambda rate: not holds(rate))
-    return rates[held - 1] if held else 0.0
+    low, high = top / _SMALLEST, top
+    if holds(high):
+        return high
+    if not holds(low):
+        return 0.0
+    while high > _CLOSE * low:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

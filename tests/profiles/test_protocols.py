@@ -36,6 +36,7 @@ def test_a_request_is_answered_over_http(binary):
     assert endpoint.inputs == {"x": TensorSpec(name="x", dtype="float32", shape=("any", 2))}
     assert (ONE["x"].tobytes() in request.body) == binary
     np.testing.assert_array_equal(answer["y"], 2 * ONE["x"], strict=True)
+    np.testing.assert_array_equal(answer["same"], ONE["x"], strict=True)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v2", "/v2/models/double", "/v2/models/double/", "/v2/models/double/infer"])
