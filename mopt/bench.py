@@ -38,8 +38,9 @@ from mopt.profiles.batching import recommend
 from mopt.profiles.load import generate_load, limited
 from mopt.profiles.machine import detect
 from mopt.profiles.measure import percentile
-from mopt.profiles.protocols import PROTOCOLS, Endpoint, Protocol, ask, connect, encode
-from mopt.profiles.simulate import Policy, Service, forecast, largest_rate
+from mopt.profiles.probe import Probe, probe_server
+from mopt.profiles.protocols import PROTOCOLS, Endpoint, Protocol, Request, ask, connect, encode
+from mopt.profiles.simulate import Policy, Service, forecast, largest_rate, simulate
 from mopt.progress import Progress, Silent
 from mopt.recipe import make_recipe
 from mopt.registry import load, nearest
@@ -245,6 +246,7 @@ def bench_server(
     seconds: float = _TEST_SECONDS,
     timeout_s: float = 10.0,
     cores: int | None = None,
+    predict: bool = True,
     progress: Progress | None = None,
 ) -> ServerBench:
     """Put a running server under an open-loop load; it is first asked for a golden sample, and must answer as the artifact did.
@@ -261,6 +263,7 @@ def bench_server(
         seconds: As :func:`bench_artifact`.
         timeout_s: After it a request has failed.
         cores: The last so many cores are the generator's; default: any.
+        predict: Probe the idle server first, and predict each test from it; only for one instance that batches.
         progress: Receives the stages.
 
     Raises:
@@ -273,6 +276,9 @@ def bench_server(
     _check_answer(endpoint, manifest, golden)
     requests = encode(endpoint, samples if samples is not None else [inputs for inputs, _ in golden])
     own = sorted(os.sched_getaffinity(0))[-cores:] if cores and hasattr(os, "sched_getaffinity") else None
+    progress = progress or Silent()
+    probe = _probe(endpoint, manifest, requests, timeout_s, own, progress) if predict else None
+    policy = Policy(manifest.batching.max_batch, manifest.batching.queue_delay_us / 1e3)
 
     def test(asked: float) -> LoadTest:
         import numpy as np
@@ -281,13 +287,40 @@ def bench_server(
         found = generate_load(endpoint, requests, moments, timeout_s=timeout_s, cores=own)
         if not found.ok:
             raise UserError(f"{endpoint} answered none of {len(moments):,} requests: {found.error or 'time-out'}", _LESS)
-        return summarize_load(asked, found.latency_ms, found.seconds, warning=limited(found))
+        more: dict[str, object] = {}
+        if probe is not None:
+            expected = simulate(probe.service, asked, policy, arrivals=arrivals)
+            more = {"predicted_p99_ms": expected.p99.value + probe.offset_ms, "load": expected.load}
+        return summarize_load(asked, found.latency_ms, found.seconds, warning=limited(found), **more)
 
-    tests, largest = load_test(test, rate, p99_ms, rate or _first_guess(manifest), progress or Silent())
+    guess = _guess(probe, policy, p99_ms, arrivals) or _first_guess(manifest)
+    tests, largest = load_test(test, rate, p99_ms, guess, progress)
     holds = tests[0].holds(p99_ms) if rate is not None and p99_ms is not None else None
     return ServerBench(
         server=str(endpoint), protocol=endpoint.protocol, p99_ms=p99_ms, tests=tests, largest=largest, holds=holds
     )
+
+
+def _probe(
+    endpoint: Endpoint,
+    manifest: Manifest,
+    requests: Sequence[Request],
+    timeout_s: float,
+    cores: Sequence[int] | None,
+    progress: Progress,
+) -> Probe | None:
+    if manifest.batching.instances != 1 or not manifest.signature.batches:
+        return None
+    progress.stage("probing the idle server", 1)
+    found = probe_server(endpoint, requests, manifest.batching.max_batch, timeout_s=timeout_s, cores=cores)
+    progress.step(f"a request takes {found.service.mean_ms(1):.2f} ms, and {found.offset_ms:.2f} ms on its way")
+    return found
+
+
+def _guess(probe: Probe | None, policy: Policy, p99_ms: float | None, arrivals: Arrivals | None) -> float | None:
+    if probe is None or p99_ms is None:
+        return None
+    return largest_rate(probe.service, policy, max(0.0, p99_ms - probe.offset_ms), arrivals=arrivals) or None
 
 
 _LESS = "look at the server's log, or load it less"

@@ -19,14 +19,13 @@ from mopt.cli._output import json_option, print_json, print_table, result_consol
 @click.option("--arrivals", default="poisson", help="poisson, constant, bursty, or a file of timestamps in s.")
 @click.option("--data", help="Samples to send. Default: the golden samples of the artifact.")
 @click.option("--max-batch", type=click.IntRange(1, 4096), help="Largest batch size to measure.")
-@click.option(
-    "--cores", type=click.IntRange(1), help="Cores of the replica, or of the generator of --server. Default: all."
-)
+@click.option("--cores", type=click.IntRange(1), help="Cores of the replica, or of the generator of --server. Default: all.")
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=10.0, help="Length of one load test. Default: 10.")
 @click.option("--server", metavar="URL", help="Load this running server instead of a replica of its own.")
 @click.option("--protocol", help="What the server speaks: kserve-http, kserve-grpc or bentoml. Default: found out.")
 @click.option("--model", help="Name of the model on the server, or the route. Default: the artifact's.")
 @click.option("--timeout", default="10s", help="A request of --server without an answer after this time has failed.")
+@click.option("--predict/--no-predict", default=True, help="Probe the idle --server first, and predict each test from it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile to this file, for mopt size.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -102,6 +101,7 @@ def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_j
             model=options["model"],
             timeout_s=parse_milliseconds(options["timeout"], "--timeout") / 1e3,
             cores=options["cores"],
+            predict=options["predict"],
             samples=samples,
             progress=progress,
             **asked,

@@ -1,0 +1,298 @@
+"""Does the predicted p99 hold? Real models in real servers under real open-loop Poisson loads.
+
+Two servers that batch dynamically: NVIDIA's Triton, which loads the model repository of the artifact as it is, and LitServe.
+The model has core 0 for itself; the server's front end and the load generator share core 1. First the idle server is probed
+from outside (mopt/profiles/probe.py), then every load is predicted by simulation, and only then measured.
+
+    python -m benchmarks.serving --triton-venv .venv/triton --litserve-venv FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mopt
+from mopt.artifacts import bundle
+from mopt.profiles.arrivals import Arrivals
+from mopt.profiles.load import generate_load, limited
+from mopt.profiles.machine import detect
+from mopt.profiles.noise import Watch
+from mopt.profiles.probe import probe_server
+from mopt.profiles.protocols import Endpoint, Server, connect, encode
+from mopt.profiles.simulate import Policy, simulate
+from tests import servers
+from tests.models import case, onnx_file
+
+HERE = Path(__file__).parent
+LOADS = (0.4, 0.6, 0.8)
+MODEL_CORE, OTHER_CORE = 0, 1
+LIT = """
+import os, sys
+import litserve, numpy as np, onnxruntime
+
+class Served(litserve.LitAPI):
+    def setup(self, device):
+        os.sched_setaffinity(0, {%(core)d})
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+        self.types = %(types)r
+
+    def decode_request(self, request):
+        return {name: np.asarray(request[name], kind) for name, kind in self.types.items()}
+
+    def batch(self, inputs):
+        return {name: np.concatenate([one[name] for one in inputs]) for name in self.types}
+
+    def predict(self, feed):
+        return self.session.run(None, feed)[0]
+
+    def unbatch(self, y):
+        return list(y[:, None])
+
+    def encode_response(self, y):
+        return y.tolist()
+
+if __name__ == "__main__":
+    # With no time-out a worker that is idle takes at once all that wait.
+    server = litserve.LitServer(Served(max_batch_size=%(cap)d, batch_timeout=0), accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="error")
+"""
+
+
+def main() -> None:
+    """Measure what has no result yet, and print the report of all."""
+    arguments = _arguments()
+    for server in ("triton", "litserve"):
+        if folder := getattr(arguments, f"{server}_venv"):
+            os.environ[f"MOPT_{server.upper()}_VENV"] = str(folder.resolve())
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
+    for name in arguments.model or MODELS:
+        artifact = _artifact(name, arguments.work)
+        for server in arguments.server or ("triton", "litserve"):
+            path = arguments.out / f"serving-{name}-{server}.json"
+            if path.exists() and not arguments.again:
+                found += json.loads(path.read_text())
+                continue
+            rows = _measure(name, artifact, server, arguments.requests)
+            path.write_text(json.dumps(rows, indent=1))
+            found += rows
+    report = _report(found)
+    (arguments.out / "serving.md").write_text(report)
+    print(report)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", choices=MODELS)
+    parser.add_argument("--server", action="append", choices=("triton", "litserve"))
+    parser.add_argument("--requests", type=int, default=10_000, help="of each load")
+    parser.add_argument("--again", action="store_true", help="measure what has a result already")
+    parser.add_argument("--triton-venv", type=Path)
+    parser.add_argument("--litserve-venv", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--work", type=Path, default=HERE / "work" / "serving")
+    return parser.parse_args()
+
+
+# --- models -------------------------------------------------------------------------------------------------------------
+
+
+def _minilm(folder: Path) -> tuple[Path, Path]:
+    """The sentence encoder with its sentiment head, on the first 16 tokens of real sentences."""
+    return _shortened("minilm_sentiment", folder, 16)
+
+
+def _magika(folder: Path) -> tuple[Path, Path]:
+    chosen = case("magika", folder / "case", 200)
+    return onnx_file(chosen), _npz(chosen, folder, lambda value: value)
+
+
+def _shortened(name: str, folder: Path, length: int) -> tuple[Path, Path]:
+    chosen = case(name, folder / "case", 200)
+    return onnx_file(chosen), _npz(chosen, folder, lambda value: value[:, :length] if value.ndim == 2 else value)
+
+
+def _npz(chosen: Any, folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    from tests.models import load_samples
+
+    samples = load_samples(chosen.evaluation)
+    names = list(samples[0][0])
+    arrays = {name: np.concatenate([change(feed[name]) for feed, _ in samples]) for name in names}
+    np.savez(folder / "samples.npz", **arrays)
+    return folder / "samples.npz"
+
+
+def _ranker(folder: Path) -> tuple[Path, Path]:
+    """A wide multilayer perceptron, such as ranks candidates: bound by its weights, so that it gains the most by batching."""
+    import onnx
+    import onnx.numpy_helper
+    import onnx.parser
+
+    width, rng = 3072, np.random.default_rng(0)
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        ranker (float[batch, 256] x) => (float[batch, 8] y)
+        { a = MatMul (x, w0) b = Relu (a) c = MatMul (b, w1) d = Relu (c) e = MatMul (d, w2) f = Relu (e) y = MatMul (f, w3) }
+    """)
+    sizes = (256, width, width, width, 8)
+    for index, (rows, columns) in enumerate(itertools.pairwise(sizes)):
+        weights = (rng.standard_normal((rows, columns)) * (2 / rows) ** 0.5).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, f"w{index}"))
+    onnx.save(model, folder / "ranker.onnx")
+    np.savez(folder / "samples.npz", x=rng.standard_normal((200, 256)).astype(np.float32))
+    return folder / "ranker.onnx", folder / "samples.npz"
+
+
+MODELS: dict[str, Callable[[Path], tuple[Path, Path]]] = {"minilm": _minilm, "magika": _magika, "ranker": _ranker}
+
+
+def _artifact(name: str, work: Path) -> Path:
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "artifact").exists():
+        model, data = MODELS[name](folder)
+        mopt.build(
+            model=str(model), name=name, data=str(data), out=folder / "artifact",
+            search={"candidates": ("onnxruntime-fp32",), "max_batch": 8, "threads": 1},
+            traffic={"rate": 100, "p99": "200ms"},
+        )  # fmt: skip
+    return folder / "artifact"
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------------
+
+
+def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict[str, Any]]:
+    cap = mopt.Artifact.open(artifact).manifest.batching.max_batch
+    feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
+    rows = []
+    with _served(server, artifact, cap) as endpoint:
+        encoded = encode(endpoint, feeds)
+        _warm(endpoint, encoded)
+        probe = probe_server(endpoint, encoded, cap, cores=[OTHER_CORE])
+        policy = Policy(cap)
+        capacity = probe.service.capacity(policy)
+        print(f"{name} in {server}: s(1) {probe.service.mean_ms(1):.2f} ms, s({cap}) {probe.service.mean_ms(cap):.2f} ms, "
+              f"way {probe.offset_ms:.2f} ms, capacity {capacity:.0f}/s", flush=True)  # fmt: skip
+        for load in LOADS:
+            predicted = simulate(probe.service, load * capacity, policy)
+            moments = Arrivals().times(load * capacity, requests, np.random.default_rng(round(load * 100)))
+            # The same arrivals through the simulation show how far this draw of them is from the mean of all.
+            drawn = simulate(
+                probe.service, load * capacity, policy, requests=requests,
+                arrivals=Arrivals("trace", trace=tuple(moments.tolist())),
+            )  # fmt: skip
+            watch = Watch()
+            found = generate_load(endpoint, encoded, moments, timeout_s=60, cores=[OTHER_CORE])
+            rows.append(_row(name, server, cap, load, load * capacity, predicted, drawn, found, probe, watch.seen()))
+            print(_line(rows[-1]), flush=True)
+    return rows
+
+
+def _row(
+    name: str, server: str, cap: int, load: float, rate: float, predicted: Any, drawn: Any, found: Any, probe: Any, noise: Any
+) -> dict[str, Any]:
+    latencies = found.latency_ms[~np.isnan(found.latency_ms)]
+    sections = [float(np.quantile(part, 0.99)) for part in np.array_split(latencies, 10)]
+    measured = {share: float(np.quantile(latencies, share)) for share in (0.5, 0.95, 0.99)}
+    return {
+        "model": name, "server": server, "cap": cap, "load": load, "rate": rate, "requests": len(found.latency_ms),
+        "answered": found.ok, "measured": measured[0.99], "noise": float(np.std(sections, ddof=1) / len(sections) ** 0.5),
+        "predicted": predicted.p99.value + probe.offset_ms, "drawn": drawn.p99.value + probe.offset_ms,
+        "measured_p50": measured[0.5], "predicted_p50": predicted.p50.value + probe.offset_ms,
+        "measured_p95": measured[0.95], "predicted_p95": predicted.p95.value + probe.offset_ms,
+        "warning": limited(found), "machine": noise,
+    }  # fmt: skip
+
+
+def _line(row: dict[str, Any]) -> str:
+    ratio = row["predicted"] / row["measured"]
+    return (
+        f"{row['model']} {row['server']} {row['load']:.0%} {row['rate']:.1f}/s: p99 {row['measured']:.2f} "
+        f"+- {2 * row['noise']:.2f}, predicted {row['predicted']:.2f} ({ratio - 1:+.1%}), same arrivals {row['drawn']:.2f} "
+        f"{row['warning']}"
+    )
+
+
+@contextlib.contextmanager
+def _served(server: str, artifact: Path, cap: int) -> Iterator[Endpoint]:
+    if server == "triton":
+        repository = artifact / "serving" / "triton"
+        with servers.triton(repository, cores=None) as ports:
+            _pin("triton_python_backend_stub", "tritonserver")
+            yield connect(f"http://127.0.0.1:{ports.http}")
+        return
+    folder = artifact.parent / "litserve"
+    folder.mkdir(exist_ok=True)
+    signature = mopt.Artifact.open(artifact).manifest.signature
+    types = {spec.name: spec.dtype for spec in signature.inputs}
+    (folder / "serve.py").write_text(LIT % {"core": MODEL_CORE, "types": types, "cap": cap})
+    (folder / "model.onnx").unlink(missing_ok=True)
+    (folder / "model.onnx").symlink_to((artifact / "model" / "model.onnx").resolve())
+    with servers.litserve(folder / "serve.py", cores=[MODEL_CORE, OTHER_CORE]) as ports:
+        _pin("", "serve.py", keep=True)
+        yield Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predict", "/health", signature and "served")
+
+
+def _pin(model: str, rest: str, *, keep: bool = False) -> None:
+    """Give the process that runs the model a core of its own, and all others of the server the other one."""
+    time.sleep(2)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if "benchmarks.serving" in command or not (rest in command or (model and model in command)):
+                continue
+            core = MODEL_CORE if model and model in command else OTHER_CORE
+            for thread in (process / "task").iterdir():
+                own = os.sched_getaffinity(int(thread.name))
+                if not (keep and own == {MODEL_CORE}):
+                    os.sched_setaffinity(int(thread.name), {core})
+
+
+def _warm(endpoint: Endpoint, encoded: list[Any]) -> None:
+    generate_load(endpoint, encoded, np.arange(1, 51) * 50.0, timeout_s=60, cores=[OTHER_CORE])
+
+
+# --- the report ---------------------------------------------------------------------------------------------------------
+
+
+def _report(rows: list[dict[str, Any]]) -> str:
+    machine = detect()
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime", "numba", "aiohttp"))
+    about = (
+        f"{machine.cpu}, {machine.cores} cores; {shown}; {datetime.datetime.now(datetime.UTC).date()}; open loop, Poisson, "
+        "latency from the scheduled arrival. The noise is twice the standard error of the measured p99 over ten parts."
+    )
+    headings = "model | server | load | rate | requests | measured p99 | noise | predicted | error | these arrivals | error"
+    lines = ["### Predicted and measured p99", "", about, "", f"| {headings} |", "|---" * 11 + "|"]
+    for row in rows:
+        errors = [row[name] / row["measured"] - 1 for name in ("predicted", "drawn")]
+        cells = [
+            row["model"], row["server"], f"{row['load']:.0%}", f"{row['rate']:.0f}/s", f"{row['answered']:,}",
+            f"{row['measured']:.2f} ms", f"{2 * row['noise'] / row['measured']:.1%}", f"{row['predicted']:.2f} ms",
+            f"{errors[0]:+.1%}", f"{row['drawn']:.2f} ms", f"{errors[1]:+.1%}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    errors = [abs(row["predicted"] / row["measured"] - 1) for row in rows]
+    within = sum(error <= 0.1 for error in errors)
+    lines += ["", f"{within} of {len(rows)} within 10 %; median error {np.median(errors):.1%}, largest {max(errors):.1%}."]
+    warned = sorted({row["warning"] for row in rows if row["warning"]})
+    return "\n".join([*lines, *(f"\nWarning: {text}" for text in warned)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
