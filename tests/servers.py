@@ -6,6 +6,7 @@ Each real one lives in a virtual environment of its own that a variable names, m
   python backend was built for NumPy 1, and with NumPy 2 it reads every tensor with a stride of 0.
 - ``MOPT_BENTOML_VENV``: ``pip install bentoml==1.4.39 onnxruntime``.
 - ``MOPT_LITSERVE_VENV``: ``pip install litserve==0.2.19 onnxruntime``.
+- ``MOPT_MLSERVER_VENV``: ``pip install mlserver==1.7.1 onnxruntime``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _PROOFS = {
     "triton": f"lib/{PYTHON}/site-packages/pytriton/tritonserver/bin/tritonserver",
     "bentoml": "bin/bentoml",
     "litserve": f"lib/{PYTHON}/site-packages/litserve",
+    "mlserver": "bin/mlserver",
 }
 _BACKEND = Path(__file__).parent / "artifacts" / "serving" / "onnxruntime_backend" / "model.py"
 
@@ -139,6 +141,25 @@ def _litserve(script: Path, cores: Collection[int] | None) -> Iterator[Ports]:
         yield Ports(http)
 
 
+def mlserver(folder: Path, model: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
+    """Run MLServer on a folder with a ``model-settings.json`` and the code that it names; the model is ready."""
+    return _mlserver(folder, model, cores)
+
+
+@contextlib.contextmanager
+def _mlserver(folder: Path, model: str, cores: Collection[int] | None) -> Iterator[Ports]:
+    http, grpc, metrics = _free_ports(3)
+    settings = {"HOST": "127.0.0.1", "HTTP_PORT": http, "GRPC_PORT": grpc, "METRICS_PORT": metrics, "PARALLEL_WORKERS": 0}
+    with _running(
+        [_environment("mlserver") / "bin" / "mlserver", "start", folder],
+        [f"http://127.0.0.1:{http}/v2/models/{model}/ready"],
+        {f"MLSERVER_{name}": str(value) for name, value in settings.items()},
+        folder=folder,
+        cores=cores,
+    ):
+        yield Ports(http, grpc)
+
+
 def _environment(server: str) -> Path:
     if reason := missing(server):
         raise RuntimeError(reason)
@@ -219,6 +240,7 @@ class Queue:
         dies_after: Requests after which the server is gone with all connections.
         binary: Whether it has the extension of binary tensors.
         ready: Whether its model is ready.
+        inputs: What it says about them.
     """
 
     def __init__(
@@ -229,8 +251,10 @@ class Queue:
         dies_after: float = float("inf"),
         binary: bool = False,
         ready: bool = True,
+        inputs: object = ({"name": "x", "datatype": "FP32", "shape": [-1, 2]},),
     ) -> None:
         self.service_s, self.capacity, self.dies_after, self.binary, self.ready = service_s, capacity, dies_after, binary, ready
+        self.inputs = inputs
         self.under_way = self.most_under_way = self.seen = 0
         self.port = 0
 
@@ -249,7 +273,7 @@ class Queue:
         from aiohttp import web
 
         self._loop, self._end, self._worker = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
-        about = {"name": "double", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}
+        about = {"name": "double", "inputs": self.inputs}
         extensions = ["binary_tensor_data"] if self.binary else []
 
         async def ready(_: web.Request) -> web.Response:

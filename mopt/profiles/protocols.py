@@ -37,6 +37,7 @@ _DATATYPES = {
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 _PORTS = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 8001}
 _LOOK_SECONDS = 10.0
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f]")
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _KSERVE_PATH = re.compile(r"(?P<prefix>.*?)(/v2(/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?)?)?/?")
 
@@ -162,9 +163,11 @@ def _parse(url: str) -> tuple[str, Server, str]:
     try:
         parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
+        (parts.hostname or "").encode("idna")
+        parts.path.encode("ascii")
     except ValueError as error:
         raise UserError(f"{url} is no URL: {error}", hint) from None
-    if parts.scheme not in _PORTS or not parts.hostname:
+    if parts.scheme not in _PORTS or not parts.hostname or _NOT_IN_A_URL.search(url):
         raise UserError(f"{url} is no URL of a server", hint)
     server = Server(parts.hostname, port or _PORTS[parts.scheme], parts.scheme in ("https", "grpcs"))
     return parts.scheme, server, parts.path.rstrip("/")
@@ -296,9 +299,10 @@ def _missing(server: Server, name: str, names: Sequence[str], reason: str) -> No
 
 
 def _specs(entries: Sequence[Mapping[str, Any]] | None) -> dict[str, TensorSpec | None] | None:
-    if not entries:
-        return None
-    return {entry["name"]: _spec(entry["name"], entry["datatype"], entry["shape"]) for entry in entries}
+    # Where a server describes its inputs in another way than the protocol's, requests still tell whether they fit.
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        return {entry["name"]: _spec(entry["name"], entry["datatype"], entry["shape"]) for entry in entries or ()} or None
+    return None
 
 
 def _spec(name: str, datatype: str, shape: Iterable[Any]) -> TensorSpec | None:

@@ -3,9 +3,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import http.client
+import json
+import os
 import selectors
 import sys
 import time
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -15,8 +18,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from mopt.artifacts.model import Signature, TensorSpec
 from mopt.artifacts.serving.triton import Triton
-from mopt.errors import UserError
-from mopt.profiles.load import LoadResult, _make_loop, generate_load, limited
+from mopt.errors import MissingDependencyError, UserError
+from mopt.profiles.load import LoadResult, _generate, _make_loop, generate_load, limited
 from mopt.profiles.protocols import INFER, Endpoint, Request, Server, ask, connect, encode
 from tests import servers
 from tests.artifacts.manifests import manifest
@@ -144,6 +147,36 @@ def test_mistakes_are_told():
         generate_load(endpoint, [Request(b"")], [0.0], timeout_s=1, cores={4095})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells whose child a process is")
+def test_the_generator_is_a_process_of_its_own_on_the_cores_that_it_was_given():
+    (core, *_) = sorted(os.sched_getaffinity(0), reverse=True)
+    with servers.Queue() as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        found = pool.submit(load, server, evenly(60, 10.0), cores={core})
+        while server.seen < 10 and not found.done():
+            time.sleep(0.01)
+        children = [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent(pid) == os.getpid()]
+        places = [os.sched_getaffinity(pid) for pid in children]
+        assert found.result().ok == 60
+    assert {core} in places
+
+
+def parent(pid):
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "library", "name"), [("kserve-http", "aiohttp", "aiohttp"), ("kserve-grpc", "grpc", "grpcio")]
+)
+def test_libraries_that_are_not_installed_are_named(monkeypatch, protocol, library, name):
+    monkeypatch.setitem(sys.modules, library, None)
+    endpoint = Endpoint(protocol, Server("127.0.0.1", 1), "/")
+    with pytest.raises(MissingDependencyError, match=f"{name} is not installed") as told:
+        _generate(endpoint, [Request(b"")], np.zeros(1), 1.0, None)
+    assert told.value.hint == "pip install 'mopt[bench]'"
+
+
 class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers by the name of the model: ``fine``, ``slow``, ``last`` before the server ends, or the name of a status."""
 
@@ -265,6 +298,24 @@ if __name__ == "__main__":
 """
 
 
+MLSERVER = """
+import numpy as np, onnxruntime
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+class Digits(MLModel):
+    async def load(self):
+        self.session = onnxruntime.InferenceSession("digits.onnx", providers=["CPUExecutionProvider"])
+        return True
+
+    async def predict(self, payload):
+        feed = {each.name: NumpyCodec.decode_input(each) for each in payload.inputs}
+        outputs = zip(["scores"], self.session.run(["scores"], feed))
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output(*each) for each in outputs])
+"""
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return digits(tmp_path_factory.mktemp("digits"))
@@ -359,3 +410,20 @@ def test_litserve_answers_every_request(small, tmp_path):
     with servers.litserve(tmp_path / "serve.py") as ports:
         # It tells nothing about itself, and takes JSON as BentoML does.
         check(Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predict", "/health", "digits"), small, "output")
+
+
+@pytest.mark.slow
+@needs("mlserver")
+def test_mlserver_answers_every_request(small, tmp_path):
+    (tmp_path / "digits_model.py").write_text(MLSERVER)
+    (tmp_path / "digits.onnx").write_bytes(small.model.read_bytes())
+    inputs = [{"name": "pixels", "datatype": "FP32", "shape": [-1, 64]}]
+    settings = {"name": "digits", "implementation": "digits_model.Digits", "max_batch_size": 16, "max_batch_time": 0.001}
+    (tmp_path / "model-settings.json").write_text(json.dumps({**settings, "inputs": inputs}))
+    with servers.mlserver(tmp_path, "digits") as ports:
+        over_http = connect(f"http://127.0.0.1:{ports.http}")
+        assert (over_http.protocol, over_http.model, over_http.binary) == ("kserve-http", "digits", False)
+        check(over_http, small)
+        over_grpc = connect(f"grpc://127.0.0.1:{ports.grpc}/digits")
+        assert over_grpc.inputs == over_http.inputs == {"pixels": TensorSpec(name="pixels", dtype="float32", shape=("any", 64))}
+        check(over_grpc, small)

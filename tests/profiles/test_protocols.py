@@ -52,11 +52,16 @@ def test_a_model_is_found_by_its_url(server, path):
         ("http://", "no URL of a server"),
         ("http://host:port", "no URL: Port"),
         ("http://[::1", "no URL: Invalid"),
+        ("http://a..b", "no URL: .*label"),
+        ("http://a host", "no URL of a server"),
+        ("http://host/two words", "no URL of a server"),
+        ("http://host/naïve", "no URL: .*ascii"),
     ],
 )
 def test_what_is_no_url_is_told(url, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as told:
         connect(url)
+    assert one_line(told.value)
 
 
 def one_line(error):
@@ -212,6 +217,19 @@ def test_a_model_that_is_not_named_or_not_there_is_told_over_grpc():
             connect(f"grpc://127.0.0.1:{port}/third")
         with pytest.raises(UserError, match=r"does not speak HTTP"):
             connect(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [[], None, 7, "x", [{"name": "x"}], [{"name": "x", "datatype": "FP32", "shape": None}], [["x"]]],
+    ids=["empty", "null", "number", "text", "only-names", "no-shape", "lists"],
+)
+def test_a_server_may_describe_its_inputs_in_words_of_its_own(inputs):
+    with servers.Queue(inputs=inputs) as server:
+        endpoint = connect(f"http://127.0.0.1:{server.port}/v2/models/double")
+        answer = ask(endpoint, encode(endpoint, [ONE])[0])
+    assert endpoint.inputs is None
+    np.testing.assert_array_equal(answer["y"], 2 * ONE["x"], strict=True)
 
 
 def test_libraries_that_are_not_installed_are_named(monkeypatch):
