@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _FIRST_GAP_MS = 250.0
 _FIRST_LOOKS = 8
-_SECOND = 0.3
+_SECOND = 0.05
 """When the others are sent, as a share of the time of the first one."""
 _PATIENCE = 1.5
 """Pause between two groups over the time that they take when nothing is gained by batching."""
