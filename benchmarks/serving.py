@@ -183,7 +183,7 @@ def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict
     with _served(server, artifact, cap) as endpoint:
         encoded = encode(endpoint, feeds)
         _warm(endpoint, encoded)
-        probe = probe_server(endpoint, encoded, cap, cores=[OTHER_CORE])
+        probe = probe_server(endpoint, encoded, cap, repeats=120, cores=[OTHER_CORE])
         policy = Policy(cap)
         capacity = probe.service.capacity(policy)
         print(f"{name} in {server}: s(1) {probe.service.mean_ms(1):.2f} ms, s({cap}) {probe.service.mean_ms(cap):.2f} ms, "
