@@ -81,7 +81,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for name in arguments.model or MODELS:
-        artifact = _artifact(name, arguments.work)
+        artifact = artifact_of(name, arguments.work)
         for server in arguments.server or ("triton", "litserve"):
             path = arguments.out / f"serving-{name}-{server}.json"
             if path.exists() and not arguments.again:
@@ -160,7 +160,8 @@ def _ranker(folder: Path) -> tuple[Path, Path]:
 MODELS: dict[str, Callable[[Path], tuple[Path, Path]]] = {"minilm": _minilm, "magika": _magika, "ranker": _ranker}
 
 
-def _artifact(name: str, work: Path) -> Path:
+def artifact_of(name: str, work: Path) -> Path:
+    """Build the artifact of one of :data:`MODELS`, once."""
     folder = work / name
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "artifact").exists():
