@@ -33,7 +33,7 @@ from mopt.profiles.probe import probe_server
 from mopt.profiles.protocols import Endpoint, Server, connect, encode
 from mopt.profiles.simulate import Policy, simulate
 from tests import servers
-from tests.models import case, onnx_file
+from tests.models import case, load_samples, onnx_file
 
 HERE = Path(__file__).parent
 LOADS = (0.4, 0.6, 0.8)
@@ -111,29 +111,22 @@ def _arguments() -> argparse.Namespace:
 # --- models -------------------------------------------------------------------------------------------------------------
 
 
-def _minilm(folder: Path) -> tuple[Path, Path]:
-    """The sentence encoder with its sentiment head, on the first 16 tokens of real sentences."""
-    return _shortened("minilm_sentiment", folder, 16)
+def _angle(folder: Path) -> tuple[Path, Path]:
+    """PP-OCR's classifier of the angle of a line of text, a small convolutional network."""
+    return _case("ocr_cls", folder)
 
 
 def _magika(folder: Path) -> tuple[Path, Path]:
-    chosen = case("magika", folder / "case", 200)
-    return onnx_file(chosen), _npz(chosen, folder, lambda value: value)
+    """Google's classifier of file types, a convolution over the bytes of a file."""
+    return _case("magika", folder)
 
 
-def _shortened(name: str, folder: Path, length: int) -> tuple[Path, Path]:
+def _case(name: str, folder: Path) -> tuple[Path, Path]:
     chosen = case(name, folder / "case", 200)
-    return onnx_file(chosen), _npz(chosen, folder, lambda value: value[:, :length] if value.ndim == 2 else value)
-
-
-def _npz(chosen: Any, folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    from tests.models import load_samples
-
-    samples = load_samples(chosen.evaluation)
-    names = list(samples[0][0])
-    arrays = {name: np.concatenate([change(feed[name]) for feed, _ in samples]) for name in names}
+    samples = load_samples(chosen.held_out)
+    arrays = {key: np.concatenate([feed[key] for feed, _ in samples]) for key in samples[0][0]}
     np.savez(folder / "samples.npz", **arrays)
-    return folder / "samples.npz"
+    return onnx_file(chosen), folder / "samples.npz"
 
 
 def _ranker(folder: Path) -> tuple[Path, Path]:
@@ -157,7 +150,7 @@ def _ranker(folder: Path) -> tuple[Path, Path]:
     return folder / "ranker.onnx", folder / "samples.npz"
 
 
-MODELS: dict[str, Callable[[Path], tuple[Path, Path]]] = {"minilm": _minilm, "magika": _magika, "ranker": _ranker}
+MODELS: dict[str, Callable[[Path], tuple[Path, Path]]] = {"ranker": _ranker, "angle": _angle, "magika": _magika}
 
 
 def artifact_of(name: str, work: Path) -> Path:

@@ -1,7 +1,7 @@
 """Is the recommended setting as good as the best of an exhaustive sweep, for a tenth of the measuring?
 
-The sweep puts a real replica under real loads for every layout, largest batch and queue delay, and searches for the largest rate
-whose p99 holds. mopt measures batch sizes of the layouts once and predicts the rest; its choice is then put under the same
+The sweep puts a real replica under real loads for every layout, largest batch and queue delay, and searches for the largest
+rate whose p99 holds. mopt measures batch sizes of the layouts once and predicts the rest; its choice is then put under the same
 search. A measurement of the sweep is one load test; one of mopt's is one batch size of one layout.
 
     python -m benchmarks.sweep
@@ -59,21 +59,12 @@ def main() -> None:
     machine = detect()
     runtime = load_runtime(manifest, machine.cores)
     start = time.monotonic()
-    profile = measure_capacity(
-        runtime,
-        model,
-        manifest.signature,
-        feeds,
-        machine=machine,
-        max_batch=8,
-        latency_limit_ms=arguments.p99,
-        progress=Silent(),
-    )
+    profile = measure_capacity(runtime, model, manifest.signature, feeds, machine=machine, max_batch=8, progress=Silent())
     batching = recommend(profile, rate=None, p99_ms=arguments.p99, max_load=1.0)
     measured = sum(len(layout.together) for layout in profile.layouts)
     took = time.monotonic() - start
-    print(f"mopt: {measured} measurements, {took:.0f} s: {batching.instances} x {batching.threads}, batch {batching.max_batch}, "
-          f"predicted {batching.most_per_replica:.0f}/s", flush=True)  # fmt: skip
+    setting = f"{batching.instances} x {batching.threads}, batch {batching.max_batch}"
+    print(f"mopt: {measured} measurements, {took:.0f} s: {setting}, predicted {batching.most_per_replica:.0f}/s", flush=True)
     start = time.monotonic()
     found: list[_Found] = []
     for instances, threads in layouts(machine.cores):
@@ -120,7 +111,8 @@ def _print(found: list[_Found], batching: Any, measured: int, took: float, swept
 | sweep of {len(found)} settings | {_setting(best)} | {best.rate:.0f}/s | {tests} | {swept:.0f} s |
 | mopt | {_setting(chosen)} | {chosen.rate:.0f}/s | {measured} | {took:.0f} s |
 
-{chosen.rate / best.rate:.1%} of the best, for {measured / tests:.1%} of the measurements; predicted {batching.most_per_replica:.0f}/s.
+{chosen.rate / best.rate:.1%} of the best, for {measured / tests:.1%} of the measurements.
+Predicted: {batching.most_per_replica:.0f}/s.
 """)
 
 
