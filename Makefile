@@ -12,8 +12,8 @@ demo: $(VENV)/.demo
 	$(BIN)/mopt build --recipe examples/magika/mopt.toml --out build/magika --force
 	$(BIN)/mopt verify build/magika
 
-test: $(VENV)/.test $(VENV)/.triton
-	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest -n 2
+test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml
+	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" -n 2
@@ -51,4 +51,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.triton: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/triton
 	$(VENV)/triton/bin/python -m pip --disable-pip-version-check --quiet install nvidia-pytriton==0.7.0 onnxruntime
+	touch $@
+
+# BentoML pins what mopt does not want to be bound by.
+$(VENV)/.bentoml: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/bentoml
+	$(VENV)/bentoml/bin/python -m pip --disable-pip-version-check --quiet install bentoml==1.4.39 onnxruntime
 	touch $@

@@ -23,12 +23,13 @@ from benchmarks.serving import MODELS, artifact_of
 from mopt.artifacts import bundle
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import batch_feeds
-from mopt.bench import LoadTest, find_largest, load_runtime, requests_for, summarize_load
+from mopt.bench import LoadTest, find_largest, requests_for, summarize_load
 from mopt.capacity import layouts, measure_capacity
 from mopt.profiles.arrivals import Arrivals
 from mopt.profiles.batching import recommend
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
+from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
 
 HERE = Path(__file__).parent
@@ -57,7 +58,7 @@ def main() -> None:
     model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
     feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
     machine = detect()
-    runtime = load_runtime(manifest, machine.cores)
+    runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": machine.cores})
     start = time.monotonic()
     profile = measure_capacity(runtime, model, manifest.signature, feeds, machine=machine, max_batch=8, progress=Silent())
     batching = recommend(profile, rate=None, p99_ms=arguments.p99, max_load=1.0)

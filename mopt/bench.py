@@ -9,7 +9,6 @@ __all__ = [
     "bench_artifact",
     "bench_server",
     "find_largest",
-    "load_runtime",
     "load_test",
     "read_samples",
     "requests_for",
@@ -43,8 +42,8 @@ from mopt.profiles.protocols import PROTOCOLS, Endpoint, Protocol, Request, ask,
 from mopt.profiles.simulate import Policy, Service, forecast, largest_rate, simulate
 from mopt.progress import Progress, Silent
 from mopt.recipe import make_recipe
-from mopt.registry import load, nearest
-from mopt.runtimes._base import Runtime
+from mopt.registry import nearest
+from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
 
 if TYPE_CHECKING:
@@ -137,20 +136,6 @@ def requests_for(rate: float, seconds: float) -> int:
     return int(min(_MOST_REQUESTS, max(_FEWEST_REQUESTS, rate * seconds)))
 
 
-def load_runtime(manifest: Manifest, threads: int | None = None) -> Runtime:
-    """Make the runtime of an artifact, with other threads when they are given.
-
-    Raises:
-        UserError: When this mopt does not know an option in the manifest.
-    """
-    kind: type[Runtime] = load("runtimes", manifest.runtime)
-    known = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(manifest.runtime_fields) - known):
-        raise UserError(f"the manifest asks {manifest.runtime} for {', '.join(unknown)}", "build it again with this mopt")
-    runtime = kind(**manifest.runtime_fields)
-    return dataclasses.replace(runtime, threads=threads) if threads else runtime
-
-
 def bench_artifact(
     artifact: Path,
     *,
@@ -189,7 +174,7 @@ def bench_artifact(
     feeds = samples if samples is not None else [inputs for inputs, _ in bundle.read_golden(artifact)]
     machine = detect()
     threads = cores or machine.cores
-    runtime = load_runtime(manifest, threads)
+    runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": threads})
     model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
     profile = measure_capacity(
         runtime,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Verification", "verify"]
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,9 @@ import pydantic
 from mopt.artifacts import bundle
 from mopt.artifacts.manifest import Manifest, read_manifest
 from mopt.artifacts.model import Feed, Model
-from mopt.errors import CandidateRejectedError, UserError
+from mopt.errors import CandidateRejectedError
 from mopt.profiles.machine import detect
-from mopt.registry import load
-from mopt.runtimes._base import Runtime, SessionProcess
+from mopt.runtimes._base import SessionProcess, make_runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +79,7 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[str]]:
-    runtime = _runtime(manifest)
+    runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
     model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
     differences: dict[str, float] = {}
     wrong: list[str] = []
@@ -94,14 +92,6 @@ def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[
                 problem = _compare(name, outputs, value, manifest.golden.tolerance, differences)
                 wrong.extend([f"sample {index}: {problem}"] if problem else [])
     return differences, wrong
-
-
-def _runtime(manifest: Manifest) -> Runtime:
-    kind: type[Runtime] = load("runtimes", manifest.runtime)
-    known = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(manifest.runtime_fields) - known):
-        raise UserError(f"the manifest asks {manifest.runtime} for {', '.join(unknown)}", "build it again with this mopt")
-    return kind(**manifest.runtime_fields)
 
 
 def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:

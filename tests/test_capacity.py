@@ -53,6 +53,7 @@ def profile(tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_layout_is_measured_at_every_batch_size(profile):
     assert [(one.instances, one.threads) for one in profile.layouts] == [(1, 2), (2, 1)]
     for layout in profile.layouts:
@@ -61,6 +62,7 @@ def test_every_layout_is_measured_at_every_batch_size(profile):
     assert profile.layouts[0].alone == profile.layouts[0].together
 
 
+@pytest.mark.slow
 def test_start_memory_and_noise_are_stated(profile):
     assert profile.load_ms > 0
     assert profile.first_ms > 0
@@ -69,6 +71,7 @@ def test_start_memory_and_noise_are_stated(profile):
     assert "load_1m" in profile.noise
 
 
+@pytest.mark.slow
 def test_operators_are_profiled_at_both_ends(profile):
     assert [one.batch for one in profile.operators] == [1, 8]
     small, large = profile.operators

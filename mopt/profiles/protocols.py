@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mopt.artifacts.model import Feed, TensorSpec, dtype_kind
+from mopt.artifacts.serving.triton import raw_bytes
 from mopt.errors import MissingDependencyError, UserError
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def _spec(name: str, datatype: str, shape: Iterable[Any]) -> TensorSpec | None:
 
 
 def _binary_request(feed: Feed) -> Request:
-    raw = {name: _raw(value) for name, value in feed.items()}
+    raw = {name: raw_bytes(value) for name, value in feed.items()}
     entries = [{**_tensor(name, value), "parameters": {"binary_data_size": len(raw[name])}} for name, value in feed.items()]
     head = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}, separators=(",", ":")).encode()
     headers = (("Content-Type", "application/octet-stream"), (_HEADER_LENGTH, str(len(head))))
@@ -412,7 +413,7 @@ def _grpc_request(endpoint: Endpoint, feed: Feed) -> Request:
     request = messages.ModelInferRequest(model_name=endpoint.model, model_version=endpoint.version)
     for name, value in feed.items():
         request.inputs.add(**_tensor(name, value))
-        request.raw_input_contents.append(_raw(value))
+        request.raw_input_contents.append(raw_bytes(value))
     return Request(request.SerializeToString())
 
 
@@ -501,16 +502,6 @@ def _listed(value: npt.NDArray[Any]) -> Any:
         texts = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in value.ravel()]
         return np.array(texts, dtype=object).reshape(value.shape).tolist()
     return (value.astype(np.float32) if dtype_kind(value.dtype) == "bfloat16" else value).tolist()
-
-
-def _raw(value: npt.NDArray[Any]) -> bytes:
-    """Row-major bytes, each string behind its length in four bytes."""
-    import numpy as np
-
-    if value.dtype.kind not in "OUS":
-        return np.ascontiguousarray(value).tobytes()
-    items = [item if isinstance(item, bytes) else str(item).encode() for item in value.ravel()]
-    return b"".join(len(item).to_bytes(4, "little") + item for item in items)
 
 
 def _from_raw(raw: bytes | memoryview, datatype: str, shape: Iterable[int]) -> npt.NDArray[Any]:

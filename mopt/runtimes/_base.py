@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["Runtime", "Session", "SessionProcess"]
+__all__ = ["Runtime", "Session", "SessionProcess", "make_runtime"]
 
 import abc
 import dataclasses
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mopt.artifacts.manifest import OperatorCost
 from mopt.artifacts.model import Feed, Model, TensorSpec
-from mopt.errors import CandidateRejectedError, Rejection
+from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.isolation import Worker, peak_memory
+from mopt.registry import load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,18 @@ class Runtime(abc.ABC):
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that the library reads when it is imported."""
         return {"OMP_NUM_THREADS": str(self.threads)}
+
+
+def make_runtime(name: str, fields: Mapping[str, Any]) -> Runtime:
+    """Make the runtime that a manifest names.
+
+    Raises:
+        UserError: When there is no such runtime, or this mopt does not know one of its options.
+    """
+    kind: type[Runtime] = load("runtimes", name)
+    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)}):
+        raise UserError(f"the manifest asks {name} for {', '.join(unknown)}", "build it again with this mopt")
+    return kind(**fields)
 
 
 class Session(abc.ABC):

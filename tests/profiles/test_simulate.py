@@ -72,6 +72,7 @@ def test_one_server_without_batching_is_the_m_d_1_queue():
     assert found.p99.value == pytest.approx(tail, rel=0.02)
 
 
+@pytest.mark.slow
 def test_several_instances_without_batching_are_the_m_m_c_queue():
     """Erlang's formula: with exponential service the chance to wait is C(c, a), and the wait is exponential then."""
     instances, mean, per_ms = 3, 10.0, 0.24
@@ -129,6 +130,7 @@ def test_nobody_is_rejected_without_a_limit():
     assert simulate(linear(16), 500, Policy(16)).rejected == 0
 
 
+@pytest.mark.slow
 def test_the_fuller_replica_gets_nothing_from_the_best_balancer():
     """With as many requests, each smarter balancer has the lower tail."""
     service = linear(16)
@@ -140,6 +142,7 @@ def test_the_fuller_replica_gets_nothing_from_the_best_balancer():
     assert tails[0] > 1.05 * tails[2]
 
 
+@pytest.mark.slow
 def test_a_random_share_of_poisson_is_poisson():
     """One replica stands for four: the same as four that are simulated, with a trace that is Poisson itself."""
     trace = Arrivals("trace", trace=tuple(Arrivals().times(2000, 300_000, np.random.default_rng(5))))
@@ -149,6 +152,7 @@ def test_a_random_share_of_poisson_is_poisson():
     assert all_.mean_batch == pytest.approx(one.mean_batch, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_percentile_holds_the_truth():
     truth = greedy(linear(), 700, Policy(128)).p99.value
     runs = [simulate(linear(), 700, Policy(128), seed=seed, requests=60_000).p99 for seed in range(60)]

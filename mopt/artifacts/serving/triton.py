@@ -222,7 +222,7 @@ def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -
     inputs = []
     for index, spec in enumerate(signature.inputs):
         array = feed[spec.name]
-        (folder / f"input-{index}").write_bytes(_raw(array))
+        (folder / f"input-{index}").write_bytes(raw_bytes(array))
         shape = array.shape[1:] if plan.max_batch > 0 else array.shape
         dims = ", ".join(map(str, shape or (1,)))
         inputs.append(
@@ -236,7 +236,7 @@ def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -
     return lines
 
 
-def _raw(array: npt.NDArray[Any]) -> bytes:
+def raw_bytes(array: npt.NDArray[Any]) -> bytes:
     """Return the bytes that Triton reads: row-major, each string behind its length in four bytes."""
     import numpy as np
 
