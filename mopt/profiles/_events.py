@@ -4,6 +4,9 @@ from __future__ import annotations
 
 __all__ = ["run"]
 
+import os
+import tempfile
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +15,19 @@ from platformdirs import user_cache_path
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+
+def _cache_folder() -> str:
+    """Where compiled code is kept: the user's own cache, or where that cannot be written, a folder that nobody else can."""
+    folder = user_cache_path("mopt") / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return tempfile.mkdtemp(prefix="mopt-compiled-")
+    return str(folder) if os.access(folder, os.W_OK) else tempfile.mkdtemp(prefix="mopt-compiled-")
+
+
 # Beside the source it could not be written where the package is installed for all users.
-numba.config.CACHE_DIR = str(user_cache_path("mopt") / "compiled")
+numba.config.CACHE_DIR = _cache_folder()
 
 # Rows of the state of an instance.
 _FREE, _SIZE = 0, 1
