@@ -190,7 +190,9 @@ def test_random_data_is_refused_unless_named_and_then_marked(tmp_path):
 def mopt_process(*arguments, cwd, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "mopt", "build", *map(str, arguments)], cwd=cwd, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        # A shell makes what it starts in the background ignore Ctrl-C, and so would all children of the tests.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
     )  # fmt: skip
 
 
