@@ -105,7 +105,7 @@ def measure_capacity(
         CandidateRejectedError: When the runtime crashes, hangs or fails.
     """
     watch = Watch()
-    sizes = _sizes(signature, max_batch)
+    sizes = signature.batch_sizes(max_batch)
     cold = _cold_start(runtime, model, batch_feeds(signature, samples, sizes[0]))
     wanted = layouts(cores or runtime.threads)
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
@@ -151,15 +151,6 @@ def _is_steady(latencies: Sequence[float]) -> bool:
     half = len(latencies) // 2
     before, after = statistics.median(latencies[:half]), statistics.median(latencies[half:])
     return abs(before - after) <= _STEADY * after
-
-
-def _sizes(signature: Signature, max_batch: int) -> list[int]:
-    if not signature.batches:
-        return [signature.batch_size or 1]
-    sizes = [1]
-    while sizes[-1] * 2 <= max_batch:
-        sizes.append(sizes[-1] * 2)
-    return sizes
 
 
 def _measure_layouts(

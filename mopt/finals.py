@@ -122,7 +122,7 @@ def _measure_finals(
     question: Question, base: Entry, finalists: Sequence[Entry], progress: Progress
 ) -> tuple[list[Entry], Estimate]:
     entries = [base, *finalists]
-    sizes = _batch_sizes(question)
+    sizes = question.signature.batch_sizes(question.options.max_batch)
     progress.stage("measuring the finalists", len(sizes))
     with contextlib.ExitStack() as stack:
         sessions = {entry.trial.name: stack.enter_context(open_session(entry)) for entry in entries}
@@ -204,15 +204,6 @@ def _full_profile(
         depth="full",
         limit=limit,
     )
-
-
-def _batch_sizes(question: Question) -> list[int]:
-    if not question.signature.batches:
-        return [question.signature.batch_size or 1]
-    sizes = [1]
-    while sizes[-1] * 2 <= question.options.max_batch:
-        sizes.append(sizes[-1] * 2)
-    return sizes
 
 
 def _is_faster(question: Question, entry: Entry, base: Entry) -> bool:

@@ -63,6 +63,15 @@ class Signature(pydantic.BaseModel):
         """Return the input of this name."""
         return next(spec for spec in self.inputs if spec.name == name)
 
+    def batch_sizes(self, most: int) -> list[int]:
+        """Batch sizes to measure: 1, 2, 4 and so on up to ``most``, or the only one that the model takes."""
+        if not self.batches:
+            return [self.batch_size or 1]
+        sizes = [1]
+        while sizes[-1] * 2 <= most:
+            sizes.append(sizes[-1] * 2)
+        return sizes
+
     def stack(self, feeds: Sequence[Feed]) -> Feed:
         """Put single samples together along their batch axes; a shared input is taken from the first."""
         import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Runtime", "Session", "SessionProcess", "make_runtime"]
+__all__ = ["HostedProcess", "Runtime", "Session", "SessionProcess", "make_runtime"]
 
 import abc
 import dataclasses
@@ -127,7 +127,35 @@ class _Host:
         return latencies
 
 
-class SessionProcess:
+class HostedProcess:
+    """What hosts models in a child process, seen from the parent."""
+
+    _worker: Worker
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory of the child so far."""
+        return peak_memory(self._worker.pid)
+
+    def pause(self) -> None:
+        """Stop all its threads."""
+        self._worker.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._worker.resume()
+
+    def close(self) -> None:
+        """End the child process."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SessionProcess(HostedProcess):
     """A session in a child process, seen from the parent.
 
     Raises:
@@ -185,25 +213,3 @@ class SessionProcess:
     def first_ms(self) -> float:
         """Milliseconds that the first inference took; 0 when there was none yet."""
         return float(self._worker.call("first_ms"))
-
-    def peak_bytes(self) -> int:
-        """Largest resident memory of the child so far."""
-        return peak_memory(self._worker.pid)
-
-    def pause(self) -> None:
-        """Stop all its threads."""
-        self._worker.pause()
-
-    def resume(self) -> None:
-        """Let them go on."""
-        self._worker.resume()
-
-    def close(self) -> None:
-        """End the child process."""
-        self._worker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

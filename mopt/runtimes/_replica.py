@@ -8,11 +8,11 @@ import dataclasses
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.model import Feed, Model
-from mopt.isolation import Worker, peak_memory
-from mopt.runtimes._base import Runtime, Session
+from mopt.isolation import Worker
+from mopt.runtimes._base import HostedProcess, Runtime, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,7 @@ def _wait_until(moment: float) -> None:
             time.sleep(left - _SPIN_SECONDS)
 
 
-class ReplicaProcess:
+class ReplicaProcess(HostedProcess):
     """A replica in a child process, seen from the parent.
 
     Args:
@@ -166,25 +166,3 @@ class ReplicaProcess:
         timeout = self._timeout + float(arrivals_ms[-1]) / 1e3 * 10
         found = self._worker.call("serve", arrivals_ms, max_batch, delay_ms, timeout=timeout)
         return Served(found["latencies"], found["batches"], float(found["seconds"]))
-
-    def peak_bytes(self) -> int:
-        """Largest resident memory of the replica so far."""
-        return peak_memory(self._worker.pid)
-
-    def pause(self) -> None:
-        """Stop all its threads."""
-        self._worker.pause()
-
-    def resume(self) -> None:
-        """Let them go on."""
-        self._worker.resume()
-
-    def close(self) -> None:
-        """End the child process."""
-        self._worker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
