@@ -32,8 +32,9 @@ from benchmarks.contestants import CALIBRATION, CONTESTANTS, REFERENCE, Job, Var
 from mopt import isolation, registry
 from mopt.artifacts.model import Model
 from mopt.errors import MoptError
-from mopt.profiles.machine import detect, noise
+from mopt.profiles.machine import detect
 from mopt.profiles.measure import interleave, ratio
+from mopt.profiles.noise import Watch
 from mopt.runtimes._base import SessionProcess
 from tests import models
 
@@ -143,7 +144,7 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "model": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": detect().model_dump(),
-        "noise": noise(),
+        "noise": Watch().seen(),
         "versions": _versions(arguments.olive_python),
         "threads": arguments.threads,
         "rounds": arguments.rounds,

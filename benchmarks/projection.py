@@ -37,7 +37,8 @@ from mopt.passes._base import FilePass
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
-from mopt.profiles.machine import detect, noise
+from mopt.profiles.machine import detect
+from mopt.profiles.noise import Watch
 from mopt.profiles.roofline import HOLDOUT, Peak, bound_by, measure_peak, project, reconciled, roofline_ms
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
@@ -308,7 +309,7 @@ def _circumstances(peak: Peak) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": detect().model_dump(),
-        "noise": noise(),
+        "noise": Watch().seen(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "peak": dataclasses.asdict(peak),
         "widened_by": HOLDOUT,
@@ -319,7 +320,7 @@ def _markdown(table: str) -> str:
     machine = detect()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{machine.cpu}, {machine.cores} cores, {versions}, {today}, load {noise().get('load_1m', '?')}\n\n{table}\n"
+    return f"{machine.cpu}, {machine.cores} cores, {versions}, {today}, load {Watch().seen().get('load_1m', '?')}\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from mopt.profiles.load import generate_load, limited
 from mopt.profiles.machine import detect
 from mopt.profiles.measure import percentile
 from mopt.profiles.probe import Probe, probe_server
-from mopt.profiles.protocols import PROTOCOLS, Endpoint, Protocol, Request, ask, connect, encode
+from mopt.profiles.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
 from mopt.profiles.simulate import Policy, Service, forecast, largest_rate, simulate
 from mopt.progress import Progress, Silent
 from mopt.recipe import make_recipe
@@ -232,6 +232,7 @@ def bench_server(
     timeout_s: float = 10.0,
     cores: int | None = None,
     predict: bool = True,
+    headers: tuple[tuple[str, str], ...] = (),
     progress: Progress | None = None,
 ) -> ServerBench:
     """Put a running server under an open-loop load; it is first asked for a golden sample, and must answer as the artifact did.
@@ -249,6 +250,7 @@ def bench_server(
         timeout_s: After it a request has failed.
         cores: The last so many cores are the generator's; default: any.
         predict: Probe the idle server first, and predict each test from it; only for one instance that batches.
+        headers: Sent with every request, as metadata over gRPC.
         progress: Receives the stages.
 
     Raises:
@@ -257,7 +259,7 @@ def bench_server(
     """
     manifest = read_manifest(artifact)
     golden = bundle.read_golden(artifact)
-    endpoint = _endpoint(url, manifest, protocol, model)
+    endpoint = _endpoint(url, manifest, protocol, model, headers)
     _check_answer(endpoint, manifest, golden)
     requests = encode(endpoint, samples if samples is not None else [inputs for inputs, _ in golden])
     own = sorted(os.sched_getaffinity(0))[-cores:] if cores and hasattr(os, "sched_getaffinity") else None
@@ -311,16 +313,16 @@ def _guess(probe: Probe | None, policy: Policy, p99_ms: float | None, arrivals: 
 _LESS = "look at the server's log, or load it less"
 
 
-def _endpoint(url: str, manifest: Manifest, protocol: str | None, model: str | None) -> Endpoint:
+def _endpoint(
+    url: str, manifest: Manifest, protocol: str | None, model: str | None, headers: tuple[tuple[str, str], ...]
+) -> Endpoint:
     if protocol is not None and protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol: {protocol}", nearest(protocol, PROTOCOLS))
     known: Protocol | None = protocol
     try:
-        return connect(url, model=model, protocol=known)
-    except UserError:
-        if model is not None:
-            raise
-        return connect(url, model=model_name(manifest.name), protocol=known)
+        return connect(url, model=model, protocol=known, headers=headers)
+    except AmbiguousModelError:
+        return connect(url, model=model_name(manifest.name), protocol=known, headers=headers)
 
 
 def _check_answer(endpoint: Endpoint, manifest: Manifest, golden: Sequence[tuple[Feed, Feed]]) -> None:

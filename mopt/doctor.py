@@ -11,7 +11,8 @@ from importlib import metadata
 from typing import Any
 
 from mopt.artifacts.store import default_root
-from mopt.profiles.machine import detect, noise
+from mopt.profiles.machine import detect
+from mopt.profiles.noise import Watch
 
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?[^;]*(?:;(.*))?$")
 _BUSY = 1.0
@@ -66,7 +67,7 @@ def _problems(free: float) -> list[str]:
     problems = []
     if free < _LITTLE_DISK:
         problems.append(f"only {free / 1e9:.1f} GB free where the cache lies; set $MOPT_CACHE to another disk")
-    load = noise().get("load_1m", 0.0)
+    load = Watch().seen().get("load_1m", 0.0)
     if load > _BUSY:
         problems.append(f"the load is {load}: other work here makes measurements noisy")
     if not os.access(next(p for p in (default_root(), *default_root().parents) if p.exists()), os.W_OK):

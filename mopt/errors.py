@@ -6,6 +6,7 @@ __all__ = [
     "CandidateRejectedError",
     "ExitCode",
     "GateFailedError",
+    "GateInconclusiveError",
     "MissingDependencyError",
     "MoptError",
     "NotApplicableError",
@@ -23,6 +24,7 @@ class ExitCode(enum.IntEnum):
     BUG = 1
     USAGE = 2
     GATE_FAILED = 3
+    INCONCLUSIVE = 4
     INTERRUPTED = 130
 
 
@@ -84,6 +86,12 @@ class GateFailedError(MoptError):
     """What was measured is not within what was asked."""
 
     exit_code = ExitCode.GATE_FAILED
+
+
+class GateInconclusiveError(MoptError):
+    """What was measured does not tell whether it is within what was asked."""
+
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class NotApplicableError(MoptError):

@@ -31,7 +31,8 @@ from mopt.passes._onnx import model_metadata
 from mopt.plan import Candidate, Traits, plan, reference_candidate, traits_of
 from mopt.profiles.arrivals import Arrivals, parse_arrivals
 from mopt.profiles.batching import recommend
-from mopt.profiles.machine import detect, noise
+from mopt.profiles.machine import detect
+from mopt.profiles.noise import Watch
 from mopt.profiles.target import Target, check_measurable, load_target
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe, make_recipe
@@ -86,6 +87,7 @@ class _Request:
     progress: Progress
     threads: int
     arrivals: Arrivals
+    watch: Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +184,7 @@ def _check(recipe: Recipe, progress: Progress, store: Store | None) -> _Request:
         progress=progress,
         threads=recipe.search.threads or machine.cores,
         arrivals=parse_arrivals(recipe.traffic.arrivals),
+        watch=Watch(),
     )
 
 
@@ -211,7 +214,7 @@ def _feeds(split: Split) -> list[Feed]:
 
 def _key(request: _Request, material: _Material) -> dict[str, Any]:
     return {
-        "recipe": request.recipe.model_dump(mode="json"),
+        "recipe": request.recipe.model_dump(mode="json", exclude={"gate"}),
         "source": material.exported.model.digest,
         "exporter": request.exporter.key(),
         "data": material.split.digest,
@@ -264,7 +267,7 @@ def _capacity(request: _Request, question: Question, found: Found) -> ServingPro
     """The winner as a server runs it; measured only when there is traffic to plan for."""
     profile, traffic, options = found.chosen.profile, request.recipe.traffic, request.recipe.search
     assert profile is not None
-    known = without_layouts(profile, request.machine, noise(), batches=question.signature.batches)
+    known = without_layouts(profile, request.machine, request.watch.seen(), batches=question.signature.batches)
     if traffic.rate is None and traffic.p99 is None:
         return known
     try:
@@ -353,7 +356,7 @@ def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
         recipe=recipe.model_dump(mode="json"),
         target=request.target.model_dump(mode="json"),
         machine=request.machine,
-        noise=noise(),
+        noise=request.watch.seen(),
         versions={name: version for name, version in versions(LIBRARIES).items() if version},
         source=built.bound.record,
         simplified=built.prepared.note,

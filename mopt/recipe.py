@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Recipe", "Search", "Traffic", "load_recipe", "make_recipe", "parse_milliseconds"]
+__all__ = ["Gate", "Recipe", "Search", "Traffic", "load_recipe", "make_recipe", "parse_milliseconds"]
 
 import os
 import re
@@ -103,6 +103,32 @@ class Search(_Section):
     ] = "accept"
 
 
+class Gate(_Section):
+    """What mopt gate holds a new model to, besides metric and tolerance; a build does not read it."""
+
+    limits: Annotated[
+        dict[str, str],
+        pydantic.Field(
+            description='name = amount: a metric ("-0.5pp"), p50, p90, p99, throughput, memory, load, first, size ("+5%")'
+        ),
+    ] = {}
+    slices: Annotated[tuple[str, ...], pydantic.Field(description="columns whose values are judged one by one")] = ()
+    slice_tolerance: Annotated[str, pydantic.Field(description="what a slice may lose; default: the tolerance")] = ""
+    slice_tolerances: Annotated[dict[str, str], pydantic.Field(description='the same for one: "language=de" = "5%"')] = {}
+    strict_slices: Annotated[bool, pydantic.Field(description="a slice that too few samples cannot tell is inconclusive")] = (
+        False
+    )
+    confidence: Annotated[float, pydantic.Field(ge=0.5, lt=1, description="of each answer")] = 0.95
+    inconclusive: Annotated[Literal["fail", "pass"], pydantic.Field(description="what it means when it cannot be told")] = (
+        "fail"
+    )
+    batches: Annotated[
+        tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...],
+        pydantic.Field(description="batch sizes to time; default: 1 and the largest that is served"),
+    ] = ()
+    budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
+
+
 class Recipe(_Section):
     """What to build."""
 
@@ -121,6 +147,7 @@ class Recipe(_Section):
     data: DataSpec
     traffic: Traffic = Traffic()
     search: Search = Search()
+    gate: Gate = Gate()
 
     @pydantic.field_validator("tolerance", mode="before")
     @classmethod

@@ -36,10 +36,10 @@ from mopt.entry import (
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
 from mopt.evaluators.gate import judge
 from mopt.finals import Found, decide
-from mopt.mixed import mixed_variants
+from mopt.mixed import MOST_TRIALS, fewest, mixing
 from mopt.plan import Candidate
 from mopt.profiles.measure import TurnLog, interleave, ratio, summarize
-from mopt.progress import Progress
+from mopt.progress import Progress, Silent
 from mopt.runtimes._base import SessionProcess
 from mopt.trials import Compiled, compile_candidate, evaluate, record_outputs, score
 
@@ -278,10 +278,11 @@ def _refine(
 ) -> list[Entry]:
     """For a fast candidate that is wrong, leave its worst operators in float until it is right."""
     bar = max([1.0, *(entry.quick.value for entry in entries if entry.alive and entry.quick)])
+    lost = (Rejection.WORSE, Rejection.UNPROVEN)
     wrong = [
         entry
         for entry in entries
-        if entry.trial.outcome and entry.trial.outcome.rejection is Rejection.WORSE and entry.quick and entry.quick.value > bar
+        if entry.trial.outcome and entry.trial.outcome.rejection in lost and entry.quick and entry.quick.value > bar
     ]
     found: list[Entry] = []
     refined: set[str | None] = set()
@@ -289,23 +290,52 @@ def _refine(
         if len(refined) == _REFINED or entry.trial.model_digest in refined:
             continue
         refined.add(entry.trial.model_digest)
-        assert entry.model is not None
-        variants = mixed_variants(entry.candidate, question.prepared, entry.model, question.store, question.memory)
-        progress.stage(f"mixed precision for {entry.trial.name}", len(variants))
-        for variant in variants:
-            if time.monotonic() > deadline:
-                break
-            trial = _try_variant(question, truth, variant)
-            found.append(_step(progress, trial))
-            if trial.alive:
-                break
-    if any(entry.alive for entry in found):
-        found = _quick_look(question, base, found, progress)
+        found += _mix(question, base, truth, entry, deadline, progress)
     return found
 
 
-def _try_variant(question: Question, truth: _Truth, variant: Candidate) -> Entry:
+def _mix(question: Question, base: Entry, truth: _Truth, entry: Entry, deadline: float, progress: Progress) -> list[Entry]:
+    """Try variants of one candidate; all are returned, so that the report shows quality against speed of each."""
+    assert entry.model is not None
+    samples = question.calibration if len(question.calibration) else question.evaluation
+    plan = mixing(entry.candidate, question.prepared, entry.model, samples, question.store, question.memory)
+    if plan is None:
+        return []
+    progress.stage(f"mixed precision for {entry.trial.name}", MOST_TRIALS)
+    found: dict[str, Entry] = {}
+
+    def holds(variant: Candidate) -> bool | None:
+        if time.monotonic() > deadline:
+            return None
+        tried = _try_variant(question, base, truth, variant)
+        found[variant.name] = _step(progress, tried)
+        if tried.alive:
+            return True
+        outcome = tried.trial.outcome
+        assert outcome is not None
+        return False if outcome.rejection in (Rejection.WORSE, Rejection.UNPROVEN) else None
+
+    def slowest(names: Sequence[str]) -> Sequence[str]:
+        times = _float_times(question, base)
+        return sorted(names, key=lambda name: times.get(name, 0.0), reverse=True)
+
+    for _ in fewest(plan, holds, slowest):
+        pass
+    return list(found.values())
+
+
+def _float_times(question: Question, base: Entry) -> dict[str, float]:
+    """What each operator takes in the reference, in ms; empty where the runtime does not tell."""
+    feed = batch_feeds(question.signature, question.evaluation, _quick_batch(question), count=1)[0]
+    with contextlib.suppress(CandidateRejectedError), open_session(base) as session:
+        return {layer.name: layer.ms for layer in session.layers(feed)}
+    return {}
+
+
+def _try_variant(question: Question, base: Entry, truth: _Truth, variant: Candidate) -> Entry:
     entry = _compile(variant, question)
+    if entry.alive:
+        (entry,) = _quick_look(question, base, [entry], Silent())
     if entry.alive:
         entry = _judge_few(question, truth, entry)
     return _judge(question, truth, entry) if entry.alive else entry

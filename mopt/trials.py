@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Compiled", "Evaluation", "compile_candidate", "evaluate", "record_outputs", "run_cached", "score"]
+__all__ = ["Compiled", "Evaluation", "compile_candidate", "evaluate", "record_outputs", "run_all", "run_cached", "score"]
 
 import dataclasses
 import itertools
@@ -126,9 +126,22 @@ def _shapes(feed: Feed) -> list[tuple[int, ...]]:
     return [value.shape for value in feed.values()]
 
 
-def record_outputs(model: Model, runtime: Runtime, signature: Signature, samples: Samples, store: Store) -> Samples:
-    """Run the reference over the samples once and keep its outputs on disk, for everything that is compared with them."""
+def record_outputs(
+    model: Model, runtime: Runtime, signature: Signature, samples: Samples, store: Store, run: int = 0
+) -> Samples:
+    """Run a model over the samples and keep its outputs on disk, for everything that is compared with them.
+
+    Args:
+        model: What to run.
+        runtime: What runs it.
+        signature: What it takes.
+        samples: The inputs.
+        store: Where outputs are kept.
+        run: Another number is another run, for a model that does not answer the same each time.
+    """
     key = {**_session_key(model, runtime), "samples": samples.digest, "signature": signature.model_dump(mode="json")}
+    if run:
+        key["run"] = run
 
     def make(folder: Path) -> None:
         with SessionProcess(runtime, model) as session:
@@ -195,10 +208,11 @@ def evaluate(
     return Evaluation(rows, json.loads((folder / "fidelity.json").read_text()))
 
 
-def score(answers: Samples, metric: Metric, samples: Samples) -> npt.NDArray[np.float64]:
-    """Score the reference's own answers, which are on disk already; shape [samples, columns]."""
+def score(answers: Samples, metric: Metric, samples: Samples, reference: Samples | None = None) -> npt.NDArray[np.float64]:
+    """Score answers that are on disk already against the reference's, by default themselves; shape [samples, columns]."""
     labels = samples.labels or [None] * len(samples)
-    return stack_rows([metric.rows(answer, label, answer) for answer, label in zip(answers, labels, strict=True)])
+    truths = answers if reference is None else reference
+    return stack_rows([metric.rows(answer, label, truth) for answer, label, truth in zip(answers, labels, truths, strict=True)])
 
 
 def _session_key(model: Model, runtime: Runtime) -> Mapping[str, Any]:

@@ -479,7 +479,7 @@ def minilm_sentiment(home: Path, count: int) -> None:
 def _sentences(cache: Path) -> list[tuple[str, int]]:
     """Return sentences and 1 where people rated them above neutral, from the article's data in a source archive."""
     member = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
-    with zipfile.ZipFile(_source_archive(SENTENCES, cache)) as outer:
+    with zipfile.ZipFile(source_archive(SENTENCES, cache)) as outer:
         inner = next(name for name in outer.namelist() if name.endswith("hutto_ICWSM_2014.tar.gz"))
         with outer.open(inner) as stream, tarfile.open(fileobj=stream) as tar:
             file = tar.extractfile(member)
@@ -488,7 +488,7 @@ def _sentences(cache: Path) -> list[tuple[str, int]]:
     return [(text, int(float(rating) > 0)) for _, rating, text in rows]
 
 
-def _source_archive(requirement: str, cache: Path) -> Path:
+def source_archive(requirement: str, cache: Path) -> Path:
     """Return a package's source archive from ``$MOPT_TEST_PACKAGES`` or ``cache``, or let pip fetch it."""
     stem = requirement.replace("==", "-")
     places = [Path(os.environ["MOPT_TEST_PACKAGES"])] if "MOPT_TEST_PACKAGES" in os.environ else []

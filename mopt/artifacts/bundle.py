@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_destination", "place", "read_golden", "verify_files", "write_artifact"]
+__all__ = ["check_destination", "place", "published", "read_golden", "verify_files", "write_artifact"]
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mopt.artifacts.disk import (
@@ -40,8 +40,16 @@ _MARKS = {"schema_version", "mopt_version", "chosen", "files"}
 """Keys of a manifest.json that tell an artifact from any other folder with a file of that name."""
 
 
-def check_destination(destination: Path, *, force: bool = False) -> None:
+def check_destination(
+    destination: Path, *, force: bool = False, ours: Callable[[Path], bool] | None = None, what: str = "an artifact"
+) -> None:
     """Refuse a destination that an artifact cannot be written to, before any work is done for it.
+
+    Args:
+        destination: A folder.
+        force: Whether what is ours may be replaced.
+        ours: Whether a folder is one that may be replaced; default: an artifact.
+        what: Such a folder in words.
 
     Raises:
         UserError: When something is there that must not be replaced, or the folder cannot be written to.
@@ -50,7 +58,7 @@ def check_destination(destination: Path, *, force: bool = False) -> None:
     if destination.is_symlink():
         raise UserError(f"{destination} is a symbolic link", "give the folder that it points to, or another name")
     if destination.exists():
-        _check_existing(destination, force=force)
+        _check_existing(destination, force=force, ours=ours or _is_artifact, what=what)
     parent = next(path for path in destination.parents if path.exists())
     if not parent.is_dir():
         raise UserError(f"{parent} is a file, not a folder", "choose another destination")
@@ -89,7 +97,7 @@ def write_artifact(
     Raises:
         UserError: When the destination cannot be written or must not be replaced; nothing is left then.
     """
-    with _published(destination, force=force) as partial:
+    with published(destination, force=force) as partial:
         _copy_model(model, partial / "model")
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         for name in serving:
@@ -107,15 +115,20 @@ def place(artifact: Path, destination: Path, *, force: bool = False) -> None:
     Raises:
         UserError: When the destination cannot be written or must not be replaced; nothing is left then.
     """
-    with _published(destination, force=force) as partial:
+    with published(destination, force=force) as partial:
         _copy_tree(artifact, partial)
 
 
 @contextlib.contextmanager
-def _published(destination: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a hidden folder beside ``destination`` that becomes it in one step, when the block ends well."""
+def published(
+    destination: Path, *, force: bool, ours: Callable[[Path], bool] | None = None, what: str = "an artifact"
+) -> Iterator[Path]:
+    """Yield a hidden folder beside ``destination`` that becomes it in one step, when the block ends well.
+
+    The arguments are those of :func:`check_destination`.
+    """
     destination = _absolute(destination)
-    check_destination(destination, force=force)
+    check_destination(destination, force=force, ours=ours, what=what)
     with disk_errors(destination), _parents(destination):
         _recover(destination)
         remove_stale(destination)
@@ -123,7 +136,7 @@ def _published(destination: Path, *, force: bool) -> Iterator[Path]:
             yield partial
             _set_folder_modes(partial)
             make_durable(partial, 0o644)
-            _publish(partial, destination, force=force)
+            _publish(partial, destination, force=force, ours=ours or _is_artifact, what=what)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
@@ -184,7 +197,7 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _check_existing(destination: Path, *, force: bool) -> None:
+def _check_existing(destination: Path, *, force: bool, ours: Callable[[Path], bool], what: str) -> None:
     if not destination.is_dir():
         raise UserError(f"{destination} is a file", "choose another destination")
     if os.path.ismount(destination):
@@ -195,8 +208,8 @@ def _check_existing(destination: Path, *, force: bool) -> None:
         empty = next(destination.iterdir(), None) is None
     if empty:
         return
-    if not _is_artifact(destination):
-        raise UserError(f"{destination} is not empty, and not an artifact", "choose another destination")
+    if not ours(destination):
+        raise UserError(f"{destination} is not empty, and not {what}", "choose another destination")
     if not force:
         raise UserError(f"{destination} exists already", "replace it with --force, or choose another destination")
 
@@ -273,13 +286,13 @@ def _set_folder_modes(folder: Path) -> None:
         Path(parent).chmod(0o755)
 
 
-def _publish(partial: Path, destination: Path, *, force: bool) -> None:
+def _publish(partial: Path, destination: Path, *, force: bool, ours: Callable[[Path], bool], what: str) -> None:
     try:
         partial.rename(destination)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        check_destination(destination, force=force)  # another build may have been faster
+        check_destination(destination, force=force, ours=ours, what=what)  # another build may have been faster
         _replace(partial, destination)
     sync(destination.parent)
 

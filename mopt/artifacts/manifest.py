@@ -12,6 +12,7 @@ __all__ = [
     "Estimate",
     "Export",
     "Golden",
+    "LayerCost",
     "Layout",
     "Machine",
     "Manifest",
@@ -64,6 +65,8 @@ class Quality(_Record):
     reference: float
     difference: float
     bound: float
+    upper: float | None = None
+    """The one-sided upper bound, where it was asked for."""
     allowed: float
     confidence: float
     count: int
@@ -171,6 +174,16 @@ class OperatorCost(_Record):
     """What must be moved at least once: inputs, weights and outputs."""
     ms: float
     """Time of all of them together."""
+
+
+class LayerCost(_Record):
+    """A node of the runtime's graph."""
+
+    name: str
+    """Its name; those of the model's nodes that were fused into it, where the runtime tells."""
+    kind: str
+    arithmetic: Literal["fp32", "bf16", "fp16", "int8"]
+    ms: float
 
 
 class OperatorProfile(_Record):
@@ -303,7 +316,7 @@ class Manifest(_Record):
     target: dict[str, Any]
     machine: Machine
     noise: dict[str, float]
-    """Load and stolen time when the build ended."""
+    """Load, stolen time and spread of the clock frequency during the build."""
     versions: dict[str, str]
     source: Export
     simplified: str

@@ -8,11 +8,13 @@ __all__ = [
     "Fact",
     "candidate_rows",
     "environment",
+    "markdown_text",
     "render_html",
     "render_markdown",
     "serving_sentence",
     "setting_rows",
     "verdict",
+    "visible_text",
 ]
 
 import dataclasses
@@ -150,7 +152,7 @@ def _samples(quality: Quality) -> str:
 
 def render_markdown(manifest: Manifest) -> str:
     """Return the report as Markdown; names that come from models and users are escaped."""
-    return environment(_markdown).get_template("report.md.j2").render(_page(manifest))
+    return environment(markdown_text).get_template("report.md.j2").render(_page(manifest))
 
 
 def render_html(manifest: Manifest) -> str:
@@ -160,7 +162,7 @@ def render_html(manifest: Manifest) -> str:
         "latency_chart": latency_chart(manifest),
         "throughput_chart": throughput_chart(manifest),
     }
-    return environment(_visible).get_template("report.html.j2").render(_page(manifest) | charts)
+    return environment(visible_text).get_template("report.html.j2").render(_page(manifest) | charts)
 
 
 @functools.cache
@@ -171,7 +173,7 @@ def environment(finalize: Callable[[Any], Any] | None = None) -> jinja2.Environm
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=jinja2.select_autoescape(("html.j2",)),
-        finalize=finalize or _visible,
+        finalize=finalize or visible_text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -509,7 +511,7 @@ def _full_stop(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _visible(value: Any) -> Any:
+def visible_text(value: Any) -> Any:
     """Drop characters that no page can show; the template engine escapes the rest."""
     return _without_controls(value) if type(value) is str else value
 
@@ -518,7 +520,7 @@ def _without_controls(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def _markdown(value: Any) -> Any:
+def markdown_text(value: Any) -> Any:
     """Escape what is markup, so that a name is only a name."""
     if type(value) is not str:
         return value
@@ -538,7 +540,7 @@ class _Markup:
 
 
 def _markdown_facts(facts: Sequence[Fact]) -> _Markup:
-    return _Markup("\n".join(f"- {_markdown(fact.name)}: {_markdown(fact.value)}" for fact in facts) + "\n")
+    return _Markup("\n".join(f"- {markdown_text(fact.name)}: {markdown_text(fact.value)}" for fact in facts) + "\n")
 
 
 def _markdown_code(value: str) -> _Markup:

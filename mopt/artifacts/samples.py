@@ -37,12 +37,14 @@ class Sample(NamedTuple):
         label: A number, a string or a list; None without labels.
         name: What people call it.
         group: Samples of one group are no independent witnesses: views of one picture, sentences of one author.
+        slices: Parts of the data that it belongs to, by column.
     """
 
     feed: Feed
     label: Any = None
     name: str = ""
     group: str | None = None
+    slices: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Samples:
         return self._listed("groups")
 
     @property
+    def slices(self) -> dict[str, list[str]]:
+        """For each column that was asked for, the part that each sample belongs to."""
+        found: dict[str, list[str]] = json.loads((self.folder / _INDEX).read_text()).get("slices") or {}
+        return {column: values[: self.count] for column, values in found.items()}
+
+    @property
     def names(self) -> list[str]:
         """What each sample is called where it came from, for people."""
         return self._listed("names") or []
@@ -109,11 +117,14 @@ def write_samples(folder: Path, samples: Iterable[Sample], *, synthetic: bool = 
     labels: list[Any] = []
     names: list[str] = []
     groups: list[str] = []
-    for index, (feed, label, name, group) in enumerate(samples):
+    slices: dict[str, list[str]] = {}
+    for index, (feed, label, name, group, parts) in enumerate(samples):
         write_feed(folder / f"{index:06d}.npz", feed)
         labels.append(label.tolist() if isinstance(label, np.ndarray | np.generic) else label)
         names.append(name)
         groups += [] if group is None else [group]
+        for column, value in (parts or {}).items():
+            slices.setdefault(column, []).append(value)
     known = [label for label in labels if label is not None]
     index_data = {
         "digest": digest([folder_digest(folder), labels, groups]),
@@ -121,6 +132,7 @@ def write_samples(folder: Path, samples: Iterable[Sample], *, synthetic: bool = 
         "synthetic": synthetic,
         "labels": labels if known else None,
         "groups": groups or None,
+        "slices": slices or None,
         "names": names,
     }
     (folder / _INDEX).write_text(json.dumps(index_data))

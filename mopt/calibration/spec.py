@@ -87,6 +87,12 @@ class DataSpec(_Section):
             "on one side only, and counts as one witness"
         ),
     ] = None
+    slices: Annotated[
+        tuple[str, ...],
+        pydantic.Field(
+            description="columns or arrays that say which part of the data a sample belongs to, such as its language"
+        ),
+    ] = ()
     columns: Annotated[
         dict[str, str | tuple[str, ...]],
         pydantic.Field(description="name of a model input -> column, or columns that make a vector"),

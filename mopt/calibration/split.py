@@ -19,7 +19,7 @@ from mopt.artifacts.model import BATCH, Feed, Signature, TensorSpec, digest, fil
 from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.artifacts.store import Store, code_digest
 from mopt.calibration.bind import Binding
-from mopt.calibration.readers._base import Reader
+from mopt.calibration.readers._base import LABEL_NAMES, Reader
 from mopt.calibration.spec import RANDOM, DataSpec
 from mopt.errors import UserError
 
@@ -71,8 +71,8 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         "tokenizer": _tokenizer_digest(spec, base),
         "code": code_digest(),
     }
-    if spec.is_random and spec.group is not None:
-        raise UserError("made-up data has no groups", "leave out the group, or give real samples")
+    if spec.is_random and (spec.group is not None or spec.slices):
+        raise UserError("made-up data has no groups and no slices", "leave them out, or give real samples")
     if spec.is_random:
         random = {**key, "random": _versions(("numpy",))}
         folder, _ = store.get("data", random, lambda target: _write_random(target, spec, signature))
@@ -168,9 +168,10 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
     binding = Binding.of(reader, signature, spec, base)
     labels, groups = reader.labels, _groups(reader, spec)
+    parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
     wanted, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
-    walk = _Walk(binding, labels, groups, order)
+    walk = _Walk(binding, labels, groups, order, parts)
     calibration = _write_side(folder / "calibration", walk.take(wanted[0]))
     walk.closed = frozenset(walk.seen)
     evaluation = _write_side(folder / "evaluation", walk.take(wanted[1]))
@@ -248,6 +249,19 @@ def _groups(reader: Reader, spec: DataSpec) -> list[str] | None:
     return [str(reader.read(index, (spec.group,))[spec.group]) for index in range(len(reader))]
 
 
+def _parts(reader: Reader, spec: DataSpec, column: str, labels: list[Any] | None) -> list[str]:
+    """Return what part of the data each sample belongs to; the labels themselves may be what parts it.
+
+    Raises:
+        UserError: When there is no such column.
+    """
+    if labels is not None and column not in reader.columns and column in (spec.label, *LABEL_NAMES, "class"):
+        return [str(label) for label in labels]
+    if column not in reader.columns:
+        raise UserError(f"{reader.path.name} has no column {column} to slice by", registry.nearest(column, reader.columns))
+    return [str(reader.read(index, (column,))[column]) for index in range(len(reader))]
+
+
 def _order_of_groups(groups: list[str], seed: int) -> npt.NDArray[np.int64]:
     """Return all positions, group after group, the groups and what is in them shuffled."""
     import numpy as np
@@ -270,6 +284,7 @@ class _Walk:
     labels: list[Any] | None
     groups: list[str] | None
     order: npt.NDArray[np.int64]
+    parts: dict[str, list[str]]
     closed: frozenset[bytes | str] = frozenset()
     left_out: int = 0
     left_behind: int = 0
@@ -296,7 +311,8 @@ class _Walk:
                 self.seen.add(group)
             taken += 1
             label = None if self.labels is None else self.labels[index]
-            yield Sample(feed, label, self.binding.reader.name(index), group)
+            parts = {column: values[index] for column, values in self.parts.items()}
+            yield Sample(feed, label, self.binding.reader.name(index), group, parts or None)
 
 
 def _content(feed: Feed) -> bytes:

@@ -14,6 +14,9 @@ import click
 
 COMMANDS = {
     "build": "Build the fastest version of a model that is still right.",
+    "gate": "Decide whether a new model is as good as the one that is served, and costs no more.",
+    "baseline": "Keep what a model answers and costs in a small file for mopt gate.",
+    "explain": "Show layer by layer what quantization does: which hurt, which are slow, which stayed in float.",
     "verify": "Check an artifact on this machine: digests and golden samples.",
     "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
     "size": "Say which machines, how many and for how much money hold a traffic.",

@@ -24,6 +24,7 @@ from mopt.cli._output import json_option, print_json, print_table, result_consol
 @click.option("--server", metavar="URL", help="Load this running server instead of a replica of its own.")
 @click.option("--protocol", help="What the server speaks: kserve-http, kserve-grpc or bentoml. Default: found out.")
 @click.option("--model", help="Name of the model on the server, or the route. Default: the artifact's.")
+@click.option("--header", "headers", multiple=True, help="Header for --server, such as 'Authorization: Bearer TOKEN'.")
 @click.option("--timeout", default="10s", help="A request of --server without an answer after this time has failed.")
 @click.option("--predict/--no-predict", default=True, help="Probe the idle --server first, and predict each test from it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile to this file, for mopt size.")
@@ -102,6 +103,7 @@ def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_j
             timeout_s=parse_milliseconds(options["timeout"], "--timeout") / 1e3,
             cores=options["cores"],
             predict=options["predict"],
+            headers=tuple(map(_header, options["headers"])),
             samples=samples,
             progress=progress,
             **asked,
@@ -112,6 +114,15 @@ def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_j
         _print_tests(found.tests, found.largest, asked["p99_ms"])
     holds: bool | None = found.holds
     return holds
+
+
+def _header(text: str) -> tuple[str, str]:
+    from mopt.errors import UserError
+
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or not value.strip() or not text.isprintable():
+        raise UserError(f"--header {name} is not a header", "write 'Name: value'")
+    return name.strip(), value.strip()
 
 
 def _check_file(path: Path, force: bool) -> None:
@@ -170,6 +181,7 @@ def _print_tests(tests: Any, largest: float | None, p99_ms: float | None) -> Non
             q.digits(test.achieved, 4),
             q.milliseconds(test.p50.value),
             q.milliseconds(test.p99.value),
+            q.milliseconds(test.p999.value),
             f"{q.digits(test.p99.low)} to {q.digits(test.p99.high)}",
             q.milliseconds(test.predicted_p99_ms) if test.predicted_p99_ms is not None else "",
             f"{test.load:.0%}" if test.load is not None else "",
@@ -179,8 +191,20 @@ def _print_tests(tests: Any, largest: float | None, p99_ms: float | None) -> Non
         ]
         for test in tests
     ]
-    headings = ["rate /s", "answered /s", "p50", "p99", "its interval", "predicted", "load", "mean batch", "no answer", ""]
-    print_table(headings, rows, title="Open-loop load, latency from the scheduled arrival", right=range(9))
+    headings = [
+        "rate /s",
+        "answered /s",
+        "p50",
+        "p99",
+        "p99.9",
+        "p99 interval",
+        "predicted",
+        "load",
+        "mean batch",
+        "no answer",
+        "",
+    ]
+    print_table(headings, rows, title="Open-loop load, latency from the scheduled arrival", right=range(10))
     console = result_console()
     for warning in sorted({test.warning for test in tests if test.warning}):
         console.print(f"warning   {warning}", markup=False, soft_wrap=True)

@@ -39,6 +39,8 @@ class Metric(abc.ABC):
 
     higher_is_better: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
+    """Whether rows depend on the reference's outputs."""
     unit: ClassVar[str] = "share"
     """``share`` for a part of one, which may be written in percentage points; else the unit in words."""
 

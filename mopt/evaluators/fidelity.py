@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LARGEST_SNR = 200.0
 """dB that stand for no difference at all: JSON has no infinity."""
+LARGEST_KL = 1e3
+_SMALLEST_SHARE = 1e-12
 
 
 class Fidelity:
@@ -35,8 +37,8 @@ class Fidelity:
         """Return ``<output>.<measure>`` -> figure.
 
         Measures of floating-point outputs: ``cosine`` (mean over samples), ``snr_db`` (power of the reference over
-        power of the difference, all samples together), ``max_abs_diff`` and, for scores of classes, ``top1``. Of other
-        outputs: ``equal``, the share of equal values.
+        power of the difference, all samples together), ``max_abs_diff`` and, for scores of classes, ``top1`` and ``kl`` (mean
+        divergence in nats). Of other outputs: ``equal``, the share of equal values.
         """
         found: dict[str, float] = {}
         for name, sums in self._outputs.items():
@@ -55,6 +57,7 @@ class _Sums:
     largest: float = 0.0
     scored: int = 0
     agreed: int = 0
+    divergence: float = 0.0
 
     def add(self, answer: npt.NDArray[Any], truth: npt.NDArray[Any]) -> None:
         import numpy as np
@@ -73,6 +76,7 @@ class _Sums:
         if looks_like_scores(truth):
             self.scored += 1
             self.agreed += int(answer.argmax() == truth.argmax())
+            self.divergence += kl_divergence(answer, truth) if answer.shape == truth.shape else float("inf")
 
     def summary(self) -> dict[str, float]:
         if self.exact:
@@ -80,6 +84,7 @@ class _Sums:
         found = {"cosine": self.cosine / self.samples, "snr_db": self._snr(), "max_abs_diff": self.largest}
         if self.scored == self.samples:
             found["top1"] = self.agreed / self.scored
+            found["kl"] = min(LARGEST_KL, self.divergence / self.scored)
         return found
 
     def _snr(self) -> float:
@@ -101,6 +106,26 @@ def cosine(answer: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
     if not size:
         return float(np.array_equal(left, right))
     return float(np.clip(left @ right / size, -1.0, 1.0))
+
+
+def kl_divergence(answer: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
+    """Return the Kullback-Leibler divergence of an answer from the truth in nats.
+
+    Scores that are no probabilities are taken as logits.
+    """
+    import numpy as np
+
+    left, right = (_probabilities(value.astype(np.float64).reshape(-1)) for value in (answer, truth))
+    return float((right * (np.log(right) - np.log(left))).sum())
+
+
+def _probabilities(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    import numpy as np
+
+    are_shares = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
+    shares = np.maximum(values if are_shares else np.exp(values - values.max()), _SMALLEST_SHARE)
+    found: npt.NDArray[Any] = shares / shares.sum()
+    return found
 
 
 def looks_like_scores(value: npt.NDArray[Any], *, strict: bool = True) -> bool:

@@ -18,13 +18,17 @@ of the above and one in which groups are what was drawn: the mean of the differe
 linearised, with Student's t (Cochran 1977, "Sampling Techniques", section 9A.2); for values that are no mean, the bootstrap
 draws whole groups.
 
+A candidate is worse for certain when the upper bound, which is the lower one with the two models exchanged, is below what is
+allowed. For right and wrong and a tolerance of nothing the exact McNemar test has to agree (McNemar 1947, "Note on the sampling
+error of the difference between correlated proportions", Psychometrika 12), which the score interval extends to a tolerance.
+
 Where nothing differs, the last one says about right or wrong what the first says without discordant samples; and so
 does the second below ten samples, from which no spread can be told.
 """
 
 from __future__ import annotations
 
-__all__ = ["judge", "paired_bound"]
+__all__ = ["discordant", "judge", "mcnemar", "paired_bound", "power"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -60,11 +64,13 @@ def judge(
     confidence: float = 0.95,
     fidelity: Mapping[str, float] | None = None,
     groups: Sequence[str] | None = None,
+    fail_when: Literal["seen", "proven"] = "seen",
 ) -> Quality:
     """Compare a candidate with the reference.
 
-    The verdict is ``fail`` when the loss that was seen is more than is allowed, ``pass`` when even the lower bound is
-    allowed, else ``inconclusive``.
+    The verdict is ``pass`` when even the lower bound is allowed. It is ``fail`` when the loss that was ``seen`` is more than is
+    allowed, which suits a choice among candidates; or, to accuse one, only when the loss is ``proven``: when even the upper
+    bound is not allowed. Else it is ``inconclusive``.
 
     Args:
         metric: That made the rows.
@@ -74,6 +80,7 @@ def judge(
         confidence: One-sided, 0.5 to 1.
         fidelity: Passed on to the record.
         groups: The group of each sample, in the same order; None where each stands for itself.
+        fail_when: What a failure takes.
 
     Raises:
         UserError: When the metric has no value on these samples.
@@ -93,10 +100,13 @@ def judge(
     scale = metric.scale(rows_reference)
     allowed = tolerance.allowed(scale, metric.unit)
     alpha, members = 1 - confidence, _members(groups)
-    bound = min(difference, _bound(metric, rows_candidate, rows_reference, difference, scale, alpha))
-    if members:
-        bound = min(bound, _bound_of_groups(metric, rows_candidate, rows_reference, members, difference, scale, alpha))
-    verdict = _verdict(difference, bound, allowed)
+    bound = _lowest(metric, rows_candidate, rows_reference, members, difference, scale, alpha)
+    upper = None
+    if fail_when == "proven":
+        upper = -_lowest(metric, rows_reference, rows_candidate, members, -difference, scale, alpha)
+        if allowed == 0 and upper < 0 and (pair := discordant(metric, rows_candidate, rows_reference)) is not None:
+            upper = upper if mcnemar(*pair) <= alpha else 0.0
+    verdict = _verdict(difference, bound, allowed, difference if upper is None else upper)
     untouched = _same(metric.scores(rows_candidate), metric.scores(rows_reference), rows_candidate, rows_reference)
     needed = None
     if verdict == "inconclusive":
@@ -107,6 +117,7 @@ def judge(
         reference=reference,
         difference=difference,
         bound=bound,
+        upper=upper,
         allowed=allowed,
         confidence=confidence,
         count=count,
@@ -131,10 +142,62 @@ def _turned(metric: Metric, difference: float) -> float:
     return (difference if metric.higher_is_better else -difference) + 0.0
 
 
-def _verdict(difference: float, bound: float, allowed: float) -> Literal["pass", "fail", "inconclusive"]:
-    if difference < allowed - ROUNDING:
+def _verdict(difference: float, bound: float, allowed: float, at_best: float) -> Literal["pass", "fail", "inconclusive"]:
+    if at_best < allowed - ROUNDING:
         return "fail"
-    return "pass" if bound >= allowed - ROUNDING else "inconclusive"
+    return "pass" if bound >= allowed - ROUNDING and difference >= allowed - ROUNDING else "inconclusive"
+
+
+def _lowest(
+    metric: Metric,
+    candidate: Rows,
+    reference: Rows,
+    members: Sequence[Positions],
+    difference: float,
+    scale: float,
+    alpha: float,
+) -> float:
+    bound = min(difference, _bound(metric, candidate, reference, difference, scale, alpha))
+    if members:
+        bound = min(bound, _bound_of_groups(metric, candidate, reference, members, difference, scale, alpha))
+    return bound
+
+
+def discordant(metric: Metric, candidate: Rows, reference: Rows) -> tuple[int, int] | None:
+    """Return how many samples only the reference has right, and only the candidate; None where none is right or wrong."""
+    scores, truth = metric.scores(candidate), metric.scores(reference)
+    if scores is None or truth is None or not (metric.decides(reference) and _binary(scores) and _binary(truth)):
+        return None
+    lost = int((scores < truth).sum()) if metric.higher_is_better else int((scores > truth).sum())
+    return lost, int((scores != truth).sum()) - lost
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the one-sided p-value of the exact McNemar test: the chance of so many losses among as many discordant samples."""
+    from scipy import stats
+
+    return float(stats.binom.sf(lost - 1, lost + gained, 0.5)) if lost + gained else 1.0
+
+
+def power(quality: Quality, *, wanted: float = 0.9) -> tuple[float, float]:
+    """Say what a gate with so many samples can do, from the spread that was seen.
+
+    Returns:
+        The chance that a candidate as good as the reference passes; and the loss, as a positive number, with which a candidate
+        is refused with the chance ``wanted``. Both are by the normal approximation of the bound; where no sample differs, by
+        the binomial distribution of the samples that would.
+    """
+    from scipy import stats
+
+    alpha, count = 1 - quality.confidence, quality.groups or quality.count
+    if quality.difference == 0 and math.isclose(quality.bound, -_unseen(count, alpha)):
+        return _power_of_equals(count, alpha, quality.allowed, wanted)
+    level = float(stats.norm.ppf(quality.confidence))
+    spread = (quality.difference - quality.bound) / level if level else 0.0
+    if spread <= 0:
+        return 1.0, -quality.allowed
+    passes = float(stats.norm.cdf((-quality.allowed) / spread - level))
+    return passes, max(0.0, -quality.allowed + (float(stats.norm.ppf(wanted)) - level) * spread)
 
 
 def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, scale: float, alpha: float) -> float:
@@ -148,11 +211,20 @@ def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, 
         unseen = 1.0 if decides else scale
         careful = len(reference) < _FEW or (decides and bound == difference)
         return min(bound, difference - unseen * _unseen(len(reference), alpha)) if careful else bound
-    if decides and _binary(scores) and _binary(truth):
-        lost = int((scores < truth).sum()) if metric.higher_is_better else int((scores > truth).sum())
-        discordant = int((scores != truth).sum())
-        return paired_bound(lost, discordant - lost, len(truth), alpha)
+    if (pair := discordant(metric, candidate, reference)) is not None:
+        return paired_bound(*pair, len(truth), alpha)
     return _mean_bound(scores - truth if metric.higher_is_better else truth - scores, decides, scale, alpha)
+
+
+def _power_of_equals(count: int, alpha: float, allowed: float, wanted: float) -> tuple[float, float]:
+    from scipy import stats
+
+    if -_unseen(count, alpha) < allowed:
+        return 0.0, 0.0
+    most = 0
+    while most < count and paired_bound(most + 1, 0, count, alpha) >= allowed:
+        most += 1
+    return 1.0, float(stats.beta.ppf(wanted, most + 1, count - most))
 
 
 def _binary(scores: Rows) -> bool:

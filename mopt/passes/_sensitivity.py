@@ -29,6 +29,9 @@ _MOVES = {
     *("Unsqueeze", "FakeQuantize", "Interpolate", "AvgPool", "VariadicSplit", "StridedSlice", "Result", "Convert"),
 }
 """Operators that hand on what they are given: the error is not theirs."""
+_INTEGER = {"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "MatMulNBits"}
+_NEAR = 4
+"""Operators between an integer product and the value that stands for the float one's: cast, scale, bias."""
 
 
 def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit: int = 16) -> list[dict[str, Any]]:
@@ -41,7 +44,7 @@ def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit
 
     Args:
         float_model: The ONNX model that was quantized.
-        quantized_model: What :class:`QuantizeInt8Static` (``.onnx``) or :class:`QuantizeInt8Nncf` (``.xml``) made of it.
+        quantized_model: What a pass made of it that quantizes to integers: an ``.onnx``, or an ``.xml`` of NNCF.
         samples: Real samples.
         limit: How many of them to use.
 
@@ -60,9 +63,13 @@ def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit
         (folder / "merged").mkdir()
         noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
         run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)
-    return [
-        _entry(str(node.name).removeprefix(PREFIX), node.op_type, noise.decibel(str(node.outputs[0].name))) for node in pairs
-    ]
+    found = []
+    for node, value in pairs.items():
+        own = value.producer()
+        name = str(own.name) if own is not None and own.name else str(node.name).removeprefix(PREFIX)
+        kind = own.op_type if own is not None else node.op_type
+        found.append(_entry(name, kind, noise.decibel(str(node.outputs[0].name))))
+    return found
 
 
 def _rank_openvino(float_model: Path, quantized_model: Path, samples: Samples, limit: int) -> list[dict[str, Any]]:
@@ -162,9 +169,9 @@ def merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
     for value in quantized.graph.inputs:
         value.replace_all_uses_with(values[value.name])
     for node in nodes:
-        source = node.inputs[0] if node.op_type == "QuantizeLinear" else None
-        if source is not None and (name := str(source.name).removesuffix(_RENAMED)) in values:
-            node.replace_input_with(0, values[name])
+        for index, source in enumerate(node.inputs):
+            if source is not None and (name := str(source.name).removesuffix(_RENAMED)) in values:
+                node.replace_input_with(index, values[name])
     for value in list(quantized.graph.initializers.values()):
         del quantized.graph.initializers[str(value.name)]
         value.name = f"{PREFIX}{value.name}"
@@ -184,4 +191,19 @@ def _is_quantized(node: ir.Node) -> bool:
     if node.op_type in _MOVES:
         return False
     producers = [value.producer() for value in node.inputs if value is not None]
-    return any(producer is not None and producer.op_type == "DequantizeLinear" for producer in producers)
+    return _is_integer(node, _NEAR) or any(
+        producer is not None and producer.op_type == "DequantizeLinear" for producer in producers
+    )
+
+
+def _is_integer(node: ir.Node, reach: int) -> bool:
+    """Whether an integer product made what this node hands on; what lies behind a float value is another operator's."""
+    if node.op_type in _INTEGER:
+        return True
+    if reach == 0 or node.op_type not in ("Mul", "Add", "Cast"):
+        return False
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return any(
+        producer is not None and str(producer.name).startswith(PREFIX) and _is_integer(producer, reach - 1)
+        for producer in producers
+    )

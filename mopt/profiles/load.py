@@ -6,7 +6,7 @@ answers, or counts from sending, sends less the slower the server is, and hides 
 
 from __future__ import annotations
 
-__all__ = ["LoadResult", "generate_load", "limited"]
+__all__ = ["LoadResult", "generate_load", "keep_busy", "limited"]
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ import select
 import selectors
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mopt import isolation
@@ -137,6 +137,37 @@ def generate_load(
     )
 
 
+def keep_busy(
+    endpoint: Endpoint,
+    requests: Sequence[Request],
+    *,
+    in_flight: int,
+    answers: int,
+    timeout_s: float,
+    cores: Collection[int] | None = None,
+) -> tuple[list[float], str]:
+    """Keep as many requests under way, each sent again when it is answered; from a process of its own.
+
+    Args:
+        endpoint: The model.
+        requests: Serialised requests, used in turn.
+        in_flight: How many are under way.
+        answers: After how many answers it ends.
+        timeout_s: After it a request has failed, and nothing more is sent.
+        cores: Where the generator runs.
+
+    Returns:
+        When each answer was there, in ms, ascending; and what the first request that failed was told.
+
+    Raises:
+        UserError: When the server is not there at the start.
+    """
+    most = 2 * _START_SECONDS + timeout_s * (1 + answers / in_flight)
+    own = sorted(cores) if cores else None
+    found = isolation.run(_keep_busy, endpoint, list(requests), in_flight, answers, timeout_s, own, timeout=most)
+    return found["moments_ms"], found["error"]
+
+
 def limited(result: LoadResult) -> str:
     """Return a warning when the generator itself is what limits the figures, else an empty string."""
     import numpy as np
@@ -161,6 +192,16 @@ def limited(result: LoadResult) -> str:
 def _generate(
     endpoint: Endpoint, requests: Sequence[Request], arrivals_ms: Floats, timeout_s: float, cores: Sequence[int] | None
 ) -> dict[str, Any]:
+    return _in_loop(_run(endpoint, requests, arrivals_ms / 1e3, timeout_s), cores)
+
+
+def _keep_busy(
+    endpoint: Endpoint, requests: Sequence[Request], in_flight: int, answers: int, timeout_s: float, cores: Sequence[int] | None
+) -> dict[str, Any]:
+    return _in_loop(_circulate(endpoint, requests, in_flight, answers, timeout_s), cores)
+
+
+def _in_loop(work: Coroutine[Any, Any, dict[str, Any]], cores: Sequence[int] | None) -> dict[str, Any]:
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     _allow_many_files()
@@ -168,7 +209,7 @@ def _generate(
         # Else Linux lets a wait last 50 us longer, so that wake-ups fall together.
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     with asyncio.Runner(loop_factory=_make_loop) as runner:
-        return runner.run(_run(endpoint, requests, arrivals_ms / 1e3, timeout_s))
+        return runner.run(work)
 
 
 class _PreciseSelector(selectors.DefaultSelector):
@@ -243,6 +284,29 @@ async def _run(endpoint: Endpoint, requests: Sequence[Request], arrivals: Floats
     }
 
 
+async def _circulate(
+    endpoint: Endpoint, requests: Sequence[Request], in_flight: int, answers: int, timeout_s: float
+) -> dict[str, Any]:
+    """Run :func:`keep_busy`."""
+    loop = asyncio.get_running_loop()
+    open_sender = _grpc_sender if endpoint.protocol == "kserve-grpc" else _http_sender
+    moments: list[float] = []
+    errors: list[str] = []
+    async with open_sender(endpoint, in_flight) as send:
+
+        async def one(index: int) -> None:
+            while len(moments) < answers and not errors:
+                outcome, error = await send(requests[index % len(requests)], loop.time() + timeout_s)
+                if outcome != _Outcome.OK:
+                    errors.append(error or "time-out")
+                    return
+                moments.append(loop.time())
+                index += in_flight
+
+        await asyncio.gather(*(one(index) for index in range(in_flight)))
+    return {"moments_ms": [moment * 1e3 for moment in moments[:answers]], "error": errors[0] if errors else ""}
+
+
 class _Usage:
     """CPU time since it was made, in the thread that made it and in all."""
 
@@ -270,7 +334,7 @@ async def _http_sender(endpoint: Endpoint, connections: int) -> AsyncIterator[_S
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         # Triton compresses its answers for whoever accepts it, and that is not what is measured.
-        headers={"Accept-Encoding": "identity"},
+        headers={"Accept-Encoding": "identity"} | dict(endpoint.server.headers),
         auto_decompress=False,
     ) as session:
 
@@ -323,7 +387,7 @@ async def _grpc_sender(endpoint: Endpoint, connections: int) -> AsyncIterator[_S
 
         async def send(request: Request, deadline: float) -> tuple[_Outcome, str]:
             try:
-                await infer(request.body, timeout=max(1e-3, deadline - loop.time()))
+                await infer(request.body, timeout=max(1e-3, deadline - loop.time()), metadata=endpoint.server.metadata)
             except grpc.aio.AioRpcError as error:
                 text = _line(f"{error.code().name}: {error.details()}")
                 if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -334,7 +398,7 @@ async def _grpc_sender(endpoint: Endpoint, connections: int) -> AsyncIterator[_S
             return _Outcome.OK, ""
 
         try:
-            await channel.unary_unary(ALIVE)(b"", timeout=_START_SECONDS)
+            await channel.unary_unary(ALIVE)(b"", timeout=_START_SECONDS, metadata=endpoint.server.metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise _not_there(endpoint, error.details() or "") from None

@@ -1,8 +1,8 @@
-"""The machine that measures: what it can do, and how quiet it is."""
+"""The machine that measures: what it can do."""
 
 from __future__ import annotations
 
-__all__ = ["Bandwidth", "Cache", "caches", "clock_ghz", "detect", "memory_bandwidth", "noise", "per_cycle"]
+__all__ = ["Bandwidth", "Cache", "caches", "clock_ghz", "detect", "memory_bandwidth", "per_cycle"]
 
 import contextlib
 import dataclasses
@@ -70,15 +70,6 @@ def detect() -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
     )
-
-
-def noise() -> dict[str, float]:
-    """Return what tells whether timings can be trusted: load of the last minute, and the share of time stolen so far."""
-    found = {"load_1m": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        found["stolen"] = round(ticks[7] / max(1, sum(ticks)), 4)
-    return found
 
 
 def caches() -> tuple[Cache, ...]:

@@ -137,8 +137,8 @@ def ratio(reference: TurnLog, log: TurnLog) -> Estimate:
     return percentile(ratios, 0.5)
 
 
-def percentile(values: Sequence[float], share: float) -> Estimate:
-    """A percentile with a 95 % interval from order statistics.
+def percentile(values: Sequence[float], share: float, confidence: float = _CONFIDENCE) -> Estimate:
+    """A percentile with an interval from order statistics, by default of 95 %.
 
     Where there are too few values for the upper bound (below 299 for p99), it is the largest value.
     """
@@ -146,7 +146,7 @@ def percentile(values: Sequence[float], share: float) -> Estimate:
 
     ordered = sorted(values)
     count = len(ordered)
-    tail = (1 - _CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low = int(binom.ppf(tail, count, share))
     high = int(binom.ppf(1 - tail, count, share))
     position = share * (count - 1)

@@ -1,9 +1,12 @@
 """How long a running server takes for a batch, measured from outside.
 
-A request is sent to an idle server, and while it is served ``n`` others are sent, which must wait. Their last answer comes
-after ``c + s(1) + s(n)``, where ``s`` is what the server takes for a batch of separate requests with all of its own work, and
-``c`` the way to it and back. Alone, a request takes ``c + s(1)``. So the difference is ``s(n)``, and ``c`` is what remains.
-It holds for one instance that takes at once all that wait.
+With many requests under way all batches are full, and the answers come at ``B / s(B)``: what the server takes for the largest
+batch with all of its own work, and with caches as warm as a load keeps them. With two under way one waits while the other is
+served, and they come at ``1 / s(1)``. Sizes in between are interpolated. A request that is sent to the idle server comes back
+after ``c + s(1)``, which gives the way there and back. It holds for one instance that takes at once all that wait.
+
+A server with Triton's statistics says itself how long a batch of each size took. It is asked after a moderate load, under which
+the cores are as busy with requests as they will be; what passes between two batches is seen from outside.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ __all__ = ["Probe", "probe_server"]
 
 import dataclasses
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mopt.errors import UserError
-from mopt.profiles.load import generate_load
-from mopt.profiles.protocols import Endpoint, Request
-from mopt.profiles.simulate import Service
+from mopt.profiles.arrivals import Arrivals
+from mopt.profiles.load import generate_load, keep_busy
+from mopt.profiles.protocols import Endpoint, Request, batch_times
+from mopt.profiles.simulate import REQUESTS, Policy, Service, simulate_requests
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +30,18 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-_FIRST_GAP_MS = 250.0
-_FIRST_LOOKS = 8
-_SECOND = 0.05
-"""When the others are sent, as a share of the time of the first one."""
-_PATIENCE = 1.5
-"""Pause between two groups over the time that they take when nothing is gained by batching."""
+_LOOKS = 12
+_GAP_MS = 250.0
+_SETTLING = 4
+"""Batches before the requests fall into step."""
+_DEPTH = 4
+"""Full batches that are under way: the server never waits for the way back and forth."""
+_BLOCK = 4
+_MODERATE = 0.6
+"""Share of the capacity at which a server is asked how long its batches take: there it makes batches of every size."""
+_FEWEST, _SECONDS = 400, 3.0
+_SEEN = 20
+"""Batches of a size that are enough for a mean of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +50,16 @@ class Probe:
 
     Attributes:
         service: For batches of separate requests.
-        offset_ms: On top of it for each request: the way there and back, and what does not keep the next batch waiting.
+        offset_ms: The way there and back.
     """
 
     service: Service
     offset_ms: float
+
+    def latencies(self, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS) -> Floats:
+        """Simulate a load; return what a caller sees of each request, in ms."""
+        found, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests)
+        return found + self.offset_ms
 
 
 def probe_server(
@@ -52,7 +67,7 @@ def probe_server(
     requests: Sequence[Request],
     max_batch: int,
     *,
-    repeats: int = 60,
+    batches: int = 200,
     timeout_s: float = 10.0,
     cores: Collection[int] | None = None,
 ) -> Probe:
@@ -62,7 +77,7 @@ def probe_server(
         endpoint: The model.
         requests: Serialised requests of one sample, used in turn.
         max_batch: The largest batch that the server makes.
-        repeats: Groups of requests for each batch size.
+        batches: How many of each size.
         timeout_s: After it a request has failed.
         cores: Where the generator runs.
 
@@ -70,45 +85,94 @@ def probe_server(
         UserError: When the server does not answer every request.
     """
 
-    def groups(others: int, gap: float, count: int, later: float) -> list[float]:
-        """Time from the first request of each group to its last answer."""
+    def alone() -> float:
+        """Median time in ms of a request to the idle server."""
         import numpy as np
 
-        offsets = np.array([0.0] + [later] * others)
-        arrivals = (np.arange(count)[:, None] * gap + offsets[None] + gap).ravel()
+        arrivals = np.arange(1, _LOOKS + 1, dtype=np.float64) * _GAP_MS
         found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
-        if found.ok < len(arrivals):
-            raise UserError(f"{endpoint} answered {found.ok} of {len(arrivals)} requests: {found.error}", "look at its log")
-        ends: Floats = (found.latency_ms.reshape(count, -1) + offsets[None]).max(axis=1)
-        kept: list[float] = ends[count // 10 :].tolist()
-        return kept
+        _check(found.ok, len(arrivals), found.error, endpoint)
+        return float(np.median(found.latency_ms))
 
-    usual = statistics.median(groups(0, _FIRST_GAP_MS, _FIRST_LOOKS, 0.0))
-    alone = groups(0, _PATIENCE * 2 * usual, repeats, 0.0)
-    first = statistics.median(alone)
-    samples: dict[int, list[float]] = {}
-    for size in _sizes(max_batch):
-        together = groups(size, _PATIENCE * first * (1 + size), repeats, _SECOND * first)
-        samples[size] = _without_first(together, alone)
-    service = Service.from_samples(samples)
-    return Probe(service, max(0.0, first - statistics.median(samples[1])))
+    def busy(size: int, in_flight: int) -> list[float]:
+        """Times to serve a batch in ms."""
+        count = size * (batches + _SETTLING)
+        answered, error = keep_busy(
+            endpoint, requests, in_flight=in_flight, answers=count, timeout_s=timeout_s, cores=cores
+        )  # fmt: skip
+        _check(len(answered), count, error, endpoint)
+        return _without_jitter(answered[size * _SETTLING - 1 :: size])
 
-
-def _sizes(max_batch: int) -> list[int]:
-    sizes = [1]
-    while sizes[-1] * 2 <= max_batch:
-        sizes.append(sizes[-1] * 2)
-    return sizes if sizes[-1] == max_batch else [*sizes, max_batch]
+    if endpoint.statistics and max_batch > 1:
+        samples = _as_told(endpoint, requests, max_batch, busy, timeout_s, cores)
+    else:
+        samples = {1: busy(1, 2)}
+        if max_batch > 1:
+            samples[max_batch] = busy(max_batch, _DEPTH * max_batch)
+    return Probe(Service.from_samples(samples), max(0.0, alone() - statistics.median(samples[1])))
 
 
-def _without_first(together: Sequence[float], alone: Sequence[float]) -> list[float]:
-    """Take the first request's time out: its median from the middle, and its spread from the spread."""
-    first, middle = statistics.median(alone), statistics.median(together)
-    own, both = _spread(alone), _spread(together)
-    share = max(0.5, 1 - (own / both) ** 2) ** 0.5 if both else 1.0
-    return [max(1e-3, middle - first + share * (value - middle)) for value in together]
+def _as_told(
+    endpoint: Endpoint,
+    requests: Sequence[Request],
+    max_batch: int,
+    busy: Callable[[int, int], list[float]],
+    timeout_s: float,
+    cores: Collection[int] | None,
+) -> dict[int, list[float]]:
+    """Combine what the server says of a batch of each size with what passes besides, and with the spread, seen from outside."""
+    import numpy as np
+
+    before = batch_times(endpoint)
+    full = busy(max_batch, _DEPTH * max_batch)
+    told = _means(before, batch_times(endpoint))
+    besides = max(0.0, statistics.fmean(full) - told.get(max_batch, (0, statistics.fmean(full)))[1])
+    rate = _MODERATE * max_batch / statistics.fmean(full)
+    before = batch_times(endpoint)
+    arrivals = Arrivals().times(rate * 1e3, max(_FEWEST, int(rate * 1e3 * _SECONDS)), np.random.default_rng(0))
+    found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
+    _check(found.ok, len(arrivals), found.error, endpoint)
+    told = _means(before, batch_times(endpoint))
+    sizes = np.array(sorted(told))
+    # A line through all sizes steadies those that were seen rarely.
+    line = np.polynomial.Polynomial.fit(sizes, [told[size][1] for size in sizes], 1, w=[told[size][0] ** 0.5 for size in sizes])
+    shape = np.asarray(full) / statistics.fmean(full)
+    return {
+        size: (shape * max(1e-3, float(line(size)) + besides)).tolist()
+        if told.get(size, (0, 0.0))[0] < _SEEN
+        else (shape * (told[size][1] + besides)).tolist()
+        for size in range(1, max_batch + 1)
+    }
 
 
-def _spread(values: Sequence[float]) -> float:
-    low, _, high = statistics.quantiles(values, n=4)
-    return high - low
+def _means(before: Mapping[int, tuple[int, float]], after: Mapping[int, tuple[int, float]]) -> dict[int, tuple[int, float]]:
+    """Batches of each size between two looks, and their mean time in ms."""
+    found = {}
+    for size, (count, spent) in after.items():
+        earlier, already = before.get(size, (0, 0.0))
+        if count > earlier:
+            found[size] = (count - earlier, (spent - already) / (count - earlier))
+    return found
+
+
+def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:
+    if ok < count:
+        raise UserError(f"{endpoint} answered {ok} of {count} requests: {error}", "look at its log")
+
+
+def _without_jitter(ends: Sequence[float]) -> list[float]:
+    """Turn the ends of batches into their times.
+
+    When an answer is seen late, one gap is long and the next one short by as much, though the server was steady. Such jitter
+    is in the variance of a gap and in that of the sum of m gaps just the same, while the variance of the batches themselves
+    is in the latter m times. So what is theirs can be told, and the gaps are drawn together to it.
+    """
+    import numpy as np
+
+    gaps = np.diff(np.asarray(ends))
+    whole = len(gaps) // _BLOCK * _BLOCK
+    one, sums = float(gaps.var()), float(gaps[:whole].reshape(-1, _BLOCK).sum(axis=1).var())
+    own = min(one, max(0.0, (sums - one) / (_BLOCK - 1)))
+    shrunk = gaps.mean() + (gaps - gaps.mean()) * (own / one) ** 0.5 if one else gaps
+    found: list[float] = np.maximum(shrunk, 1e-3).tolist()
+    return found

@@ -6,7 +6,20 @@ same over gRPC; and BentoML's JSON over HTTP. Requests are serialised before a l
 
 from __future__ import annotations
 
-__all__ = ["ALIVE", "INFER", "PROTOCOLS", "Endpoint", "Protocol", "Request", "Server", "ask", "connect", "encode"]
+__all__ = [
+    "ALIVE",
+    "INFER",
+    "PROTOCOLS",
+    "AmbiguousModelError",
+    "Endpoint",
+    "Protocol",
+    "Request",
+    "Server",
+    "ask",
+    "batch_times",
+    "connect",
+    "encode",
+]
 
 import contextlib
 import dataclasses
@@ -43,13 +56,25 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 _KSERVE_PATH = re.compile(r"(?P<prefix>.*?)(/v2(/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?)?)?/?")
 
 
+class AmbiguousModelError(UserError):
+    """The server has several models, or names none, and nobody said which is meant."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """Where a server listens."""
+    """Where a server listens.
+
+    Attributes:
+        host: Name or address.
+        port: Of TCP.
+        tls: Whether the connection is encrypted.
+        headers: Sent with every request, as metadata over gRPC; a token, say. They are never shown.
+    """
 
     host: str
     port: int
     tls: bool = False
+    headers: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -58,6 +83,11 @@ class Server:
     def url(self) -> str:
         """Its URL without a path, for HTTP."""
         return f"{'https' if self.tls else 'http'}://{self}"
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers as gRPC wants them: with names in lower case."""
+        return tuple((name.lower(), value) for name, value in self.headers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +110,7 @@ class Endpoint:
         model: The name of the model, or BentoML's route.
         version: Of the model; empty for the one that the server chooses.
         binary: Whether tensors may travel as raw bytes over HTTP.
+        statistics: A path where the server tells how long batches of each size took; empty where it has none.
         inputs: By name what the server says about an input, None where it names it only; None where it tells nothing.
     """
 
@@ -90,13 +121,16 @@ class Endpoint:
     model: str = ""
     version: str = ""
     binary: bool = False
+    statistics: str = ""
     inputs: Mapping[str, TensorSpec | None] | None = None
 
     def __str__(self) -> str:
         return f"{self.model} at {self.server}"
 
 
-def connect(url: str, *, model: str | None = None, protocol: Protocol | None = None) -> Endpoint:
+def connect(
+    url: str, *, model: str | None = None, protocol: Protocol | None = None, headers: tuple[tuple[str, str], ...] = ()
+) -> Endpoint:
     """Find a model on a server that is up, and what it takes.
 
     Args:
@@ -104,12 +138,14 @@ def connect(url: str, *, model: str | None = None, protocol: Protocol | None = N
             ``http://host:8000/v2/models/NAME``, ``grpc://host:8001/NAME``, ``http://host:3000/ROUTE``.
         model: The model, or BentoML's route, when it is not in the URL; not needed where the server has only one.
         protocol: Default: what the server turns out to speak.
+        headers: Sent with every request.
 
     Raises:
         UserError: When no server answers, it speaks none of the protocols, or the model is not there or not ready.
         MissingDependencyError: When gRPC is asked for and its libraries are not installed.
     """
     scheme, server, path = _parse(url)
+    server = dataclasses.replace(server, headers=headers)
     if scheme.startswith("grpc") and protocol not in (None, "kserve-grpc"):
         raise UserError(
             f"{url} is a URL for gRPC, and {protocol} is spoken over HTTP", "write http:// or leave the protocol out"
@@ -212,7 +248,7 @@ def _fetch(server: Server, path: str, request: Request | None = None, timeout: f
     connection = kind(server.host, server.port, timeout=timeout)
     try:
         method, body = ("GET", None) if request is None else ("POST", request.body)
-        connection.request(method, path or "/", body, dict(request.headers) if request else {})
+        connection.request(method, path or "/", body, dict(server.headers) | dict(request.headers if request else ()))
         answer = connection.getresponse()
         return _Answer(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
     except TimeoutError:
@@ -272,8 +308,27 @@ def _connect_kserve(server: Server, path: str, model: str | None) -> Endpoint:
         name,
         version,
         binary="binary_tensor_data" in about.get("extensions", ()),
+        statistics=f"{root}/stats" if "statistics" in about.get("extensions", ()) else "",
         inputs=_specs(_dictionary(answer).get("inputs")),
     )
+
+
+def batch_times(endpoint: Endpoint) -> dict[int, tuple[int, float]]:
+    """Ask the server how many batches of each size it has computed so far, and for how many ms in all.
+
+    Without the extension there is nothing:
+
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
+    """
+    if not endpoint.statistics:
+        return {}
+    answer = _dictionary(_fetch(endpoint.server, endpoint.statistics))
+    found: dict[int, tuple[int, float]] = {}
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        for entry in answer["model_stats"][0]["batch_stats"]:
+            spent = sum(int(entry[part]["ns"]) for part in ("compute_input", "compute_infer", "compute_output"))
+            found[int(entry["batch_size"])] = (int(entry["compute_infer"]["count"]), spent / 1e6)
+    return found
 
 
 def _index(server: Server, prefix: str) -> list[str]:
@@ -289,7 +344,7 @@ def _only(server: Server, names: Sequence[str], kind: str = "model") -> str:
     if len(names) == 1:
         return names[0]
     told = f"{len(names)} {kind}s: {', '.join(names[:10])}" if names else f"no {kind} that it names"
-    raise UserError(f"the server at {server} has {told}", f"say which {kind} is meant")
+    raise AmbiguousModelError(f"the server at {server} has {told}", f"say which {kind} is meant")
 
 
 def _missing(server: Server, name: str, names: Sequence[str], reason: str) -> None:
@@ -384,23 +439,26 @@ def _stub(server: Server) -> Iterator[tuple[Any, Any]]:
 
 def _connect_grpc(server: Server, model: str) -> Endpoint:
     with _stub(server) as (stub, messages):
-        stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=_LOOK_SECONDS)
-        name = model or _only(server, _grpc_index(stub, messages))
+        stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=_LOOK_SECONDS, metadata=server.metadata)
+        name = model or _only(server, _grpc_index(stub, server))
         try:
-            about = stub.ModelMetadata(messages.ModelMetadataRequest(name=name), timeout=_LOOK_SECONDS)
+            about = stub.ModelMetadata(
+                messages.ModelMetadataRequest(name=name), timeout=_LOOK_SECONDS, metadata=server.metadata
+            )
         except Exception as error:
             if getattr(error, "code", lambda: None)() is None:
                 raise
-            _missing(server, name, _grpc_index(stub, messages), str(error.details()))  # type: ignore[attr-defined]
-        if not stub.ModelReady(messages.ModelReadyRequest(name=name), timeout=_LOOK_SECONDS).ready:
+            _missing(server, name, _grpc_index(stub, server), str(error.details()))  # type: ignore[attr-defined]
+        if not stub.ModelReady(messages.ModelReadyRequest(name=name), timeout=_LOOK_SECONDS, metadata=server.metadata).ready:
             raise UserError(f"{name} at {server} is not ready", "wait until it is loaded, or look at the server's log")
     entries = [{"name": entry.name, "datatype": entry.datatype, "shape": entry.shape} for entry in about.inputs]
     return Endpoint("kserve-grpc", server, INFER, model=name, inputs=_specs(entries))
 
 
-def _grpc_index(stub: Any, messages: Any) -> list[str]:
+def _grpc_index(stub: Any, server: Server) -> list[str]:
+    _, messages, _ = _services()
     try:
-        found = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=_LOOK_SECONDS)
+        found = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=_LOOK_SECONDS, metadata=server.metadata)
     except Exception as error:
         if getattr(error, "code", lambda: None)() is None:
             raise
@@ -419,7 +477,9 @@ def _grpc_request(endpoint: Endpoint, feed: Feed) -> Request:
 
 def _ask_grpc(endpoint: Endpoint, request: Request, timeout_s: float) -> Feed:
     with _stub(endpoint.server) as (stub, messages):
-        answer = stub.ModelInfer(messages.ModelInferRequest.FromString(request.body), timeout=timeout_s)
+        answer = stub.ModelInfer(
+            messages.ModelInferRequest.FromString(request.body), timeout=timeout_s, metadata=endpoint.server.metadata
+        )
     raw = list(answer.raw_output_contents)
     return {
         output.name: _from_raw(raw[index], output.datatype, output.shape)

@@ -7,12 +7,12 @@ are drawn from what was measured, so that jitter counts.
 
 from __future__ import annotations
 
-__all__ = ["Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate"]
+__all__ = ["Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate", "simulate_requests"]
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mopt.artifacts.manifest import Estimate, Layout
 from mopt.profiles.arrivals import Arrivals
@@ -182,9 +182,9 @@ def simulate(
         requests: How many.
         seed: For arrivals and for drawing service times.
     """
-    latencies, batches, load = _events(service, rate, policy, arrivals or Arrivals(), requests, seed)
     import numpy as np
 
+    latencies, batches, load = simulate_requests(service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
     steady = latencies[int(_WARM_UP * len(latencies)) :]
     answered = steady[~np.isnan(steady)]
     p50, p95, p99, p999 = (_percentile(answered, share) for share in _SHARES)
@@ -192,13 +192,25 @@ def simulate(
     return Forecast(p50, p95, p99, p999, load, mean_batch, rejected=1 - len(answered) / len(steady), exact=False)
 
 
-def _events(
-    service: Service, rate: float, policy: Policy, arrivals: Arrivals, requests: int, seed: int
-) -> tuple[Floats, Any, float]:
+def simulate_requests(
+    service: Service,
+    rate: float,
+    policy: Policy,
+    *,
+    arrivals: Arrivals | None = None,
+    requests: int = REQUESTS,
+    seed: int = 0,
+) -> tuple[Floats, npt.NDArray[np.int64], float]:
+    """Simulate as :func:`simulate` does, and return what happened to each request.
+
+    Returns:
+        The latency of each request in ms, NaN for one without an answer; the size of each batch; and the load.
+    """
     import numpy as np
 
     from mopt.profiles._events import run
 
+    arrivals = arrivals or Arrivals()
     rng = np.random.default_rng(seed)
     load = rate / service.capacity(policy)
     replicas = policy.replicas

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from mopt.artifacts.manifest import OperatorCost
+from mopt.artifacts.manifest import LayerCost, OperatorCost
 from mopt.artifacts.model import Feed, Model, TensorSpec
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.isolation import Worker, peak_memory
@@ -83,6 +83,10 @@ class Session(abc.ABC):
         The model is loaded again with the runtime's profiler, so that the session that is measured stays without.
         """
 
+    @abc.abstractmethod
+    def layers(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        """Return the fields of a ``LayerCost`` for each node, per inference, as :meth:`operators` measures it."""
+
 
 class _Host:
     """The object that lives in the child: a session and the loop that times it."""
@@ -114,6 +118,9 @@ class _Host:
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         return self._session.operators(feed, repeats)
+
+    def layers(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        return self._session.layers(feed, repeats)
 
     def time(self, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
         clock, run = time.perf_counter_ns, self._session.run if self._first_ms else self.run
@@ -205,6 +212,11 @@ class SessionProcess(HostedProcess):
         """
         found = self._worker.call("operators", feed, repeats, timeout=self._timeout)
         return tuple(OperatorCost(**cost) for cost in found)
+
+    def layers(self, feed: Feed, *, repeats: int = 20) -> tuple[LayerCost, ...]:
+        """Return where the time of an inference goes, node by node, the most expensive first."""
+        found = self._worker.call("layers", feed, repeats, timeout=self._timeout)
+        return tuple(LayerCost(**cost) for cost in found)
 
     def load_ms(self) -> float:
         """Milliseconds that loading took, imports left out."""

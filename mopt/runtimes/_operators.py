@@ -6,7 +6,7 @@ addition as two, as peaks of processors do, and only the products of an operator
 
 from __future__ import annotations
 
-__all__ = ["Executed", "Tensor", "mean_costs"]
+__all__ = ["Executed", "Tensor", "layer_costs", "mean_costs"]
 
 import collections
 import dataclasses
@@ -84,6 +84,7 @@ class Executed:
         outputs: All of them.
         ms: Its time, that of the nodes in its subgraphs left out.
         dtype: The type that the runtime says it computes in; "" where it does not say.
+        name: Of the node; those of the model's nodes that were fused into it, separated by commas, where the runtime tells.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class Executed:
     outputs: tuple[Tensor, ...]
     ms: float
     dtype: str = ""
+    name: str = ""
 
     @property
     def arithmetic(self) -> str:
@@ -202,8 +204,7 @@ def mean_costs(runs: Sequence[Sequence[Executed]]) -> list[dict[str, Any]]:
     With four inferences or more, times are the mean of the half that is in the middle by total time: an inference that was
     interrupted says nothing about its operators.
     """
-    ordered = sorted(runs, key=lambda run: sum(node.ms for node in run))
-    kept = ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]
+    kept = _undisturbed(runs)
     groups: collections.defaultdict[tuple[str, str], list[Executed]] = collections.defaultdict(list)
     for run in kept:
         for node in run:
@@ -220,3 +221,21 @@ def mean_costs(runs: Sequence[Sequence[Executed]]) -> list[dict[str, Any]]:
         for (kind, arithmetic), nodes in groups.items()
     ]
     return sorted(costs, key=lambda cost: -float(str(cost["ms"])))
+
+
+def layer_costs(runs: Sequence[Sequence[Executed]]) -> list[dict[str, Any]]:
+    """Average each node over inferences; the fields are those of ``LayerCost``, the most expensive first."""
+    kept = _undisturbed(runs)
+    groups: collections.defaultdict[tuple[str, str, str], float] = collections.defaultdict(float)
+    for run in kept:
+        for node in run:
+            groups[node.name, node.kind, node.arithmetic] += node.ms / len(kept)
+    costs = [
+        {"name": name, "kind": kind, "arithmetic": arithmetic, "ms": ms} for (name, kind, arithmetic), ms in groups.items()
+    ]
+    return sorted(costs, key=lambda cost: -float(str(cost["ms"])))
+
+
+def _undisturbed(runs: Sequence[Sequence[Executed]]) -> Sequence[Sequence[Executed]]:
+    ordered = sorted(runs, key=lambda run: sum(node.ms for node in run))
+    return ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]

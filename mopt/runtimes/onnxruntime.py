@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from mopt.artifacts.model import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
-from mopt.runtimes._operators import Executed, Tensor, mean_costs
+from mopt.runtimes._operators import Executed, Tensor, layer_costs, mean_costs
 
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 _INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQuantize", "MatMulNBits")
@@ -89,9 +89,16 @@ class _OnnxSession(Session):
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Read ONNX Runtime's own profile; the time of If and Loop is without that of their subgraphs."""
+        return mean_costs(self._executed(feed, repeats))
+
+    def layers(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        """Read the same profile node by node."""
+        return layer_costs(self._executed(feed, repeats))
+
+    def _executed(self, feed: Feed, repeats: int) -> list[list[Executed]]:
         # A weight that was packed for the kernel is no longer among the inputs that the profile lists.
         shapes = self._profile(feed, 1, packed=False)
-        return mean_costs(_executions(self._profile(feed, _WARM_UPS + repeats), shapes)[-repeats:])
+        return _executions(self._profile(feed, _WARM_UPS + repeats), shapes)[-repeats:]
 
     def _profile(self, feed: Feed, runs: int, *, packed: bool = True) -> list[dict[str, Any]]:
         import onnxruntime
@@ -161,7 +168,7 @@ def _own_ms(run: Sequence[dict[str, Any]]) -> list[float]:
 
 def _executed(event: dict[str, Any], shapes: dict[str, Any], ms: float) -> Executed:
     inputs, outputs = (_tensors(shapes[f"{side}_type_shape"]) for side in ("input", "output"))
-    return Executed(event["args"]["op_name"], inputs, outputs, ms)
+    return Executed(event["args"]["op_name"], inputs, outputs, ms, name=event["name"].removesuffix("_kernel_time"))
 
 
 def _tensors(listed: Sequence[dict[str, list[int]]]) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from mopt.artifacts.model import Feed, TensorSpec
 from mopt.errors import MissingDependencyError
 from mopt.runtimes._base import Runtime, Session
-from mopt.runtimes._operators import Executed, Tensor, mean_costs
+from mopt.runtimes._operators import Executed, Tensor, layer_costs, mean_costs
 
 _NUMPY_NAMES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "boolean": "bool", "string": "str",
@@ -117,6 +117,13 @@ class _OpenVINOSession(Session):
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Read OpenVINO's own counters; a subgraph, such as a loop's body, is one operator without operations."""
+        return mean_costs(self._executed(feed, repeats))
+
+    def layers(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
+        """Read the same counters node by node."""
+        return layer_costs(self._executed(feed, repeats))
+
+    def _executed(self, feed: Feed, repeats: int) -> list[list[Executed]]:
         values = [feed[name] for name in self._inputs]
         model = self._core.read_model(str(self._path))
         if self._static:
@@ -129,7 +136,7 @@ class _OpenVINOSession(Session):
         after = _total_seconds(request, _WARM_UPS + repeats)
         spent = {name: max(_RESOLUTION / 2, (seconds - before.get(name, 0.0)) / repeats) for name, seconds in after.items()}
         nodes = (_executed(node, spent) for node in compiled.get_runtime_model().get_ordered_ops())
-        return mean_costs([[node for node in nodes if node is not None]])
+        return [[node for node in nodes if node is not None]]
 
 
 def _infer(request: Any, values: Sequence[Any], times: int) -> None:
@@ -153,7 +160,8 @@ def _executed(node: Any, spent: Mapping[str, float]) -> Executed | None:
     if info.get("execTimeMcs", "not_executed") == "not_executed" or name not in spent:
         return None
     inputs, outputs = (tuple(map(_tensor, ports)) for ports in (node.inputs(), node.outputs()))
-    return Executed(info["layerType"], inputs, outputs, spent[name] * 1e3, info["runtimePrecision"])
+    fused = info.get("originalLayersNames") or name
+    return Executed(info["layerType"], inputs, outputs, spent[name] * 1e3, info["runtimePrecision"], fused)
 
 
 def _tensor(port: Any) -> Tensor:

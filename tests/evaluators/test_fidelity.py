@@ -12,6 +12,7 @@ def test_a_copy_agrees_in_everything() -> None:
         "logits.snr_db": 200.0,
         "logits.max_abs_diff": 0.0,
         "logits.top1": 1.0,
+        "logits.kl": 0.0,
         "label.equal": 1.0,
     }
 

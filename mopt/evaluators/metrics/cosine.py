@@ -22,6 +22,7 @@ class Cosine(Metric):
     """Similarity of the output that is named, else of the floating-point output that is least alike."""
 
     needs_labels: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     def rows(self, outputs: Feed, label: Any, reference: Feed) -> npt.NDArray[np.float64]:
         """Return the similarity, shape [1]."""

@@ -35,6 +35,7 @@ class FidelityMetric(Metric):
     """
 
     needs_labels: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
 
     classes: Literal["auto", "yes", "no"] = "auto"
 
