@@ -6,7 +6,7 @@ faster one competes. All run in a child process.
 
 from __future__ import annotations
 
-__all__ = ["CONTESTANTS", "PEERS", "REFERENCE", "Job", "Variant", "make"]
+__all__ = ["CONTESTANTS", "PEERS", "REFERENCE", "TUNERS", "Job", "Variant", "make"]
 
 import dataclasses
 import json
@@ -24,6 +24,8 @@ import numpy as np
 REFERENCE = "ONNX Runtime FP32"
 CALIBRATION = 128
 """Samples that every contestant that calibrates is given."""
+VALIDATION = 300
+"""Samples on which those who tune judge what they tried."""
 OLIVE_SECONDS = 300.0
 OPSET = 17
 """What models below opset 13 are raised to, because per-channel DequantizeLinear came with 13."""
@@ -45,6 +47,8 @@ class Job:
         threads: For everyone.
         isa: Instruction set extensions of this machine.
         olive: Python of Olive's environment, or None.
+        score: How answers are judged, by those who tune for it.
+        neural_compressor: Python of an environment with onnx-neural-compressor, or None.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Job:
     threads: int
     isa: tuple[str, ...]
     olive: str | None
+    score: str = "fidelity"
+    neural_compressor: str | None = None
 
     @property
     def vnni(self) -> bool:
@@ -92,7 +98,7 @@ def make(name: str, job: Job, folder: str) -> dict[str, Any]:
     home.mkdir(parents=True)
     start = time.perf_counter()
     try:
-        variants = CONTESTANTS[name](job, home)
+        variants = (CONTESTANTS | TUNERS)[name](job, home)
     except SkippedError as reason:
         return {"variants": [], "error": f"skipped: {reason}", "seconds": 0.0}
     except Exception as error:  # noqa: BLE001 -- whatever a peer does wrong is its row in the table
@@ -321,6 +327,91 @@ def olive_command(job: Job, home: Path) -> list[Variant]:
     return _ort(home / "model", job)
 
 
+class _Validation:
+    """Scores answers on samples that nobody calibrated with, and counts how often."""
+
+    def __init__(self, job: Job) -> None:
+        import onnxruntime
+
+        from tests.models import load_samples
+
+        self._job = job
+        self._samples = load_samples(job.data)[CALIBRATION : CALIBRATION + VALIDATION]
+        session = onnxruntime.InferenceSession(job.onnx, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in session.get_outputs()]
+        self._reference = [dict(zip(self._names, session.run(None, feed), strict=True)) for feed, _ in self._samples]
+        self.count = 0
+
+    def __call__(self, run: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]) -> float:
+        from benchmarks.scores import score
+
+        self.count += 1
+        outputs = [dict(zip(self._names, run(feed), strict=True)) for feed, _ in self._samples]
+        labels = [label for _, label in self._samples]
+        return score(self._job.score, outputs, labels, self._reference, Path(self._job.onnx))
+
+
+def nncf_accuracy_control(job: Job, home: Path) -> list[Variant]:
+    """NNCF INT8 that reverts operators to float until no more than 1 % of the score is lost."""
+    import nncf
+    import openvino
+
+    validation = _Validation(job)
+
+    def validate(compiled: Any, _: Any) -> tuple[float, None]:
+        return validation(lambda feed: list(compiled(feed).values())), None
+
+    model = openvino.convert_model(job.onnx)
+    quantized = nncf.quantize_with_accuracy_control(
+        model,
+        nncf.Dataset(_feeds(job)),
+        nncf.Dataset([0]),  # validate has the samples itself
+        validation_fn=validate,
+        max_drop=0.01,
+        drop_type=nncf.DropType.RELATIVE,
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if _is_transformer(Path(job.onnx)) else None,
+        subset_size=CALIBRATION,
+    )
+    told = f"{validation.count} evaluations"
+    return [dataclasses.replace(one, name=f"{one.name}, {told}") for one in _openvino_variants(quantized, job, home, "f32")]
+
+
+def neural_compressor(job: Job, home: Path) -> list[Variant]:
+    """Intel Neural Compressor's tuning for ONNX, in its own environment; it tries one configuration after the other."""
+    if job.neural_compressor is None:
+        raise SkippedError("no environment with onnx-neural-compressor: see --neural-compressor-python")
+    from tests.models import load_samples
+
+    samples = load_samples(job.data)[CALIBRATION : CALIBRATION + VALIDATION]
+    folder = home / "validation"
+    folder.mkdir(parents=True)
+    for index, (feed, _) in enumerate(samples):
+        np.savez(folder / f"{index:04d}.npz", **feed)
+    (folder / "labels.json").write_text(
+        json.dumps([label.tolist() if hasattr(label, "tolist") else label for _, label in samples])
+    )
+    raised = _raised(Path(job.onnx), home)
+    script = Path(__file__).with_name("neural_compressor_tuning.py")
+    arguments = [str(raised), job.feeds, str(folder), job.score, job.onnx, str(home / "model")]
+    told = _run([job.neural_compressor, str(script), *arguments], 1500, home)
+    if not (home / "model" / "model.onnx").exists():
+        raise RuntimeError(f"no configuration keeps 99 %, after {told.strip().splitlines()[-1]}")
+    found = _ort(home / "model", job)
+    return [dataclasses.replace(one, name=f"{one.name}, {told.strip().splitlines()[-1]}") for one in found]
+
+
+def mopt_mixed(job: Job, home: Path) -> list[Variant]:
+    """``mopt build`` with its INT8 candidates alone."""
+    job = dataclasses.replace(job, recipe={**job.recipe, "search": {"candidates": ["*int8*"]}})
+    (found,) = mopt_build(job, home)
+    manifest = json.loads((home / "artifact" / "manifest.json").read_text())
+    trials = [trial for trial in manifest["trials"] if "-mixed" in trial["name"]]
+    (chosen,) = (trial for trial in manifest["trials"] if trial["name"] == manifest["chosen"])
+    kept = len(chosen["passes"][-1]["fields"].get("float_nodes", ())) if chosen["passes"] else 0
+    return [dataclasses.replace(found, name=f"{found.name}, {len(trials)} evaluations of mixed ones, {kept} in float")]
+
+
 def mopt_build(job: Job, home: Path) -> list[Variant]:
     """``mopt build``, as a user would run it; its cache is its own and starts empty."""
     command = [sys.executable, "-m", "mopt", "build", job.source, "--data", job.data, "--metric", job.metric]
@@ -358,4 +449,13 @@ CONTESTANTS: dict[str, Callable[[Job, Path], list[Variant]]] = {
     "mopt": mopt_build,
 }
 """By the name of the row."""
+TUNERS: dict[str, Callable[[Job, Path], list[Variant]]] = {
+    REFERENCE: ort_fp32,
+    "ORT static, good recipe": ort_static_good,
+    "OpenVINO + NNCF INT8": openvino_nncf,
+    "NNCF accuracy control": nncf_accuracy_control,
+    "Neural Compressor tuning": neural_compressor,
+    "mopt, INT8 alone": mopt_mixed,
+}
+"""Those who give up as little precision as they must."""
 PEERS = tuple(name for name in CONTESTANTS if name != "mopt")

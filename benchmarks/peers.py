@@ -127,14 +127,14 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure_model(name: str, arguments: argparse.Namespace, home: str = "contestants") -> dict[str, Any]:
     """Let all contestants build, judge their outputs, then measure them together."""
     case = models.case(name, arguments.work / "cases")
     held_out = models.load_samples(case.held_out)[: arguments.samples]
     feeds = [feed for feed, _ in held_out]
     job = _job(case, feeds, arguments)
-    home = (arguments.work / "contestants" / name).resolve()
-    entries = [_build(contestant, job, home) for contestant in (REFERENCE, *arguments.contestants)]
+    folder = (arguments.work / home / name).resolve()
+    entries = [_build(contestant, job, folder) for contestant in (REFERENCE, *arguments.contestants)]
     _judge(entries, case, held_out, job)
     for batch in BATCHES:
         _race(entries, case, feeds, batch, arguments)
@@ -179,6 +179,8 @@ def _job(case: models.Case, held_out: Sequence[dict[str, np.ndarray]], arguments
         threads=arguments.threads,
         isa=detect().isa,
         olive=arguments.olive_python,
+        score=case.score,
+        neural_compressor=getattr(arguments, "neural_compressor_python", None),
     )
 
 

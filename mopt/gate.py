@@ -260,25 +260,35 @@ def _calibrated_on(side: Contestant, spec: DataSpec) -> bool:
 def _compare(
     candidate: Contestant, opponent: Opponent, samples: Samples, store: Store, progress: Progress
 ) -> tuple[_Compared, bool]:
-    sides = [side for side in (candidate, opponent.contestant) if side is not None]
-    steady = all(is_steady(side, samples, store) for side in sides)
-    progress.step("both agree with themselves" if steady else "one of them does not agree with itself")
-    runs = 1 if steady else RUNS
-    own = answer(candidate, samples, store, runs)
-    progress.step(candidate.name)
+    own, steady = _answers(candidate, samples, store)
+    progress.step(candidate.name + ("" if steady else ": it does not answer the same twice"))
+    other: Answers | None
     if opponent.contestant is not None:
-        other: Answers | None = answer(opponent.contestant, samples, store, runs)
+        try:
+            other, other_steady = _answers(opponent.contestant, samples, store)
+        except CandidateRejectedError as error:
+            raise UserError(f"the baseline does not run: {error.message}", "compare with one that does") from None
+        steady = steady and other_steady
     else:
         assert opponent.stored is not None
         kept = stored_answers(opponent.stored, store)
         other = Answers((kept,)) if kept is not None else None
     progress.step(opponent.contestant.name if opponent.contestant else "the stored baseline")
-    groups = samples.groups
-    if runs > 1:
+    groups, runs = samples.groups, 1 if steady else RUNS
+    if not steady:
+        own = answer(candidate, samples, store, runs)
+        if opponent.contestant is not None:
+            other = answer(opponent.contestant, samples, store, runs)
+        elif other is not None:
+            other = Answers(other.runs * runs)
         groups = (groups or [str(index) for index in range(len(samples))]) * runs
-    if other is not None and len(other.runs) < runs:
-        other = Answers(other.runs * runs)
+    progress.step("both agree with themselves" if steady else f"answered {runs} times each")
     return _Compared(samples, own, other, opponent.stored, groups, runs), steady
+
+
+def _answers(side: Contestant, samples: Samples, store: Store) -> tuple[Answers, bool]:
+    found = answer(side, samples, store, 1)
+    return found, is_steady(side, samples, found.runs[0])
 
 
 def _metrics(request: GateRequest, candidate: Contestant, samples: Samples, limits: Mapping[str, str]) -> list[Metric]:

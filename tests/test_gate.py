@@ -11,6 +11,7 @@ import onnx.numpy_helper
 import pytest
 from click.testing import CliRunner
 
+from mopt.artifacts.store import Store
 from mopt.artifacts.verdict import GateVerdict
 from mopt.cli import root
 from mopt.errors import GateFailedError, GateInconclusiveError, UserError
@@ -46,6 +47,12 @@ def small(tmp_path_factory):
     columns["writer"] = np.array(["ann"] * half + ["bob"] * (len(columns["label"]) - half))
     np.savez(found.data, **columns)
     return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One cache for all: what the good model answers is computed once."""
+    return Store(tmp_path_factory.mktemp("cache"))
 
 
 def variant(small, name, change):

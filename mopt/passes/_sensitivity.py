@@ -59,16 +59,16 @@ def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         merged = load(prepare(float_model, folder))
+        originals = {str(node.name): node for node in merged.graph}
         pairs = merge(merged, load(quantized_model))
         (folder / "merged").mkdir()
         noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
         run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)
     found = []
     for node, value in pairs.items():
-        own = value.producer()
-        name = str(own.name) if own is not None and own.name else str(node.name).removeprefix(PREFIX)
-        kind = own.op_type if own is not None else node.op_type
-        found.append(_entry(name, kind, noise.decibel(str(node.outputs[0].name))))
+        # A quantizer keeps names of nodes, and may take an activation away; a pass that writes new nodes keeps those of values.
+        own = originals.get(str(node.name).removeprefix(PREFIX)) or value.producer() or node
+        found.append(_entry(str(own.name).removeprefix(PREFIX), own.op_type, noise.decibel(str(node.outputs[0].name))))
     return found
 
 

@@ -91,6 +91,7 @@ class _Writer:
         self._largest = largest
         self._weights: dict[tuple[Any, ...], _Weight] = {}
         self._activations: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ...]] = {}
+        self._made = 0
 
     def replace(self, node: ir.Node) -> bool:
         """Replace a node when that is possible; say whether it was."""
@@ -173,7 +174,8 @@ class _Writer:
     def _node(self, before: ir.Node, kind: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
         import onnx_ir as ir
 
-        made = ir.node(kind, inputs, attributes)
+        made = ir.node(kind, inputs, attributes, name=f"{before.name}_{kind}_{self._made}")
+        self._made += 1
         assert before.graph is not None
         before.graph.insert_before(before, made)
         return made.outputs[0]

@@ -8,6 +8,7 @@ import bisect
 import collections
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ _EVIDENCE_LIMIT = 1 << 30
 _HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 """Operators whose time in the profile holds that of their subgraphs' operators, which are in it as well."""
 _WARM_UPS = 3
+_FUSED = re.compile(r"^fused |_(nchwc|nhwc|quant|MatMulIntegerToFloat.*|MatMulInteger_\d+|Mul_\d+|Add_\d+)$")
+"""What fusing and changing the layout do to the name of a node; integer products are named after the float one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +171,9 @@ def _own_ms(run: Sequence[dict[str, Any]]) -> list[float]:
 
 def _executed(event: dict[str, Any], shapes: dict[str, Any], ms: float) -> Executed:
     inputs, outputs = (_tensors(shapes[f"{side}_type_shape"]) for side in ("input", "output"))
-    return Executed(event["args"]["op_name"], inputs, outputs, ms, name=event["name"].removesuffix("_kernel_time"))
+    return Executed(
+        event["args"]["op_name"], inputs, outputs, ms, name=_FUSED.sub("", event["name"].removesuffix("_kernel_time"))
+    )
 
 
 def _tensors(listed: Sequence[dict[str, list[int]]]) -> tuple[Tensor, ...]:

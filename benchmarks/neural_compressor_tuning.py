@@ -1,0 +1,72 @@
+"""Runs in an environment of its own: onnx-neural-compressor wants NumPy 1.
+
+    python neural_compressor_tuning.py MODEL CALIBRATION VALIDATION SCORE FLOAT_MODEL OUT
+
+It writes the best model that keeps 99 % of the score to OUT, and says as its last line how often it evaluated.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnx_neural_compressor.quantization import calibrate, config, tuning
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.scores import score
+
+
+def feeds(folder):
+    """Arrays by input name, one file for each sample."""
+    for path in sorted(Path(folder).glob("*.npz")):
+        with np.load(path) as arrays:
+            yield dict(arrays)
+
+
+class Reader(calibrate.CalibrationDataReader):
+    """Gives the calibration samples, again and again."""
+
+    def __init__(self, folder):
+        self._feeds = list(feeds(folder))
+        self.rewind()
+
+    def get_next(self):
+        """Return the next sample, or None."""
+        return next(self._left, None)
+
+    def rewind(self):
+        """Begin anew."""
+        self._left = iter(self._feeds)
+
+
+def main():
+    """Tune."""
+    model, calibration, validation, kind, float_model, out = sys.argv[1:]
+    samples, labels = list(feeds(validation)), json.loads((Path(validation) / "labels.json").read_text())
+    reference, count = [], 0
+
+    def evaluate(path):
+        nonlocal count
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        outputs = [dict(zip(names, session.run(None, feed), strict=True)) for feed in samples]
+        if not reference:
+            reference.extend(outputs)
+        count += 1
+        return score(kind, outputs, labels, reference, Path(float_model))
+
+    (Path(out)).mkdir(parents=True, exist_ok=True)
+    choice = tuning.TuningConfig(
+        config_set=config.StaticQuantConfig.get_config_set_for_tuning(), tolerable_loss=0.01, max_trials=40
+    )
+    best = tuning.autotune(model, choice, evaluate, calibration_data_reader=Reader(calibration))
+    if best is not None:
+        import onnx
+
+        onnx.save(best, str(Path(out) / "model.onnx"))
+    print(f"{count} evaluations")
+
+
+if __name__ == "__main__":
+    main()
