@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from onnx_neural_compressor.quantization import calibrate, config, tuning
+from onnx_neural_compressor import data_reader
+from onnx_neural_compressor.quantization import config, tuning
+from onnxruntime import quantization
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.scores import score
@@ -24,7 +26,7 @@ def feeds(folder):
             yield dict(arrays)
 
 
-class Reader(calibrate.CalibrationDataReader):
+class Reader(data_reader.CalibrationDataReader):
     """Gives the calibration samples, again and again."""
 
     def __init__(self, folder):
@@ -57,9 +59,8 @@ def main():
         return score(kind, outputs, labels, reference, Path(float_model))
 
     (Path(out)).mkdir(parents=True, exist_ok=True)
-    choice = tuning.TuningConfig(
-        config_set=config.StaticQuantConfig.get_config_set_for_tuning(), tolerable_loss=0.01, max_trials=40
-    )
+    configurations = config.StaticQuantConfig.get_config_set_for_tuning(quant_format=quantization.QuantFormat.QDQ)
+    choice = tuning.TuningConfig(config_set=configurations, tolerable_loss=0.01, max_trials=40)
     best = tuning.autotune(model, choice, evaluate, calibration_data_reader=Reader(calibration))
     if best is not None:
         import onnx

@@ -1,8 +1,8 @@
 """What a candidate costs beside a baseline: speed, memory, loading, size.
 
 Both run in turns, the baseline a second time as a control. An interval is widened by how far the baseline was from itself,
-so that a noisy machine leaves a question open and accuses nobody. What is open after a look gets more rounds; the error is
-shared out over the looks (Bonferroni), since each is another chance to be wrong.
+so that a noisy machine leaves a question open and accuses nobody; and a failure has to be seen twice. What is open after a
+look gets more rounds; the error is shared out over the looks (Bonferroni), since each is another chance to be wrong.
 
 A stored baseline does not run. When it was stored, and now again, a small fixed network (the yardstick) runs beside the
 model: what is compared are two ratios to it, so that a faster or slower hour of the same machine cancels out.
@@ -17,15 +17,16 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from mopt.artifacts.baseline import Baseline
-from mopt.artifacts.manifest import Estimate, Machine
+from mopt.artifacts.manifest import Estimate, LayerCost, Machine
 from mopt.artifacts.model import Feed, Model
 from mopt.artifacts.samples import Samples, batch_feeds
 from mopt.artifacts.store import Store, default_root
-from mopt.artifacts.verdict import Check, Verdict
+from mopt.artifacts.verdict import Check, LayerPair, Verdict
+from mopt.errors import CandidateRejectedError
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.plan import reference_candidate
 from mopt.profiles.compare import COMPARED, FEWEST, figure, growth, widened
@@ -39,6 +40,7 @@ _LOOKS = 3
 _ROUNDS = 15
 _LOADS = 5
 _SLOW_LOAD_SECONDS = 5.0
+_SHOWN_LAYERS = 30
 _USUAL_LIMITS = {"p50": "+10%"}
 """Limits where none is given: a tenth is more than a machine in CI wavers in an interleaved run."""
 _YARDSTICK_ERROR = 0.05
@@ -71,11 +73,12 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """What was measured: checks, what to warn of, and how far the baseline was from itself at the first batch size."""
+    """What was measured: checks, warnings, how far the baseline was from itself at the first batch size, and the layers."""
 
     checks: list[Check]
     warnings: list[str]
     control: Estimate | None
+    layers: tuple[LayerPair, ...] = ()
 
 
 def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progress: Progress) -> Contest:
@@ -99,7 +102,7 @@ def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progr
     checks += found
     checks += _loading(field, asked)
     progress.step("loaded several times")
-    return Contest(checks, warnings, control)
+    return Contest(checks, warnings, control, _layers(field))
 
 
 # --- speed and memory ---------------------------------------------------------------------------------------------------
@@ -151,21 +154,35 @@ def _at_batch(
     seconds: float,
     progress: Progress,
 ) -> tuple[list[Check], Estimate | None]:
-    """Look up to three times, until everything that is limited is decided."""
+    """Look up to three times, until everything that is limited is decided.
+
+    A failure takes two looks in a row that see it by themselves: a burst of somebody else's work spoils one.
+    """
     feeds = batch_feeds(field.candidate.signature, field.samples, batch)
     confidence = 1 - (1 - field.confidence) / _LOOKS
     logs, control = _Logs(), None
     checks: list[Check] = []
+    before: set[str] = set()
     end = time.monotonic() + seconds
     for look in range(_LOOKS):
-        rounds = _ROUNDS * 2**look
-        left = max(1.0, end - time.monotonic())
-        logs.add(_take_turns(opened, feeds, rounds, seed=look, budget=left))
+        fresh, rounds = _Logs(), _ROUNDS * 2**look
+        fresh.add(_take_turns(opened, feeds, rounds, seed=look, budget=max(1.0, end - time.monotonic())))
+        logs.add({name: fresh.of(name) for name in fresh.by_name})
+        seen, _ = _compare(field, fresh, batch, asked, confidence)
+        failing = {check.name for check in seen if check.verdict == "fail"}
         checks, control = _compare(field, logs, batch, asked, confidence)
+        checks = [_confirmed(check, failing & before) for check in checks]
+        before = failing
         progress.step(_told(checks, batch))
         if time.monotonic() > end or all(check.verdict != "inconclusive" for check in checks if check.counts):
             break
     return checks, control
+
+
+def _confirmed(check: Check, failing: Set[str]) -> Check:
+    if check.verdict != "fail" or check.name in failing:
+        return check
+    return check.model_copy(update={"verdict": "inconclusive", "note": f"{check.note}; seen once only".removeprefix("; ")})
 
 
 def _take_turns(
@@ -345,6 +362,37 @@ def _loading(field: Field, asked: Mapping[str, Limit]) -> list[Check]:
             )
         )
     return checks
+
+
+def _layers(field: Field) -> tuple[LayerPair, ...]:
+    """What each operator takes in either side, by the names that both know; nothing where a runtime does not tell."""
+    size = field.candidate.signature.batch_size or 1
+    (feed, *_) = batch_feeds(field.candidate.signature, field.samples, size, count=1)
+    found: list[dict[str, LayerCost]] = []
+    for side in (field.candidate, field.baseline):
+        costs: dict[str, LayerCost] = {}
+        with contextlib.suppress(CandidateRejectedError):
+            if side is not None:
+                with side.open() as session:
+                    session.run(feed)
+                    costs = {name: layer for layer in reversed(session.layers(feed)) for name in layer.name.split(",")}
+        found.append(costs)
+    own, other = found
+
+    def dearest(name: str) -> float:
+        return max(costs[name].ms if name in costs else 0.0 for costs in found)
+
+    shown = sorted({**other, **own}, key=dearest, reverse=True)[:_SHOWN_LAYERS]
+    return tuple(
+        LayerPair(
+            name=name,
+            kind=(own.get(name) or other[name]).kind,
+            arithmetic=own[name].arithmetic if name in own else "",
+            candidate_ms=own[name].ms if name in own else None,
+            baseline_ms=other[name].ms if name in other else None,
+        )
+        for name in shown
+    )
 
 
 def _size(field: Field, limit: Limit | None) -> Check:

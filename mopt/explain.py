@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Explanation", "Layer", "explain"]
 
+import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,16 @@ from typing import Any
 import pydantic
 
 from mopt.artifacts.manifest import LayerCost, PassRecord
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import batch_feeds
+from mopt.artifacts.model import Model, Signature
+from mopt.artifacts.samples import Samples, batch_feeds
 from mopt.artifacts.store import Store, default_root
 from mopt.calibration.split import batched, prepare
 from mopt.entry import memory_budget
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
+from mopt.evaluators._metric import Metric, load_metric
 from mopt.export import bind, export, find_exporter
-from mopt.mixed import rank
+from mopt.mixed import Mixing, rank
+from mopt.passes._onnx import model_metadata
 from mopt.plan import Candidate, plan, reference_candidate, traits_of
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
@@ -29,8 +32,9 @@ from mopt.recipe import Recipe
 from mopt.registry import nearest
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.simplify import simplify
-from mopt.trials import compile_candidate
+from mopt.trials import compile_candidate, evaluate, record_outputs, score
 
+_EFFECT_SAMPLES = 256
 _COMPUTES = re.compile(r"Conv|MatMul|Gemm|LSTM|GRU|Attention|FullyConnected|Deconvolution|RNN")
 _MIXED = re.compile(r"-mixed\d+(-dropped)?$")
 
@@ -56,6 +60,8 @@ class Layer(_Record):
     """Whether the model asks for integers here."""
     why: str = ""
     """Why it is in float."""
+    effect: float | None = None
+    """Change of the metric when only this operator is quantized, negative is worse; None where nobody asked."""
 
 
 class Explanation(_Record):
@@ -68,6 +74,8 @@ class Explanation(_Record):
     total_ms: float
     """Sum over all nodes, profiler included."""
     reference_ms: float
+    metric: str = ""
+    """What ``effect`` is a change of."""
     layers: tuple[Layer, ...]
     passes: tuple[PassRecord, ...]
     machine: str
@@ -79,6 +87,7 @@ def explain(
     *,
     float_nodes: Sequence[str] = (),
     batch: int = 1,
+    effects: int = 0,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
@@ -89,6 +98,7 @@ def explain(
         candidate: Its name; default: the first one that quantizes.
         float_nodes: Operators that it leaves in float, for a mixed one.
         batch: Batch size to time at.
+        effects: For how many of the noisiest operators the change of the metric is evaluated; each costs a compilation.
         store: Cache to use instead of the default one.
         progress: Receives the stages.
 
@@ -127,6 +137,20 @@ def explain(
     progress.step(chosen.runtime.name)
     reference = _layers(reference_candidate(threads).runtime, prepared, inputs)
     progress.step("the reference")
+    layers = _joined(noise, own, reference, _reasons(compiled.records))
+    metric = None
+    if effects and noise:
+        context = _Context(
+            bound.model, prepared, bound.signature, split.evaluation.first(_EFFECT_SAMPLES), store, memory, threads
+        )
+        metric = load_metric(
+            recipe.metric,
+            split.evaluation,
+            bound.signature,
+            recipe.metric_options,
+            metadata=model_metadata(exported.model.file),
+        )
+        layers = _with_effects(layers, chosen, context, metric, effects, progress)
     return Explanation(
         model=recipe.name,
         candidate=chosen.name,
@@ -134,15 +158,53 @@ def explain(
         batch=size,
         total_ms=sum(layer.ms for layer in own),
         reference_ms=sum(layer.ms for layer in reference),
-        layers=tuple(_joined(noise, own, reference, _reasons(compiled.records))),
+        layers=tuple(layers),
+        metric=metric.name if metric else "",
         passes=compiled.records,
         machine=f"{machine.cpu}, {machine.cores} cores",
     )
 
 
-def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    import dataclasses
+@dataclasses.dataclass(frozen=True)
+class _Context:
+    """What a look at the metric takes."""
 
+    source: Model
+    prepared: Model
+    signature: Signature
+    samples: Samples
+    store: Store
+    memory: int
+    threads: int
+
+
+def _with_effects(
+    layers: Sequence[Layer], chosen: Candidate, context: _Context, metric: Metric, count: int, progress: Progress
+) -> list[Layer]:
+    """Quantize each of the noisiest operators alone, and look at the metric."""
+    noisy = [layer.name for layer in layers if layer.quantized]
+    progress.stage(f"the change of {metric.name}", min(count, len(noisy)))
+    reference = reference_candidate(context.threads)
+    answers = record_outputs(context.source, reference.runtime, context.signature, context.samples, context.store)
+    own = metric.value(score(answers, metric, context.samples))
+    effects: dict[str, float] = {}
+    for name in noisy[:count]:
+        variant = Mixing(chosen, tuple(noisy)).with_float([one for one in noisy if one != name])
+        try:
+            model = compile_candidate(variant, context.prepared, context.store, context.memory).model
+            found = evaluate(
+                model, variant.runtime, context.signature, context.samples, answers, metric, detect(), context.store
+            )  # fmt: skip
+        except (CandidateRejectedError, NotApplicableError) as error:
+            progress.step(f"{name}: {error.message}")
+            continue
+        change = metric.value(found.rows) - own
+        effects[name] = change if metric.higher_is_better else -change
+        progress.step(f"{name}: {effects[name]:+.4g}")
+    return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers]
+
+
+def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
     quantizing = [one for one in every if one.passes and one.passes[-1].name.startswith("quantize_")]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")

@@ -10,6 +10,8 @@ import pytest
 from tests.small import digits
 from tests.test_gate import noisy, variant
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ACTION, TEMPLATE = ROOT / "action.yml", ROOT / "ci" / "gitlab-gate.yml"
 

@@ -50,6 +50,14 @@ def test_dynamic_quantization_is_explained_too(small, store):
     assert sum(layer.quantized for layer in found.layers) == 3
 
 
+def test_the_effect_of_a_layer_alone_is_evaluated(small, store):
+    found = explain(recipe(small), "onnxruntime-int8", effects=2, store=store)
+    assert found.metric == "accuracy"
+    looked = [layer for layer in found.layers if layer.effect is not None]
+    assert len(looked) == 2
+    assert all(abs(layer.effect) < 0.05 for layer in looked)
+
+
 def test_openvino_tells_what_it_fused(small, store):
     found = explain(recipe(small), "openvino-int8", store=store)
     assert found.runtime == "openvino"

@@ -19,6 +19,8 @@ from mopt.passes._export import Exporter
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.passes.export_onnx import ExportOnnx
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

@@ -159,6 +159,7 @@ def test_a_model_that_is_worse_fails_with_its_samples(small, store, tmp_path):
         assert any(np.array_equal(inputs["pixels"][0], row) for row in arrays["pixels"])
 
 
+@pytest.mark.slow
 def test_few_samples_leave_it_open_and_say_how_many_would_decide(small, store):
     worse = variant(small, "bit", noisy(0.12))
     found = gate(worse, small.model, small, store, tolerance="0.1%")
@@ -176,12 +177,14 @@ def test_equal_models_pass_a_tolerance_that_the_samples_can_prove_and_no_other(s
     assert needed == pytest.approx(2995, abs=3)
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_nan_fails_with_the_reason(small, store):
     found = gate(variant(small, "nan", appended(*NAN)), small.model, small, store)
     assert found.verdict == "fail"
     assert "NaN" in found.checks[0].note
 
 
+@pytest.mark.slow
 def test_a_model_that_differs_from_itself_is_judged_as_a_distribution(small, store):
     random = variant(small, "random", appended(*RANDOM))
     found = gate(random, random, small, store, tolerance="5pp")
@@ -193,6 +196,7 @@ def test_a_model_that_differs_from_itself_is_judged_as_a_distribution(small, sto
     assert "by groups" in check.method
 
 
+@pytest.mark.slow
 def test_a_random_model_that_is_worse_fails_too(small, store):
     def both(graph):
         noisy(2.0)(graph)
@@ -202,6 +206,7 @@ def test_a_random_model_that_is_worse_fails_too(small, store):
     assert gate(variant(small, "random-noisy", both), random, small, store).verdict == "fail"
 
 
+@pytest.mark.slow
 def test_models_with_other_inputs_cannot_be_compared(small, store):
     def renamed(graph):
         graph.output[0].name = "answer"
@@ -212,6 +217,7 @@ def test_models_with_other_inputs_cannot_be_compared(small, store):
         gate(small.model, variant(small, "renamed", renamed), small, store)
 
 
+@pytest.mark.slow
 def test_several_metrics_have_limits_of_their_own(small, store):
     limits = {"f1": "-1pp", "fidelity": "90%"}
     found = gate(variant(small, "noisy", noisy(1.5)), small.model, small, store, tolerance="90%", gate={"limits": limits})
@@ -219,6 +225,7 @@ def test_several_metrics_have_limits_of_their_own(small, store):
     assert verdicts == {"accuracy": "pass", "f1": "fail", "fidelity": "pass"}
 
 
+@pytest.mark.slow
 def test_without_labels_the_outputs_are_compared(small, store, tmp_path):
     with np.load(small.data) as arrays:
         np.savez(tmp_path / "plain.npz", pixels=arrays["pixels"])
@@ -232,6 +239,7 @@ def test_without_labels_the_outputs_are_compared(small, store, tmp_path):
 # --- slices -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_slice_that_is_harmed_fails_the_gate_though_the_whole_does_not(small, store):
     blind = variant(small, "blind", without_class(8))
     found = gate(blind, small.model, small, store, tolerance="20%", gate={"slices": ["label"], "slice_tolerance": "20%"})
@@ -241,6 +249,7 @@ def test_a_slice_that_is_harmed_fails_the_gate_though_the_whole_does_not(small, 
     assert found.verdict == "fail"
 
 
+@pytest.mark.slow
 def test_slices_by_a_column_have_tolerances_of_their_own(small, store):
     options = {"slices": ["writer"], "slice_tolerances": {"writer=bob": "100%"}}
     found = gate(variant(small, "noisy", noisy(1.5)), small.model, small, store, tolerance="5%", gate=options)
@@ -250,6 +259,7 @@ def test_slices_by_a_column_have_tolerances_of_their_own(small, store):
     assert slices["writer=bob"].verdict == "pass"
 
 
+@pytest.mark.slow
 def test_a_slice_that_is_not_there_is_named(small, store):
     with pytest.raises(UserError, match="no column writter"):
         gate(small.model, small.model, small, store, gate={"slices": ["writter"]})
@@ -257,6 +267,7 @@ def test_a_slice_that_is_not_there_is_named(small, store):
         gate(small.model, small.model, small, store, gate={"slices": ["writer"], "slice_tolerances": {"writer=eve": "1%"}})
 
 
+@pytest.mark.slow
 def test_an_open_slice_counts_only_when_it_is_asked_for(small, store):
     options = {"slices": ["label"], "slice_tolerance": "0.5%"}
     found = gate(small.model, small.model, small, store, gate=options)
@@ -314,6 +325,7 @@ def baseline(small, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_baseline_stands_for_the_model(small, store, baseline):
     assert baseline.stat().st_size < 100_000
     same = gate(small.model, baseline, small, store)
@@ -326,6 +338,7 @@ def test_a_baseline_stands_for_the_model(small, store, baseline):
     assert worse.fidelity == pytest.approx(direct.fidelity)
 
 
+@pytest.mark.slow
 def test_a_baseline_of_other_samples_is_refused(small, store, baseline, tmp_path):
     with np.load(small.data) as arrays:
         np.savez(tmp_path / "other.npz", pixels=arrays["pixels"][:300], label=arrays["label"][:300])
@@ -333,6 +346,7 @@ def test_a_baseline_of_other_samples_is_refused(small, store, baseline, tmp_path
         gate(small.model, baseline, small, store, data=tmp_path / "other.npz")
 
 
+@pytest.mark.slow
 def test_a_baseline_of_another_machine_is_refused_for_speed_and_warned_of(small, store, baseline, tmp_path):
     values = json.loads(baseline.read_text())
     values["machine"] |= {"cpu": "Another CPU", "isa": ["amx_int8"]}
@@ -353,6 +367,7 @@ def test_speed_is_compared_beside_the_yardstick(small, store, baseline):
     assert "yardstick" in check.method
 
 
+@pytest.mark.slow
 def test_a_damaged_baseline_is_refused(small, store, baseline, tmp_path):
     values = json.loads(baseline.read_text())
     values["answers"] = "AAAA"
@@ -364,6 +379,7 @@ def test_a_damaged_baseline_is_refused(small, store, baseline, tmp_path):
         gate(small.model, tmp_path / "nonsense.json", small, store)
 
 
+@pytest.mark.slow
 def test_a_baseline_is_not_overwritten(small, baseline):
     with pytest.raises(UserError, match="exists already"):
         run("baseline", "set", small.model, "--data", small.data, "--out", baseline)
@@ -373,6 +389,7 @@ def test_a_baseline_is_not_overwritten(small, baseline):
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_that_ci_wants(small, tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
@@ -391,6 +408,7 @@ def test_the_command_writes_everything_that_ci_wants(small, tmp_path, monkeypatc
     assert run("gate", small.model, *arguments, *files, "--force").exit_code == 0
 
 
+@pytest.mark.slow
 def test_junit_keeps_to_the_schema(small, tmp_path, junit_schema):
     for name, model, limits in (
         ("pass", small.model, []),
@@ -403,6 +421,7 @@ def test_junit_keeps_to_the_schema(small, tmp_path, junit_schema):
         junit_schema.validate(str(tmp_path / f"{name}.xml"))
 
 
+@pytest.mark.slow
 def test_inconclusive_is_what_the_user_says(small):
     arguments = ["gate", small.model, "--against", small.model, "--data", small.data, "--no-speed", "--tolerance", "0.01%"]
     with pytest.raises(GateInconclusiveError, match="INCONCLUSIVE"):
@@ -439,6 +458,7 @@ def test_nothing_to_compare_with_says_how_to_get_it(small, tmp_path, monkeypatch
     assert "mopt baseline set" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_opens_in_a_browser(small, tmp_path, scheme):

@@ -6,6 +6,8 @@ import pytest
 
 from tests import models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["COLUMNS", "change_text", "figure_text", "github_commands", "render_html", "render_markdown", "rows", "sentences"]
+__all__ = [
+    "COLUMNS",
+    "change_text",
+    "figure_text",
+    "github_commands",
+    "interval_text",
+    "render_html",
+    "render_markdown",
+    "rows",
+    "sentences",
+]
 
 import math
 from collections.abc import Sequence
@@ -11,7 +21,7 @@ from typing import Any
 from mopt.artifacts import quantities as q
 from mopt.artifacts.charts import COLOURS, clean, draw
 from mopt.artifacts.report import Fact, environment, markdown_text, visible_text
-from mopt.artifacts.verdict import Check, GateVerdict, Verdict, WorstSample
+from mopt.artifacts.verdict import Check, GateVerdict, LayerPair, Verdict, WorstSample
 
 COLUMNS = {
     "check": "Check",
@@ -45,7 +55,7 @@ def _row(check: Check) -> dict[str, str]:
         "candidate": figure_text(check.candidate, check.unit) if measured else _NONE,
         "baseline": figure_text(check.baseline, check.unit) if measured else _NONE,
         "change": change_text(check.change.value, check) if measured else _NONE,
-        "interval": _interval(check) if measured else _NONE,
+        "interval": interval_text(check) if measured else _NONE,
         "limit": check.limit or _NONE,
         "note": _note(check),
     }
@@ -76,15 +86,19 @@ def change_text(value: float, check: Check) -> str:
     """A change: a share of the baseline for costs, points for shares, else in the metric's units."""
     if math.isinf(value):
         return "any"
+    if check.unit == "/s":  # what is compared is the time for a sample
+        value = 1 / (1 + value) - 1
     if check.relative:
         return f"{value * 100:+.1f} %"
     return f"{value * 100:+.2f} pp" if check.unit == "share" else f"{value:+.4g}"
 
 
-def _interval(check: Check) -> str:
+def interval_text(check: Check) -> str:
+    """The interval of a change."""
     if check.change.low == check.change.high:
         return "exact"
-    return f"{change_text(check.change.low, check)} to {change_text(check.change.high, check)}"
+    ends = (check.change.high, check.change.low) if check.unit == "/s" else (check.change.low, check.change.high)
+    return " to ".join(change_text(end, check) for end in ends)
 
 
 def _note(check: Check) -> str:
@@ -114,11 +128,10 @@ def sentences(found: GateVerdict) -> list[str]:
     told = [first]
     for check in found.checks:
         if check.kind == "quality" and check.power is not None and check.detectable is not None:
-            loss = change_text(-check.detectable, check)
+            loss = change_text(-check.detectable, check).removeprefix("-")
             told.append(
-                f"With {q.count(check.change.count, 'sample')}, {check.name} lets an equal model pass in {check.power:.0%} of "
-                f"gates, "
-                f"and refuses a loss of {loss} in 90 %."
+                f"With {q.count(check.change.count, 'sample')}, {check.name} lets a model that is as good, and differs on as "
+                f"many of them, pass in {check.power:.0%} of gates, and refuses a loss of {loss} in 90 %."
             )
             break
     return told
@@ -133,7 +146,7 @@ def _blame(check: Check) -> str:
         return f"{check.name}: {check.note}"
     if not check.change.count:
         return f"{check.name}: {check.note or 'not compared'}"
-    return f"{check.name} {change_text(check.change.value, check)} ({_interval(check)}), allowed {check.limit}" + (
+    return f"{check.name} {change_text(check.change.value, check)} ({interval_text(check)}), allowed {check.limit}" + (
         f", about {check.needed:,} samples would decide" if check.verdict == "inconclusive" and check.needed else ""
     )
 
@@ -180,6 +193,7 @@ def _page(found: GateVerdict) -> dict[str, Any]:
         "evidence": _evidence(found),
         "fidelity": [Fact(name, q.digits(value, 5)) for name, value in found.fidelity.items()],
         "machine": _machine(found),
+        "layers": [_layer(one) for one in found.layers],
     }
 
 
@@ -190,7 +204,7 @@ def _tiles(found: GateVerdict) -> list[dict[str, str]]:
         {
             "name": check.name,
             "value": change_text(check.change.value, check),
-            "note": f"{_interval(check)}, allowed {check.limit or 'nothing'}",
+            "note": f"{interval_text(check)}, allowed {check.limit or 'nothing'}",
             "state": states[check.verdict],
         }
         for check in shown
@@ -211,6 +225,22 @@ def _worst(one: WorstSample) -> dict[str, str]:
     }
 
 
+def _layer(one: LayerPair) -> dict[str, str]:
+    def time(value: float | None) -> str:
+        return q.milliseconds(value) if value is not None else _NONE
+
+    both = one.candidate_ms is not None and one.baseline_ms
+    change = f"{(one.candidate_ms / one.baseline_ms - 1) * 100:+.0f} %" if both else _NONE  # type: ignore[operator]
+    return {
+        "Layer": one.name,
+        "Type": one.kind,
+        "Runs in": one.arithmetic or _NONE,
+        "Candidate": time(one.candidate_ms),
+        "Baseline": time(one.baseline_ms),
+        "Change": change,
+    }
+
+
 def _evidence(found: GateVerdict) -> list[Fact]:
     facts = []
     for check in found.checks:
@@ -223,8 +253,8 @@ def _evidence(found: GateVerdict) -> list[Fact]:
             facts.append(
                 Fact(
                     f"{check.name}, power",
-                    f"an equal model passes with {check.power:.0%}; a loss of {change_text(-check.detectable, check)} "
-                    "is refused with 90 %",
+                    f"one that is as good and differs as much passes with {check.power:.0%}; a loss of "
+                    f"{change_text(-check.detectable, check).removeprefix('-')} is refused with 90 %",
                 )
             )
     return facts

@@ -7,7 +7,7 @@ __all__ = ["write_junit"]
 import re
 import xml.etree.ElementTree as ElementTree
 
-from mopt.artifacts.gate_report import change_text, figure_text
+from mopt.artifacts.gate_report import change_text, figure_text, interval_text
 from mopt.artifacts.verdict import Check, GateVerdict
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
@@ -51,10 +51,7 @@ def write_junit(found: GateVerdict) -> str:
 
 def _case(check: Check, found: GateVerdict) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=f"mopt.gate.{check.kind}", name=_clean(check.name), time="0")
-    message = _clean(
-        f"{change_text(check.change.value, check)} ({change_text(check.change.low, check)} to "
-        f"{change_text(check.change.high, check)}), allowed {check.limit or 'anything'}"
-    )
+    message = _clean(f"{change_text(check.change.value, check)} ({interval_text(check)}), allowed {check.limit or 'anything'}")
     detail = _clean(
         f"candidate {figure_text(check.candidate, check.unit)}, baseline {figure_text(check.baseline, check.unit)}. "
         f"{check.method}. {check.note}"

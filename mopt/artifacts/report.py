@@ -198,6 +198,7 @@ def _page(manifest: Manifest) -> dict[str, Any]:
         "settings": setting_rows(manifest.batching),
         "capacity": _capacity(manifest),
         "quality": _quality(manifest),
+        "frontier": _frontier(manifest),
         "passes": [_pass_line(record) for record in manifest.winner.passes],
         "evidence": _facts(manifest.winner.evidence),
         "source": _source(manifest),
@@ -443,6 +444,34 @@ def _quality(manifest: Manifest) -> list[Fact]:
         Fact("verdict", quality.verdict),
         *(Fact(name, q.digits(value, 5)) for name, value in quality.fidelity.items()),
     ]
+
+
+def _frontier(manifest: Manifest) -> list[dict[str, str]]:
+    """How quality and speed go together for the candidates that leave operators in float, the fewest first."""
+    mixed = [trial for trial in manifest.trials if _kept(trial)]
+    plain = {trial.name.rpartition("-mixed")[0] for trial in mixed}
+    shown = [trial for trial in manifest.trials if trial.name in plain] + mixed
+    rows = []
+    for trial in sorted(shown, key=lambda trial: (trial.name.rpartition("-mixed")[0] or trial.name, len(_kept(trial)))):
+        row = _row(trial, manifest)
+        rows.append(
+            {
+                "Candidate": trial.name,
+                "In float": str(len(_kept(trial))),
+                "Quality": row.quality,
+                "Difference, bound": row.bound,
+                "Speed-up": row.speedup,
+                "Outcome": trial.outcome.rejection if trial.outcome else row.outcome,
+                "Operators in float": ", ".join(_kept(trial)) or _NONE,
+            }
+        )
+    return rows
+
+
+def _kept(trial: Trial) -> list[str]:
+    if "-mixed" not in trial.name or not trial.passes:
+        return []
+    return list(trial.passes[-1].fields.get("float_nodes") or ())
 
 
 def _pass_line(record: PassRecord) -> _PassLine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Check", "GateVerdict", "Side", "Verdict", "WorstSample", "overall"]
+__all__ = ["Check", "GateVerdict", "LayerPair", "Side", "Verdict", "WorstSample", "overall"]
 
 from collections.abc import Iterable
 from typing import Literal
@@ -72,6 +72,18 @@ class Check(_Record):
     note: str = ""
 
 
+class LayerPair(_Record):
+    """An operator as both sides run it."""
+
+    name: str
+    kind: str
+    arithmetic: str
+    """What the candidate computes it in."""
+    candidate_ms: float | None
+    """None where the runtime fused it into another one."""
+    baseline_ms: float | None
+
+
 class WorstSample(_Record):
     """A sample on which the candidate loses the most."""
 
@@ -112,6 +124,8 @@ class GateVerdict(_Record):
     paired: tuple[float, ...] = ()
     """Score of the candidate less that of the baseline, sorted, for some of the samples that differ; negative is worse."""
     worst: tuple[WorstSample, ...] = ()
+    layers: tuple[LayerPair, ...] = ()
+    """The operators that take the most time in either side; empty where costs were not measured."""
     warnings: tuple[str, ...] = ()
     machine: Machine
     noise: dict[str, float]

@@ -20,6 +20,9 @@ _WIDE_ENOUGH = 110
 @click.option("--candidate", help="Candidate to look at. Default: the one that was chosen, else the first that quantizes.")
 @click.option("--target", help="Where it will run; see mopt list targets.")
 @click.option("--batch", type=click.IntRange(1, 4096), default=1, help="Batch size to time at. Default: 1.")
+@click.option(
+    "--effects", type=click.IntRange(0), default=0, help="Evaluate the metric with each of the N noisiest layers alone."
+)
 @click.option("--top", type=click.IntRange(1), default=20, help="Layers to show. Default: 20; --json has all.")
 @click.option("--trust-pickle", is_flag=True, default=None, help="Run the code inside a pickled model.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
@@ -37,7 +40,9 @@ def command(source: str, as_json: bool, quiet: bool, top: int, **options: Any) -
 
     recipe, candidate, kept = _asked(source, options)
     with shown_progress(quiet) as progress:
-        found = explain(recipe, candidate, float_nodes=kept, batch=options["batch"], progress=progress)
+        found = explain(
+            recipe, candidate, float_nodes=kept, batch=options["batch"], effects=options["effects"], progress=progress
+        )
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -83,9 +88,12 @@ def _print(found: Any, top: int) -> None:
             layer.arithmetic,
             layer.why,
         ]
-        rows.append(cells if wide else [cells[0], cells[2], cells[3], cells[5], cells[6]])
+        cells = cells if wide else [cells[0], cells[2], cells[3], cells[5], cells[6]]
+        effect = [f"{layer.effect:+.4g}" if layer.effect is not None else ""] if found.metric else []
+        rows.append(cells[:-1] + effect + cells[-1:])
     headings = ["Layer", "Type", "Signal over noise", "Time", "In float", "Runs in", "Why in float"]
     shown = headings if wide else [headings[0], "SQNR", headings[3], headings[5], headings[6]]
+    shown = shown[:-1] + ([f"Change of {found.metric}"] if found.metric else []) + shown[-1:]
     print_table(
         shown, rows, title=f"{found.model}: {found.candidate}, batch {found.batch}", right=range(2, 5) if wide else (1, 2)
     )

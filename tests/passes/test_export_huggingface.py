@@ -9,6 +9,8 @@ from mopt.passes._compare import compare
 from mopt.passes._export import apply_in_child, reference_in_child, run_onnxruntime
 from mopt.passes.export_huggingface import ExportHuggingface
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers", reason="transformers is an extra: pip install 'mopt[huggingface]'")
 torch = pytest.importorskip("torch")
 

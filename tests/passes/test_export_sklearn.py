@@ -24,6 +24,8 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.svm import LinearSVC  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LOADERS = {"cancer": load_breast_cancer, "wine": load_wine, "diabetes": load_diabetes}
 
 

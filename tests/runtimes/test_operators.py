@@ -14,6 +14,8 @@ from mopt.runtimes._operators import Executed, Tensor, mean_costs
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
 
+pytestmark = pytest.mark.slow
+
 CNN = """
 <ir_version: 9, opset_import: ["": 17]>
 g (float[batch, 8, 10, 10] image) => (float[batch, 16, 8, 8] y)
