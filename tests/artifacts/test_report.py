@@ -6,6 +6,7 @@ import pytest
 from manifests import HOSTILE, estimate, hostile, manifest, profile, quality, trial, trials
 
 from mopt.artifacts import quantities as q
+from mopt.artifacts.manifest import Outcome, PassRecord
 from mopt.artifacts.report import COLUMNS, candidate_rows, quality_sentence, render_html, render_markdown, verdict
 from mopt.errors import Rejection
 
@@ -218,3 +219,22 @@ def test_a_single_batch_size_has_one_tile():
     one = trial("onnxruntime-int8", 2.0, quality(0, 0), None, profile=profile(4.2, 2.0, (1,)))
     text = render_markdown(manifest(trials=(trials()[0], one)))
     assert text.count("Speed-up, batch") == 1
+
+
+@pytest.mark.parametrize("render", [render_markdown, render_html])
+def test_the_frontier_of_mixed_precision_names_what_stayed_in_float(render):
+    def mixed(count, difference, verdict, outcome):
+        fields = {"float_nodes": [f"layer{index}" for index in range(count)]}
+        step = PassRecord(name="quantize_int8_static", fields=fields, modified=True, cached=False, seconds=3.0)
+        judged = quality(difference, difference - 0.002, verdict)
+        return trial(f"openvino-int8-mixed{count}", 2.5 - count / 10, judged, outcome, passes=(step,))
+
+    worse = Outcome(rejection=Rejection.WORSE, reason="accuracy -0.03, allowed -0.01")
+    found = manifest(trials=(*trials(), mixed(2, -0.03, "fail", worse), mixed(4, -0.004, "pass", None)))
+    text = render(found)
+    section = text[text.index("Mixed precision") :]
+    places = [section.index(name) for name in ("openvino-int8-mixed2", "openvino-int8-mixed4")]
+    assert places == sorted(places)
+    assert section.index("openvino-int8") < places[0]
+    assert "layer0, layer1, layer2, layer3" in section
+    assert "Mixed precision" not in render(manifest())
