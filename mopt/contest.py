@@ -10,7 +10,17 @@ model: what is compared are two ratios to it, so that a faster or slower hour of
 
 from __future__ import annotations
 
-__all__ = ["CANDIDATE", "YARDSTICK", "Contest", "Field", "cost_checks", "load_times", "measure_beside", "yardstick"]
+__all__ = [
+    "CANDIDATE",
+    "YARDSTICK",
+    "Contest",
+    "Field",
+    "cost_checks",
+    "load_times",
+    "measure_beside",
+    "size_check",
+    "yardstick",
+]
 
 import contextlib
 import dataclasses
@@ -82,12 +92,13 @@ class Contest:
 
 
 def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progress: Progress) -> Contest:
-    """Compare all costs; those without a limit are shown and do not count."""
+    """Compare all costs but the size; those without a limit are shown and do not count."""
     asked = {name: Limit.parse(text, name) for name, text in limits.items() if name in COSTS}
     speed_is_limited = any(name in COMPARED for name in asked)
     if not speed_is_limited:
         asked |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
-    checks, warnings = [_size(field, asked.get("size"))], []
+    checks: list[Check] = []
+    warnings: list[str] = []
     if field.stored is not None and not field.stored.comparable_here(machine):
         was = field.stored.machine
         warnings.append(
@@ -395,7 +406,9 @@ def _layers(field: Field) -> tuple[LayerPair, ...]:
     )
 
 
-def _size(field: Field, limit: Limit | None) -> Check:
+def size_check(field: Field, limits: Mapping[str, str]) -> Check:
+    """Compare the bytes on disk, which takes no measuring."""
+    limit = Limit.parse(limits["size"], "size") if "size" in limits else None
     own = float(field.candidate.model.size)
     base = float(field.baseline.model.size if field.baseline is not None else field.stored.size_bytes if field.stored else own)
     change = own / base - 1 if base else 0.0

@@ -18,7 +18,7 @@ from mopt.artifacts.store import Store, default_root
 from mopt.artifacts.verdict import Check, GateVerdict, overall
 from mopt.calibration.spec import DataSpec
 from mopt.calibration.split import Split, prepare
-from mopt.contest import Contest, Field, cost_checks
+from mopt.contest import Contest, Field, cost_checks, size_check
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.fidelity import Fidelity
@@ -140,9 +140,12 @@ def run_gate(
     progress.stage("reading the models and the data", 3)
     split, candidate, opponent = _read(request, store)
     samples = split.evaluation
+    if samples.synthetic:
+        raise UserError("a gate on made-up data says nothing", "give real samples with --data")
     progress.step(f"{len(samples):,} samples to compare on")
     warnings = _warnings(request, candidate, opponent, machine)
 
+    metrics = _metrics(request, candidate, samples, limits)
     progress.stage("answering all samples", 3)
     try:
         compared, steady = _compare(candidate, opponent, samples, store, progress)
@@ -154,12 +157,12 @@ def run_gate(
         warnings.append(
             f"a model answers differently each time: both answered {RUNS} times, and the runs are compared as distributions"
         )
-    metrics = _metrics(request, candidate, samples, limits)
     checks = [*_quality_checks(request, compared, metrics, limits)]
     checks += _slice_checks(request, compared, split, metrics[0])
-    contest = None
+    contest, field = None, _field(request, candidate, opponent, samples)
+    checks.append(size_check(field, limits))
     if request.speed:
-        contest = cost_checks(_field(request, candidate, opponent, samples), limits, machine, progress)
+        contest = cost_checks(field, limits, machine, progress)
         checks += contest.checks
         warnings += contest.warnings
     worst = worst_samples(metrics[0], compared.samples, compared.candidate, compared.baseline, request.recipe.data, out)

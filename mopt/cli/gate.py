@@ -43,7 +43,7 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
     to tell; --inconclusive pass makes it 0. 2: the request is wrong.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.artifacts.gate_report import github_commands, render_markdown, sentences
+    from mopt.artifacts.gate_report import github_commands, render_markdown
     from mopt.artifacts.junit import write_junit
     from mopt.errors import GateFailedError, GateInconclusiveError
     from mopt.gate import GateRequest, run_gate
@@ -71,10 +71,13 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
         _print(found, out)
     if found.ok:
         return
-    worst = sentences(found)[0]
+    told = ", ".join(check.name for check in found.of(found.verdict))
     if found.verdict == "fail":
-        raise GateFailedError(worst, "the report names the samples and the figures" if out else "look at it with --out FOLDER")
-    raise GateInconclusiveError(worst, "give more samples, or accept it with --inconclusive pass")
+        raise GateFailedError(
+            f"the gate failed: {told}",
+            "the report names the samples and the figures" if out else "look at it with --out FOLDER",
+        )
+    raise GateInconclusiveError(f"the gate is inconclusive: {told}", "give more samples, or accept it with --inconclusive pass")
 
 
 def _against(against: str | None) -> str:
