@@ -442,6 +442,8 @@ def test_inconclusive_is_what_the_user_says(small):
         (["--tolerance", "lots"], "no amount"),
         (["--junit", "missing/gate.xml"], "no folder missing"),
         (["--data", "missing.npz"], "no such data"),
+        (["--data", "random"], "made-up data says nothing"),
+        (["--metric", "nope"], "unknown metric"),
     ],
 )
 def test_nonsense_is_one_line(small, arguments, message, tmp_path, monkeypatch):
