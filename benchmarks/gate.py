@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -41,6 +42,8 @@ from tests.small import digits
 SIZES = (500, 2_000, 10_000)
 CONFIDENCE = 0.95
 WANTED = 0.9
+SECONDS = 4.0
+"""For one comparison of speed."""
 
 
 def main() -> None:
@@ -220,11 +223,12 @@ def _speed(folder: Path, repeats: int) -> None:
         verdicts, seen = [], []
         with _neighbour(eaten):
             for _ in range(repeats):
-                field = Field(sides[name], sides["wide"], None, samples, (1,), CONFIDENCE, 8.0)
+                field = Field(sides[name], sides["wide"], None, samples, (1,), CONFIDENCE, SECONDS)
                 found = cost_checks(field, {"p50": "+5%"}, detect(), Silent())
                 check = next(check for check in found.checks if check.name.startswith("p50"))
                 verdicts.append(check.verdict)
                 seen.append(check.change.value)
+                print(f"{name} {eaten} {len(seen)}: {check.verdict} {check.change.value:+.1%}", file=sys.stderr, flush=True)
         told = "the same model" if name == "wide" else "one operator more"
         print(f"| {told} | {'a core is eaten' if eaten else 'none'} | {verdicts.count('fail') / repeats:.1%} | "
               f"{verdicts.count('inconclusive') / repeats:.1%} | {np.median(seen):+.1%} |", flush=True)  # fmt: skip

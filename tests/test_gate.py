@@ -10,6 +10,7 @@ import onnx
 import onnx.numpy_helper
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from mopt.artifacts.store import Store
 from mopt.artifacts.verdict import GateVerdict
@@ -469,8 +470,7 @@ def test_the_page_opens_in_a_browser(small, tmp_path, scheme):
         run("gate", worse, "--against", small.model, "--data", small.data, "--no-speed", "--out", tmp_path / "report")
     page = (tmp_path / "report" / "report.html").as_uri()
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    if scheme == "dark":
-        flags.append("--force-dark-mode")
+    flags.append(f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}")
     command = ["chromium", *flags, "--virtual-time-budget=2000"]
     shown = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, timeout=90, check=True).stdout
     assert '<h1 class="bad">fail</h1>' in shown
@@ -478,4 +478,5 @@ def test_the_page_opens_in_a_browser(small, tmp_path, scheme):
     assert "<svg" in shown
     picture = tmp_path / "page.png"
     subprocess.run([*command, f"--screenshot={picture}", page], capture_output=True, timeout=90, check=True)
-    assert picture.stat().st_size > 10_000
+    corner = np.asarray(Image.open(picture).convert("L"))[2, 2]
+    assert corner < 60 if scheme == "dark" else corner > 200
