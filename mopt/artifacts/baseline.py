@@ -11,7 +11,6 @@ __all__ = [
     "Baseline",
     "Packed",
     "Speed",
-    "check_destination",
     "encode_answers",
     "is_baseline",
     "pack_rows",
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from mopt.artifacts.disk import disk_errors
+from mopt.artifacts.disk import check_file, disk_errors
 from mopt.artifacts.manifest import Estimate, Machine
 from mopt.artifacts.model import digest
 from mopt.artifacts.samples import Sample, Samples, read_feed, write_feed, write_samples
@@ -161,7 +160,7 @@ def write_baseline(baseline: Baseline, path: Path, *, force: bool) -> None:
     Raises:
         UserError: When something is there that must not be replaced.
     """
-    check_destination(path, force=force)
+    check_file(path, force=force)
     with disk_errors(path):
         descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -173,20 +172,6 @@ def write_baseline(baseline: Baseline, path: Path, *, force: bool) -> None:
             with contextlib.suppress(OSError):
                 Path(partial).unlink()
             raise
-
-
-def check_destination(path: Path, *, force: bool) -> None:
-    """Refuse a file that must not be written, before any work is done for it.
-
-    Raises:
-        UserError: When it exists, is a folder, or its folder does not.
-    """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder", "give a file with --out")
-    if path.exists() and not force:
-        raise UserError(f"{path} exists already", "replace it with --force, or choose another file with --out")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}", "make it, or choose another file")
 
 
 # --- packing ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["disk_errors", "exchange", "files_below", "link_or_copy", "make_durable", "partial_folder", "remove_stale"]
+__all__ = [
+    "check_file",
+    "disk_errors",
+    "exchange",
+    "files_below",
+    "link_or_copy",
+    "make_durable",
+    "partial_folder",
+    "remove_stale",
+]
 
 import contextlib
 import ctypes
@@ -44,6 +53,20 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"the name is too long: {path.name[:40]}...", "choose a shorter one") from None
         raise
+
+
+def check_file(path: Path, *, force: bool) -> None:
+    """Refuse a file that must not be written, before any work is done for it.
+
+    Raises:
+        UserError: When it exists, is a folder, or its folder does not.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder", "give a file with --out")
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already", "replace it with --force, or choose another file")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}", "make it, or choose another file")
 
 
 @contextlib.contextmanager

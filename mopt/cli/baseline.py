@@ -31,11 +31,12 @@ def set_(source: str, out: Path | None, force: bool, as_json: bool, **options: A
     mopt baseline set served.mopt
     mopt baseline set model.onnx --data test.npz --metric accuracy --out baseline.json
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.artifacts.baseline import DEFAULT_FILE, check_destination, write_baseline
+    from mopt.artifacts.baseline import DEFAULT_FILE, write_baseline
+    from mopt.artifacts.disk import check_file
     from mopt.baseline import make_baseline
 
     path = out or Path(DEFAULT_FILE)
-    check_destination(path, force=force)
+    check_file(path, force=force)
     recipe, everything = gate_recipe(source, "", options)
     with shown_progress(options["quiet"]) as progress:
         found = make_baseline(source, recipe, everything=everything, speed=not options["no_speed"], progress=progress)

@@ -42,6 +42,7 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
 
     Leaves with exit code 3 when --rate does not hold within --p99.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
+    from mopt.artifacts.disk import check_file
     from mopt.errors import GateFailedError, UserError
     from mopt.profiles.arrivals import parse_arrivals
     from mopt.recipe import parse_milliseconds
@@ -51,7 +52,7 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
     if rate is not None and rate <= 0:
         raise UserError(f"--rate is {rate:g} requests per second", "give a rate above 0")
     if out is not None:
-        _check_file(out, force)
+        check_file(out, force=force)
     asked = {"rate": rate, "p99_ms": p99, "arrivals": parse_arrivals(options["arrivals"]), "seconds": options["seconds"]}
     if options["server"]:
         if out is not None:
@@ -123,17 +124,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip() or not value.strip() or not text.isprintable():
         raise UserError(f"--header {name} is not a header", "write 'Name: value'")
     return name.strip(), value.strip()
-
-
-def _check_file(path: Path, force: bool) -> None:
-    from mopt.errors import UserError
-
-    if path.is_dir():
-        raise UserError(f"{path} is a folder", "give a file with --out")
-    if path.exists() and not force:
-        raise UserError(f"{path} exists already", "replace it with --force, or choose another file")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}", "make it, or choose another file")
 
 
 def _print_profile(found: Any) -> None:

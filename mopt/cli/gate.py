@@ -43,6 +43,7 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
     to tell; --inconclusive pass makes it 0. 2: the request is wrong.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
+    from mopt.artifacts.disk import check_file
     from mopt.artifacts.gate_report import github_commands, render_markdown
     from mopt.artifacts.junit import write_junit
     from mopt.errors import GateFailedError, GateInconclusiveError
@@ -51,7 +52,7 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     out, junit, markdown, force = (options.pop(name) for name in ("out", "junit", "markdown", "force"))
     for path in (junit, markdown):
         if path is not None:
-            _check_parent(path)
+            check_file(path, force=True)
     opponent = _against(against)
     recipe, everything = gate_recipe(candidate, opponent, options)
     request = GateRequest(candidate, opponent, recipe, everything=everything, speed=not options["no_speed"])
@@ -89,15 +90,6 @@ def _against(against: str | None) -> str:
     if not Path(DEFAULT_FILE).is_file():
         raise UserError("nothing to compare with", f"give --against, or write {DEFAULT_FILE} with mopt baseline set MODEL")
     return DEFAULT_FILE
-
-
-def _check_parent(path: Path) -> None:
-    from mopt.errors import UserError
-
-    if path.is_dir():
-        raise UserError(f"{path} is a folder", "give a file")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}", "make it, or choose another file")
 
 
 def _report_folder(out: Path | None, force: bool) -> Any:

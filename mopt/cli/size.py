@@ -46,14 +46,14 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, out: Path | N
     mopt size model.mopt --rate 1000 --p99 100ms
     mopt size model.mopt --rate 1000 --p99 100ms --target 'aws-*' --budget 500 --machine aws-c6a-xlarge
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
+    from mopt.artifacts.disk import check_file
     from mopt.artifacts.sizing_report import render_sizing
-    from mopt.cli.bench import _check_file
     from mopt.sizing import read_subject, size
 
     subjects = [subject for source in sources for subject in read_subject(source)]
     wish = _wish(options)
     path = out or Path(f"{subjects[0].name}-sizing.html")
-    _check_file(path, force)
+    check_file(path, force=force)
     with shown_progress(quiet) as progress:
         found = size(subjects, wish, progress=progress)
     path.write_text(render_sizing(found), encoding="utf-8")
