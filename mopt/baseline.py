@@ -15,14 +15,11 @@ from mopt.artifacts.samples import Samples, batch_feeds
 from mopt.artifacts.store import Store, default_root
 from mopt.calibration.split import prepare
 from mopt.contest import CANDIDATE, YARDSTICK, load_times, measure_beside, yardstick
-from mopt.evaluators._metric import Metric, load_metric
-from mopt.evaluators.limit import COSTS
-from mopt.passes._onnx import model_metadata
 from mopt.profiles.compare import COMPARED, figure, growth
 from mopt.profiles.machine import detect
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
-from mopt.sides import Contestant, answer, open_contestant, signature_of, usual_batches
+from mopt.sides import Contestant, answer, metrics_of, open_contestant, signature_of, usual_batches
 from mopt.trials import score
 
 _ROUNDS = 40
@@ -65,7 +62,7 @@ def make_baseline(
     model = open_contestant(source, feeds, store, threads=threads, trust_pickle=trust)
     progress.step(f"{len(samples):,} samples")
     answers = answer(model, samples, store, 1).runs[0]
-    metrics = _metrics(model, recipe, samples)
+    metrics = metrics_of(model, recipe, samples)
     progress.step("answered")
     costs = _costs(model, samples, recipe, progress) if speed else {}
     return Baseline(
@@ -90,13 +87,6 @@ def make_baseline(
         mopt_version=metadata.version("mopt"),
         **costs,
     )
-
-
-def _metrics(model: Contestant, recipe: Recipe, samples: Samples) -> list[Metric]:
-    told = model_metadata(model.model.file) if model.model.form == "onnx" else {}
-    first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=told)
-    more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
-    return [first, *(load_metric(name, samples, model.signature, metadata=told) for name in more)]
 
 
 def _costs(model: Contestant, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:

@@ -20,19 +20,18 @@ from mopt.calibration.spec import DataSpec
 from mopt.calibration.split import Split, prepare
 from mopt.contest import Contest, Field, cost_checks, size_check
 from mopt.errors import CandidateRejectedError, UserError
-from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators._metric import Metric
 from mopt.evaluators.fidelity import Fidelity
 from mopt.evaluators.gate import discordant, judge, mcnemar, power
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.evaluators.slices import Part, SliceQuality, judge_slices
 from mopt.evaluators.tolerance import Tolerance
-from mopt.passes._onnx import model_metadata
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.registry import names, nearest
-from mopt.sides import RUNS, Answers, Contestant, answer, is_steady, open_contestant, signature_of, usual_batches
+from mopt.sides import RUNS, Answers, Contestant, answer, is_steady, metrics_of, open_contestant, signature_of, usual_batches
 from mopt.trials import score
 from mopt.worst import worst_samples
 
@@ -145,7 +144,7 @@ def run_gate(
     progress.step(f"{len(samples):,} samples to compare on")
     warnings = _warnings(request, candidate, opponent, machine)
 
-    metrics = _metrics(request, candidate, samples, limits)
+    metrics = metrics_of(candidate, request.recipe, samples)
     progress.stage("answering all samples", 3)
     try:
         compared, steady = _compare(candidate, opponent, samples, store, progress)
@@ -292,15 +291,6 @@ def _compare(
 def _answers(side: Contestant, samples: Samples, store: Store) -> tuple[Answers, bool]:
     found = answer(side, samples, store, 1)
     return found, is_steady(side, samples, found.runs[0])
-
-
-def _metrics(request: GateRequest, candidate: Contestant, samples: Samples, limits: Mapping[str, str]) -> list[Metric]:
-    recipe = request.recipe
-    file = candidate.model.file
-    told = model_metadata(file) if candidate.model.form == "onnx" else {}
-    first = load_metric(recipe.metric, samples, candidate.signature, recipe.metric_options, metadata=told)
-    more = [name for name in limits if name not in COSTS and name != first.name]
-    return [first, *(load_metric(name, samples, candidate.signature, metadata=told) for name in more)]
 
 
 def _limits(recipe: Recipe) -> dict[str, str]:

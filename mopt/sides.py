@@ -9,6 +9,7 @@ __all__ = [
     "answer",
     "is_artifact",
     "is_steady",
+    "metrics_of",
     "open_contestant",
     "signature_of",
     "usual_batches",
@@ -25,8 +26,12 @@ from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store
 from mopt.artifacts.verdict import Side
 from mopt.errors import UserError
+from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators.limit import COSTS
 from mopt.export import bind, export, find_exporter
+from mopt.passes._onnx import model_metadata
 from mopt.plan import reference_candidate
+from mopt.recipe import Recipe
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
 from mopt.trials import record_outputs, run_all
 
@@ -142,6 +147,18 @@ def _from_artifact(folder: Path) -> Contestant:
         signature=manifest.signature,
         manifest=manifest,
     )
+
+
+def metrics_of(contestant: Contestant, recipe: Recipe, samples: Samples) -> list[Metric]:
+    """Return the recipe's metric, and after it those that have a limit of their own.
+
+    Raises:
+        UserError: When there is no such metric, or it does not fit the samples.
+    """
+    told = model_metadata(contestant.model.file) if contestant.model.form == "onnx" else {}
+    first = load_metric(recipe.metric, samples, contestant.signature, recipe.metric_options, metadata=told)
+    more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
+    return [first, *(load_metric(name, samples, contestant.signature, metadata=told) for name in more)]
 
 
 def is_steady(contestant: Contestant, samples: Samples, answered: Samples) -> bool:
