@@ -156,8 +156,9 @@ def run_gate(
         warnings.append(
             f"a model answers differently each time: both answered {RUNS} times, and the runs are compared as distributions"
         )
-    checks = [*_quality_checks(request, compared, metrics, limits)]
-    checks += _slice_checks(request, compared, split, metrics[0])
+    scored = {metric.name: compared.rows(metric) for metric in metrics}
+    checks = [*_quality_checks(request, compared, metrics, limits, scored)]
+    checks += _slice_checks(request, compared, split, metrics[0], scored[metrics[0].name])
     contest, field = None, _field(request, candidate, opponent, samples)
     checks.append(size_check(field, limits))
     if request.speed:
@@ -176,7 +177,7 @@ def run_gate(
         steady=steady,
         worst=worst,
         fidelity=_fidelity(compared),
-        paired=_paired_differences(metrics[0], compared),
+        paired=_paired_differences(metrics[0], *scored[metrics[0].name]),
         contest=contest,
     )
 
@@ -313,13 +314,17 @@ def _tolerance(text: str) -> Tolerance:
 
 
 def _quality_checks(
-    request: GateRequest, compared: _Compared, metrics: Sequence[Metric], limits: Mapping[str, str]
+    request: GateRequest,
+    compared: _Compared,
+    metrics: Sequence[Metric],
+    limits: Mapping[str, str],
+    scored: Mapping[str, tuple[Rows, Rows]],
 ) -> list[Check]:
     recipe = request.recipe
     found = []
     for index, metric in enumerate(metrics):
         text = limits.get(metric.name, recipe.tolerance if index == 0 else "")
-        own, other = compared.rows(metric)
+        own, other = scored[metric.name]
         try:
             quality = judge(
                 metric, own, other, _tolerance(text), recipe.gate.confidence, groups=compared.groups, fail_when="proven"
@@ -369,11 +374,13 @@ def _is_mean(metric: Metric) -> bool:
     return type(metric).value is Metric.value
 
 
-def _slice_checks(request: GateRequest, compared: _Compared, split: Split, metric: Metric) -> list[Check]:
+def _slice_checks(
+    request: GateRequest, compared: _Compared, split: Split, metric: Metric, rows: tuple[Rows, Rows]
+) -> list[Check]:
     parts = _parts(request, compared, split)
     if not parts:
         return []
-    own, other = compared.rows(metric)
+    own, other = rows
     gate = request.recipe.gate
     judged = judge_slices(metric, own, other, parts, confidence=gate.confidence, groups=compared.groups)
     return [_slice_check(metric, one, own, other, strict=gate.strict_slices) for one in judged]
@@ -436,10 +443,9 @@ def _fidelity(compared: _Compared) -> dict[str, float]:
     return found.summary()
 
 
-def _paired_differences(metric: Metric, compared: _Compared) -> tuple[float, ...]:
+def _paired_differences(metric: Metric, own: Rows, other: Rows) -> tuple[float, ...]:
     import numpy as np
 
-    own, other = compared.rows(metric)
     scores, truth = metric.scores(own), metric.scores(other)
     if scores is None or truth is None:
         return ()

@@ -20,7 +20,9 @@ _OPTIONS = (
     click.option("--evaluation", type=click.IntRange(2), help="Most samples to compare on. Default: 2000."),
     click.option("--metric", help="Name of a metric, or file.py:function."),
     click.option("--tolerance", help="What may be lost of the metric: 1% (relative) or 0.5pp."),
-    click.option("--limit", "limits", multiple=True, help="Another limit, such as 'p99: +5%', 'size: 0', 'f1: -1%'. Repeat."),
+    click.option(
+        "--limit", "limits", multiple=True, help="Another limit, such as 'p99: +5%', 'size: 0'. Default for speed: p50 +10%."
+    ),
     click.option("--confidence", type=float, help="Of each answer. Default: 0.95."),
     click.option("--batch", "batches", type=click.IntRange(1, 4096), multiple=True, help="Batch size to time. Repeat."),
     click.option("--threads", type=click.IntRange(1), help="Threads of a plain model. Default: all cores."),
