@@ -293,7 +293,9 @@ def _limits_chart(found: GateVerdict) -> str:
             colour = COLOURS[{"pass": "chosen", "fail": "bad", "inconclusive": "reference"}[check.verdict]]
             alpha = 1.0 if check.counts else 0.45
             axes.plot(ends, [row, row], color=colour, linewidth=2.4, solid_capstyle="butt", alpha=alpha)
-            axes.plot([_used(check.change.value, check)], [row], "o", color=colour, markersize=7, alpha=alpha)
+            used = _used(check.change.value, check)
+            beyond = {_FARTHEST: ">", -_FARTHEST: "<"}.get(used, "o")
+            axes.plot([used], [row], beyond, color=colour, markersize=7, alpha=alpha)
         axes.axvline(0, color=COLOURS["faint"], linewidth=1)
         axes.axvline(1, color=COLOURS["bad"], linewidth=1.2, linestyle="--")
         axes.set_yticks(range(len(shown)), [clean(check.name) for check in reversed(shown)])
