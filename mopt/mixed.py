@@ -69,7 +69,7 @@ def mixing(
     if step is None or not _quantizes(step) or step.float_nodes:  # type: ignore[attr-defined]
         return None
     try:
-        ranked = rank(source, quantized, getattr(step, "calibration", samples), store, memory)
+        ranked = rank(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
     except (CandidateRejectedError, NotApplicableError):
         return None
     return Mixing(candidate, tuple(entry["node"] for entry in ranked))

@@ -9,6 +9,8 @@ from mopt.explain import explain
 from mopt.recipe import make_recipe
 from tests.small import digits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):

@@ -169,6 +169,7 @@ def test_few_samples_leave_it_open_and_say_how_many_would_decide(small, store):
     assert check.change.low < check.allowed <= check.change.high
 
 
+@pytest.mark.slow
 def test_equal_models_pass_a_tolerance_that_the_samples_can_prove_and_no_other(small, store):
     assert gate(small.model, small.model, small, store, tolerance="1pp").verdict == "pass"
     found = gate(small.model, small.model, small, store, tolerance="0.1pp")

@@ -4,6 +4,7 @@ import pytest
 
 from mopt.mixed import Mixing, fewest, mixing
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.quantize_int4 import QuantizeInt4
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.plan import Candidate
@@ -30,6 +31,7 @@ def test_the_noisiest_operators_stay_in_float_first(tmp_path, store):
     assert sum(fewer.values()) < sum(everything.values())
 
 
+@pytest.mark.slow
 def test_dynamic_quantization_is_ranked_too(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
@@ -40,6 +42,17 @@ def test_dynamic_quantization_is_ranked_too(tmp_path, store):
     assert len(plan.ranked) == sum(quantized.values())
     fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store).records[-1].detail["quantized"]
     assert sum(fewer.values()) == sum(quantized.values()) - 1
+
+
+def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_path, store):
+    source = graphs.transformer(tmp_path / "model")
+    samples = graphs.sequences(tmp_path / "samples")
+    candidate = Candidate("int4", (QuantizeInt4(block_size=32),), OnnxRuntime(threads=1))
+    compiled = compile_candidate(candidate, source, store)
+    plan = mixing(candidate, source, compiled.model, samples, store)
+    assert plan.ranked
+    fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store)
+    assert fewer.model.digest != compiled.model.digest
 
 
 def test_what_was_not_quantized_has_no_variants(tmp_path, store):

@@ -344,6 +344,7 @@ def test_what_a_killed_build_left_is_removed_and_a_running_one_is_not(tmp_path, 
     assert other.exists()
 
 
+@pytest.mark.slow
 def test_without_an_exchange_of_folders_a_kill_between_the_renames_is_undone(tmp_path, model, monkeypatch):
     destination = tmp_path / "artifact"
     write(destination, model, name="old")

@@ -43,6 +43,7 @@ def test_large_counts_come_near_the_normal_bound() -> None:
     assert paired_bound(200, 200, 10000, 0.05) == pytest.approx(wald, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_the_bound_covers_the_truth_as_often_as_it_says(confidence: float) -> None:
     from scipy import stats
@@ -97,6 +98,7 @@ def test_continuous_scores_take_the_bootstrap() -> None:
     assert quality.difference - quality.bound == pytest.approx(1.645 * standard, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_mean_bound_covers_the_truth() -> None:
     random = np.random.default_rng(1)
     metric, tolerance, covered = Cosine(), Tolerance.parse("0.1"), 0
@@ -137,6 +139,7 @@ def test_one_percent_of_almost_no_error_still_allows_something() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [F1(), Auc()], ids=["f1", "auc"])
 def test_whole_set_metrics_know_that_few_samples_prove_little(metric: F1 | Auc) -> None:
     rows = np.array([[0.0, 0.0], [1.0, 1.0]] * 20)
@@ -231,6 +234,7 @@ def test_groups_of_one_sample_change_little() -> None:
     assert grouped.bound <= alone.bound
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_mean_draws_whole_groups() -> None:
     rng = np.random.default_rng(0)
     truth = np.repeat(rng.integers(0, 2, 60), 10).astype(float)

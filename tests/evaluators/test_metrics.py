@@ -271,6 +271,7 @@ def _function(user: Path, samples: Maker, name: str, **options: Any) -> Metric:
     return load_metric(f"user.py:{name}", samples([0, 1, 2]), LOGITS, options, base=user)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mine", "theirs"), [("each", "accuracy"), ("whole", "accuracy")])
 def test_a_metric_of_the_user_equals_the_same_of_mopt(user: Path, samples: Maker, mine: str, theirs: str) -> None:
     outputs = _scores(TABLE)

@@ -74,6 +74,7 @@ def parts(count, size, tolerance="5pp"):
     return [Part(f"s{i}", tuple(range(i * size, (i + 1) * size)), Tolerance.parse(tolerance)) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_holm_holds_the_error_over_all_slices():
     """Slices that lose just what is allowed fail together in no more than 5 % of gates."""
     random, alarms = np.random.default_rng(1), 0

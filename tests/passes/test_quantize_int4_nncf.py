@@ -8,6 +8,8 @@ from mopt.errors import NotApplicableError, UserError
 from mopt.passes.quantize_int4_nncf import QuantizeInt4Nncf
 from tests.passes import graphs
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 

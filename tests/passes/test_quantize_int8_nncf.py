@@ -8,6 +8,8 @@ from mopt.errors import NotApplicableError
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from tests.passes import graphs
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 

@@ -52,6 +52,7 @@ def test_errors_before_an_operator_are_not_its_own(tmp_path: Path) -> None:
     assert min(ranking.values()) > 30
 
 
+@pytest.mark.slow
 def test_openvino_is_ranked_by_the_names_that_nncf_takes(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     spike = np.ones(64, np.float32)

@@ -62,6 +62,7 @@ def test_every_setting_is_shown_with_what_bound_it():
     assert all("alone takes more than 6.5 ms" in one.binding for one in tight.alternatives)
 
 
+@pytest.mark.slow
 def test_the_p99_that_was_promised_holds_when_simulated_anew():
     for limit in (15, 25, 60):
         found = settle(example(), Demand(1000, limit))
@@ -70,6 +71,7 @@ def test_the_p99_that_was_promised_holds_when_simulated_anew():
         assert found.headroom >= 1
 
 
+@pytest.mark.slow
 def test_fewer_replicas_would_break_the_limit_or_the_load():
     found = settle(example(), Demand(1000, 20))
     setting = next(one for one in found.alternatives if one.max_batch == found.max_batch)
@@ -106,6 +108,7 @@ def test_of_two_layouts_the_one_that_holds_with_fewer_machines_wins():
     assert settle(profile(one, contends), Demand(4000, 100)).instances == 1
 
 
+@pytest.mark.slow
 def test_bursts_need_more_machines_than_poisson():
     poisson, bursty = (settle(example(), Demand(1000, 100, arrivals=Arrivals(kind))) for kind in ("poisson", "bursty"))
     assert bursty.replicas > poisson.replicas

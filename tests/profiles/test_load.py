@@ -37,6 +37,7 @@ def load(server, arrivals, *, timeout_s=30.0, **options):
     return generate_load(endpoint, encode(endpoint, [ONE]), arrivals, timeout_s=timeout_s, **options)
 
 
+@pytest.mark.slow
 def test_a_queue_shows_in_latencies_and_would_not_to_a_caller_who_waits():
     count, gap, service = 60, 5.0, 20.0
     with servers.Queue(service / 1e3) as server:
@@ -65,6 +66,7 @@ def one_after_the_other(server, count):
     return found
 
 
+@pytest.mark.slow
 def test_a_rate_that_no_generator_can_send_is_said_to_be_one():
     with servers.Queue() as server:
         result = load(server, evenly(2000, 0.001))
