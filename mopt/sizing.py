@@ -14,34 +14,24 @@ from pathlib import Path
 
 import pydantic
 
+from mopt.advice import HOURS_PER_MONTH, Wish, autoscaling, cost_curves, gpu_verdict, p99_curves, recommended
 from mopt.artifacts.manifest import (
     FILE_NAME,
-    BatchProfile,
-    Estimate,
-    Layout,
     Machine,
     ServingProfile,
     Setting,
     read_manifest,
 )
-from mopt.artifacts.sizing import Autoscaling, Curve, GpuVerdict, Line, Sizing, Span
+from mopt.artifacts.sizing import Line, Sizing, Span
 from mopt.bench import Bench
 from mopt.capacity import without_layouts
 from mopt.errors import UserError
-from mopt.profiles.batching import Demand, cheapest, holds_most, resize
+from mopt.profiles.batching import cheapest, holds_most, resize
 from mopt.profiles.machine import detect
-from mopt.profiles.roofline import Peak, Ratio, latency_ratio, measure_peak, peak_of
-from mopt.profiles.simulate import Policy, Service, simulate
+from mopt.profiles.roofline import Peak, measure_peak, move, peak_of
 from mopt.profiles.target import Target, load_target, target_names
 from mopt.progress import Progress, Silent
 from mopt.registry import nearest
-
-HOURS_PER_MONTH = 730.0
-_CURVES = 4
-_POINTS = 25
-_SPAN = 16.0
-"""Charts reach from the rate over this to the rate times this."""
-_LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,32 +41,6 @@ class Subject:
     name: str
     precision: str
     profile: ServingProfile
-
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-    """What is asked.
-
-    Attributes:
-        demand: The traffic at its peak, and the limits.
-        daily: Requests per second in each of 24 hours; empty for a constant rate.
-        budget_usd: Most that a month may cost.
-        targets: Patterns of names.
-        price_usd: Of this machine, in USD per hour; None when it is not known.
-        machine: Name of the target that this machine is; None when it is none of them.
-    """
-
-    demand: Demand
-    daily: tuple[float, ...] = ()
-    budget_usd: float | None = None
-    targets: tuple[str, ...] = ("*",)
-    price_usd: float | None = None
-    machine: str | None = None
-
-    @property
-    def mean_rate(self) -> float:
-        """Requests per second on average."""
-        return math.fsum(self.daily) / len(self.daily) if self.daily else self.demand.rate
 
 
 def read_subject(path: Path) -> list[Subject]:
@@ -149,7 +113,7 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
                 profiles[len(lines)] = projected
             lines.append(line)
             progress.step(f"{subject.precision} on {target.name}")
-    best, why = _recommended(lines, wish)
+    best, why = recommended(lines, wish)
     gpus = [target for name in target_names() if (target := load_target(name, machine)).device == "gpu"]
     return Sizing(
         name=subjects[0].name,
@@ -168,10 +132,10 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
         lines=tuple(lines),
         recommended=best,
         why=why,
-        gpu=_gpu_verdict(lines, best, gpus, wish),
-        autoscaling=_autoscaling(lines, best, subjects, wish),
-        cost=_cost_curves(lines, best, gpus, wish),
-        p99=_p99_curves(lines, best, profiles, wish),
+        gpu=gpu_verdict(lines, best, gpus, wish),
+        autoscaling=autoscaling(lines[best], _start(lines[best], subjects), wish) if best is not None else None,
+        cost=cost_curves(lines, best, gpus, wish),
+        p99=p99_curves(lines, best, profiles, wish),
         sources=_sources([*targets, *gpus]),
         warnings=tuple(warnings),
     )
@@ -244,57 +208,12 @@ def _projected(subject: Subject, wish: Wish, target: Target, here: Peak) -> tupl
         return line.model_copy(update={"excluded": "no operators were profiled: run mopt bench on the artifact"}), None
     there = peak_of(hardware)
     cores = int(hardware.cores.value)
-    versions = {end: _moved(subject.profile, here, there, cores, end) for end in ("value", "low", "high")}
+    versions = {end: move(subject.profile, here, there, cores, end) for end in ("value", "low", "high")}
     setting = cheapest(versions["value"], wish.demand)
     ends = [resize(versions[end], setting, wish.demand) for end in ("low", "high")] if setting else []
     power = hardware.power.value if hardware.power else None
     memory = int(hardware.memory.value * 2**30)
     return _filled(line, versions["value"], setting, ends, wish, memory, power), versions["value"]
-
-
-def _moved(profile: ServingProfile, here: Peak, there: Peak, cores: int, end: str) -> ServingProfile:
-    """The profile that another machine would have: each measured number of threads, and as many instances as cores allow."""
-    moved = []
-    for layout in profile.layouts:
-        if layout.threads > cores:
-            continue
-        instances = cores // layout.threads
-        ratios = {
-            entry.batch: float(getattr(_ratio(profile, here, there, entry.batch, layout.threads), end))
-            for entry in layout.together
-        }
-        moved.append(
-            Layout(
-                instances=instances,
-                threads=layout.threads,
-                alone=tuple(_scaled(entry, ratios[entry.batch]) for entry in layout.alone),
-                together=tuple(_scaled(entry, ratios[entry.batch]) for entry in layout.together),
-            )
-        )
-    return profile.model_copy(update={"layouts": tuple(moved)})
-
-
-def _ratio(profile: ServingProfile, here: Peak, there: Peak, batch: int, threads: int) -> Ratio:
-    # The operators were profiled with all threads; another number changes time here and there alike, but not the bandwidth.
-    operators = [one.model_copy(update={"threads": threads}) for one in profile.operators]
-    return latency_ratio(operators, here, there, batch)
-
-
-def _scaled(entry: BatchProfile, ratio: float) -> BatchProfile:
-    def times(estimate: Estimate) -> Estimate:
-        return estimate.model_copy(update={name: getattr(estimate, name) * ratio for name in ("value", "low", "high")})
-
-    return entry.model_copy(
-        update={
-            "p50": times(entry.p50),
-            "p90": times(entry.p90),
-            "p99": times(entry.p99),
-            "mean": entry.mean * ratio,
-            "samples": tuple(latency * ratio for latency in entry.samples),
-            "throughput": entry.throughput / ratio,
-            "ratio": None,
-        }
-    )
 
 
 def _filled(
@@ -366,143 +285,6 @@ def _autoscaled(hourly: float | None, most: float, wish: Wish) -> float | None:
     return sum(hours) / len(hours) * hourly * HOURS_PER_MONTH
 
 
-def _recommended(lines: Sequence[Line], wish: Wish) -> tuple[int | None, str]:
-    """The cheapest line even at the unfavourable end of its range; what was measured where it costs no more."""
-    possible = [
-        (line.monthly_usd.high, line.origin != "measured", index)
-        for index, line in enumerate(lines)
-        if not line.excluded and line.monthly_usd is not None
-    ]
-    if possible:
-        index = min(possible)[2]
-        line = lines[index]
-        assert line.monthly_usd is not None
-        assert line.replicas is not None
-        others = sorted({other for other, _, position in possible if lines[position].target != line.target})
-        gap = f"; the next machine costs {others[0] / line.monthly_usd.high:.2g} times as much" if others else ""
-        end = ", even at the unfavourable end of its range" if line.origin == "projected" else ""
-        return index, f"it holds the traffic for the least money{end}{gap}; decided by {line.binding}"
-    free = [(line.replicas.value, index) for index, line in enumerate(lines) if not line.excluded and line.replicas]
-    if free:
-        return min(free)[1], "it needs the fewest machines; no price is known, so that money could not decide"
-    return None, "nothing that was compared holds the traffic within the limits"
-
-
-def _gpu_verdict(lines: Sequence[Line], best: int | None, gpus: Sequence[Target], wish: Wish) -> GpuVerdict:
-    """A GPU that costs more than the CPUs cannot pay, however fast it is; one that costs less might."""
-    priced = [(target.hardware.price.value, target) for target in gpus if target.hardware is not None]
-    line = lines[best] if best is not None else None
-    if not priced or line is None or line.monthly_usd is None or not line.most_per_replica or line.hourly_usd is None:
-        return GpuVerdict(answer="not known", sentence="Without prices and a setting that holds, GPUs cannot be compared.")
-    price, gpu = min(priced, key=lambda pair: pair[0])
-    machines = 1 + wish.demand.spare
-    gpu_monthly = machines * price * HOURS_PER_MONTH
-    # The first number of CPU machines that costs more than the GPU, and the rate at which that many are needed.
-    affordable = math.floor(machines * price / line.hourly_usd - 1e-9) - wish.demand.spare
-    pays_from = max(0, affordable) * line.most_per_replica
-    told = f"{gpu.name} costs {gpu_monthly:,.0f} USD a month for {machines} of it"
-    if line.monthly_usd.high <= gpu_monthly:
-        sentence = (
-            f"CPU: {told}, more than the CPUs at {line.monthly_usd.high:,.0f} USD, however fast it may be. "
-            f"It can pay from about {pays_from:,.0f} requests per second on."
-        )
-        return GpuVerdict(answer="CPU", sentence=sentence, pays_from=pays_from, gpu=gpu.name)
-    sentence = (
-        f"Perhaps a GPU: {told}, less than the CPUs at {line.monthly_usd.value:,.0f} USD. It pays if one "
-        f"holds {wish.demand.rate:,.0f} requests per second within the limits, which was not measured."
-    )
-    return GpuVerdict(answer="perhaps a GPU", sentence=sentence, pays_from=pays_from, gpu=gpu.name)
-
-
-def _autoscaling(lines: Sequence[Line], best: int | None, subjects: Sequence[Subject], wish: Wish) -> Autoscaling | None:
-    if best is None or not lines[best].most_per_replica:
-        return None
-    line = lines[best]
-    assert line.most_per_replica is not None
-    profile = next(subject.profile for subject in subjects if subject.precision == line.precision)
-    start = (profile.load_ms + profile.first_ms + profile.warm_ms) / 1e3
-    lowest = min(wish.daily) if wish.daily else wish.demand.rate
-    growth = _growth(wish.daily) * start
-    minimum = max(1, math.ceil((lowest + growth) / line.most_per_replica)) + wish.demand.spare
-    why = (
-        f"the lowest rate is {lowest:,.4g} requests per second, and while a replica starts ({start:.2g} s) it grows by at most "
-        f"{growth:.2g}" + (f"; {wish.demand.spare} more may be lost" if wish.demand.spare else "")
-    )
-    return Autoscaling(
-        metric="requests per second of a replica",
-        threshold=round(line.most_per_replica, 1),
-        unit="requests/s",
-        minimum=minimum,
-        start_seconds=start,
-        why=why,
-    )
-
-
-def _growth(daily: Sequence[float]) -> float:
-    """The steepest rise in requests per second, per second, between two hours."""
-    return max([0.0, *((after - before) / 3600 for before, after in zip(daily, [*daily[1:], *daily[:1]], strict=True))])
-
-
-def _best_of_targets(lines: Sequence[Line], best: int | None) -> list[Line]:
-    """The cheapest line of each target, the recommended one first."""
-    found: dict[str, Line] = {}
-    ranked = sorted(
-        (line for line in lines if line.monthly_usd is not None and line.most_per_replica and not line.excluded),
-        key=lambda line: line.monthly_usd.value if line.monthly_usd else math.inf,
-    )
-    if best is not None and lines[best] in ranked:
-        ranked = [lines[best], *ranked]
-    for line in ranked:
-        found.setdefault(line.target, line)
-    return list(found.values())[:_CURVES]
-
-
-def _rates(wish: Wish) -> list[float]:
-    step = _SPAN ** (2 / (_POINTS - 1))
-    return [wish.demand.rate / _SPAN * step**index for index in range(_POINTS)]
-
-
-def _cost_curves(lines: Sequence[Line], best: int | None, gpus: Sequence[Target], wish: Wish) -> tuple[Curve, ...]:
-    rates = _rates(wish)
-    curves = []
-    for index, line in enumerate(_best_of_targets(lines, best)):
-        most, hourly = line.most_per_replica or 1.0, line.hourly_usd or 0.0
-        values = [(max(1, math.ceil(rate / most)) + wish.demand.spare) * hourly * HOURS_PER_MONTH for rate in rates]
-        role = "chosen" if index == 0 and best is not None else "cpu"
-        curves.append(Curve(name=f"{line.target}, {line.precision}", role=role, rates=tuple(rates), values=tuple(values)))
-    priced = [(target.hardware.price.value, target.name) for target in gpus if target.hardware is not None]
-    if curves and priced:
-        price, name = min(priced)
-        flat = (1 + wish.demand.spare) * price * HOURS_PER_MONTH
-        curves.append(Curve(name=f"one {name}, if it holds", role="gpu", rates=tuple(rates), values=(flat,) * len(rates)))
-    return tuple(curves)
-
-
-def _p99_curves(lines: Sequence[Line], best: int | None, profiles: dict[int, ServingProfile], wish: Wish) -> tuple[Curve, ...]:
-    """p99 by rate for the machines that are recommended, all of them up."""
-    if best is None or best not in profiles or lines[best].replicas is None:
-        return ()
-    line = lines[best]
-    assert line.replicas is not None
-    assert line.max_batch is not None
-    assert line.instances is not None
-    layout = profiles[best].layout(line.instances, line.threads or 1)
-    service = Service.of(layout).capped(line.max_batch)
-    policy = Policy(line.max_batch, line.queue_delay_us / 1e3, instances=line.instances, replicas=int(line.replicas.value))
-    capacity = service.capacity(policy)
-    found = [simulate(service, load * capacity, policy, arrivals=wish.demand.arrivals) for load in _LOADS]
-    return (
-        Curve(
-            name=f"{int(line.replicas.value)} x {line.target}",
-            role="chosen",
-            rates=tuple(load * capacity for load in _LOADS),
-            values=tuple(one.p99.value for one in found),
-            low=tuple(one.p50.value for one in found),
-            high=tuple(one.p999.value for one in found),
-        ),
-    )
-
-
 def _sources(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
     found = {}
     for target in targets:
@@ -516,3 +298,9 @@ def _sources(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
             name: f"{figure.value:g} {figure.unit} ({figure.source}, {figure.date})" for name, figure in figures.items()
         }
     return found
+
+
+def _start(line: Line, subjects: Sequence[Subject]) -> float:
+    """Seconds from the start of a process until it answers as fast as it will."""
+    profile = next(subject.profile for subject in subjects if subject.precision == line.precision)
+    return (profile.load_ms + profile.first_ms + profile.warm_ms) / 1e3

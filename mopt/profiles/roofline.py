@@ -18,6 +18,7 @@ __all__ = [
     "bound_by",
     "latency_ratio",
     "measure_peak",
+    "move",
     "peak_of",
     "project",
     "reconciled",
@@ -28,7 +29,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from mopt.artifacts.manifest import Machine, OperatorCost, OperatorProfile
+from mopt.artifacts.manifest import BatchProfile, Estimate, Layout, Machine, OperatorCost, OperatorProfile, ServingProfile
 from mopt.errors import UserError
 from mopt.profiles import machine as local
 from mopt.profiles.target import Hardware
@@ -254,6 +255,61 @@ def latency_ratio(profiles: Sequence[OperatorProfile], here: Peak, there: Peak, 
         _mix(weights, (getattr(projection, name) for projection in projections)) / measured for name in ("ms", "low", "high")
     )
     return Ratio(value, low, high)
+
+
+def move(profile: ServingProfile, here: Peak, there: Peak, cores: int, end: Literal["value", "low", "high"]) -> ServingProfile:
+    """Return the profile that another machine would have.
+
+    Each number of threads that was measured is there, with as many instances as the cores allow.
+
+    Args:
+        profile: What was measured, with its operators.
+        here: The machine that it was measured on.
+        there: The other one.
+        cores: Of the other one.
+        end: ``value``, or ``low`` or ``high`` for an end of the range.
+    """
+    moved = []
+    for layout in profile.layouts:
+        if layout.threads > cores:
+            continue
+        instances = cores // layout.threads
+        ratios = {
+            entry.batch: float(getattr(_ratio_of(profile, here, there, entry.batch, layout.threads), end))
+            for entry in layout.together
+        }
+        moved.append(
+            Layout(
+                instances=instances,
+                threads=layout.threads,
+                alone=tuple(_slowed(entry, ratios[entry.batch]) for entry in layout.alone),
+                together=tuple(_slowed(entry, ratios[entry.batch]) for entry in layout.together),
+            )
+        )
+    return profile.model_copy(update={"layouts": tuple(moved)})
+
+
+def _ratio_of(profile: ServingProfile, here: Peak, there: Peak, batch: int, threads: int) -> Ratio:
+    # The operators were profiled with all threads; another number changes time here and there alike, but not the bandwidth.
+    operators = [one.model_copy(update={"threads": threads}) for one in profile.operators]
+    return latency_ratio(operators, here, there, batch)
+
+
+def _slowed(entry: BatchProfile, ratio: float) -> BatchProfile:
+    def times(estimate: Estimate) -> Estimate:
+        return estimate.model_copy(update={name: getattr(estimate, name) * ratio for name in ("value", "low", "high")})
+
+    return entry.model_copy(
+        update={
+            "p50": times(entry.p50),
+            "p90": times(entry.p90),
+            "p99": times(entry.p99),
+            "mean": entry.mean * ratio,
+            "samples": tuple(latency * ratio for latency in entry.samples),
+            "throughput": entry.throughput / ratio,
+            "ratio": None,
+        }
+    )
 
 
 def _mix(weights: Iterable[float], values: Iterable[float]) -> float:
