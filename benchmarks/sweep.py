@@ -23,8 +23,8 @@ from benchmarks.serving import MODELS, artifact_of
 from mopt.artifacts import bundle
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import batch_feeds
-from mopt.bench import LoadTest, find_largest, requests_for, summarize_load
 from mopt.capacity import layouts, measure_capacity
+from mopt.loadtest import LoadTest, find_largest, requests_for, summarize_load
 from mopt.profiles.arrivals import Arrivals
 from mopt.profiles.batching import recommend
 from mopt.profiles.machine import detect

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from mopt.artifacts.manifest import Estimate
-from mopt.bench import LoadTest, bench_artifact, find_largest, read_samples, requests_for, summarize_load
+from mopt.bench import bench_artifact, read_samples
 from mopt.errors import UserError
+from mopt.loadtest import LoadTest, find_largest, requests_for, summarize_load
 from tests.small import digits
 
 

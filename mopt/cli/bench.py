@@ -88,7 +88,8 @@ def _artifact(
 
 
 def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool) -> bool | None:
-    from mopt.bench import bench_server, read_samples
+    from mopt.bench import read_samples
+    from mopt.bench_server import bench_server
     from mopt.errors import UserError
     from mopt.recipe import parse_milliseconds
 

@@ -71,7 +71,7 @@ def probe_server(
     timeout_s: float = 10.0,
     cores: Collection[int] | None = None,
 ) -> Probe:
-    """Measure an idle server.
+    """Measure a server that nobody else uses.
 
     Args:
         endpoint: The model.
