@@ -49,6 +49,7 @@ class Job:
         olive: Python of Olive's environment, or None.
         score: How answers are judged, by those who tune for it.
         neural_compressor: Python of an environment with onnx-neural-compressor, or None.
+        keep: Share of the FP32 score that those who tune have to keep.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Job:
     olive: str | None
     score: str = "fidelity"
     neural_compressor: str | None = None
+    keep: float = 0.99
 
     @property
     def vnni(self) -> bool:
@@ -352,7 +354,7 @@ class _Validation:
 
 
 def nncf_accuracy_control(job: Job, home: Path) -> list[Variant]:
-    """NNCF INT8 that reverts operators to float until no more than 1 % of the score is lost."""
+    """NNCF INT8 that reverts operators to float until enough of the score is kept."""
     import nncf
     import openvino
 
@@ -367,7 +369,7 @@ def nncf_accuracy_control(job: Job, home: Path) -> list[Variant]:
         nncf.Dataset(_feeds(job)),
         nncf.Dataset([0]),  # validate has the samples itself
         validation_fn=validate,
-        max_drop=0.01,
+        max_drop=1 - job.keep,
         drop_type=nncf.DropType.RELATIVE,
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if _is_transformer(Path(job.onnx)) else None,
@@ -393,17 +395,18 @@ def neural_compressor(job: Job, home: Path) -> list[Variant]:
     )
     raised = _raised(Path(job.onnx), home)
     script = Path(__file__).with_name("neural_compressor_tuning.py")
-    arguments = [str(raised), job.feeds, str(folder), job.score, job.onnx, str(home / "model")]
+    arguments = [str(raised), job.feeds, str(folder), job.score, job.onnx, str(home / "model"), str(1 - job.keep)]
     told = _run([job.neural_compressor, str(script), *arguments], 1500, home)
     if not (home / "model" / "model.onnx").exists():
-        raise RuntimeError(f"no configuration keeps 99 %, after {told.strip().splitlines()[-1]}")
+        raise RuntimeError(f"no configuration keeps {job.keep:.2%}, after {told.strip().splitlines()[-1]}")
     found = _ort(home / "model", job)
     return [dataclasses.replace(one, name=f"{one.name}, {told.strip().splitlines()[-1]}") for one in found]
 
 
 def mopt_mixed(job: Job, home: Path) -> list[Variant]:
     """``mopt build`` with its INT8 candidates alone."""
-    job = dataclasses.replace(job, recipe={**job.recipe, "search": {"candidates": ["*int8*"]}})
+    tuned = {"search": {"candidates": ["*int8*"]}, "tolerance": f"{100 * (1 - job.keep):g}%"}
+    job = dataclasses.replace(job, recipe={**job.recipe, **tuned})
     (found,) = mopt_build(job, home)
     manifest = json.loads((home / "artifact" / "manifest.json").read_text())
     trials = [trial for trial in manifest["trials"] if "-mixed" in trial["name"]]

@@ -1,6 +1,7 @@
 """What mixed precision saves: models whose plain INT8 fails, tuned by mopt, by NNCF and by Intel Neural Compressor.
 
     python -m benchmarks.mixed [--neural-compressor-python ENVIRONMENT/bin/python]
+    python -m benchmarks.mixed --model efficientnet_lite0 --fidelity --keep 0.999
 
 The race and the judging are those of ``benchmarks.peers``; the remark of a row says how often its tuner evaluated a model.
 """
@@ -15,7 +16,7 @@ from benchmarks import peers
 from benchmarks.contestants import REFERENCE, TUNERS
 from tests import models
 
-MODELS = ("ocr_rec", "magika", "efficientnet_lite0", "minilm_sentiment")
+MODELS = ("ocr_rec", "magika", "efficientnet_lite0", "minilm_sentiment", "ocr_det")
 
 
 def main() -> None:
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int, default=500, help="most held-out samples")
+    parser.add_argument("--keep", type=float, default=0.99, help="share of the score that has to be kept")
+    parser.add_argument("--fidelity", action="store_true", help="judge by the cosine to the FP32 model's outputs instead")
     parser.add_argument("--neural-compressor-python", help="Python of an environment with onnx-neural-compressor and numpy<2")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"))
@@ -38,7 +41,8 @@ def main() -> None:
         except models.UnavailableError as reason:
             print(f"{name}: {reason}")
             continue
-        (arguments.out / f"mixed-{name}.json").write_text(json.dumps(result, indent=1))
+        kind = "-fidelity" if arguments.fidelity else ""
+        (arguments.out / f"mixed-{name}{kind}-{arguments.keep:g}.json").write_text(json.dumps(result, indent=1))
         print(peers.table(result), flush=True)
 
 

@@ -1,8 +1,9 @@
 """Runs in an environment of its own: onnx-neural-compressor wants NumPy 1.
 
-    python neural_compressor_tuning.py MODEL CALIBRATION VALIDATION SCORE FLOAT_MODEL OUT
+    python neural_compressor_tuning.py MODEL CALIBRATION VALIDATION SCORE FLOAT_MODEL OUT LOSS
 
-It writes the best model that keeps 99 % of the score to OUT, and says as its last line how often it evaluated.
+It writes the best model that loses no more than this share of the score to OUT, and says as its last line how often it
+evaluated.
 """
 
 import json
@@ -44,7 +45,7 @@ class Reader(data_reader.CalibrationDataReader):
 
 def main():
     """Tune."""
-    model, calibration, validation, kind, float_model, out = sys.argv[1:]
+    model, calibration, validation, kind, float_model, out, loss = sys.argv[1:]
     samples, labels = list(feeds(validation)), json.loads((Path(validation) / "labels.json").read_text())
     reference, count = [], 0
 
@@ -60,7 +61,7 @@ def main():
 
     (Path(out)).mkdir(parents=True, exist_ok=True)
     configurations = config.StaticQuantConfig.get_config_set_for_tuning(quant_format=quantization.QuantFormat.QDQ)
-    choice = tuning.TuningConfig(config_set=configurations, tolerable_loss=0.01, max_trials=40)
+    choice = tuning.TuningConfig(config_set=configurations, tolerable_loss=float(loss), max_trials=40)
     best = tuning.autotune(model, choice, evaluate, calibration_data_reader=Reader(calibration))
     if best is not None:
         import onnx

@@ -130,6 +130,8 @@ def _arguments() -> argparse.Namespace:
 def measure_model(name: str, arguments: argparse.Namespace, home: str = "contestants") -> dict[str, Any]:
     """Let all contestants build, judge their outputs, then measure them together."""
     case = models.case(name, arguments.work / "cases")
+    if getattr(arguments, "fidelity", False):
+        case = dataclasses.replace(case, metric="fidelity", score="fidelity")
     held_out = models.load_samples(case.held_out)[: arguments.samples]
     feeds = [feed for feed, _ in held_out]
     job = _job(case, feeds, arguments)
@@ -138,7 +140,7 @@ def measure_model(name: str, arguments: argparse.Namespace, home: str = "contest
     _judge(entries, case, held_out, job)
     for batch in BATCHES:
         _race(entries, case, feeds, batch, arguments)
-    floor = KEEP * entries[0].quality if case.real and entries[0].quality is not None else None
+    floor = job.keep * entries[0].quality if case.real and entries[0].quality is not None else None
     control = {str(batch): entries[0].speed.get(batch, {}).get("control") for batch in BATCHES}
     return {
         "model": name,
@@ -181,6 +183,7 @@ def _job(case: models.Case, held_out: Sequence[dict[str, np.ndarray]], arguments
         olive=arguments.olive_python,
         score=case.score,
         neural_compressor=getattr(arguments, "neural_compressor_python", None),
+        keep=getattr(arguments, "keep", KEEP),
     )
 
 

@@ -45,6 +45,8 @@ FINALISTS = 3
 NARROW = 0.04
 """Width of a speed-up's interval, as a share of it, that is narrow enough to stop measuring."""
 _SHARE_OF_MEMORY = 0.5
+_SHARE_OF_MODEL = 1.9
+"""Of a large model's size, so that with what a child grows by between two looks a build stays within twice that size."""
 _RESIDENT_FACTOR = 1.1
 _RESIDENT_BASE = 150e6
 """Memory of a session: this share of its model's size, and these bytes for the runtime itself."""
@@ -151,11 +153,11 @@ def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> 
 
 
 def memory_budget(asked: int | None, machine: Machine, source: Model) -> int:
-    """Bytes that a build may take: what the user said, or half of the machine; twice the model when that is large itself."""
+    """Bytes that a build may take: what the user said, or half of the machine; for a large model just under twice its size."""
     if asked:
         return asked
     half = int(machine.memory_bytes * _SHARE_OF_MEMORY)
-    return half if source.size <= _SMALL_MODEL else min(half, 2 * source.size)
+    return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size))
 
 
 def resident(entry: Entry) -> float:

@@ -93,7 +93,7 @@ class Search(_Section):
         Bytes | None,
         pydantic.Field(
             description="memory that a pass and the sessions may take, such as 16GB; default: half of the machine's, and "
-            "twice the model for one of over 2 GB"
+            "1.9 times the model for one of over 2 GB"
         ),
     ] = None
     confidence: Annotated[float, pydantic.Field(ge=0.5, lt=1, description="of the bound on the quality")] = 0.95
