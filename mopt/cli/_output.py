@@ -35,19 +35,40 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+_GAP = 2
+"""Spaces between columns."""
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[int] = ()) -> None:
     """Print a table of plain text; nothing in it is read as markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    for index, column in enumerate(columns):
-        last = index == len(columns) - 1
-        table.add_column(column, justify="right" if index in right else "left", overflow="fold", ratio=None if not last else 1)
+    console = result_console()
+    widths = _widths([[heading, *cells] for heading, *cells in zip(columns, *rows, strict=True)], console.width)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    result_console().print(table)
+    console.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int | None]:
+    """Return a width for each column: the widest one gives way first, and none cuts a word where all words have room."""
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(line) for cell in column for line in cell.splitlines() or [""]) for column in columns]
+    words = [max(cell_len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    left = sum(widths) + _GAP * len(columns) - room
+    if sum(words) + _GAP * len(columns) > room:
+        return [None] * len(columns)
+    while left > 0:
+        widest = max(range(len(widths)), key=lambda index: (widths[index] > words[index], widths[index]))
+        widths[widest] -= 1
+        left -= 1
+    return list(widths)
 
 
 class TerminalProgress:
