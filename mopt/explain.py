@@ -22,7 +22,7 @@ from mopt.entry import memory_budget
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.export import bind, export, find_exporter
-from mopt.mixed import Mixing, rank
+from mopt.mixed import Mixing, lowers_precision, rank
 from mopt.passes._onnx import model_metadata
 from mopt.plan import Candidate, plan, reference_candidate, traits_of
 from mopt.profiles.machine import detect
@@ -91,7 +91,7 @@ def explain(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Compile one candidate, rank its quantized operators by noise, and time every node of it and of the reference.
+    """Compile one candidate, rank the operators of lower precision by noise, and time every node, the reference's too.
 
     Args:
         recipe: Model, data and target, as for a build; what a build compiled is taken from the cache.
@@ -137,7 +137,8 @@ def explain(
     progress.step(chosen.runtime.name)
     reference = _layers(reference_candidate(threads).runtime, prepared, inputs)
     progress.step("the reference")
-    layers = _joined(noise, own, reference, _reasons(compiled.records))
+    wanted = ("int8",) if chosen.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
+    layers = _joined(noise, own, reference, _reasons(compiled.records), wanted)
     metric = None
     if effects and noise:
         context = _Context(
@@ -189,7 +190,7 @@ def _with_effects(
     own = metric.value(score(answers, metric, context.samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
-        variant = Mixing(chosen, tuple(noisy)).with_float([one for one in noisy if one != name])
+        variant = Mixing(chosen, tuple(noisy)).alone(name)
         try:
             model = compile_candidate(variant, context.prepared, context.store, context.memory).model
             found = evaluate(
@@ -205,7 +206,7 @@ def _with_effects(
 
 
 def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if one.passes and one.passes[-1].name.startswith("quantize_")]
+    quantizing = [one for one in every if one.passes and lowers_precision(one.passes[-1])]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
     if name is None:
@@ -252,6 +253,7 @@ def _joined(
     own: Sequence[LayerCost],
     reference: Sequence[LayerCost],
     reasons: Mapping[str, str],
+    wanted: Sequence[str],
 ) -> list[Layer]:
     """Put together what is known of each operator that computes, by its name in the model."""
     times, floats = _by_name(own), _by_name(reference)
@@ -271,7 +273,7 @@ def _joined(
                 float_ms=theirs.ms if theirs else None,
                 arithmetic=arithmetic,
                 quantized=quantized,
-                why=_why(name, quantized, arithmetic, reasons),
+                why=_why(name, quantized, arithmetic, reasons, wanted),
             )
         )
     return sorted(found, key=lambda layer: (layer.sqnr_db is None, layer.sqnr_db or 0.0, -(layer.ms or 0.0)))
@@ -288,9 +290,10 @@ def _by_name(layers: Sequence[LayerCost]) -> dict[str, LayerCost]:
     return found
 
 
-def _why(name: str, quantized: bool, arithmetic: str, reasons: Mapping[str, str]) -> str:
+def _why(name: str, quantized: bool, arithmetic: str, reasons: Mapping[str, str], wanted: Sequence[str]) -> str:
     if quantized:
-        return "" if arithmetic in ("int8", "") else f"quantized, but the runtime has no integer kernel that fits: {arithmetic}"
+        fits = arithmetic in wanted or not arithmetic
+        return "" if fits else f"quantized, but the runtime has no {wanted[0]} kernel that fits: {arithmetic}"
     return {"asked for": "left in float for the quality"}.get(
         reasons.get(name, ""), reasons.get(name, "not quantized by the pass")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Mixing", "fewest", "mixing", "rank"]
+__all__ = ["Mixing", "fewest", "lowers_precision", "mixing", "rank"]
 
 import dataclasses
 import json
@@ -45,6 +45,14 @@ class Mixing:
         """How many may stay in float."""
         return int(_MOST * len(self.ranked))
 
+    def alone(self, name: str) -> Candidate:
+        """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
+        variant = self.with_float([one for one in self.ranked if one != name])
+        *before, step = variant.passes
+        if any(field.name == "float_inputs" for field in dataclasses.fields(step)):
+            step = dataclasses.replace(step, float_inputs=False)  # type: ignore[call-arg]
+        return dataclasses.replace(variant, passes=(*before, step))
+
     def with_float(self, names: Sequence[str], suffix: str = "") -> Candidate:
         """Return the candidate that leaves these operators in float."""
         *before, step = self.candidate.passes
@@ -55,7 +63,7 @@ class Mixing:
 def mixing(
     candidate: Candidate, source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None
 ) -> Mixing | None:
-    """Rank the operators of a candidate; None where its last pass quantizes none, or they cannot be ranked.
+    """Rank the operators of a candidate; None where its last pass leaves no choice, or they cannot be ranked.
 
     Args:
         candidate: That was rejected for its quality.
@@ -66,7 +74,7 @@ def mixing(
         memory: Bytes that ranking may take; None for any.
     """
     step = candidate.passes[-1] if candidate.passes else None
-    if step is None or not _quantizes(step) or step.float_nodes:  # type: ignore[attr-defined]
+    if step is None or not lowers_precision(step) or step.float_nodes:  # type: ignore[attr-defined]
         return None
     try:
         ranked = rank(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
@@ -75,8 +83,9 @@ def mixing(
     return Mixing(candidate, tuple(entry["node"] for entry in ranked))
 
 
-def _quantizes(step: Pass) -> bool:
-    return step.name.startswith("quantize_") and any(field.name == "float_nodes" for field in dataclasses.fields(step))
+def lowers_precision(step: Pass) -> bool:
+    """Whether a pass quantizes or halves operators, and can leave some of them in float."""
+    return any(field.name == "float_nodes" for field in dataclasses.fields(step))
 
 
 def rank(source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None) -> list[dict[str, Any]]:
@@ -104,35 +113,36 @@ def fewest(
 
     Args:
         plan: What may stay in float.
-        holds: Tries a candidate: whether its quality holds, or None where it is no faster than the reference any more.
+        holds: Tries a candidate: whether its quality holds, or None where it gains nothing any more over what holds already.
         slowest: Sorts names by what they cost in float, the dearest first.
     """
-    tried = 0
-    low, high, count = 0, None, min(_FIRST, plan.most)
-    while 0 < count <= plan.most and tried < MOST_TRIALS:
+    tried, low, count = 0, 0, min(_FIRST, plan.most)
+    kept: tuple[str, ...] = ()
+    while 0 < count <= plan.most and tried < MOST_TRIALS and not kept:
         tried += 1
         found = holds(plan.with_float(plan.ranked[:count]))
         if found is None:
             return
         if found:
-            high = count
-            yield plan.ranked[:count]
-            break
-        low = count
-        count = min(2 * count, plan.most) if count < plan.most else plan.most + 1
-    if high is None:
-        return
+            kept = plan.ranked[:count]
+            yield kept
+        else:
+            low = count
+            count = min(2 * count, plan.most) if count < plan.most else plan.most + 1
+    high = len(kept)
     while high - low > 1 and tried < MOST_TRIALS - _DROPPED:
         tried += 1
         middle = (low + high) // 2
-        if holds(plan.with_float(plan.ranked[:middle])):
-            high = middle
-            yield plan.ranked[:high]
-        else:
+        found = holds(plan.with_float(plan.ranked[:middle]))
+        if found is False:
             low = middle
-    kept = list(plan.ranked[:high])
-    for name in slowest(kept)[:_DROPPED] if high > 1 else ():
-        fewer = [one for one in kept if one != name]
+            continue
+        high = middle
+        if found:
+            kept = plan.ranked[:high]
+            yield kept
+    for name in slowest(kept)[:_DROPPED] if len(kept) > 1 else ():
+        fewer = tuple(one for one in kept if one != name)
         if fewer and holds(plan.with_float(fewer, "-dropped")):
             kept = fewer
-            yield tuple(kept)
+            yield kept

@@ -276,13 +276,14 @@ def _quality_note(entry: Entry) -> str:
 def _refine(
     question: Question, base: Entry, truth: _Truth, entries: Sequence[Entry], deadline: float, progress: Progress
 ) -> list[Entry]:
-    """For a fast candidate that is wrong, leave its worst operators in float until it is right."""
-    bar = max([1.0, *(entry.quick.value for entry in entries if entry.alive and entry.quick)])
+    """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
+    least = -float(base.trial.size_bytes or 0) if question.objective == "size" else 1.0
+    bar = max([least, *(promise(question, entry) for entry in entries if entry.alive)])
     lost = (Rejection.WORSE, Rejection.UNPROVEN)
     wrong = [
         entry
         for entry in entries
-        if entry.trial.outcome and entry.trial.outcome.rejection in lost and entry.quick and entry.quick.value > bar
+        if entry.trial.outcome and entry.trial.outcome.rejection in lost and promise(question, entry) > bar
     ]
     found: list[Entry] = []
     refined: set[str | None] = set()
@@ -290,12 +291,24 @@ def _refine(
         if len(refined) == _REFINED or entry.trial.model_digest in refined:
             continue
         refined.add(entry.trial.model_digest)
-        found += _mix(question, base, truth, entry, deadline, progress)
+        found += _mix(question, base, truth, entry, bar, deadline, progress)
     return found
 
 
-def _mix(question: Question, base: Entry, truth: _Truth, entry: Entry, deadline: float, progress: Progress) -> list[Entry]:
-    """Try variants of one candidate; all are returned, so that the report shows quality against speed of each."""
+def _mix(
+    question: Question, base: Entry, truth: _Truth, entry: Entry, bar: float, deadline: float, progress: Progress
+) -> list[Entry]:
+    """Try variants of one candidate; all are returned, so that the report shows quality against speed of each.
+
+    Args:
+        question: What is asked.
+        base: The reference.
+        truth: Its answers.
+        entry: The candidate.
+        bar: What the best that holds promises already.
+        deadline: On the monotonic clock.
+        progress: Receives the trials.
+    """
     assert entry.model is not None
     samples = question.calibration if len(question.calibration) else question.evaluation
     plan = mixing(entry.candidate, question.prepared, entry.model, samples, question.store, question.memory)
@@ -307,7 +320,7 @@ def _mix(question: Question, base: Entry, truth: _Truth, entry: Entry, deadline:
     def holds(variant: Candidate) -> bool | None:
         if time.monotonic() > deadline:
             return None
-        tried = _try_variant(question, base, truth, variant)
+        tried = _try_variant(question, base, truth, variant, bar)
         found[variant.name] = _step(progress, tried)
         if tried.alive:
             return True
@@ -324,6 +337,11 @@ def _mix(question: Question, base: Entry, truth: _Truth, entry: Entry, deadline:
     return list(found.values())
 
 
+def _at_best(question: Question, entry: Entry) -> float:
+    """What a candidate may promise, as far as the quick look tells."""
+    return promise(question, entry) if question.objective == "size" or entry.quick is None else entry.quick.high
+
+
 def _float_times(question: Question, base: Entry) -> dict[str, float]:
     """What each operator takes in the reference, in ms; empty where the runtime does not tell."""
     feed = batch_feeds(question.signature, question.evaluation, _quick_batch(question), count=1)[0]
@@ -332,10 +350,12 @@ def _float_times(question: Question, base: Entry) -> dict[str, float]:
     return {}
 
 
-def _try_variant(question: Question, base: Entry, truth: _Truth, variant: Candidate) -> Entry:
+def _try_variant(question: Question, base: Entry, truth: _Truth, variant: Candidate, bar: float) -> Entry:
     entry = _compile(variant, question)
     if entry.alive:
         (entry,) = _quick_look(question, base, [entry], Silent())
+    if entry.alive and _at_best(question, entry) < bar:
+        return entry.reject(Rejection.OUTRUN, "a candidate that holds is better than this one can be")
     if entry.alive:
         entry = _judge_few(question, truth, entry)
     return _judge(question, truth, entry) if entry.alive else entry

@@ -1,9 +1,16 @@
 import json
 
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 
+import mopt
 from mopt.mixed import Mixing, fewest, mixing
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.convert_bfloat16 import ConvertBfloat16
+from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_int4 import QuantizeInt4
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
@@ -55,6 +62,24 @@ def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_
     assert fewer.model.digest != compiled.model.digest
 
 
+@pytest.mark.parametrize("half", [ConvertFloat16, ConvertBfloat16])
+def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, store, half):
+    source = graphs.transformer(tmp_path / "model")
+    samples = graphs.sequences(tmp_path / "samples")
+    candidate = Candidate("half", (half(),), OnnxRuntime(threads=1))
+    compiled = compile_candidate(candidate, source, store)
+    plan = mixing(candidate, source, compiled.model, samples, store)
+    (ranking,) = (store.root / "rankings").glob("*/ranking.json")
+    noise = {entry["node"]: entry["sqnr_db"] for entry in json.loads(ranking.read_text())}
+    assert set(plan.ranked) == set(noise)
+    digits = {ConvertFloat16: 10, ConvertBfloat16: 7}[half]
+    products = [noise[entry] for entry in noise if "MatMul" in entry]
+    assert products
+    assert all(6.02 * digits < value < 6.02 * (digits + 5) for value in products)  # 6 dB for each bit of the mantissa
+    fewer = compile_candidate(plan.with_float(plan.ranked[:2]), source, store)
+    assert sum(fewer.records[-1].detail["converted"].values()) == sum(compiled.records[-1].detail["converted"].values()) - 2
+
+
 def test_what_was_not_quantized_has_no_variants(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     candidate = Candidate("fp32", (BuildOpenvino(),), OpenVINO(threads=1))
@@ -101,5 +126,57 @@ def test_the_search_ends_where_nothing_is_gained_any_more(tmp_path):
     assert tried == ["int8-mixed2", "int8-mixed4"]
 
 
+def test_what_is_slower_than_what_holds_already_is_halved_without_an_answer(tmp_path):
+    tried = []
+
+    def holds(candidate):
+        tried.append(len(candidate.passes[-1].float_nodes))
+        return {2: False, 4: False, 8: True, 6: None, 5: True}[tried[-1]]
+
+    found = list(fewest(plan_of(tmp_path, 40), holds, lambda names: ()))
+    assert [len(kept) for kept in found] == [8, 5]
+    assert tried == [2, 4, 8, 6, 5]
+
+
 def test_when_nothing_holds_there_is_no_answer(tmp_path):
     assert list(fewest(plan_of(tmp_path, 12), lambda _: False, lambda names: names)) == []
+
+
+def two_scales(folder):
+    """Write a chain of products, one of which reads a channel that is 1,000 times larger than the others, and needs all."""
+    width, count, rng = 1024, 6, np.random.default_rng(0)
+    steps, weights = ["h0 = MatMul (x, w0)"], {"w0": rng.standard_normal((64, width)) / 8}
+    for index in range(1, count):
+        steps += [f"r{index} = Relu (h{index - 1})", f"h{index} = MatMul (r{index}, w{index})"]
+        weights[f"w{index}"] = rng.standard_normal((width, width)) * (2 / width) ** 0.5
+    weights["w2"][:, 0] *= 1000.0  # so that r3 has both scales
+    weights["w3"][0] = 0.0
+    weights["w3"][:, 0] = 0.0
+    weights["w3"][0, 0] = 0.001
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    scales (float[batch, 64] x) => (float[batch, {width}] embedding) {{ {" ".join(steps)} embedding = Identity (h{count - 1}) }}
+    """
+    model = onnx.parser.parse_model(text)
+    for index, node in enumerate(node for node in model.graph.node if node.op_type == "MatMul"):
+        node.name = f"product{index}"
+    for name, value in weights.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    onnx.save(model, folder / "scales.onnx")
+    np.savez(folder / "scales.npz", x=rng.standard_normal((300, 64)).astype(np.float32))
+    return folder / "scales.onnx", folder / "scales.npz"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["latency", "size"])
+def test_a_build_ends_with_the_one_operator_in_float_that_spoils_the_rest(tmp_path, objective):
+    model, data = two_scales(tmp_path)
+    manifest = mopt.build(
+        model=str(model), data=str(data), out=tmp_path / "out", objective=objective, tolerance="0.5%",
+        search={"candidates": ["onnxruntime-int8"], "max_batch": 1, "threads": 1},
+    ).manifest  # fmt: skip
+    plain = next(trial for trial in manifest.trials if trial.name == "onnxruntime-int8")
+    assert plain.outcome.rejection == "worse"
+    assert manifest.chosen == "onnxruntime-int8-mixed1"
+    assert manifest.winner.passes[-1].fields["float_nodes"] == ["product3"]
+    assert manifest.winner.quality.verdict == "pass"

@@ -60,7 +60,7 @@ def _asked(source: str, options: dict[str, Any]) -> tuple[Any, str | None, tuple
         manifest = read_manifest(Path(source))
         values = dict(manifest.recipe)
         trial = next((one for one in manifest.trials if one.name == (candidate or manifest.chosen)), None)
-        if trial is not None and trial.passes and trial.passes[-1].name.startswith("quantize_"):
+        if trial is not None and trial.passes and "float_nodes" in trial.passes[-1].fields:
             candidate = trial.name
             kept = tuple(trial.passes[-1].fields.get("float_nodes", ()))
     if options["data"] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCKED", "convert", "halve"]
+__all__ = ["BLOCKED", "convert", "halve", "named_for_halving"]
 
 import dataclasses
 from collections import Counter
@@ -66,11 +66,8 @@ def convert(
     from onnx_ir.passes import common
 
     model = load(source.file)
-    name_nodes(model)
     before = constant_bytes(model)
-    model = lift_constants(raise_opset(model))
-    name_nodes(model)
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    model = named_for_halving(model)
     halving = halve(model, ir.DataType[dtype], op_block=op_block, node_block=node_block, largest=largest)
     if not halving.converted:
         raise NotApplicableError(f"changed nothing: no operator can compute in {dtype.lower()}")
@@ -82,6 +79,17 @@ def convert(
         "weight_bytes": [before, constant_bytes(model)],
     }
     return PassResult(True, detail)
+
+
+def named_for_halving(model: ir.Model) -> ir.Model:
+    """Return the model with constants as initializers, a name for each node and a type for each value."""
+    from onnx_ir.passes import common
+
+    name_nodes(model)
+    model = lift_constants(raise_opset(model))
+    name_nodes(model)
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    return model
 
 
 @dataclasses.dataclass(frozen=True)

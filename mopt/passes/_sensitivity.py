@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["PREFIX", "merge", "rank_nodes"]
+__all__ = ["PREFIX", "halved_nodes", "merge", "rank_nodes", "round_beside"]
 
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.samples import Samples
 from mopt.passes._graph import Tensors
+from mopt.passes._half import named_for_halving
 from mopt.passes._onnx import load, save
 from mopt.passes._openvino import convert, openvino
 from mopt.passes._prepare import prepare
@@ -42,9 +44,11 @@ def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit
     comes first are the names to try as ``float_nodes``. An operator that stands between quantized ones, and so reads
     integers without having been chosen itself, is ranked too.
 
+    An operator that was converted to 16 bits is ranked likewise: its inputs and outputs are rounded to them.
+
     Args:
         float_model: The ONNX model that was quantized.
-        quantized_model: What a pass made of it that quantizes to integers: an ``.onnx``, or an ``.xml`` of NNCF.
+        quantized_model: What a pass made of it with integers or 16-bit floats: an ``.onnx``, or an ``.xml`` of NNCF.
         samples: Real samples.
         limit: How many of them to use.
 
@@ -56,6 +60,8 @@ def rank_nodes(float_model: Path, quantized_model: Path, samples: Samples, limit
 
 
 def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit: int) -> list[dict[str, Any]]:
+    if halved := halved_nodes(load(quantized_model)):
+        return _rank_half(float_model, halved, samples, limit)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         merged = load(prepare(float_model, folder))
@@ -70,6 +76,72 @@ def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit
         own = originals.get(str(node.name).removeprefix(PREFIX)) or value.producer() or node
         found.append(_entry(str(own.name).removeprefix(PREFIX), own.op_type, noise.decibel(str(node.outputs[0].name))))
     return found
+
+
+def _rank_half(float_model: Path, halved: Mapping[str, ir.DataType], samples: Samples, limit: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        model = named_for_halving(load(float_model))
+        pairs = round_beside(model, halved)
+        noise = _Noise({f"{PREFIX}{value.name}": str(value.name) for value in pairs.values()})
+        run_exposed(save(model, Path(scratch)), noise.tensors, samples, noise.look, limit=limit)
+    return [_entry(str(node.name), node.op_type, noise.decibel(f"{PREFIX}{value.name}")) for node, value in pairs.items()]
+
+
+def halved_nodes(model: ir.Model) -> dict[str, ir.DataType]:
+    """Return the operators that read or write 16-bit floats, with the type, unless the model quantizes to integers."""
+    import onnx_ir as ir
+
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    found: dict[str, ir.DataType] = {}
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear" or node.op_type in _INTEGER:
+            return {}
+        types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
+        for half in halves:
+            if half in types and node.op_type != "Cast":
+                found[str(node.name)] = half
+    return found
+
+
+def round_beside(model: ir.Model, halved: Mapping[str, ir.DataType]) -> dict[ir.Node, ir.Value]:
+    """Give each of these operators a twin that reads and writes rounded values; return the operators with their outputs.
+
+    The twin computes in 32 bits, since a CPU may lack the kernel; what 16 bits do to a sum inside of it does not show.
+    """
+    import onnx_ir as ir
+
+    pairs: dict[ir.Node, ir.Value] = {}
+    for node in list(model.graph):
+        half = halved.get(str(node.name))
+        if half is None or not node.outputs or node.outputs[0].dtype != ir.DataType.FLOAT:
+            continue
+        inputs = [
+            _rounded(model, value, half, f"{PREFIX}{node.name}/{index}")
+            if value is not None and value.dtype == ir.DataType.FLOAT
+            else value
+            for index, value in enumerate(node.inputs)
+        ]
+        twin = ir.Node(
+            node.domain, node.op_type, inputs, tuple(node.attributes.values()), num_outputs=len(node.outputs),
+            name=f"{PREFIX}{node.name}",
+        )  # fmt: skip
+        for index, value in enumerate(twin.outputs):
+            value.name = f"{PREFIX}{node.name}/out{index}"
+        model.graph.append(twin)
+        _rounded(model, twin.outputs[0], half, f"{PREFIX}{node.name}/rounded").name = f"{PREFIX}{node.outputs[0].name}"
+        pairs[node] = node.outputs[0]
+    return pairs
+
+
+def _rounded(model: ir.Model, value: ir.Value, half: ir.DataType, name: str) -> ir.Value:
+    import onnx_ir as ir
+
+    for index, kind in enumerate((half, ir.DataType.FLOAT)):
+        cast = ir.node("Cast", [value], {"to": kind.value}, name=f"{name}/cast{index}")
+        value = cast.outputs[0]
+        value.name = f"{name}/{kind.name.lower()}"
+        model.graph.append(cast)
+    return value
 
 
 def _rank_openvino(float_model: Path, quantized_model: Path, samples: Samples, limit: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ __all__ = ["QuantizeInt8Static"]
 
 import dataclasses
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_HANDS_ON = frozenset(
+    ("Clip", "Dropout", "Flatten", "Identity", "LeakyRelu", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+)  # fmt: skip
+"""Operators that round nothing themselves."""
 _LARGEST = 1e30
 """Beyond it a tensor holds a mask, not activations, and no integer can stand for both ends of it."""
 
@@ -49,6 +54,8 @@ class QuantizeInt8Static(FilePass):
         op_types: Types of operators to quantize; empty: all that are supported in a plain convolutional network, and
             Conv, ConvTranspose, MatMul and Gemm in any other model.
         float_nodes: Names of nodes that stay in float.
+        float_inputs: Those nodes read what the node before them computed, not what rounding left of it; that node stays in
+            float too, because ONNX Runtime's integer kernels with static ranges hand on integers.
     """
 
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
@@ -63,6 +70,7 @@ class QuantizeInt8Static(FilePass):
     correct_bias: bool = True
     op_types: tuple[str, ...] = ()
     float_nodes: tuple[str, ...] = ()
+    float_inputs: bool = True
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Prepare, observe, quantize and save."""
@@ -76,6 +84,7 @@ class QuantizeInt8Static(FilePass):
             selected, kept = _drop_unobserved(selected, kept, seen)
             quantized = self._quantize(prepared, [str(node.name) for node in selected], seen)
             result = _from_protobuf(quantized)
+            _read_unrounded(result, self.float_nodes if self.float_inputs else ())
             detail = self._describe(result, kept)
             if not detail["quantized"]:
                 raise NotApplicableError(f"no operator was quantized{_reasons(kept)}")
@@ -92,10 +101,11 @@ class QuantizeInt8Static(FilePass):
     def _select(self, model: ir.Model) -> tuple[list[ir.Node], dict[str, str]]:
         """Return the nodes to quantize, and the reason why each other weighted node stays in float."""
         types = set(self.op_types or _default_op_types(model))
+        feeding = _feeding(model, self.float_nodes) if self.float_inputs else set()
         selected: list[ir.Node] = []
         kept: dict[str, str] = {}
         for node in model.graph.all_nodes():
-            reason = self._reason_to_keep(node, model.graph)
+            reason = self._reason_to_keep(node, model.graph) or ("feeds one in float" if node.name in feeding else "")
             if reason:
                 kept[str(node.name)] = reason
             elif node.op_type in types:
@@ -138,6 +148,8 @@ class QuantizeInt8Static(FilePass):
                 "WeightSymmetric": True,
                 "ActivationSymmetric": symmetric,
                 "QuantizeBias": self.quantize_bias,
+                # A Relu that the range of the integers does anyway is needed where they are not read.
+                "QDQKeepRemovableActivations": bool(self.float_nodes),
             },
         ).quantize_model()
 
@@ -159,6 +171,47 @@ class QuantizeInt8Static(FilePass):
             "activations": self.activations,
             "samples": len(self.calibration),
         }
+
+
+def _feeding(model: ir.Model, names: Collection[str]) -> set[str]:
+    """Names of the nodes with weights whose result reaches one of these nodes through nothing that computes."""
+    found: set[str] = set()
+    front = [value for node in model.graph if node.name in names for value in node.inputs if value is not None]
+    while front:
+        producer = front.pop().producer()
+        if producer is None:
+            continue
+        if producer.op_type in _WEIGHTED:
+            found.add(str(producer.name))
+        elif producer.op_type in _HANDS_ON:
+            front += [value for value in producer.inputs[:1] if value is not None]
+    return found - set(names)
+
+
+def _read_unrounded(model: ir.Model, names: Collection[str]) -> None:
+    """Let these nodes read what is in front of a QuantizeLinear/DequantizeLinear pair, through what only hands it on."""
+    from onnx_ir.passes import common
+
+    front = [node for node in model.graph if node.name in names]
+    while front:
+        node = front.pop()
+        for index, value in enumerate(node.inputs):
+            before = _unrounded(value)
+            if before is not None:
+                node.replace_input_with(index, before)
+        common.RemoveUnusedNodesPass()(model)  # a pair that nobody reads any more is no other user
+        for value in node.inputs:
+            producer = value.producer() if value is not None else None
+            if producer is not None and producer.op_type in _HANDS_ON and len(producer.outputs[0].uses()) == 1:
+                front.append(producer)
+
+
+def _unrounded(value: ir.Value | None) -> ir.Value | None:
+    last = value.producer() if value is not None else None
+    if last is None or last.op_type != "DequantizeLinear":
+        return None
+    first = last.inputs[0].producer() if last.inputs[0] is not None else None
+    return first.inputs[0] if first is not None and first.op_type == "QuantizeLinear" else None
 
 
 def _default_op_types(model: ir.Model) -> tuple[str, ...]:
