@@ -1,7 +1,7 @@
 """What mixed precision saves: models whose plain INT8 fails, tuned by mopt, by NNCF and by Intel Neural Compressor.
 
     python -m benchmarks.mixed [--neural-compressor-python ENVIRONMENT/bin/python]
-    python -m benchmarks.mixed --model efficientnet_lite0 --fidelity --keep 0.999
+    python -m benchmarks.mixed --model efficientnet_lite0 --fidelity --keep 0.99
 
 The race and the judging are those of ``benchmarks.peers``; the remark of a row says how often its tuner evaluated a model.
 """

@@ -131,7 +131,7 @@ def measure_model(name: str, arguments: argparse.Namespace, home: str = "contest
     """Let all contestants build, judge their outputs, then measure them together."""
     case = models.case(name, arguments.work / "cases")
     if getattr(arguments, "fidelity", False):
-        case = dataclasses.replace(case, metric="fidelity", score="fidelity")
+        case = dataclasses.replace(case, metric="cosine", score="fidelity")
     held_out = models.load_samples(case.held_out)[: arguments.samples]
     feeds = [feed for feed, _ in held_out]
     job = _job(case, feeds, arguments)
