@@ -82,6 +82,19 @@ def test_named_nodes_stay_in_float(tmp_path: Path) -> None:
     assert result.detail["float_because"] == {"asked for": [first]}
 
 
+@pytest.mark.parametrize("unrounded", [True, False])
+def test_what_stays_in_float_reads_floats_with_the_relu_between(tmp_path: Path, unrounded: bool) -> None:
+    source, data = graphs.cnn(tmp_path / "cnn"), graphs.images(tmp_path / "data")
+    plain, _ = graphs.apply(QuantizeInt8Static(calibration=data), source, tmp_path / "all")
+    first, second = (str(node.name) for node in ir.load(plain.file).graph if node.op_type == "Conv")
+    step = QuantizeInt8Static(calibration=data, float_nodes=(second,), float_inputs=unrounded)
+    made, result = graphs.apply(step, source, tmp_path / "mixed")
+    kept = next(node for node in ir.load(made.file).graph if node.name == second)
+    assert (kept.inputs[0].producer().op_type == "Relu") == unrounded
+    assert (result.detail["float_because"].get("feeds one in float") == [first]) == unrounded
+    assert graphs.sqnr(source.file, made.file, data) > graphs.sqnr(source.file, plain.file, data) - 1
+
+
 def test_an_old_model_with_weights_in_constants_is_quantized(tmp_path: Path) -> None:
     source, data = graphs.model(tmp_path / "old", graphs.CONSTANT_WEIGHTS), graphs.samples(tmp_path / "data", x=(4,))
     made, result = graphs.apply(QuantizeInt8Static(calibration=data), source, tmp_path / "out")
