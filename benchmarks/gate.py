@@ -44,6 +44,13 @@ CONFIDENCE = 0.95
 WANTED = 0.9
 SECONDS = 4.0
 """For one comparison of speed."""
+ROWS = {
+    "same-eaten": ("wide", True),
+    "slower-quiet": ("slower", False),
+    "same-quiet": ("wide", False),
+    "slower-eaten": ("slower", True),
+}
+"""Which candidate, and whether another process eats a core."""
 
 
 def main() -> None:
@@ -51,12 +58,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("false-alarms", "power", "speed"))
     parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--row", action="append", choices=ROWS, help="of speed; default: all")
     arguments = parser.parse_args()
     machine = detect()
     print(f"{machine.cpu}, {machine.cores} cores; onnxruntime {metadata.version('onnxruntime')}; "
           f"{datetime.datetime.now(datetime.UTC).date()}; {arguments.repeats} repeats\n")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        {"false-alarms": _false_alarms, "power": _power, "speed": _speed}[arguments.what](Path(scratch), arguments.repeats)
+        if arguments.what == "speed":
+            _speed(Path(scratch), arguments.repeats, arguments.row or list(ROWS))
+        else:
+            {"false-alarms": _false_alarms, "power": _power}[arguments.what](Path(scratch), arguments.repeats)
 
 
 # --- quality ------------------------------------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ def _flipped(right: np.ndarray, share: float) -> np.ndarray:
 # --- speed --------------------------------------------------------------------------------------------------------------
 
 
-def _speed(folder: Path, repeats: int) -> None:
+def _speed(folder: Path, repeats: int, rows: list[str]) -> None:
     small = digits(folder, 300)
     wide = _widened(small.model, "wide", 0)
     slower = _widened(small.model, "slower", 1)
@@ -219,7 +230,7 @@ def _speed(folder: Path, repeats: int) -> None:
         name: open_contestant(str(path), feeds[:8], store, threads=1) for name, path in (("wide", wide), ("slower", slower))
     }
     print("| candidate | neighbour | failed | inconclusive | median of what was seen |\n|---|---|---|---|---|")
-    for name, eaten in (("wide", True), ("slower", False), ("wide", False), ("slower", True)):
+    for name, eaten in (ROWS[row] for row in rows):
         verdicts, seen = [], []
         with _neighbour(eaten):
             for _ in range(repeats):
