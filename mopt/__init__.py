@@ -7,11 +7,17 @@ from __future__ import annotations
 
 __all__ = ["Artifact", "Recipe", "build"]
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mopt.flow import Artifact, build
     from mopt.recipe import Recipe
+
+# ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
+# Face's libraries what is used of them. The models are not ours to talk about. (passes/_openvino.py does it for OpenVINO.)
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 _HOMES = {"Artifact": "mopt.flow", "Recipe": "mopt.recipe", "build": "mopt.flow"}
 
