@@ -222,6 +222,8 @@ def run(
 
 def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
     _die_with(parent)
+    # OpenVINO and NNCF do without it. With it they report to their maker, and leave an identity in the user's home.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     requests = Connection(request_fd, writable=False)
     answers = Connection(answer_fd, readable=False)
     host: Any = None

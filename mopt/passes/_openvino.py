@@ -6,7 +6,6 @@ __all__ = ["convert", "dataset", "nncf", "openvino", "save", "weights_of"]
 
 import importlib
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,8 +103,6 @@ def _name(kind: str, ports: list[Any], names: list[str]) -> None:
 
 
 def _import(name: str) -> ModuleType:
-    # Both do without it. With it they report to their maker, and leave a file with an identity in the user's home.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
