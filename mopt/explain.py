@@ -220,9 +220,7 @@ def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[
         chosen = found[0]
     if not float_nodes:
         return chosen
-    *before, step = chosen.passes
-    kept = dataclasses.replace(step, float_nodes=tuple(sorted(float_nodes)))  # type: ignore[call-arg]
-    return Candidate(name or chosen.name, (*before, kept), chosen.runtime)
+    return dataclasses.replace(Mixing(chosen, ()).with_float(float_nodes), name=name or chosen.name)
 
 
 def _noise(source: Model, quantized: Model, samples: Any, store: Store, memory: int) -> dict[str, dict[str, Any]]:

@@ -49,7 +49,7 @@ class Mixing:
         """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
         variant = self.with_float([one for one in self.ranked if one != name])
         *before, step = variant.passes
-        if any(field.name == "float_inputs" for field in dataclasses.fields(step)):
+        if hasattr(step, "float_inputs"):
             step = dataclasses.replace(step, float_inputs=False)  # type: ignore[call-arg]
         return dataclasses.replace(variant, passes=(*before, step))
 
@@ -85,7 +85,7 @@ def mixing(
 
 def lowers_precision(step: Pass) -> bool:
     """Whether a pass quantizes or halves operators, and can leave some of them in float."""
-    return any(field.name == "float_nodes" for field in dataclasses.fields(step))
+    return hasattr(step, "float_nodes")
 
 
 def rank(source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ class TableReader(Reader):
 
 
 def _datasets() -> Any:
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"  # read when the library is imported: mopt downloads nothing
     try:
         import datasets
