@@ -6,26 +6,28 @@ __all__ = ["make_baseline"]
 
 import datetime
 import statistics
+import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.baseline import Baseline, Speed, encode_answers, pack_rows
-from mopt.artifacts.samples import Samples, batch_feeds
+from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, default_root
 from mopt.calibration.split import prepare
-from mopt.contest import CANDIDATE, YARDSTICK, load_times, measure_beside, yardstick
-from mopt.profiles.compare import COMPARED, figure, growth
+from mopt.profiles.compare import COMPARED, FEWEST_HEATS, figure, growth
+from mopt.profiles.heats import Heat, run_heat
 from mopt.profiles.machine import detect
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.sides import Contestant, answer, metrics_of, open_contestant, signature_of, usual_batches
 from mopt.trials import score
+from mopt.yardstick import yardstick
 
-_ROUNDS = 40
-_SECONDS = 30.0
+_HEATS = 20
+_SECONDS = 40.0
 _CONFIDENCE = 0.975
-_LOADS = 3
 
 
 def make_baseline(
@@ -91,28 +93,25 @@ def make_baseline(
 
 def _costs(model: Contestant, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     sizes = recipe.gate.batches or usual_batches(model)
-    progress.stage("measuring beside the yardstick", len(sizes) + 1)
-    found = []
-    with model.open() as session, yardstick(model.runtime.threads) as stick:
-        for batch in sizes:
-            feeds = batch_feeds(model.signature, samples, batch)
-            logs = measure_beside(session, stick, feeds, rounds=_ROUNDS, seed=0, budget_seconds=_SECONDS)
-            own, other = logs[CANDIDATE], logs[YARDSTICK]
-            found.append(
-                Speed(
-                    batch=batch,
-                    figures={cost: figure(own, cost, batch) for cost in COMPARED},
-                    growth={cost: growth(own, other, cost, _CONFIDENCE) for cost in COMPARED},
-                )
-            )
-            progress.step(f"batch {batch}: {found[-1].figures['p50']:.2f} ms")
-        memory = session.peak_bytes()
-    (feed, *_) = batch_feeds(model.signature, samples, model.signature.batch_size or 1, count=1)
-    loads = [load_times(model, feed) for _ in range(_LOADS)]
-    progress.step("loaded several times")
+    progress.stage("measuring beside the yardstick", _HEATS)
+    own, other = model.entrant(samples, sizes), yardstick(model.runtime.threads, sizes)
+    heats: list[Heat] = []
+    end = time.monotonic() + _SECONDS
+    while len(heats) < FEWEST_HEATS or (len(heats) < _HEATS and time.monotonic() < end):
+        heats.append(run_heat(own, other, len(heats), _SECONDS / FEWEST_HEATS))
+        progress.step()
     return {
-        "speed": tuple(found),
-        "memory_bytes": memory,
-        "load_ms": statistics.median(one for one, _ in loads),
-        "first_ms": statistics.median(one for _, one in loads),
+        "speed": tuple(_speed(heats, batch) for batch in sizes),
+        "memory_bytes": round(statistics.median(heat.own.peak_bytes for heat in heats)),
+        "load_ms": statistics.median(heat.own.load_ms for heat in heats),
+        "first_ms": statistics.median(heat.own.first_ms for heat in heats),
     }
+
+
+def _speed(heats: Sequence[Heat], batch: int) -> Speed:
+    own = [heat.own.logs[batch] for heat in heats]
+    return Speed(
+        batch=batch,
+        figures={cost: figure(own, cost, batch) for cost in COMPARED},
+        growth={cost: growth(heats, batch, cost, _CONFIDENCE) for cost in COMPARED},
+    )

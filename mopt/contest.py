@@ -1,55 +1,40 @@
 """What a candidate costs beside a baseline: speed, memory, loading, size.
 
-Both run in turns, the baseline a second time as a control. An interval is widened by how far the baseline was from itself,
-so that a noisy machine leaves a question open and accuses nobody; and a failure has to be seen twice. What is open after a
-look gets more rounds; the error is shared out over the looks (Bonferroni), since each is another chance to be wrong.
+Both are loaded into fresh processes and run in turns, heat after heat, until all that has a limit is decided or the time is
+up; the interval comes from how much the heats differ, so that a noisy machine leaves a question open and accuses nobody.
+The error is shared out over the looks (Bonferroni), since each is another chance to be wrong.
 
-A stored baseline does not run. When it was stored, and now again, a small fixed network (the yardstick) runs beside the
-model: what is compared are two ratios to it, so that a faster or slower hour of the same machine cancels out.
+A stored baseline does not run. When it was stored, and now again, the yardstick runs beside the model, and the two ratios
+to it are compared.
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "CANDIDATE",
-    "YARDSTICK",
-    "Contest",
-    "Field",
-    "cost_checks",
-    "load_times",
-    "measure_beside",
-    "size_check",
-    "yardstick",
-]
+__all__ = ["Contest", "Field", "cost_checks", "size_check"]
 
 import contextlib
 import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from mopt.artifacts.baseline import Baseline
 from mopt.artifacts.manifest import Estimate, LayerCost, Machine
-from mopt.artifacts.model import Feed, Model
 from mopt.artifacts.samples import Samples, batch_feeds
-from mopt.artifacts.store import Store, default_root
 from mopt.artifacts.verdict import Check, LayerPair, Verdict
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators.limit import COSTS, Limit
-from mopt.plan import reference_candidate
-from mopt.profiles.compare import COMPARED, FEWEST, figure, growth, widened
-from mopt.profiles.measure import TurnLog, interleave
+from mopt.profiles.compare import COMPARED, FEWEST, FEWEST_HEATS, balanced_ratio, figure, growth, spread
+from mopt.profiles.heats import Heat, run_heat
 from mopt.progress import Progress
-from mopt.runtimes._base import SessionProcess
 from mopt.sides import Contestant
+from mopt.yardstick import yardstick
 
-CANDIDATE, BASELINE, CONTROL, YARDSTICK = "candidate", "baseline", "baseline again", "yardstick"
-_LOOKS = 3
-_ROUNDS = 15
-_LOADS = 5
-_SLOW_LOAD_SECONDS = 5.0
+_LOOKS = (6, 12, 24, 48, 96)
+"""Heats after which it is asked whether all is decided; once more when the time is up."""
+_CLOSE = 0.005
+"""Distance from a limit, as a share of the baseline, that no reasonable time resolves."""
 _SHOWN_LAYERS = 30
 _USUAL_LIMITS = {"p50": "+10%"}
 """Limits where none is given: a tenth is more than a machine in CI wavers in an interleaved run."""
@@ -83,11 +68,18 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """What was measured: checks, warnings, how far the baseline was from itself at the first batch size, and the layers."""
+    """What was measured.
+
+    Attributes:
+        checks: One for each cost at each batch size.
+        warnings: For the user.
+        spread: Standard deviation of the ratio of medians from heat to heat, at the smallest batch size.
+        layers: What each operator takes in either side.
+    """
 
     checks: list[Check]
     warnings: list[str]
-    control: Estimate | None
+    spread: float | None
     layers: tuple[LayerPair, ...] = ()
 
 
@@ -97,182 +89,124 @@ def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progr
     speed_is_limited = any(name in COMPARED for name in asked)
     if not speed_is_limited:
         asked |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
-    checks: list[Check] = []
-    warnings: list[str] = []
-    if field.stored is not None and not field.stored.comparable_here(machine):
-        was = field.stored.machine
-        warnings.append(
-            f"speed, memory and loading are not compared: the baseline was measured on {was.cpu} with {was.cores} cores, "
-            f"and this is {machine.cpu} with {machine.cores}"
-        )
-        open_costs = [name for name in asked if name != "size" and (name in limits)]
-        checks += [_refused(name, asked[name], field.confidence) for name in open_costs]
-        return Contest(checks, warnings, None)
-    progress.stage("measuring side by side", len(field.batches) * _LOOKS + 1)
-    found, control = _speed(field, asked, progress)
-    checks += found
-    checks += _loading(field, asked)
-    progress.step("loaded several times")
-    return Contest(checks, warnings, control, _layers(field))
+    if why := _not_comparable(field.stored, machine):
+        refused = [
+            _refused(name, limit, why, field.confidence) for name, limit in asked.items() if name in limits and name != "size"
+        ]
+        return Contest(refused, [f"speed, memory and loading are not compared: {why}"], None)
+    progress.stage("measuring side by side", _LOOKS[-1])
+    heats, checks = _speed(field, asked, progress)
+    return Contest(checks, [], spread(heats, min(field.batches)), _layers(field))
 
 
-# --- speed and memory ---------------------------------------------------------------------------------------------------
+def _not_comparable(stored: Baseline | None, machine: Machine) -> str:
+    if stored is None:
+        return ""
+    if not stored.speed:
+        return "the baseline was stored without them"
+    was = stored.machine
+    if not stored.comparable_here(machine):
+        return f"the baseline was measured on {was.cpu} with {was.cores} cores, and this is {machine.cpu} with {machine.cores}"
+    return ""
 
 
-@dataclasses.dataclass
-class _Logs:
-    """Turns so far, by contestant."""
-
-    by_name: dict[str, list[tuple[float, ...]]] = dataclasses.field(default_factory=dict)
-
-    def add(self, found: Mapping[str, TurnLog]) -> None:
-        for name, log in found.items():
-            self.by_name.setdefault(name, []).extend(log.turns)
-
-    def of(self, name: str) -> TurnLog:
-        return TurnLog(tuple(self.by_name[name]))
+# --- heats --------------------------------------------------------------------------------------------------------------
 
 
-def _speed(field: Field, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[Check], Estimate | None]:
-    checks: list[Check] = []
-    first_control = None
-    with contextlib.ExitStack() as stack:
-        opened = _open(field, stack)
-        share = field.budget_seconds / len(field.batches)
-        for batch in field.batches:
-            found, control = _at_batch(field, opened, batch, asked, share, progress)
-            checks += found
-            first_control = first_control or control
-        checks += _memory(field, opened, asked.get("memory"))
-    return checks, first_control
-
-
-def _open(field: Field, stack: contextlib.ExitStack) -> dict[str, SessionProcess]:
-    opened = {CANDIDATE: stack.enter_context(field.candidate.open())}
+def _speed(field: Field, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[Heat], list[Check]]:
+    """Run heats until everything that is limited is decided, or the time is up."""
+    own = field.candidate.entrant(field.samples, field.batches)
     if field.baseline is not None:
-        opened[BASELINE] = stack.enter_context(field.baseline.open())
-        opened[CONTROL] = stack.enter_context(field.baseline.open())
+        other = field.baseline.entrant(field.samples, field.batches)
     else:
-        opened[YARDSTICK] = stack.enter_context(yardstick(field.candidate.runtime.threads))
-    return opened
+        other = yardstick(field.candidate.runtime.threads, field.batches)
+    confidence = 1 - (1 - field.confidence) / len(_LOOKS)
+    heats: list[Heat] = []
+    end = time.monotonic() + field.budget_seconds
+    while True:
+        heats.append(run_heat(own, other, len(heats), field.budget_seconds / FEWEST_HEATS))
+        late = time.monotonic() > end and len(heats) >= FEWEST_HEATS
+        if not late and len(heats) not in _LOOKS:
+            progress.step()
+            continue
+        checks = _compare(field, heats, asked, confidence)
+        progress.step(_told(checks, len(heats)))
+        if late or len(heats) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
+            return heats, checks
 
 
-def _at_batch(
-    field: Field,
-    opened: Mapping[str, SessionProcess],
-    batch: int,
-    asked: Mapping[str, Limit],
-    seconds: float,
-    progress: Progress,
-) -> tuple[list[Check], Estimate | None]:
-    """Look up to three times, until everything that is limited is decided.
-
-    A failure takes two looks in a row that see it by themselves: a burst of somebody else's work spoils one.
-    """
-    feeds = batch_feeds(field.candidate.signature, field.samples, batch)
-    confidence = 1 - (1 - field.confidence) / _LOOKS
-    logs, control = _Logs(), None
-    checks: list[Check] = []
-    before: set[str] = set()
-    end = time.monotonic() + seconds
-    for look in range(_LOOKS):
-        fresh, rounds = _Logs(), _ROUNDS * 2**look
-        fresh.add(_take_turns(opened, feeds, rounds, seed=look, budget=max(1.0, end - time.monotonic())))
-        logs.add({name: fresh.of(name) for name in fresh.by_name})
-        seen, _ = _compare(field, fresh, batch, asked, confidence)
-        failing = {check.name for check in seen if check.verdict == "fail"}
-        checks, control = _compare(field, logs, batch, asked, confidence)
-        checks = [_confirmed(check, failing & before) for check in checks]
-        before = failing
-        progress.step(_told(checks, batch))
-        if time.monotonic() > end or all(check.verdict != "inconclusive" for check in checks if check.counts):
-            break
-    return checks, control
+def _told(checks: Sequence[Check], heats: int) -> str:
+    shown = next((check for check in checks if check.counts), checks[0])
+    return f"{heats} pairs of processes: {shown.name} {shown.change.value:+.1%}"
 
 
-def _confirmed(check: Check, failing: Set[str]) -> Check:
-    if check.verdict != "fail" or check.name in failing:
-        return check
-    return check.model_copy(update={"verdict": "inconclusive", "note": f"{check.note}; seen once only".removeprefix("; ")})
+def _compare(field: Field, heats: Sequence[Heat], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+    checks = [check for batch in field.batches for check in _speed_checks(field, heats, batch, asked, confidence)]
+    return [*checks, *_process_checks(field, heats, asked, confidence)]
 
 
-def _take_turns(
-    opened: Mapping[str, SessionProcess], feeds: Sequence[Feed], rounds: int, *, seed: int, budget: float
-) -> dict[str, TurnLog]:
-    if YARDSTICK not in opened:
-        return interleave(opened, feeds, rounds=rounds, seed=seed, budget_seconds=budget)
-    return measure_beside(opened[CANDIDATE], opened[YARDSTICK], feeds, rounds=rounds, seed=seed, budget_seconds=budget)
-
-
-def measure_beside(
-    model: SessionProcess, stick: SessionProcess, feeds: Sequence[Feed], *, rounds: int, seed: int, budget_seconds: float
-) -> dict[str, TurnLog]:
-    """Let a model and the yardstick take turns, each with inputs of its own."""
-
-    class _OwnInputs:
-        def time(self, _: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
-            return stick.time(_stick_feeds(), seconds, least)
-
-        def pause(self) -> None:
-            stick.pause()
-
-        def resume(self) -> None:
-            stick.resume()
-
-    return interleave(
-        {CANDIDATE: model, YARDSTICK: _OwnInputs()}, feeds, rounds=rounds, seed=seed, budget_seconds=budget_seconds
-    )  # fmt: skip
-
-
-def _compare(
-    field: Field, logs: _Logs, batch: int, asked: Mapping[str, Limit], confidence: float
-) -> tuple[list[Check], Estimate | None]:
-    own = logs.of(CANDIDATE)
+def _speed_checks(
+    field: Field, heats: Sequence[Heat], batch: int, asked: Mapping[str, Limit], confidence: float
+) -> list[Check]:
+    own = [heat.own.logs[batch] for heat in heats]
     checks = []
-    first_control = None
     for cost in COMPARED:
-        control = None
-        if field.baseline is not None:
-            of = logs.of(BASELINE)
-            control = growth(logs.of(CONTROL), of, cost, confidence)
-            change, base = growth(own, of, cost, confidence), figure(of, cost, batch)
-            method = "interleaved"
-        else:
-            assert field.stored is not None
+        change, method = growth(heats, batch, cost, confidence), f"{len(heats)} pairs of processes, in turns"
+        if field.stored is not None:
             known = field.stored.speed_at(batch)
             if known is None:
                 continue
-            change = _beside_stick(growth(own, logs.of(YARDSTICK), cost, confidence), known.growth[cost])
-            base = known.figures[cost]
+            change, base = _beside_stick(change, known.growth[cost]), known.figures[cost]
             method = "both beside the same yardstick"
-        first_control = first_control or control
-        note = f"the baseline against itself: {control.value:+.1%}" if control is not None else ""
+        else:
+            base = figure([heat.other.logs[batch] for heat in heats], cost, batch)
         checks.append(
             _cost_check(
-                f"{cost} at batch {batch}",
-                "speed",
-                cost,
-                figure(own, cost, batch),
-                base,
-                widened(change, control),
-                asked.get(cost),
-                confidence,
+                f"{cost} at batch {batch}", "speed", cost, figure(own, cost, batch), base, change, asked.get(cost), confidence,
                 method,
-                note,
             )
-        )
-    return checks, first_control
+        )  # fmt: skip
+    return checks
 
 
 def _beside_stick(now: Estimate, then: Estimate) -> Estimate:
     """Candidate over baseline less 1, from the growth of each over the yardstick."""
     value = (1 + now.value) / (1 + then.value)
-    spread = math.hypot(_half(now), _half(then)) + _YARDSTICK_ERROR
-    return Estimate(value=value - 1, low=value * (1 - spread) - 1, high=value * (1 + spread) - 1, count=now.count)
+    margin = math.hypot(_half(now), _half(then)) + _YARDSTICK_ERROR
+    return Estimate(value=value - 1, low=value * (1 - margin) - 1, high=value * (1 + margin) - 1, count=now.count)
 
 
 def _half(change: Estimate) -> float:
     return (change.high - change.low) / 2 / (1 + change.value)
+
+
+_OF_PROCESSES = {
+    "memory": ("memory", "memory", "peak_bytes", "largest resident memory, runtime included"),
+    "load": ("load time", "load", "load_ms", ""),
+    "first": ("first inference", "load", "first_ms", ""),
+}
+"""Costs that a process has one figure of: the name and kind of the check, what the figure is called, and a note."""
+_STORED = {"memory": "memory_bytes", "load": "load_ms", "first": "first_ms"}
+
+
+def _process_checks(field: Field, heats: Sequence[Heat], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+    checks = []
+    for cost, (name, kind, figure_name, note) in _OF_PROCESSES.items():
+        own = [float(getattr(heat.own, figure_name)) for heat in heats]
+        if field.stored is not None:
+            other = [float(getattr(field.stored, _STORED[cost]))] * len(heats)
+        else:
+            other = [float(getattr(heat.other, figure_name)) for heat in heats]
+        if not min(*own, *other):
+            continue
+        change = balanced_ratio(own, other, [heat.swapped for heat in heats], confidence)
+        checks.append(
+            _cost_check(
+                name, kind, cost, statistics.median(own), statistics.median(other), change, asked.get(cost), confidence,
+                f"{len(heats)} processes each", note,
+            )
+        )  # fmt: skip
+    return checks
 
 
 def _cost_check(
@@ -288,11 +222,14 @@ def _cost_check(
     note: str = "",
 ) -> Check:
     allowed = limit.allowed(baseline) if limit is not None else None
+    verdict = _decide(change, allowed, FEWEST.get(cost, 1))
+    if allowed is not None and verdict == "inconclusive":
+        note = "; ".join(filter(None, (note, _deciding(change, allowed))))
     return Check.model_validate(
         {
             "name": name, "kind": kind, "unit": COSTS[cost], "candidate": candidate, "baseline": baseline,
             "change": change, "relative": True, "limit": limit.text if limit else "", "allowed": allowed,
-            "confidence": confidence, "verdict": _decide(change, allowed, FEWEST.get(cost, 1)), "counts": limit is not None,
+            "confidence": confidence, "verdict": verdict, "counts": limit is not None,
             "method": method, "note": note,
         }
     )  # fmt: skip
@@ -308,71 +245,13 @@ def _decide(change: Estimate, allowed: float | None, fewest: int) -> Verdict:
     return "pass" if change.high <= allowed else "inconclusive"
 
 
-def _told(checks: Sequence[Check], batch: int) -> str:
-    shown = next((check for check in checks if check.counts), checks[0] if checks else None)
-    return f"batch {batch}: {shown.name.split()[0]} {shown.change.value:+.1%}" if shown else f"batch {batch}"
-
-
-def _memory(field: Field, opened: Mapping[str, SessionProcess], limit: Limit | None) -> list[Check]:
-    own = float(opened[CANDIDATE].peak_bytes())
-    control = None
-    if field.baseline is not None:
-        base = float(opened[BASELINE].peak_bytes())
-        other = float(opened[CONTROL].peak_bytes()) / base - 1 if base else 0.0
-        control = Estimate(value=other, low=other, high=other, count=1)
-    else:
-        assert field.stored is not None
-        base = float(field.stored.memory_bytes)
-    if not own or not base:
-        return []
-    change = own / base - 1
-    exact = Estimate(value=change, low=change, high=change, count=1)
-    note = "largest resident memory of the process, runtime included"
-    return [_cost_check("memory", "memory", "memory", own, base, widened(exact, control), limit, field.confidence, "", note)]
-
-
-# --- loading and size ---------------------------------------------------------------------------------------------------
-
-
-def load_times(contestant: Contestant, feed: Feed) -> tuple[float, float]:
-    """Return the time to load and that of the first inference, in ms, in a fresh process."""
-    with contestant.open() as session:
-        session.run(feed)
-        return session.load_ms(), session.first_ms()
-
-
-def _loading(field: Field, asked: Mapping[str, Limit]) -> list[Check]:
-    """Load both several times, in turns."""
-    (feed, *_) = batch_feeds(field.candidate.signature, field.samples, field.candidate.signature.batch_size or 1, count=1)
-    own, other = [], []
-    start = time.monotonic()
-    for index in range(_LOADS):
-        own.append(load_times(field.candidate, feed))
-        if field.baseline is not None:
-            other.append(load_times(field.baseline, feed))
-        if index >= 2 and time.monotonic() - start > _SLOW_LOAD_SECONDS:
-            break
-    checks = []
-    for position, cost in enumerate(("load", "first")):
-        mine = [times[position] for times in own]
-        if field.baseline is not None:
-            theirs = [times[position] for times in other]
-        else:
-            assert field.stored is not None
-            theirs = [field.stored.load_ms, field.stored.first_ms][position : position + 1] * len(mine)
-        base = statistics.median(theirs)
-        if not base:
-            continue
-        ratios = sorted(one / of - 1 for one, of in zip(mine, theirs, strict=True) if of)
-        value = statistics.median(mine) / base - 1
-        change = Estimate(value=value, low=min(ratios[0], value), high=max(ratios[-1], value), count=len(ratios))
-        name = {"load": "load time", "first": "first inference"}[cost]
-        checks.append(
-            _cost_check(
-                name, "load", cost, statistics.median(mine), base, change, asked.get(cost), field.confidence, "in turns"
-            )
-        )
-    return checks
+def _deciding(change: Estimate, allowed: float) -> str:
+    """How much longer it would have to be measured: an interval becomes narrower with the root of the time."""
+    distance = abs(allowed - change.value)
+    if distance < _CLOSE:
+        return "too close to its limit to be decided"
+    half = max(change.high - change.value, change.value - change.low)
+    return f"about {(half / distance) ** 2:.1f} times the budget would decide"
 
 
 def _layers(field: Field) -> tuple[LayerPair, ...]:
@@ -417,54 +296,9 @@ def size_check(field: Field, limits: Mapping[str, str]) -> Check:
     )
 
 
-def _refused(cost: str, limit: Limit, confidence: float) -> Check:
+def _refused(cost: str, limit: Limit, why: str, confidence: float) -> Check:
     return Check(
         name=cost, kind="speed", unit=COSTS[cost], candidate=0.0, baseline=0.0,
         change=Estimate(value=0.0, low=0.0, high=0.0, count=0), relative=True, limit=limit.text, confidence=confidence,
-        verdict="inconclusive", note="the baseline was measured on another machine",
+        verdict="inconclusive", note=why,
     )  # fmt: skip
-
-
-# --- the yardstick ------------------------------------------------------------------------------------------------------
-
-_STICK_WIDTH = 384
-
-
-def yardstick(threads: int) -> SessionProcess:
-    """Load the yardstick: matrix products and a convolution of fixed size, by ONNX Runtime in FP32."""
-    store = Store(default_root())
-    folder, _ = store.get("yardstick", {"width": _STICK_WIDTH, "version": 1}, _write_stick)
-    model = Model("onnx", folder / "model", "yardstick")
-    return SessionProcess(reference_candidate(threads).runtime, model)
-
-
-def _stick_feeds() -> list[Feed]:
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    return [
-        {
-            "x": random.standard_normal((32, _STICK_WIDTH)).astype(np.float32),
-            "picture": random.standard_normal((1, 16, 32, 32)).astype(np.float32),
-        }
-    ]
-
-
-def _write_stick(folder: Path) -> None:
-    import numpy as np
-    import onnx
-    import onnx.numpy_helper
-    import onnx.parser
-
-    width, random = _STICK_WIDTH, np.random.default_rng(0)
-    model = onnx.parser.parse_model(f"""
-        <ir_version: 8, opset_import: ["" : 17]>
-        yardstick (float[32, {width}] x, float[1, 16, 32, 32] picture) => (float[32, {width}] y, float[1, 32, 32, 32] z)
-        {{ a = MatMul (x, w0) b = Relu (a) y = MatMul (b, w1) z = Conv <pads = [1, 1, 1, 1]> (picture, k) }}
-    """)
-    shapes = {"w0": (width, width), "w1": (width, width), "k": (32, 16, 3, 3)}
-    for name, shape in shapes.items():
-        values = (random.standard_normal(shape) / math.sqrt(shape[0])).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    (folder / "model").mkdir()
-    onnx.save(model, folder / "model" / "model.onnx")

@@ -517,7 +517,7 @@ def _verdict(
         warnings=tuple(warnings),
         machine=detect(),
         noise=watch.seen(),
-        control=contest.control if contest else None,
+        spread=contest.spread if contest else None,
         layers=contest.layers if contest else (),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         mopt_version=metadata.version("mopt"),

@@ -22,7 +22,7 @@ from pathlib import Path
 from mopt.artifacts import bundle
 from mopt.artifacts.manifest import FILE_NAME, Manifest, read_manifest
 from mopt.artifacts.model import Feed, Model, Signature
-from mopt.artifacts.samples import Samples
+from mopt.artifacts.samples import Samples, batch_feeds
 from mopt.artifacts.store import Store
 from mopt.artifacts.verdict import Side
 from mopt.errors import UserError
@@ -31,6 +31,7 @@ from mopt.evaluators.limit import COSTS
 from mopt.export import bind, export, find_exporter
 from mopt.passes._onnx import model_metadata
 from mopt.plan import reference_candidate
+from mopt.profiles.heats import Entrant
 from mopt.recipe import Recipe
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
 from mopt.trials import record_outputs, run_all
@@ -76,6 +77,10 @@ class Contestant:
     def open(self) -> SessionProcess:
         """Load it, in a child process."""
         return SessionProcess(self.runtime, self.model)
+
+    def entrant(self, samples: Samples, batches: Sequence[int]) -> Entrant:
+        """As one of two that compete, with real inputs at each batch size."""
+        return Entrant(self.open, {batch: batch_feeds(self.signature, samples, batch) for batch in batches})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -264,8 +264,8 @@ def _machine(found: GateVerdict) -> list[Fact]:
     facts = [Fact("processor", f"{found.machine.cpu}, {q.count(found.machine.cores, 'core')}")]
     if found.baseline.machine is not None:
         facts.append(Fact("baseline's", f"{found.baseline.machine.cpu}, {q.count(found.baseline.machine.cores, 'core')}"))
-    if found.control is not None:
-        facts.append(Fact("control", f"the baseline against itself: {found.control.value * 100:+.1f} %"))
+    if found.spread is not None:
+        facts.append(Fact("processes", f"one pair of fresh processes differs from the next by {found.spread * 100:.1f} %"))
     facts += [Fact(name, q.digits(value)) for name, value in found.noise.items()]
     return facts
 

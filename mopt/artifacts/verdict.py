@@ -129,8 +129,8 @@ class GateVerdict(_Record):
     warnings: tuple[str, ...] = ()
     machine: Machine
     noise: dict[str, float]
-    control: Estimate | None = None
-    """The baseline against itself, measured like the candidate."""
+    spread: float | None = None
+    """Standard deviation of the ratio of median latencies from one pair of processes to the next, as a share."""
     created: str
     mopt_version: str
 

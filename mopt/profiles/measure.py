@@ -63,6 +63,7 @@ def interleave(
     feeds: Sequence[Feed],
     *,
     rounds: int,
+    fewest: int = 5,
     turn_seconds: float = TURN_SECONDS,
     least: int = 1,
     seed: int = 0,
@@ -76,7 +77,8 @@ def interleave(
     Args:
         contestants: By name; all are paused on return.
         feeds: Inputs of one batch size, used in turn.
-        rounds: Most rounds to run; at least five are run.
+        rounds: Most rounds to run.
+        fewest: Rounds that are run however long they take.
         turn_seconds: Length of a turn in seconds; it is at least ``least`` inferences long.
         least: Fewest inferences in a turn.
         seed: For the order within each round.
@@ -100,7 +102,7 @@ def interleave(
             tick()
         logs = {name: TurnLog(tuple(found)) for name, found in turns.items()}
         late = time.monotonic() - start > budget_seconds
-        if done >= min(5, rounds) and (late or (narrow and reference and _narrow_enough(logs, reference, narrow))):
+        if done >= min(fewest, rounds) and (late or (narrow and reference and _narrow_enough(logs, reference, narrow))):
             break
     return logs
 
