@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mopt build --recipe examples/magika/mopt.toml --out build/magika --force
 	$(BIN)/mopt verify build/magika
 
-test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml
+test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml $(VENV)/.bindings
 	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2
 
 test-fast: $(VENV)/.test
@@ -43,7 +43,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # silero-vad and foolbox are wanted for the models and pictures in them, not for what they depend on.
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --editable '.[all]' --group lint --group test --group models
+	$(INSTALL) --editable '.[all,tensorrt-rtx]' --group lint --group test --group models
 	$(INSTALL) --no-deps silero-vad foolbox
 	touch $@ $(VENV)/.demo
 
@@ -57,4 +57,10 @@ $(VENV)/.triton: | $(VENV)/bin/python
 $(VENV)/.bentoml: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/bentoml
 	$(VENV)/bentoml/bin/python -m pip --disable-pip-version-check --quiet install bentoml==1.4.39 onnxruntime
+	touch $@
+
+# Python's side of TensorRT alone, to check that it has every name that mopt uses; the library itself needs a GPU.
+$(VENV)/.bindings: | $(VENV)/bin/python
+	$(PIP) install --no-deps --target $(VENV)/bindings/10.16 tensorrt-cu13-bindings==10.16.1.11
+	$(PIP) install --no-deps --target $(VENV)/bindings/11.4 tensorrt-cu13-bindings==11.4.0.106
 	touch $@

@@ -23,7 +23,7 @@ Feed = dict[str, "npt.NDArray[Any]"]
 BATCH = "batch"
 """The name of the symbolic dimension along which requests are put together."""
 
-MAIN_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
+MAIN_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "model.plan"}
 
 
 class TensorSpec(pydantic.BaseModel):

@@ -86,6 +86,8 @@ def describe_fields(instance: Any) -> dict[str, Any]:
             return value.digest
         if isinstance(value, tuple | list):
             return [plain(item) for item in value]
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return describe_fields(value)
         return value
 
     return {field.name: plain(getattr(instance, field.name)) for field in dataclasses.fields(instance)}

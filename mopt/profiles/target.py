@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Figure", "Hardware", "Target", "check_measurable", "load_target", "target_names"]
+__all__ = ["Figure", "Gpu", "Hardware", "Target", "check_measurable", "load_target", "target_names"]
 
 import datetime
 import tomllib
@@ -13,6 +13,7 @@ import pydantic
 
 from mopt.artifacts.manifest import Machine
 from mopt.errors import UserError
+from mopt.nvidia import Library
 from mopt.registry import nearest
 
 _FOLDER = Path(__file__).parent / "hardware"
@@ -70,6 +71,39 @@ class Hardware(pydantic.BaseModel):
         return self
 
 
+class Gpu(pydantic.BaseModel):
+    """What an NVIDIA GPU can do; ``peak`` is by type, dense, as NVIDIA states it."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    chip: str
+    capability: Annotated[str, pydantic.Field(pattern=r"^[0-9]+\.[0-9]$")]
+    """Compute capability."""
+    library: Library
+    """TensorRT for RTX where it serves, ``tensorrt`` where it does not."""
+    memory: Figure
+    bandwidth: Figure
+    power: Figure
+    slices: Figure
+    """How many MIG instances it can be divided into; 1 where it cannot."""
+    peak: dict[Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4"], Figure]
+    price: Figure | None = None
+    """For an hour, on demand; None where nobody rents it out by the hour."""
+
+    @pydantic.model_validator(mode="after")
+    def _units(self) -> Gpu:
+        units = {"memory": "GiB", "bandwidth": "GB/s", "power": "W", "slices": "MIG", "price": "USD/h"}
+        for name, unit in units.items():
+            figure = getattr(self, name)
+            if figure is not None and figure.unit != unit:
+                raise ValueError(f"{name} is in {unit}, not in {figure.unit}")
+        for kind, figure in self.peak.items():
+            unit = "TOPS" if kind.startswith("int") else "TFLOPS"
+            if figure.unit != unit:
+                raise ValueError(f"peak.{kind} is in {unit}, not in {figure.unit}")
+        return self
+
+
 class Target(pydantic.BaseModel):
     """A kind of machine.
 
@@ -87,6 +121,8 @@ class Target(pydantic.BaseModel):
     runtimes: tuple[str, ...]
     hardware: Hardware | None = None
     """Of machines that can be rented; None for a mere kind of CPU."""
+    gpu: Gpu | None = None
+    """Of a GPU that engines are built for."""
 
     @property
     def integer_dot(self) -> bool:
@@ -115,6 +151,8 @@ def load_target(name: str, machine: Machine) -> Target:
     Raises:
         UserError: When there is no such target.
     """
+    if name not in target_names() and f"nvidia-{name}" in target_names():
+        name = f"nvidia-{name}"
     if name not in target_names():
         raise UserError(f"unknown target: {name}", nearest(name, target_names()))
     target = Target(name=name, **tomllib.loads((_FOLDER / f"{name}.toml").read_text()))
@@ -125,12 +163,13 @@ def check_measurable(target: Target, machine: Machine) -> None:
     """Refuse a target whose speed this machine cannot measure.
 
     Raises:
-        UserError: When it is a GPU, or an extension that decides is here and not there, or the other way round.
+        UserError: When an extension that decides is here and not there, or the other way round, or when it is a machine with
+            a GPU; engines are built for the GPU itself, which need not be here.
     """
+    if target.gpu is not None:
+        return
     if target.device == "gpu":
-        raise UserError(
-            f"target {target.name} is a GPU, and this mopt builds for CPUs", "mopt size compares its price with that of CPUs"
-        )
+        raise UserError(f"target {target.name} is a machine with a GPU", "build for the GPU itself, such as --target nvidia-l4")
     here, there = set(machine.isa), set(target.isa)
     hint = "build on a machine of that kind, or use --target cpu for this one"
     if missing := sorted(there - here):

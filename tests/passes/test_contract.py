@@ -15,7 +15,7 @@ from mopt import registry
 from mopt.artifacts.model import folder_digest
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
-from mopt.passes._base import Pass
+from mopt.passes._base import Pass, versions
 from tests.passes import graphs
 
 NAMES = registry.names("passes")
@@ -57,8 +57,8 @@ def test_options_are_the_documented_fields_of_a_frozen_dataclass(name: str) -> N
 @pytest.mark.parametrize("make", [graphs.cnn, graphs.transformer], ids=["cnn", "transformer"])
 def test_a_pass_leaves_its_input_alone_and_its_key_is_data(name: str, make: typing.Any, tmp_path: Path) -> None:
     kind = _load(name)
-    for library in kind.libraries if kind.extra else ():
-        pytest.importorskip(library)
+    if kind.extra and not any(versions(kind.libraries).values()):
+        pytest.skip(f"needs mopt[{kind.extra}]")
     source = make(tmp_path / "model")
     data = graphs.images(tmp_path / "data", 4) if make is graphs.cnn else graphs.sequences(tmp_path / "data", 4)
     step = _instance(kind, data)
@@ -68,7 +68,7 @@ def test_a_pass_leaves_its_input_alone_and_its_key_is_data(name: str, make: typi
     assert (folder_digest(source.folder), folder_digest(data.folder)) == before
     assert step.key()["pass"] == name
     assert set(step.key()["libraries"]) == set(kind.libraries)
-    assert all(step.key()["libraries"].values())
+    assert any(step.key()["libraries"].values())
 
 
 def _instance(kind: type, data: Samples) -> Pass:

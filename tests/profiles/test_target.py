@@ -6,7 +6,7 @@ import pytest
 from mopt.artifacts.manifest import Machine
 from mopt.errors import UserError
 from mopt.profiles.machine import FEATURES, detect, per_cycle
-from mopt.profiles.target import Figure, Hardware, Target, check_measurable, load_target, target_names
+from mopt.profiles.target import Figure, Gpu, Hardware, Target, check_measurable, load_target, target_names
 from mopt.registry import names
 
 
@@ -112,9 +112,47 @@ def kind(target: Target) -> str:
 
 
 def test_a_gpu_cannot_be_measured():
-    with pytest.raises(UserError, match="aws-g6-xlarge is a GPU") as caught:
+    with pytest.raises(UserError, match="aws-g6-xlarge is a machine with a GPU") as caught:
         check_measurable(load_target("aws-g6-xlarge", machine()), machine())
-    assert "mopt size" in caught.value.hint
+    assert "nvidia-l4" in caught.value.hint
+
+
+GPUS = {target.name: target.gpu for name in target_names() if (target := load_target(name, machine())).gpu is not None}
+
+
+def test_every_gpu_that_users_serve_on_is_there():
+    wanted = ("t4", "l4", "l40s", "a10g", "a100-40", "a100-80", "h100", "h100-pcie", "h200", "b200", "rtx-3090", "rtx-4090",
+              "rtx-5090", "rtx-6000-ada", "orin")  # fmt: skip
+    assert {f"nvidia-{name}" for name in wanted} == GPUS.keys()
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_figures_of_a_gpu_have_a_source_and_fit_together(name):
+    gpu = GPUS[name]
+    figures = [gpu.memory, gpu.bandwidth, gpu.power, gpu.slices, *gpu.peak.values(), *([gpu.price] if gpu.price else [])]
+    assert all(urlsplit(figure.source).scheme == "https" for figure in figures)
+    assert all(datetime.date(2019, 1, 1) <= figure.date <= datetime.date.today() for figure in figures)
+    assert gpu.peak["fp32"].value < gpu.peak["fp16"].value <= gpu.peak["int8"].value
+    assert ("fp8" in gpu.peak) == (float(gpu.capability) >= 8.9), "FP8 begins with Ada"
+    assert (gpu.library == "tensorrt_rtx") == (gpu.capability in ("7.5", "8.0", "8.6", "8.9", "12.0"))
+
+
+def test_a_gpu_needs_no_prefix():
+    assert load_target("rtx-4090", machine()).name == "nvidia-rtx-4090"
+    assert load_target("h100", machine()).gpu.capability == "9.0"
+    check_measurable(load_target("h100", machine()), machine())
+
+
+@pytest.mark.parametrize(("field", "unit"), [("memory", "GB"), ("bandwidth", "GiB/s"), ("power", "kW"), ("price", "EUR/h")])
+def test_a_figure_of_a_gpu_in_another_unit_is_refused(field, unit):
+    gpu = GPUS["nvidia-l4"].model_dump()
+    gpu[field]["unit"] = unit
+    with pytest.raises(ValueError, match=f"{field} is in"):
+        Gpu(**gpu)
+    gpu = GPUS["nvidia-l4"].model_dump()
+    gpu["peak"]["int8"]["unit"] = "TFLOPS"
+    with pytest.raises(ValueError, match=r"peak.int8 is in TOPS"):
+        Gpu(**gpu)
 
 
 @pytest.mark.parametrize(("field", "unit"), [("price", "EUR/h"), ("memory", "GB"), ("clock", "MHz"), ("power", "kW")])

@@ -1,0 +1,134 @@
+"""Build a TensorRT engine of an ONNX model whose types say what is computed in which precision."""
+
+from __future__ import annotations
+
+__all__ = ["BuildTensorrt"]
+
+import dataclasses
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mopt.artifacts.engine import EngineLayer, count_types, left_in_float, parse_layers
+from mopt.artifacts.model import Model
+from mopt.errors import NotApplicableError
+from mopt.isolation import peak_memory
+from mopt.nvidia import LIBRARIES, Library, devices, import_tensorrt
+from mopt.passes._base import FilePass, PassResult
+from mopt.passes._graph import external_domains, name_nodes
+from mopt.passes._onnx import load, save
+from mopt.passes._tensorrt import ShapeRange, engine_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildTensorrt(FilePass):
+    """Write ``model.plan``, and the ONNX that it came from in ``onnx/``.
+
+    Precision is what the graph says: FP16 and BF16 by its types, INT8, FP8 and INT4 by QuantizeLinear and
+    DequantizeLinear. There is no calibrator. The layer table of the engine is in the detail.
+
+    TensorRT for RTX builds without a GPU; ``tensorrt`` needs the one that will serve.
+
+    Attributes:
+        library: Which of the two.
+        capabilities: For RTX: compute capabilities, such as ``8.9``; none makes it portable from Ampere on.
+        profiles: Shapes of the inputs of variable size.
+        workspace_bytes: Most memory that a layer may take for its own work.
+        level: Of optimization, 0 to 5.
+        version_compatible: Runs under later versions of the library, where it can be asked for (not for RTX).
+        hardware: Also runs on other GPUs: ``same`` compute capability, or ``ampere`` and later; not for RTX.
+    """
+
+    makes: ClassVar[str] = "tensorrt"
+    libraries: ClassVar[tuple[str, ...]] = ("onnx-ir", *LIBRARIES["tensorrt"], *LIBRARIES["tensorrt_rtx"])
+    extra: ClassVar[str] = "tensorrt-rtx"
+
+    library: Library = "tensorrt_rtx"
+    capabilities: tuple[str, ...] = ()
+    profiles: tuple[tuple[ShapeRange, ...], ...] = ()
+    workspace_bytes: int | None = None
+    level: int | None = None
+    version_compatible: bool = False
+    hardware: Literal["none", "same", "ampere"] = "none"
+
+    def key(self) -> dict[str, Any]:
+        """Add the GPU, which an engine of ``tensorrt`` is bound to."""
+        bound = [dataclasses.asdict(device) for device in devices()] if self.library == "tensorrt" else []
+        return super().key() | {"devices": bound}
+
+    def apply(self, source: Model, folder: Path) -> PassResult:
+        """Check, build, and save both."""
+        trt = import_tensorrt(self.library)
+        if self.library == "tensorrt" and not devices():
+            raise NotApplicableError(
+                "tensorrt builds on the GPU that will serve, and there is none here; tensorrt_rtx builds without"
+            )
+        model = load(source.file)
+        if foreign := external_domains(model):
+            raise NotApplicableError(f"TensorRT does not know operators of {', '.join(sorted(foreign))}")
+        name_nodes(model)
+        _name_dimensions(model)
+        quantized = _quantized(model)
+        (folder / "onnx").mkdir()
+        path = save(model, folder / "onnx")
+        start = time.perf_counter()
+        engine, lines, _ = engine_of(
+            trt,
+            path,
+            profiles=self.profiles,
+            capabilities=self.capabilities if self.library == "tensorrt_rtx" else (),
+            workspace_bytes=self.workspace_bytes,
+            level=self.level,
+            flags=("VERSION_COMPATIBLE",) if self.version_compatible else (),
+            compatibility={"none": "", "same": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}[self.hardware],
+            timing_cache=b"" if self.library == "tensorrt" else None,
+        )
+        layers = parse_layers(lines)
+        if quantized and not any(layer.narrow for layer in layers if layer.computes):
+            raise NotApplicableError(
+                f"none of {len(quantized)} quantized operators computes in fewer bits on compute capability "
+                f"{', '.join(self.capabilities) or 'of this GPU'}"
+            )
+        (folder / "model.plan").write_bytes(engine)
+        return PassResult(True, self._describe(trt.__version__, time.perf_counter() - start, layers, quantized))
+
+    def _describe(
+        self, version: str, seconds: float, layers: tuple[EngineLayer, ...], quantized: Collection[str]
+    ) -> dict[str, Any]:
+        return {
+            "built with": f"{self.library} {version}",
+            "capabilities": list(self.capabilities) or ["portable"],
+            "build_seconds": round(seconds, 2),
+            "peak_bytes": peak_memory(os.getpid()),
+            "computes": count_types(layers),
+            "left_in_float": left_in_float(layers, quantized),
+            "layers": [layer.model_dump() for layer in layers],
+        }
+
+
+def _name_dimensions(model: ir.Model) -> None:
+    """Give unnamed dimensions of the inputs names of their own: TensorRT takes two that are called ``?`` for one."""
+    import onnx_ir as ir
+
+    for value in model.graph.inputs:
+        sizes = [size if isinstance(size, int) else size.value for size in value.shape or ()]
+        if value.shape is not None and not {None, "?", ""}.isdisjoint(sizes):
+            value.shape = ir.Shape(
+                f"{value.name}_{axis}" if size in (None, "?", "") else size for axis, size in enumerate(sizes)
+            )
+
+
+def _quantized(model: ir.Model) -> set[str]:
+    """Names of the convolutions and products whose weights come out of a DequantizeLinear."""
+    found = set()
+    for node in model.graph:
+        weights = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+        producer = weights.producer() if weights is not None else None
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            found.add(str(node.name))
+    return found
