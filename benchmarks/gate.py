@@ -231,9 +231,8 @@ def _speed(folder: Path, repeats: int, rows: list[str], seconds: float) -> None:
         name: open_contestant(str(path), feeds[:8], store, threads=1) for name, path in (("wide", wide), ("slower", slower))
     }
     print(f"limit +5 % on the median, {seconds:.0f} s for a gate\n")
-    print(
-        "| candidate | neighbour | failed | inconclusive | pairs of processes, median | seen, median |\n|---|---|---|---|---|---|"
-    )
+    print("| candidate | neighbour | failed | inconclusive | pairs of processes, median | seen, median |")
+    print("|---|---|---|---|---|---|")
     for name, eaten in (ROWS[row] for row in rows):
         verdicts, seen, pairs = [], [], []
         with _neighbour(eaten):
@@ -244,8 +243,8 @@ def _speed(folder: Path, repeats: int, rows: list[str], seconds: float) -> None:
                 verdicts.append(check.verdict)
                 seen.append(check.change.value)
                 pairs.append(int(check.method.split()[0]))
-                print(f"{name} {eaten} {len(seen)}: {check.verdict} {check.change.value:+.1%} "
-                      f"({check.change.low:+.1%} to {check.change.high:+.1%}) after {pairs[-1]}", file=sys.stderr, flush=True)  # fmt: skip
+                seen_now = f"{check.change.value:+.1%} ({check.change.low:+.1%} to {check.change.high:+.1%}) after {pairs[-1]}"
+                print(f"{name} {eaten} {len(seen)}: {check.verdict} {seen_now}", file=sys.stderr, flush=True)
         told = "the same model" if name == "wide" else "one operator more"
         print(f"| {told} | {'a core is eaten' if eaten else 'none'} | {verdicts.count('fail') / repeats:.1%} | "
               f"{verdicts.count('inconclusive') / repeats:.1%} | {np.median(pairs):.0f} | {np.median(seen):+.1%} |",

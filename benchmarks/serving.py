@@ -3,8 +3,8 @@
 Two servers that batch dynamically: NVIDIA's Triton, which loads the model repository of the artifact as it is, and LitServe.
 The model has core 0 for itself; the server's front end and the load generator share core 1. The idle server is probed from
 outside (mopt/profiles/probe.py), the p99 is predicted by simulation, and only then measured. On a virtual machine the speed
-changes within minutes, so the requests of a load come in blocks, and each is preceded by a probe of its own: the prediction
-for a load is that of the server as it was then.
+changes within minutes, so the requests of a load come in blocks, and each is preceded by a probe of its own: both the rate of a
+block, which is that share of what the server can do then, and the prediction for it follow from the server as it was.
 
     python -m benchmarks.serving --triton-venv .venv/triton --litserve-venv FOLDER
 """
@@ -200,19 +200,20 @@ def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict
         print(f"{name} in {server}: s(1) {probe.service.mean_ms(1):.2f} ms, s({cap}) {probe.service.mean_ms(cap):.2f} ms, "
               f"way {probe.offset_ms:.2f} ms, capacity {capacity:.0f}/s", flush=True)  # fmt: skip
         for load in LOADS:
-            rows.append(_at_load(endpoint, encoded, cap, load * capacity, requests))
+            rows.append(_at_load(endpoint, encoded, cap, load, requests))
             rows[-1] |= {"model": name, "server": server, "load": load}
             print(_line(rows[-1]), flush=True)
     return rows
 
 
-def _at_load(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int) -> dict[str, Any]:
+def _at_load(endpoint: Endpoint, encoded: list[Any], cap: int, load: float, requests: int) -> dict[str, Any]:
     """Probe, predict and measure, in turn."""
-    predicted, drawn, measured, services, warnings = [], [], [], [], []
+    predicted, drawn, measured, services, warnings, rates = [], [], [], [], [], []
     watch, disturbed, block, tries = Watch(), 0, 0, 0
     while block < BLOCKS:
         own, tries = Watch(), tries + 1
         probe = probe_server(endpoint, encoded, cap, batches=150, cores=[OTHER_CORE])
+        rate = load * probe.service.capacity(Policy(cap))
         moments = Arrivals().times(rate, requests // BLOCKS + SETTLING, np.random.default_rng([round(rate * 100), tries]))
         mean, same = (
             _simulated(probe, rate, cap, arrivals)
@@ -227,12 +228,13 @@ def _at_load(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requ
         predicted.append(mean)
         drawn.append(same)
         measured.append(latencies[~np.isnan(latencies)])
+        rates.append(rate)
         services.append(probe.service.mean_ms(cap))
         warnings.append(limited(found))
     row: dict[str, Any] = {
         "disturbed": disturbed,
         "cap": cap,
-        "rate": rate,
+        "rate": float(np.mean(rates)),
         "answered": sum(map(len, measured)),
         "machine": watch.seen(),
     }

@@ -87,6 +87,8 @@ def bench_artifact(
     machine = detect()
     threads = cores or machine.cores
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": threads})
+    if why := runtime.absent():
+        raise UserError(f"{artifact} cannot be measured here: {why}", "run this where it will be served")
     model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
     profile = measure_capacity(
         runtime,

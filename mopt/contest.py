@@ -89,7 +89,7 @@ def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progr
     speed_is_limited = any(name in COMPARED for name in asked)
     if not speed_is_limited:
         asked |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
-    if why := _not_comparable(field.stored, machine):
+    if why := _not_comparable(field, machine):
         refused = [
             _refused(name, limit, why, field.confidence) for name, limit in asked.items() if name in limits and name != "size"
         ]
@@ -99,7 +99,11 @@ def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progr
     return Contest(checks, [], spread(heats, min(field.batches)), _layers(field))
 
 
-def _not_comparable(stored: Baseline | None, machine: Machine) -> str:
+def _not_comparable(field: Field, machine: Machine) -> str:
+    for side in (field.candidate, field.baseline):
+        if side is not None and (why := side.runtime.absent()):
+            return f"{side.source} cannot be measured here: {why}"
+    stored = field.stored
     if stored is None:
         return ""
     if not stored.speed:

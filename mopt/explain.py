@@ -24,7 +24,7 @@ from mopt.evaluators._metric import Metric, load_metric
 from mopt.export import bind, export, find_exporter
 from mopt.mixed import Mixing, lowers_precision, rank
 from mopt.passes._onnx import model_metadata
-from mopt.plan import Candidate, plan, reference_candidate, traits_of
+from mopt.plan import Asked, Candidate, plan, reference_candidate, traits_of
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.progress import Progress, Silent
@@ -110,6 +110,11 @@ def explain(
     progress.stage("reading the model and the data", 3)
     machine = detect()
     target = load_target(recipe.target, machine)
+    if target.gpu is not None:
+        raise UserError(
+            f"target {target.name} is a GPU, and the layers of its engines are in the report of mopt build",
+            "explain for --target cpu which layers quantization hurts",
+        )
     exported = export(find_exporter(recipe.model, trust_pickle=recipe.trust_pickle), store)
     split = prepare(recipe.data, exported.signature, store, Path())
     feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
@@ -119,7 +124,7 @@ def explain(
     prepared = simplify(bound.model, bound.signature, feeds, store, memory).model
     calibration = batched(split.calibration, bound.signature, store)
     threads = recipe.search.threads or machine.cores
-    every = plan(traits_of(prepared), target, calibration, threads, ("*",), recipe.objective)
+    every = plan(Asked(traits_of(prepared), target, calibration, threads), ("*",), recipe.objective)
     chosen = _choose(every, candidate, float_nodes)
     progress.step(chosen.name)
     try:

@@ -54,7 +54,7 @@ class Found:
     model: Model
     candidate: Candidate
     why: str
-    control: Estimate
+    control: Estimate | None
 
 
 def decide(question: Question, base: Entry, entries: list[Entry], progress: Progress) -> Found:

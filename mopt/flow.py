@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts import bundle
-from mopt.artifacts.manifest import Golden, Machine, Manifest, ServingProfile, read_manifest
+from mopt.artifacts.manifest import Batching, Golden, Machine, Manifest, ServingProfile, read_manifest
 from mopt.artifacts.model import Feed, Signature, TensorSpec, digest
 from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest, default_root
 from mopt.calibration.split import Split, batched, prepare
 from mopt.capacity import measure_capacity, without_layouts
+from mopt.engines import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.entry import Question, memory_budget
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.export import Bound, Exported, bind, export, find_exporter
 from mopt.finals import Found
+from mopt.nvidia import LIBRARIES as TENSORRT
 from mopt.passes._base import versions
 from mopt.passes._export import Exporter
 from mopt.passes._onnx import model_metadata
-from mopt.plan import Candidate, Traits, plan, reference_candidate, traits_of
+from mopt.plan import Asked, Candidate, Traits, plan, reference_candidate, traits_of
 from mopt.profiles.arrivals import Arrivals, parse_arrivals
 from mopt.profiles.batching import recommend
 from mopt.profiles.machine import detect
@@ -41,10 +43,13 @@ from mopt.runtimes._base import SessionProcess
 from mopt.search import search
 from mopt.simplify import Simplified, simplify
 
-LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxsim", "openvino", "nncf")
+LIBRARIES = (
+    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxsim", "openvino", "nncf", *TENSORRT["tensorrt"],
+    *TENSORRT["tensorrt_rtx"],
+)  # fmt: skip
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
-"""What another CPU may differ by, as a share of the largest output: in FP32, and where integers are computed with."""
+"""What another machine may differ by, as a share of the largest output: in FP32, and in a lower precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +113,7 @@ class _Built:
     bound: Bound
     prepared: Simplified
     found: Found
-    capacity: ServingProfile
+    capacity: ServingProfile | None
     command: str
 
 
@@ -156,7 +161,7 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
     material = _gather(request)
     bound = bind(material.exported, _feeds(material.split), request.store)
     traits = traits_of(bound.model)
-    candidates = _candidates(request, traits, material.split.calibration)
+    candidates = _candidates(request, traits, material.split.calibration, bound.signature)
     return Plan(
         recipe,
         request.target,
@@ -172,6 +177,7 @@ def _check(recipe: Recipe, progress: Progress, store: Store | None) -> _Request:
     machine = detect()
     target = load_target(recipe.target, machine)
     check_measurable(target, machine)
+    check_buildable(target)
     for system in recipe.serve:
         load("serving", system)
     return _Request(
@@ -227,9 +233,11 @@ def _key(request: _Request, material: _Material) -> dict[str, Any]:
     }
 
 
-def _candidates(request: _Request, traits: Traits, calibration: Samples) -> list[Candidate]:
-    options = request.recipe.search
-    return plan(traits, request.target, calibration, request.threads, options.candidates, request.recipe.objective)
+def _candidates(request: _Request, traits: Traits, calibration: Samples, signature: Signature) -> list[Candidate]:
+    options, gpu = request.recipe.search, request.target.gpu
+    engine = engine_pass(gpu, request.recipe.engine, signature, calibration, options.max_batch) if gpu is not None else None
+    asked = Asked(traits, request.target, calibration, request.threads, engine)
+    return plan(asked, options.candidates, request.recipe.objective)
 
 
 def _build(request: _Request, material: _Material, command: str) -> _Built:
@@ -257,16 +265,19 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
         machine=request.machine,
         store=request.store,
     )
-    candidates = _candidates(request, traits_of(prepared.model), calibration)
-    found = search(question, reference_candidate(request.threads), candidates, request.progress)
+    candidates = _candidates(request, traits_of(prepared.model), calibration, bound.signature)
+    gpu = request.target.gpu
+    look = search if gpu is None or runs_here(gpu) else choose_unmeasured
+    found = look(question, reference_candidate(request.threads), candidates, request.progress)
     capacity = _capacity(request, question, found)
     return _Built(request, material, bound, prepared, found, capacity, command)
 
 
-def _capacity(request: _Request, question: Question, found: Found) -> ServingProfile:
-    """The winner as a server runs it; measured only when there is traffic to plan for."""
+def _capacity(request: _Request, question: Question, found: Found) -> ServingProfile | None:
+    """The winner as a server runs it; measured only when there is traffic to plan for, and not without its device."""
     profile, traffic, options = found.chosen.profile, request.recipe.traffic, request.recipe.search
-    assert profile is not None
+    if profile is None:
+        return None
     known = without_layouts(profile, request.machine, request.watch.seen(), batches=question.signature.batches)
     if traffic.rate is None and traffic.p99 is None:
         return known
@@ -291,7 +302,8 @@ def _write(built: _Built, folder: Path) -> None:
     found, progress = built.found, built.request.progress
     progress.stage("writing the artifact", 1)
     inputs = _feeds(built.material.split)[:_GOLDEN_SAMPLES]
-    with SessionProcess(found.candidate.runtime, found.model) as session:
+    model, runtime = found.candidate.runtime.stand_in(found.model)
+    with SessionProcess(runtime, model) as session:
         outputs = list(_answers(session, built.bound.signature, inputs))
         signature = _as_shipped(built.bound.signature, session)
     bundle.write_artifact(
@@ -330,7 +342,7 @@ def _answers(session: SessionProcess, signature: Signature, inputs: list[Feed]) 
 def _golden(found: Found, outputs: list[Feed]) -> Golden:
     import numpy as np
 
-    integers = bool(found.chosen.evidence.get("integer"))
+    integers = bool(found.chosen.evidence.get("integer")) or found.model.form == "tensorrt"
     largest = {
         name: max(float(np.abs(output[name]).max(initial=0)) for output in outputs)
         for name, value in outputs[0].items()
@@ -344,7 +356,6 @@ def _golden(found: Found, outputs: list[Feed]) -> Golden:
 def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
     request, material, found = built.request, built.material, built.found
     recipe = request.recipe
-    traffic = recipe.traffic
     synthetic = material.split.calibration.synthetic
     return Manifest(
         name=recipe.name,
@@ -369,17 +380,28 @@ def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
         why=found.why,
         control=found.control,
         trials=found.trials,
-        batching=recommend(
-            built.capacity,
-            rate=traffic.rate,
-            p99_ms=traffic.p99,
-            max_load=traffic.load,
-            spare=traffic.spare,
-            arrivals=request.arrivals,
-        ),
+        batching=_batching(built),
         serving_profile=built.capacity,
         golden=golden,
         files={},
+    )
+
+
+def _batching(built: _Built) -> Batching:
+    traffic, most = built.request.recipe.traffic, built.request.recipe.search.max_batch
+    if built.capacity is None:
+        return Batching(
+            max_batch=most if built.bound.signature.batches else 1, queue_delay_us=0, instances=1, replicas=1,
+            predicted_p99_ms=None, load=None, rate=traffic.rate,
+            binding=f"the recipe, since nothing was measured: {NOT_MEASURED}",
+        )  # fmt: skip
+    return recommend(
+        built.capacity,
+        rate=traffic.rate,
+        p99_ms=traffic.p99,
+        max_load=traffic.load,
+        spare=traffic.spare,
+        arrivals=built.request.arrivals,
     )
 
 

@@ -241,6 +241,8 @@ def _warnings(request: GateRequest, candidate: Contestant, opponent: Opponent, m
             f"this is {machine.cpu}: integer arithmetic may differ, so a small change of quality may be the machine's"
         )
     for side in (candidate, opponent.contestant):
+        if side is not None and (why := side.runtime.absent()):
+            found.append(f"{side.source}: the ONNX that it came from answered, in ONNX Runtime on the CPU: {why}")
         if side is not None and side.manifest is not None and not side.manifest.deployable:
             found.append(f"{side.name} is not deployable: {side.manifest.not_deployable_because}")
     if request.everything and any(

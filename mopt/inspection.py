@@ -21,7 +21,7 @@ def inspect_source(source: Path) -> dict[str, Any]:
     """
     if (source / FILE_NAME).is_file():
         manifest = read_manifest(source)
-        name = "model.onnx" if manifest.form == "onnx" else "model.xml"
+        name = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "onnx/model.onnx"}[manifest.form]
         return {"artifact": manifest.name, "chosen": manifest.chosen, **inspect_source(source / "model" / name)}
     if source.suffix == ".xml" and source.is_file():
         return _openvino(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Candidate", "Traits", "plan", "reference_candidate", "traits_of"]
+__all__ = ["Asked", "Candidate", "Traits", "plan", "reference_candidate", "traits_of"]
 
 import dataclasses
 import fnmatch
@@ -11,19 +11,24 @@ from collections.abc import Iterator, Sequence
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import UserError
+from mopt.nvidia import version_of
 from mopt.passes._base import Pass
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.build_tensorrt import BuildTensorrt
+from mopt.passes.convert_bfloat16 import ConvertBfloat16
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_int4 import QuantizeInt4
 from mopt.passes.quantize_int4_nncf import QuantizeInt4Nncf
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
+from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.profiles.target import Target
 from mopt.registry import nearest
 from mopt.runtimes._base import Runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
+from mopt.runtimes.tensorrt import TensorRT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +98,26 @@ def reference_candidate(threads: int) -> Candidate:
     return Candidate("reference", (), OnnxRuntime(threads=threads))
 
 
-def plan(
-    traits: Traits, target: Target, calibration: Samples, threads: int, patterns: Sequence[str], objective: str
-) -> list[Candidate]:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What candidates are made from.
+
+    Attributes:
+        traits: Of the model.
+        target: Where it will run.
+        calibration: Real samples.
+        threads: For one inference.
+        engine: How TensorRT engines are built; None for a target without.
+    """
+
+    traits: Traits
+    target: Target
+    calibration: Samples
+    threads: int
+    engine: BuildTensorrt | None = None
+
+
+def plan(asked: Asked, patterns: Sequence[str], objective: str) -> list[Candidate]:
     """Return the candidates, the likeliest winners first.
 
     What makes a model smaller and seldom faster is tried for the objective ``size``, or when a pattern names it.
@@ -103,9 +125,9 @@ def plan(
     Raises:
         UserError: When a pattern names no candidate of this plan.
     """
-    makers = [make for runtime, make in _MAKERS.items() if runtime in target.runtimes]
-    fast = [one for make in makers for one in make(traits, target, calibration, threads)]
-    small = list(_small(traits, target, calibration, threads))
+    makers = [make for runtime, make in _MAKERS.items() if runtime in asked.target.runtimes]
+    fast = [one for make in makers for one in make(asked)]
+    small = list(_small(asked))
     names = [candidate.name for candidate in (*fast, *small)]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
@@ -121,7 +143,8 @@ def _matches(candidate: Candidate, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(candidate.name, pattern) for pattern in patterns)
 
 
-def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
+def _openvino(asked: Asked) -> Iterator[Candidate]:
+    traits, target, calibration, threads = asked.traits, asked.target, asked.calibration, asked.threads
     float32 = OpenVINO(threads=threads)
     static = OpenVINO(threads=threads, shapes="static")
     int8 = QuantizeInt8Nncf(
@@ -146,7 +169,8 @@ def _openvino(traits: Traits, target: Target, calibration: Samples, threads: int
         yield Candidate("openvino-int4", (QuantizeInt4Nncf(calibration=calibration),), float32)
 
 
-def _onnxruntime(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
+def _onnxruntime(asked: Asked) -> Iterator[Candidate]:
+    traits, target, calibration, threads = asked.traits, asked.target, asked.calibration, asked.threads
     runtime = OnnxRuntime(threads=threads)
     narrow = not target.integer_dot and not target.arm
     static = QuantizeInt8Static(calibration=calibration, reduce_range=narrow, activations="int8" if target.arm else "uint8")
@@ -162,7 +186,8 @@ def _onnxruntime(traits: Traits, target: Target, calibration: Samples, threads: 
         yield Candidate("onnxruntime-int4-block128", (QuantizeInt4(block_size=128),), runtime)
 
 
-def _small(traits: Traits, target: Target, calibration: Samples, threads: int) -> Iterator[Candidate]:
+def _small(asked: Asked) -> Iterator[Candidate]:
+    traits, target, calibration, threads = asked.traits, asked.target, asked.calibration, asked.threads
     runtime = OnnxRuntime(threads=threads)
     if "onnxruntime" in target.runtimes:
         yield Candidate("onnxruntime-fp16", (ConvertFloat16(calibration=calibration),), runtime)
@@ -174,4 +199,32 @@ def _small(traits: Traits, target: Target, calibration: Samples, threads: int) -
         yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), OpenVINO(threads=threads))
 
 
-_MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+def _tensorrt(asked: Asked) -> Iterator[Candidate]:
+    """Types are in the graph; what is narrow comes first where it is fast: convolutions, and FP8 for attention."""
+    engine, traits, calibration = asked.engine, asked.traits, asked.calibration
+    gpu = asked.target.gpu
+    assert engine is not None
+    assert gpu is not None
+    runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
+
+    def made(name: str, *passes: Pass) -> Candidate:
+        return Candidate(f"tensorrt-{name}", (*passes, engine), runtime)
+
+    narrow: dict[str, Candidate] = {}
+    if traits.convolutions or traits.constant_products:
+        int8 = QuantizeTensorrt(calibration=calibration)
+        narrow["int8"] = made("int8", int8)
+        narrow["int8-entropy"] = made("int8-entropy", dataclasses.replace(int8, method="entropy"))
+        if "fp8" in gpu.peak:
+            narrow["fp8"] = made("fp8", dataclasses.replace(int8, arithmetic="fp8"))
+    half = made("fp16", ConvertFloat16(calibration=calibration))
+    first = [narrow.pop(name) for name in (("fp8",) if traits.transformer else ("int8", "int8-entropy")) if name in narrow]
+    yield from (*first, half, *narrow.values())
+    if "bf16" in gpu.peak and not runtime.absent():  # no CPU can judge it: ONNX Runtime has no such operators for one
+        yield made("bf16", ConvertBfloat16())
+    if traits.constant_products and "int4" in gpu.peak and gpu.capability != "7.5":
+        yield made("int4", QuantizeTensorrt(arithmetic="int4"))
+    yield made("fp32")
+
+
+_MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime, "tensorrt": _tensorrt}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Gate", "Recipe", "Search", "Traffic", "load_recipe", "make_recipe", "parse_milliseconds"]
+__all__ = ["Engine", "Gate", "Recipe", "Search", "Traffic", "load_recipe", "make_recipe", "parse_milliseconds"]
 
 import os
 import re
@@ -103,6 +103,32 @@ class Search(_Section):
     ] = "accept"
 
 
+class Engine(_Section):
+    """How TensorRT engines are built, for a target with a GPU."""
+
+    best_batch: Annotated[
+        int | None,
+        pydantic.Field(ge=1, le=4096, description="batch size that an engine is tuned for; default: 8, or the largest"),
+    ] = None
+    profiles: Annotated[
+        tuple[dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...],
+        pydantic.Field(description="shapes of each input, [smallest, best, largest]; default: from the data, one profile"),
+    ] = ()
+    capabilities: Annotated[
+        tuple[str, ...], pydantic.Field(description="further compute capabilities that an RTX engine runs on, such as 12.0")
+    ] = ()
+    portable: Annotated[bool, pydantic.Field(description="an RTX engine for every GPU from Ampere on")] = False
+    workspace: Annotated[Bytes | None, pydantic.Field(description="memory that a layer may work in, such as 2GB")] = None
+    level: Annotated[int | None, pydantic.Field(ge=0, le=5, description="of optimization; default: the library's")] = None
+    version_compatible: Annotated[
+        bool, pydantic.Field(description="an engine of tensorrt that later versions load; not for RTX")
+    ] = False
+    hardware: Annotated[
+        Literal["none", "same", "ampere"],
+        pydantic.Field(description="an engine of tensorrt for more GPUs: of the same capability, or from Ampere on"),
+    ] = "none"
+
+
 class Gate(_Section):
     """What mopt gate holds a new model to, besides metric and tolerance; a build does not read it."""
 
@@ -147,6 +173,7 @@ class Recipe(_Section):
     data: DataSpec
     traffic: Traffic = Traffic()
     search: Search = Search()
+    engine: Engine = Engine()
     gate: Gate = Gate()
 
     @pydantic.field_validator("tolerance", mode="before")

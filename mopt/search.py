@@ -7,15 +7,12 @@ __all__ = ["search"]
 import contextlib
 import dataclasses
 import functools
-import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from mopt.artifacts.manifest import Profile
 from mopt.artifacts.model import Feed
-from mopt.artifacts.samples import Samples, batch_feeds
+from mopt.artifacts.samples import batch_feeds
 from mopt.entry import (
     FINALISTS,
     NARROW,
@@ -27,113 +24,47 @@ from mopt.entry import (
     open_session,
     promise,
     reject_oversized,
-    samples_text,
-    signed_text,
-    start,
     times_text,
-    unproven_text,
 )
-from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
-from mopt.evaluators.gate import judge
+from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
 from mopt.finals import Found, decide
+from mopt.judging import (
+    Truth,
+    compile_all,
+    compile_entry,
+    judge_all,
+    judge_few,
+    judge_reference,
+    quality_note,
+    record,
+    reference_entry,
+    step,
+)
 from mopt.mixed import MOST_TRIALS, fewest, mixing
 from mopt.plan import Candidate
 from mopt.profiles.measure import TurnLog, interleave, ratio, summarize
 from mopt.progress import Progress, Silent
 from mopt.runtimes._base import SessionProcess
-from mopt.trials import Compiled, compile_candidate, evaluate, record_outputs, score
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-_FEW_SAMPLES = 256
 _QUICK_ROUNDS = 7
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Truth:
-    """What the reference answered.
-
-    Attributes:
-        answers: Sample by sample.
-        rows: Of the metric, for each of them.
-        few: How many samples are a first look: all where the metric needs more, to see every class say.
-    """
-
-    answers: Samples
-    rows: npt.NDArray[np.float64]
-    few: int
-
-
 def search(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
     """Try every candidate and choose."""
     deadline = time.monotonic() + question.options.time_budget / 1e3
-    base = dataclasses.replace(start(reference), model=question.source).update(
-        model_form=question.source.form, model_digest=question.source.digest, size_bytes=question.source.size
-    )
+    base = reference_entry(question, reference)
     progress.stage("running the reference over the samples", 1)
-    truth = _record(question, reference)
-    base = _judge_reference(question, truth, base)
-    progress.step(_quality_note(base))
+    truth = record(question, reference)
+    base = judge_reference(question, truth, base)
+    progress.step(quality_note(base))
 
-    entries = _compile_all(question, candidates, deadline, progress)
+    entries = compile_all(question, candidates, deadline, progress)
     entries = _quick_look(question, base, entries, progress)
     entries = _check_quality(question, truth, entries, progress)
     entries += _refine(question, base, truth, entries, deadline, progress)
     return decide(question, base, entries, progress)
-
-
-def _record(question: Question, reference: Candidate) -> _Truth:
-    answers = record_outputs(question.source, reference.runtime, question.signature, question.evaluation, question.store)
-    rows = score(answers, question.metric, question.evaluation)
-    enough = math.isfinite(question.metric.value(rows[:_FEW_SAMPLES]))
-    return _Truth(answers, rows, _FEW_SAMPLES if enough else len(rows))
-
-
-def _step(progress: Progress, entry: Entry) -> Entry:
-    outcome = entry.trial.outcome
-    progress.step(f"{entry.trial.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
-    return entry
-
-
-def _compile_all(question: Question, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Entry]:
-    progress.stage("compiling", len(candidates))
-    entries: list[Entry] = []
-    seen: dict[tuple[str, str], str] = {}
-    for candidate in candidates:
-        if time.monotonic() > deadline:
-            entry = start(candidate).reject(Rejection.SKIPPED, "the time budget was used up before its turn")
-        else:
-            entry = _compile(candidate, question)
-        if entry.model and entry.alive:
-            identity = (entry.model.digest, repr(candidate.runtime))
-            if identity in seen:
-                entry = entry.reject(Rejection.UNCHANGED, f"the same model as {seen[identity]}")
-            seen.setdefault(identity, candidate.name)
-        entries.append(_step(progress, entry))
-    return entries
-
-
-def _compile(candidate: Candidate, question: Question) -> Entry:
-    entry = start(candidate)
-    try:
-        compiled: Compiled = compile_candidate(candidate, question.prepared, question.store, question.memory)
-    except NotApplicableError as error:
-        return entry.reject(Rejection.UNSUPPORTED, error.message)
-    except CandidateRejectedError as error:
-        return entry.reject(error.rejection, error.message)
-    except MissingDependencyError as error:
-        return entry.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
-    entry = dataclasses.replace(entry, model=compiled.model)
-    return entry.update(
-        passes=question.prepared_by + compiled.records,
-        model_form=compiled.model.form,
-        model_digest=compiled.model.digest,
-        size_bytes=compiled.model.size,
-    )
 
 
 def _quick_look(question: Question, base: Entry, entries: list[Entry], progress: Progress) -> list[Entry]:
@@ -146,7 +77,7 @@ def _quick_look(question: Question, base: Entry, entries: list[Entry], progress:
     looked: dict[str, Entry] = {entry.trial.name: entry for entry in entries}
     for group in memory_groups(question, base, alive):
         for entry in _look(question, base, group, feeds, batch):
-            looked[entry.trial.name] = _step(progress, entry)
+            looked[entry.trial.name] = step(progress, entry)
     return list(looked.values())
 
 
@@ -164,7 +95,7 @@ def _look(question: Question, base: Entry, group: Sequence[Entry], feeds: Sequen
             try:
                 session = stack.enter_context(open_session(entry))
                 session.run_finite(feeds[0])
-                evidence = session.evidence()
+                evidence = session.evidence() | session.device_times(feeds[0])
             except (CandidateRejectedError, MissingDependencyError) as error:
                 result[entry.trial.name] = _failed(entry, error)
                 continue
@@ -201,80 +132,28 @@ def _quick_profile(entry: Entry, session: SessionProcess, logs: Mapping[str, Tur
     return entry
 
 
-def _check_quality(question: Question, truth: _Truth, entries: list[Entry], progress: Progress) -> list[Entry]:
+def _check_quality(question: Question, truth: Truth, entries: list[Entry], progress: Progress) -> list[Entry]:
     """Judge every candidate on a few samples, then the promising ones on all, the fastest first."""
     alive = [entry for entry in entries if entry.alive]
     done: dict[str, Entry] = {}
     progress.stage("checking quality on a few samples", len(alive))
     for entry in alive:
-        done[entry.trial.name] = _step(progress, _judge_few(question, truth, entry))
+        done[entry.trial.name] = step(progress, judge_few(question, truth, entry))
     alive = most_promising(question, [entry for entry in done.values() if entry.alive])
     progress.stage("checking quality on all samples", min(len(alive), FINALISTS))
     passed = 0
     for entry in alive:
         if passed == FINALISTS:
             break
-        judged = _judge(question, truth, entry)
+        judged = judge_all(question, truth, entry)
         done[entry.trial.name] = judged
         passed += judged.alive
-        progress.step(_quality_note(judged))
+        progress.step(quality_note(judged))
     return [done.get(entry.trial.name, entry) for entry in entries]
 
 
-def _judge_few(question: Question, truth: _Truth, entry: Entry) -> Entry:
-    """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
-    judged = _judge(question, truth, entry, truth.few)
-    quality = judged.trial.quality
-    if judged.alive or quality is None or len(question.evaluation) <= truth.few:
-        return judged
-    at_best = quality.difference + (quality.difference - quality.bound)
-    return judged if at_best < quality.allowed else judged.update(outcome=None)
-
-
-def _judge(question: Question, truth: _Truth, entry: Entry, most: int = sys.maxsize) -> Entry:
-    """Compare a candidate's answers with the reference's, sample by sample."""
-    assert entry.model is not None
-    try:
-        found = evaluate(
-            entry.model, entry.candidate.runtime, question.signature, question.evaluation.first(most),
-            truth.answers.first(most), question.metric, question.machine, question.store,
-        )  # fmt: skip
-        own, confidence = truth.rows[:most], question.options.confidence
-        groups = question.evaluation.first(most).groups
-        quality = judge(question.metric, found.rows, own, question.tolerance, confidence, found.fidelity, groups)
-    except CandidateRejectedError as error:
-        return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
-    entry = entry.update(quality=quality)
-    if quality.verdict == "fail":
-        return entry.reject(
-            Rejection.WORSE, f"{quality.metric} {signed_text(quality.difference)}, allowed {signed_text(quality.allowed)}"
-        )
-    if quality.verdict == "inconclusive" and question.options.inconclusive == "reject":
-        return entry.reject(Rejection.UNPROVEN, unproven_text(quality))
-    return entry
-
-
-def _judge_reference(question: Question, truth: _Truth, base: Entry) -> Entry:
-    """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
-    base = _judge(question, truth, base, truth.few)
-    if base.trial.quality is None or len(question.evaluation) <= truth.few:
-        return base
-    fidelity, groups = base.trial.quality.fidelity, question.evaluation.groups
-    quality = judge(question.metric, truth.rows, truth.rows, question.tolerance, question.options.confidence, fidelity, groups)
-    return base.update(quality=quality)
-
-
-def _quality_note(entry: Entry) -> str:
-    quality = entry.trial.quality
-    assert quality is not None or entry.trial.outcome is not None
-    if quality is None or entry.trial.outcome is not None:
-        outcome = entry.trial.outcome
-        return f"{entry.trial.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
-    return f"{entry.trial.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
-
-
 def _refine(
-    question: Question, base: Entry, truth: _Truth, entries: Sequence[Entry], deadline: float, progress: Progress
+    question: Question, base: Entry, truth: Truth, entries: Sequence[Entry], deadline: float, progress: Progress
 ) -> list[Entry]:
     """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
     least = -float(base.trial.size_bytes or 0) if question.objective == "size" else 1.0
@@ -296,7 +175,7 @@ def _refine(
 
 
 def _mix(
-    question: Question, base: Entry, truth: _Truth, entry: Entry, bar: float, deadline: float, progress: Progress
+    question: Question, base: Entry, truth: Truth, entry: Entry, bar: float, deadline: float, progress: Progress
 ) -> list[Entry]:
     """Try variants of one candidate; all are returned, so that the report shows quality against speed of each.
 
@@ -321,7 +200,7 @@ def _mix(
         if time.monotonic() > deadline:
             return None
         tried = _try_variant(question, base, truth, variant, bar)
-        found[variant.name] = _step(progress, tried)
+        found[variant.name] = step(progress, tried)
         if tried.alive:
             return True
         outcome = tried.trial.outcome
@@ -350,12 +229,12 @@ def _float_times(question: Question, base: Entry) -> dict[str, float]:
     return {}
 
 
-def _try_variant(question: Question, base: Entry, truth: _Truth, variant: Candidate, bar: float) -> Entry:
-    entry = _compile(variant, question)
+def _try_variant(question: Question, base: Entry, truth: Truth, variant: Candidate, bar: float) -> Entry:
+    entry = compile_entry(variant, question)
     if entry.alive:
         (entry,) = _quick_look(question, base, [entry], Silent())
     if entry.alive and _at_best(question, entry) < bar:
         return entry.reject(Rejection.OUTRUN, "a candidate that holds is better than this one can be")
     if entry.alive:
-        entry = _judge_few(question, truth, entry)
-    return _judge(question, truth, entry) if entry.alive else entry
+        entry = judge_few(question, truth, entry)
+    return judge_all(question, truth, entry) if entry.alive else entry

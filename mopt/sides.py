@@ -74,9 +74,15 @@ class Contestant:
             size_bytes=self.model.size,
         )
 
+    @property
+    def answering(self) -> tuple[Model, Runtime]:
+        """What answers for it here: itself, or what stands in where its device is not here."""
+        return self.runtime.stand_in(self.model)
+
     def open(self) -> SessionProcess:
-        """Load it, in a child process."""
-        return SessionProcess(self.runtime, self.model)
+        """Load what answers for it, in a child process."""
+        model, runtime = self.answering
+        return SessionProcess(runtime, model)
 
     def entrant(self, samples: Samples, batches: Sequence[int]) -> Entrant:
         """As one of two that compete, with real inputs at each batch size."""
@@ -160,7 +166,8 @@ def metrics_of(contestant: Contestant, recipe: Recipe, samples: Samples) -> list
     Raises:
         UserError: When there is no such metric, or it does not fit the samples.
     """
-    told = model_metadata(contestant.model.file) if contestant.model.form == "onnx" else {}
+    model, _ = contestant.answering
+    told = model_metadata(model.file) if model.form == "onnx" else {}
     first = load_metric(recipe.metric, samples, contestant.signature, recipe.metric_options, metadata=told)
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
     return [first, *(load_metric(name, samples, contestant.signature, metadata=told) for name in more)]
@@ -206,5 +213,5 @@ def answer(contestant: Contestant, samples: Samples, store: Store, runs: int) ->
     Raises:
         CandidateRejectedError: When the runtime fails on it, or an output is not finite.
     """
-    arguments = (contestant.model, contestant.runtime, contestant.signature, samples, store)
+    arguments = (*contestant.answering, contestant.signature, samples, store)
     return Answers(tuple(record_outputs(*arguments, run=index) for index in range(runs)))

@@ -75,6 +75,8 @@ def _from_artifact(path: Path) -> list[Subject]:
         elif shown or trial.quality is None or trial.quality.verdict != "fail":
             profile = without_layouts(trial.profile, manifest.machine, manifest.noise, batches=batches)
             subjects.append(Subject(manifest.name, trial.name, profile))
+    if not subjects:
+        raise UserError(f"nothing was measured of {path}", "measure it where it will be served: mopt bench --out profile.json")
     return subjects
 
 

@@ -15,7 +15,7 @@ _TEXT = """\
 # What mopt build should make of {name}. Every key and its default: mopt init --schema
 model = {model}
 {signature}
-target = "cpu"              # mopt list targets
+target = "cpu"              # or a GPU, such as "nvidia-l4"; mopt list targets
 tolerance = "1%"            # of the metric's score; or absolute: "0.5pp"
 metric = "auto"             # accuracy where the labels are classes, else fidelity; mopt list metrics
 objective = "latency"       # or "throughput" within the p99, or "size"

@@ -14,7 +14,7 @@ from mopt.artifacts.manifest import Manifest, read_manifest
 from mopt.artifacts.model import Feed, Model
 from mopt.errors import CandidateRejectedError
 from mopt.profiles.machine import detect
-from mopt.runtimes._base import SessionProcess, make_runtime
+from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ def verify(artifact: Path) -> Verification:
     """
     manifest = read_manifest(artifact)
     problems = bundle.verify_files(artifact)
-    warnings = _warnings(manifest)
+    warnings = _warnings(artifact, manifest)
     if problems:
         return Verification(
             ok=False, problems=tuple(problems), warnings=warnings, files=len(manifest.files), samples=0,
@@ -66,21 +66,22 @@ def verify(artifact: Path) -> Verification:
     )
 
 
-def _warnings(manifest: Manifest) -> tuple[str, ...]:
+def _warnings(artifact: Path, manifest: Manifest) -> tuple[str, ...]:
     here = detect()
     found = []
     if here.isa != manifest.machine.isa:
         found.append(f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here")
     elif here.cpu != manifest.machine.cpu or here.cores != manifest.machine.cores:
         found.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
+    if why := make_runtime(manifest.runtime, manifest.runtime_fields).absent():
+        found.append(f"the model itself was not loaded, only what it came from: {why}")
     if not manifest.deployable:
         found.append(f"not deployable: {manifest.not_deployable_because}")
     return tuple(found)
 
 
 def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[str]]:
-    runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
-    model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
+    model, runtime = _stand_in(artifact, manifest)
     differences: dict[str, float] = {}
     wrong: list[str] = []
     signature = manifest.signature
@@ -92,6 +93,12 @@ def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[
                 problem = _compare(name, outputs, value, manifest.golden.tolerance, differences)
                 wrong.extend([f"sample {index}: {problem}"] if problem else [])
     return differences, wrong
+
+
+def _stand_in(artifact: Path, manifest: Manifest) -> tuple[Model, Runtime]:
+    """The model, or what answers for it where its device is not here."""
+    runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
+    return runtime.stand_in(Model(manifest.form, artifact / "model", manifest.winner.model_digest or ""))
 
 
 def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:

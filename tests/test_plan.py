@@ -7,7 +7,7 @@ import pytest
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import UserError
-from mopt.plan import Traits, plan, traits_of
+from mopt.plan import Asked, Traits, plan, traits_of
 from mopt.profiles.target import Target
 
 SAMPLES = Samples(Path("nowhere"), "digest", 8)
@@ -21,7 +21,7 @@ def target(*isa: str, runtimes=("onnxruntime", "openvino")) -> Target:
 
 
 def names(traits, where, patterns=("*",), objective="latency"):
-    return [one.name for one in plan(traits, where, SAMPLES, 2, patterns, objective)]
+    return [one.name for one in plan(Asked(traits, where, SAMPLES, 2), patterns, objective)]
 
 
 def test_bf16_is_tried_where_the_cpu_has_it_and_only_there():
@@ -31,7 +31,7 @@ def test_bf16_is_tried_where_the_cpu_has_it_and_only_there():
 
 def test_weights_have_seven_bits_where_the_cpu_saturates():
     def weights(where):
-        return {one.name: one.passes[-1] for one in plan(CNN, where, SAMPLES, 2, ("*",), "latency") if one.passes}
+        return {one.name: one.passes[-1] for one in plan(Asked(CNN, where, SAMPLES, 2), ("*",), "latency") if one.passes}
 
     without, with_vnni, arm = (
         weights(target("avx2")),
@@ -52,7 +52,7 @@ def test_a_cnn_is_not_quantized_dynamically_and_trees_not_at_all():
 
 
 def test_a_transformer_gets_its_own_rules():
-    found = {one.name: one for one in plan(TRANSFORMER, target("avx2"), SAMPLES, 2, ("*",), "latency")}
+    found = {one.name: one for one in plan(Asked(TRANSFORMER, target("avx2"), SAMPLES, 2), ("*",), "latency")}
     assert found["openvino-int8"].passes[0].transformer
     assert "onnxruntime-int8-dynamic" in found
 

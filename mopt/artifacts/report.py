@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts import quantities as q
 from mopt.artifacts.charts import latency_chart, quality_chart, series, speedup, throughput_chart
+from mopt.artifacts.engine import EngineLayer
 from mopt.artifacts.manifest import Batching, BatchProfile, Manifest, PassRecord, Quality, Setting, Trial
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NONE = "\N{EN DASH}"
+_SHOWN_NODES = 4
 _LONGEST_DETAIL = 400
 
 COLUMNS = {
@@ -201,6 +203,8 @@ def _page(manifest: Manifest) -> dict[str, Any]:
         "frontier": _frontier(manifest),
         "passes": [_pass_line(record) for record in manifest.winner.passes],
         "evidence": _facts(manifest.winner.evidence),
+        "layers": _engine_layers(manifest),
+        "left_in_float": _left_in_float(manifest),
         "source": _source(manifest),
         "data": _facts(manifest.data),
         "signature": [Fact("input", str(spec)) for spec in manifest.signature.inputs]
@@ -480,8 +484,29 @@ def _pass_line(record: PassRecord) -> _PassLine:
         _plain(record.fields),
         "changed the model" if record.modified else "changed nothing",
         "from the cache" if record.cached else q.seconds(record.seconds),
-        _plain(record.detail),
+        _plain({name: value for name, value in record.detail.items() if name != "layers"}),
     )
+
+
+def _engine_layers(manifest: Manifest) -> list[dict[str, str]]:
+    """The layers of a TensorRT engine that move or compute anything, in order."""
+    return [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "computes": layer.arithmetic if layer.computes else _NONE,
+            "types": f"{', '.join(dict.fromkeys(layer.inputs)) or _NONE} to {', '.join(dict.fromkeys(layer.outputs)) or _NONE}",
+            "nodes": ", ".join(layer.nodes[:_SHOWN_NODES]) + ("…" if len(layer.nodes) > _SHOWN_NODES else ""),
+        }
+        for record in manifest.winner.passes
+        for layer in map(EngineLayer.model_validate, record.detail.get("layers", []))
+        if layer.inputs or layer.outputs
+    ]
+
+
+def _left_in_float(manifest: Manifest) -> list[dict[str, str]]:
+    """Layers that compute in float although what goes into them was quantized."""
+    return [dict(entry) for record in manifest.winner.passes for entry in record.detail.get("left_in_float", [])]
 
 
 def _source(manifest: Manifest) -> list[Fact]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "baseline": "Keep what a model answers and costs in a small file for mopt gate.",
     "explain": "Show layer by layer what quantization does: which hurt, which are slow, which stayed in float.",
     "verify": "Check an artifact on this machine: digests and golden samples.",
+    "rebuild": "Build the TensorRT engine of an artifact again, for another GPU.",
     "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
     "size": "Say which machines, how many and for how much money hold a traffic.",
     "inspect": "Show what a model is: signature, operators, parameters, precision.",

@@ -30,7 +30,7 @@ class Runtime(abc.ABC):
     forms: ClassVar[tuple[str, ...]]
     """Forms of model that it loads."""
     libraries: ClassVar[tuple[str, ...]]
-    """Distributions whose version changes what is measured; the first one's module is imported before loading is timed."""
+    """Distributions whose version changes what is measured."""
     extra: ClassVar[str] = ""
 
     threads: int
@@ -40,9 +40,22 @@ class Runtime(abc.ABC):
         """The name of the runtime: its file's."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
+    @property
+    def module(self) -> str:
+        """What is imported before loading is timed."""
+        return self.libraries[0]
+
     @abc.abstractmethod
     def open(self, path: Path) -> Session:
         """Load a model file. Called in a child process only."""
+
+    def absent(self) -> str:
+        """Return why no session can be opened on this machine; nothing when it can."""
+        return ""
+
+    def stand_in(self, model: Model) -> tuple[Model, Runtime]:
+        """Return what answers for a model on this machine: another form of it where the model itself cannot run here."""
+        return model, self
 
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that the library reads when it is imported."""
@@ -76,6 +89,10 @@ class Session(abc.ABC):
     def evidence(self) -> dict[str, Any]:
         """Return what is really executed: operator counts by arithmetic type, as JSON data."""
 
+    def device_times(self, feed: Feed) -> dict[str, Any]:
+        """Return what the device itself takes, without transfers, as JSON data; nothing where there is no device apart."""
+        return {}
+
     @abc.abstractmethod
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Return the fields of an ``OperatorCost`` for each type and arithmetic, per inference.
@@ -92,7 +109,7 @@ class _Host:
     """The object that lives in the child: a session and the loop that times it."""
 
     def __init__(self, runtime: Runtime, path: Path) -> None:
-        importlib.import_module(runtime.libraries[0])
+        importlib.import_module(runtime.module)
         start = time.perf_counter()
         self._session = runtime.open(path)
         self._load_ms = (time.perf_counter() - start) * 1e3
@@ -115,6 +132,9 @@ class _Host:
 
     def evidence(self) -> dict[str, Any]:
         return self._session.evidence()
+
+    def device_times(self, feed: Feed) -> dict[str, Any]:
+        return self._session.device_times(feed)
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         return self._session.operators(feed, repeats)
@@ -201,6 +221,11 @@ class SessionProcess(HostedProcess):
     def evidence(self) -> dict[str, Any]:
         """Return what is really executed."""
         found: dict[str, Any] = self._worker.call("evidence", timeout=self._timeout)
+        return found
+
+    def device_times(self, feed: Feed) -> dict[str, Any]:
+        """Return what the device itself takes, without transfers; nothing where there is no device apart."""
+        found: dict[str, Any] = self._worker.call("device_times", feed, timeout=self._timeout)
         return found
 
     def operators(self, feed: Feed, *, repeats: int = 20) -> tuple[OperatorCost, ...]:

@@ -43,7 +43,7 @@ class _Host:
     def __init__(self, runtime: Runtime, path: Any, instances: int) -> None:
         import importlib
 
-        importlib.import_module(runtime.libraries[0])
+        importlib.import_module(runtime.module)
         self._sessions: list[Session] = [runtime.open(path) for _ in range(instances)]
         self._feeds: dict[int, list[Feed]] = {}
 

@@ -44,16 +44,19 @@ class OnnxRuntime(Runtime):
 
     def open(self, path: Path) -> Session:
         """Load a model file."""
-        return _OnnxSession(path, self.threads)
+        return OnnxSession(path, self.threads)
 
 
-class _OnnxSession(Session):
-    def __init__(self, path: Path, threads: int) -> None:
+class OnnxSession(Session):
+    """A session of ONNX Runtime with any providers; the last one takes what the others leave."""
+
+    def __init__(self, path: Path, threads: int, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> None:
         import onnxruntime
 
         self._path = path
         self._threads = threads
-        self._session = onnxruntime.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
+        self._providers = list(providers)
+        self._session = onnxruntime.InferenceSession(str(path), self._options(), providers=self._providers)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def _options(self) -> Any:
@@ -65,10 +68,18 @@ class _OnnxSession(Session):
         options.log_severity_level = 3
         return options
 
+    @property
+    def providers(self) -> list[str]:
+        """Those that the session really has; one that cannot be loaded is left out without an error."""
+        found: list[str] = self._session.get_providers()
+        return found
+
     def run(self, feed: Feed) -> Feed:
+        """Return all outputs by name."""
         return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
 
     def specs(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Return inputs and outputs as ONNX Runtime sees them."""
         return (
             [_spec(value) for value in self._session.get_inputs()],
             [_spec(value) for value in self._session.get_outputs()],
@@ -112,7 +123,7 @@ class _OnnxSession(Session):
             options.profile_file_prefix = str(Path(folder) / "profile")
             if not packed:
                 options.add_session_config_entry("session.disable_prepacking", "1")
-            session = onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(self._path), options, providers=self._providers)
             for _ in range(runs):
                 session.run(self._names, feed)
             events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())

@@ -41,6 +41,7 @@ class _Backend:
 _BACKENDS = {
     "onnx": _Backend("onnxruntime", "onnxruntime_onnx", frozenset()),
     "openvino": _Backend("openvino", "", frozenset({"str", "float64", "bfloat16"})),
+    "tensorrt": _Backend("tensorrt", "tensorrt_plan", frozenset({"str", "float64", "int16", "uint16", "uint32", "uint64"})),
 }
 
 
@@ -65,6 +66,8 @@ class Triton(ServingSystem):
         version = model / _VERSION
         version.mkdir(parents=True)
         for source in files_below(model_folder):
+            if backend.name == "tensorrt" and source.name != "model.plan":
+                continue  # the ONNX that it came from is for rebuilding
             target = version / source.relative_to(model_folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(source, target)
@@ -95,6 +98,8 @@ def _backend(manifest: Manifest) -> _Backend:
 def _plan(manifest: Manifest, backend: _Backend) -> _Plan:
     signature, most = manifest.signature, manifest.batching.max_batch
     reason = _why_unbatched(signature)
+    if backend.name == "tensorrt":
+        return _tensorrt_plan(manifest, 0 if reason else most, reason)
     if backend.name == "onnxruntime":
         return _onnxruntime_plan(manifest, 0 if reason else most, reason)
     ragged = any(isinstance(dimension, str) for spec in signature.inputs for dimension in spec.shape[1:])
@@ -123,6 +128,26 @@ def _onnxruntime_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
     if (threads := fields.pop("threads", None)) is not None:
         parameters["intra_op_thread_count"] = str(threads)
     return _Plan(most, parameters, (*_no_batching(reason), *_left_over(fields)))
+
+
+def _tensorrt_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
+    """An engine runs under the one version, and on the GPUs, that it was built for."""
+    fields = manifest.runtime_fields
+    gpus = ", ".join(fields.get("capabilities") or ()) or "8.0 and later"
+    built = f"{fields.get('library')} {fields.get('version')} for compute capability {gpus}"
+    notes = [f"Built with {built}; no other version and no other GPU loads it: mopt rebuild makes an engine for them."]
+    if fields.get("library") == "tensorrt_rtx":
+        notes.append(
+            "Triton's tensorrt backend is built with TensorRT, not with TensorRT for RTX: rebuild on the GPU that serves."
+        )
+    return _Plan(most, {}, (*notes, *_no_batching(reason)))
+
+
+def _profiles(manifest: Manifest) -> list[dict[str, tuple[tuple[int, ...], ...]]]:
+    """The shapes by input of each optimization profile of an engine."""
+    engine = next((step for step in manifest.winner.passes if step.name == "build_tensorrt"), None)
+    profiles = engine.fields.get("profiles", []) if engine else []
+    return [{one["name"]: (one["least"], one["best"], one["most"]) for one in profile} for profile in profiles]
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
@@ -192,14 +217,36 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     lines.append(f"max_batch_size: {plan.max_batch}")
     for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
         lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
-    lines.append(f"instance_group {{ count: {max(1, batching.instances)} kind: KIND_CPU }}")
+    lines.append(_instance_group(manifest, backend))
     if plan.max_batch > 1:
-        lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {batching.queue_delay_us} }}")
+        lines.append(
+            f"dynamic_batching {{ max_queue_delay_microseconds: {batching.queue_delay_us}{_preferred(manifest, plan)} }}"
+        )
     lines += [
         f"parameters {{ key: {quote(key)} value {{ string_value: {quote(value)} }} }}"
         for key, value in sorted(plan.parameters.items())
     ]
     return lines
+
+
+def _instance_group(manifest: Manifest, backend: _Backend) -> str:
+    count = max(1, manifest.batching.instances)
+    if backend.name != "tensorrt":
+        return f"instance_group {{ count: {count} kind: KIND_CPU }}"
+    profiles = _profiles(manifest)
+    named = f" profile: [ {', '.join(quote(str(index)) for index in range(len(profiles)))} ]" if len(profiles) > 1 else ""
+    return f"instance_group {{ count: {count} kind: KIND_GPU{named} }}"
+
+
+def _preferred(manifest: Manifest, plan: _Plan) -> str:
+    """The batch sizes that profiles are tuned for, where there are several: only then is waiting for one worth it."""
+    profiles = _profiles(manifest) if manifest.form == "tensorrt" else []
+    if len(profiles) < 2:
+        return ""
+    sizes = {
+        shapes[1][0] for profile in profiles for shapes in profile.values() if shapes[1] and shapes[1][0] <= plan.max_batch
+    }
+    return f" preferred_batch_size: [ {', '.join(map(str, sorted(sizes)))} ]" if sizes else ""
 
 
 def _tensor(kind: str, spec: TensorSpec, *, batched: bool) -> list[str]:
