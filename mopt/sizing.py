@@ -116,7 +116,8 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
             lines.append(line)
             progress.step(f"{subject.precision} on {target.name}")
     best, why = recommended(lines, wish)
-    gpus = [target for name in target_names() if (target := load_target(name, machine)).device == "gpu"]
+    every = [load_target(name, machine) for name in target_names()]
+    gpus = [target for target in every if target.device == "gpu" and target.hardware is not None]
     return Sizing(
         name=subjects[0].name,
         rate=wish.demand.rate,

@@ -120,7 +120,7 @@ def verdict(manifest: Manifest) -> tuple[str, ...]:
         sentences = [f"{winner.name} was chosen.", *_speed_sentences(manifest)]
         if winner.quality is not None:
             sentences.append(quality_sentence(winner.quality))
-    return (*sentences, *([_full_stop(manifest.why)] if manifest.why else []))
+    return (*sentences, *([_full_stop(f"{manifest.why[0].upper()}{manifest.why[1:]}")] if manifest.why else []))
 
 
 def quality_sentence(quality: Quality) -> str:
@@ -303,6 +303,8 @@ def _tiles(manifest: Manifest) -> list[_Tile]:
             tiles.append(_Tile(f"Speed-up, batch {entry.batch}", q.ratio(entry.ratio.value), note, "good"))
         else:
             tiles.append(_Tile(f"p50, batch {entry.batch}", q.milliseconds(entry.p50.value), q.rate(entry.throughput)))
+    if winner.profile is None:
+        tiles.append(_Tile("Speed", "not measured", str(winner.evidence.get("measured", ""))))
     if (quality := winner.quality) is not None and winner.name != reference.name:
         state = {"pass": "good", "fail": "bad", "inconclusive": "unsure"}[quality.verdict]
         note = f"{quality.metric}, at least {q.signed(quality.bound, quality.metric)}, {quality.verdict}"
