@@ -27,6 +27,7 @@ from mopt.profiles.target import Target
 from mopt.registry import nearest
 from mopt.runtimes._base import Runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.openvino import OpenVINO
 from mopt.runtimes.tensorrt import TensorRT
 
@@ -225,6 +226,10 @@ def _tensorrt(asked: Asked) -> Iterator[Candidate]:
     if traits.constant_products and "int4" in gpu.peak and gpu.capability != "7.5":
         yield made("int4", QuantizeTensorrt(arithmetic="int4"))
     yield made("fp32")
+    if not runtime.absent():
+        half_passes: tuple[Pass, ...] = (ConvertFloat16(calibration=calibration),)
+        yield Candidate("onnxruntime-cuda-fp16", half_passes, OnnxRuntimeGpu(provider="cuda"))
+        yield Candidate(f"onnxruntime-{engine.library}-fp16", half_passes, OnnxRuntimeGpu(provider=engine.library))
 
 
 _MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime, "tensorrt": _tensorrt}

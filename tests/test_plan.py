@@ -7,8 +7,12 @@ import pytest
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import UserError
+from mopt.nvidia import Device
+from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.plan import Asked, Traits, plan, traits_of
-from mopt.profiles.target import Target
+from mopt.profiles.machine import detect
+from mopt.profiles.target import Target, load_target
+from mopt.runtimes import tensorrt
 
 SAMPLES = Samples(Path("nowhere"), "digest", 8)
 CNN = Traits(convolutions=20, constant_products=1, free_products=0, recurrent=0, other=40)
@@ -78,6 +82,28 @@ def test_a_pattern_that_names_nothing_is_a_mistake():
 def test_names_are_unique():
     found = names(TRANSFORMER, target("avx2", "avx512_vnni", "avx512_bf16"), ("*",), "size")
     assert len(found) == len(set(found))
+
+
+def gpu_names(traits, name):
+    where = load_target(name, detect())
+    engine = BuildTensorrt(library=where.gpu.library, capabilities=(where.gpu.capability,))
+    return [one.name for one in plan(Asked(traits, where, SAMPLES, 2, engine), ("*",), "latency")]
+
+
+def test_a_gpu_gets_what_its_arithmetic_allows_and_what_is_usually_fast_comes_first():
+    assert gpu_names(CNN, "nvidia-l4")[0] == "tensorrt-int8"
+    assert gpu_names(TRANSFORMER, "nvidia-l4")[:2] == ["tensorrt-fp8", "tensorrt-fp16"]
+    assert gpu_names(TRANSFORMER, "nvidia-a100-80")[0] == "tensorrt-fp16"
+    assert "tensorrt-fp8" not in gpu_names(CNN, "nvidia-t4")
+    assert "tensorrt-int4" not in gpu_names(TRANSFORMER, "nvidia-t4")
+    assert gpu_names(TREES, "nvidia-l4")[-1] == "tensorrt-fp32"
+
+
+def test_on_the_gpu_itself_onnxruntime_competes_and_bf16_can_be_judged(monkeypatch):
+    monkeypatch.setattr(tensorrt, "devices", lambda: (Device("NVIDIA L4", "8.9", 24 << 30, "13.0"),))
+    found = gpu_names(CNN, "nvidia-l4")
+    assert {"tensorrt-bf16", "onnxruntime-cuda-fp16", "onnxruntime-tensorrt_rtx-fp16"} <= set(found)
+    assert "onnxruntime-cuda-fp16" not in gpu_names(CNN, "nvidia-t4")
 
 
 def test_traits_are_counted_in_subgraphs_too(tmp_path):

@@ -6,13 +6,15 @@ __all__ = ["BuildTensorrt"]
 
 import dataclasses
 import os
+import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.artifacts.engine import EngineLayer, count_types, left_in_float, parse_layers
-from mopt.artifacts.model import Model
+from mopt.artifacts.model import Model, digest
+from mopt.artifacts.store import default_root
 from mopt.errors import NotApplicableError
 from mopt.isolation import peak_memory
 from mopt.nvidia import LIBRARIES, Library, devices, import_tensorrt
@@ -77,7 +79,8 @@ class BuildTensorrt(FilePass):
         (folder / "onnx").mkdir()
         path = save(model, folder / "onnx")
         start = time.perf_counter()
-        engine, lines, _ = engine_of(
+        cache = self._timing_cache(trt.__version__) if self.library == "tensorrt" else None
+        engine, lines, timings = engine_of(
             trt,
             path,
             profiles=self.profiles,
@@ -86,8 +89,10 @@ class BuildTensorrt(FilePass):
             level=self.level,
             flags=("VERSION_COMPATIBLE",) if self.version_compatible else (),
             compatibility={"none": "", "same": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}[self.hardware],
-            timing_cache=b"" if self.library == "tensorrt" else None,
+            timing_cache=None if cache is None else cache.read_bytes() if cache.exists() else b"",
         )
+        if cache is not None:
+            _replace(cache, timings)
         layers = parse_layers(lines)
         if quantized and not any(layer.narrow for layer in layers if layer.computes):
             raise NotApplicableError(
@@ -96,6 +101,15 @@ class BuildTensorrt(FilePass):
             )
         (folder / "model.plan").write_bytes(engine)
         return PassResult(True, self._describe(trt.__version__, time.perf_counter() - start, layers, quantized))
+
+    def _timing_cache(self, version: str) -> Path:
+        """Where tactics are kept that were timed for the same library, GPU, driver and options; any other is of no use."""
+        key = {
+            "version": version,
+            "device": dataclasses.asdict(devices()[0]),
+            "options": [self.workspace_bytes, self.level, self.version_compatible, self.hardware],
+        }
+        return default_root() / "timing" / f"{digest(key)}.cache"
 
     def _describe(
         self, version: str, seconds: float, layers: tuple[EngineLayer, ...], quantized: Collection[str]
@@ -109,6 +123,15 @@ class BuildTensorrt(FilePass):
             "left_in_float": left_in_float(layers, quantized),
             "layers": [layer.model_dump() for layer in layers],
         }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, since another build may read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    Path(partial).replace(path)
 
 
 def _name_dimensions(model: ir.Model) -> None:

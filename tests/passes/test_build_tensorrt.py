@@ -11,7 +11,8 @@ from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.errors import CandidateRejectedError, NotApplicableError
 from mopt.isolation import run
-from mopt.nvidia import devices
+from mopt.nvidia import Device, devices
+from mopt.passes import build_tensorrt
 from mopt.passes._base import Pass, run_passes
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.build_tensorrt import BuildTensorrt
@@ -175,6 +176,18 @@ def test_a_branch_that_only_the_data_decides(tmp_path):
     source = as_model(chosen)
     found = refused(source, tmp_path / "engine", profiles=(ranges(source, chosen),))
     assert "If" in found or "TensorRT" in found
+
+
+def test_timings_are_kept_for_one_library_gpu_driver_and_set_of_options(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOPT_CACHE", str(tmp_path))
+
+    def place(driver="13.0", version="11.4", **fields):
+        monkeypatch.setattr(build_tensorrt, "devices", lambda: (Device("NVIDIA L4", "8.9", 1 << 34, driver),))
+        return BuildTensorrt(library="tensorrt", **fields)._timing_cache(version)
+
+    assert place() == place()
+    assert place().is_relative_to(tmp_path)
+    assert len({place(), place(driver="13.1"), place(version="11.5"), place(level=5), place(hardware="ampere")}) == 5
 
 
 # --- real models --------------------------------------------------------------------------------------------------------
