@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LIBRARIES", "Device", "Library", "devices", "import_tensorrt", "matching", "version_of"]
+__all__ = ["LIBRARIES", "Device", "Library", "devices", "import_tensorrt", "version_of"]
 
 import contextlib
 import ctypes
@@ -69,11 +69,6 @@ def _device(driver: Any, index: int, version: str) -> Device:
     driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle)
     return Device(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", memory.value, version)
-
-
-def matching(capability: str) -> Device | None:
-    """Return the first GPU of this machine with a compute capability, if there is one."""
-    return next((device for device in devices() if device.capability == capability), None)
 
 
 def import_tensorrt(library: Library) -> ModuleType:

@@ -108,11 +108,10 @@ def _renewed(
     target: dict[str, Any],
     command: str,
 ) -> Manifest:
-    fields = describe_fields(
-        TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
-    )
-    old = manifest.winner
-    evidence = {"layers": records[0].detail.get("computes", {}), "measured": NOT_MEASURED}
+    runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
+    fields, old = describe_fields(runtime), manifest.winner
+    measured = NOT_MEASURED if runtime.absent() else "not since it was rebuilt; mopt bench does"
+    evidence = {"layers": records[0].detail.get("computes", {}), "measured": measured}
     new = old.model_copy(
         update={
             "runtime_fields": fields, "passes": (*old.passes[:-1], *records), "model_digest": model.digest,

@@ -101,7 +101,6 @@ def test_devices_agree_with_the_driver():
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         assert nvidia.devices() == ()
-        assert nvidia.matching("8.9") is None
     else:
         assert all(re.fullmatch(r"\d+\.\d", device.capability) for device in nvidia.devices())
 
