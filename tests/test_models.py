@@ -85,6 +85,7 @@ def test_the_recogniser_reads_what_was_written(prepared: Path) -> None:
     assert right >= 9
 
 
+@pytest.mark.skipif(not models.SPEECH.is_dir(), reason="needs recorded speech: Debian's asterisk-core-sounds-en-wav")
 def test_speech_is_told_from_noise(prepared: Path) -> None:
     case = get("silero_vad", prepared, 60)
     labels = [label for _, label in models.load_samples(case.held_out)]
