@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCKED", "convert", "halve", "named_for_halving"]
+__all__ = ["BLOCKED", "LARGEST", "beyond_range", "convert", "halve", "named_for_halving", "touching"]
 
 import dataclasses
 from collections import Counter
@@ -14,6 +14,7 @@ from mopt.artifacts.model import Model
 from mopt.errors import NotApplicableError
 from mopt.passes._base import PassResult
 from mopt.passes._graph import constant_bytes, count_operators, name_nodes, opset
+from mopt.passes._observers import Range
 from mopt.passes._onnx import load, save
 from mopt.passes._prepare import lift_constants, raise_opset
 
@@ -45,6 +46,25 @@ BLOCKED = (
 """Operators that lose or crash in 16 bits, or whose type is an attribute of their own."""
 _SMALL = 16
 """Elements up to which an initializer is a parameter, like an epsilon, that must not vanish."""
+
+
+LARGEST = 65504.0
+"""The largest number that FP16 holds."""
+
+
+def beyond_range(seen: Mapping[str, Range], headroom: float) -> set[str]:
+    """Names of the tensors that come nearer to FP16's limit than ``headroom`` times, or are not finite."""
+    limit = LARGEST / headroom
+    return {name for name, tensor in seen.items() if not tensor.finite or max(-tensor.low, tensor.high) > limit}
+
+
+def touching(model: ir.Model, tensors: Collection[str]) -> dict[str, str]:
+    """Nodes of the main graph that read or write one of these tensors, with the reason why they stay in 32 bits."""
+    return {
+        str(node.name): "activation beyond the range"
+        for node in model.graph
+        if any(value is not None and value.name in tensors for value in (*node.inputs, *node.outputs))
+    }
 
 
 def convert(

@@ -12,13 +12,11 @@ from typing import ClassVar
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._half import BLOCKED, convert
+from mopt.passes._half import BLOCKED, LARGEST, beyond_range, convert, touching
 from mopt.passes._observers import Range
 from mopt.passes._onnx import load
 from mopt.passes._prepare import write_named
 from mopt.passes._ranges import observe
-
-_LARGEST = 65504.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,17 +47,11 @@ class ConvertFloat16(FilePass):
         if self.calibration is not None:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 kept = self._overflowing(write_named(source.file, Path(scratch)), self.calibration) | kept
-        return convert(source, folder, "FLOAT16", op_block=self.op_block, node_block=kept, largest=_LARGEST)
+        return convert(source, folder, "FLOAT16", op_block=self.op_block, node_block=kept, largest=LARGEST)
 
     def _overflowing(self, path: Path, samples: Samples) -> dict[str, str]:
         """Return the nodes of the main graph that touch a tensor too large for FP16."""
         model = load(path)
         names = {str(value.name) for node in model.graph for value in node.outputs if value.name}
         seen = observe(path, sorted(names | {str(value.name) for value in model.graph.inputs}), samples, Range)
-        limit = _LARGEST / self.headroom
-        large = {name for name, tensor in seen.items() if not tensor.finite or max(-tensor.low, tensor.high) > limit}
-        return {
-            str(node.name): "activation beyond the range"
-            for node in model.graph
-            if any(value is not None and value.name in large for value in (*node.inputs, *node.outputs))
-        }
+        return touching(model, beyond_range(seen, self.headroom))

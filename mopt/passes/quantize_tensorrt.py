@@ -17,7 +17,7 @@ from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._graph import count_operators, name_nodes, opset
-from mopt.passes._half import BLOCKED, halve
+from mopt.passes._half import BLOCKED, LARGEST, beyond_range, halve, touching
 from mopt.passes._observers import Histogram, Method, Range, choose_range
 from mopt.passes._onnx import load, save, weight_bytes
 from mopt.passes._prepare import prepare, subfolder
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_LARGEST_HALF = 65504.0
 _HEADROOM = 4.0
 _FEWEST_CHANNELS = 8
 """Output channels below which an integer kernel only adds conversions; a matrix-vector product has one."""
@@ -184,7 +183,7 @@ class QuantizeTensorrt(FilePass):
         return done
 
     def _usable(self, seen: Range | None) -> bool:
-        return seen is not None and seen.finite and 0.0 < self._scale(seen) < _LARGEST_HALF
+        return seen is not None and seen.finite and 0.0 < self._scale(seen) < LARGEST
 
     def _pair(self, model: ir.Model, value: ir.Value, ranges: Mapping[str, Range], pairs: dict[str, ir.Value]) -> ir.Value:
         """Return the value behind its pair, one for all who read it."""
@@ -264,16 +263,10 @@ class QuantizeTensorrt(FilePass):
         import onnx_ir as ir
         from onnx_ir.passes import common
 
-        limit = _LARGEST_HALF / _HEADROOM
-        large = {name for name, seen in ranges.items() if not seen.finite or max(-seen.low, seen.high) > limit}
-        large |= {f"{name}_dequantized" for name in large}
-        kept = {
-            str(node.name): "activation beyond the range"
-            for node in model.graph
-            if any(value is not None and value.name in large for value in (*node.inputs, *node.outputs))
-        }
+        large = beyond_range(ranges, _HEADROOM)
+        kept = touching(model, large | {f"{name}_dequantized" for name in large})
         blocked = set(BLOCKED) - {"QuantizeLinear", "DequantizeLinear"}
-        found = halve(model, ir.DataType.FLOAT16, op_block=blocked, node_block=kept, largest=_LARGEST_HALF)
+        found = halve(model, ir.DataType.FLOAT16, op_block=blocked, node_block=kept, largest=LARGEST)
         common.RemoveUnusedNodesPass()(model)
         return found.kept
 
