@@ -10,11 +10,25 @@ from collections.abc import Sequence
 
 from mopt.artifacts.model import Signature, TensorSpec
 from mopt.artifacts.samples import Samples
-from mopt.entry import Entry, Question
+from mopt.entry import Entry, Question, faithfulness
 from mopt.errors import Rejection, UserError
 from mopt.finals import Found
-from mopt.judging import compile_all, judge_all, judge_reference, quality_note, record, reference_entry, step
-from mopt.nvidia import devices, import_tensorrt
+from mopt.judging import (
+    WRONG,
+    Truth,
+    compile_all,
+    compile_entry,
+    judge_all,
+    judge_few,
+    judge_reference,
+    quality_note,
+    record,
+    reference_entry,
+    refine,
+    step,
+)
+from mopt.mixed import lowering
+from mopt.nvidia import NO_GPU, devices, import_tensorrt
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.plan import Candidate
@@ -23,7 +37,8 @@ from mopt.progress import Progress
 from mopt.recipe import Engine
 
 _BEST_BATCH = 8
-NOT_MEASURED = "skipped: no GPU"
+NOT_MEASURED = f"skipped: {NO_GPU}"
+"""In place of every speed."""
 
 
 def runs_here(gpu: Gpu) -> bool:
@@ -60,7 +75,7 @@ def engine_pass(gpu: Gpu, asked: Engine, signature: Signature, samples: Samples,
     return BuildTensorrt(
         library=gpu.library,
         capabilities=capabilities,
-        profiles=_given(asked, signature) if asked.profiles else _seen(asked, signature, samples, max_batch),
+        profiles=_given(asked, signature, max_batch) if asked.profiles else _seen(asked, signature, samples, max_batch),
         workspace_bytes=asked.workspace,
         level=asked.level,
         version_compatible=asked.version_compatible and not rtx,
@@ -68,13 +83,20 @@ def engine_pass(gpu: Gpu, asked: Engine, signature: Signature, samples: Samples,
     )
 
 
-def _given(asked: Engine, signature: Signature) -> tuple[tuple[ShapeRange, ...], ...]:
+def _given(asked: Engine, signature: Signature, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
     known = {spec.name: spec for spec in signature.inputs}
     for profile in asked.profiles:
         if unknown := sorted(profile.keys() - known.keys()):
             raise UserError(f"a profile names {unknown[0]}, which is no input", f"the inputs are {', '.join(known)}")
         for name, shapes in profile.items():
             _check_profile(known[name], shapes)
+    for name, axis in signature.batch_axes.items() if signature.batches else ():
+        covered = max((profile[name][2][axis] for profile in asked.profiles if name in profile), default=0)
+        if name in known and covered < max_batch:
+            raise UserError(
+                f"the profiles cover batches of {name} up to {covered}, and batches up to {max_batch} are asked for",
+                f"set search.max_batch to {covered}, or give a larger profile" if covered else f"give shapes of {name} too",
+            )
     return tuple(tuple(ShapeRange(name, *shapes) for name, shapes in profile.items()) for profile in asked.profiles)
 
 
@@ -126,7 +148,9 @@ def _axis(
 
 
 def choose_unmeasured(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
-    """Build every engine, judge what it came from, and take the first that is right: no speed is known, and none is claimed.
+    """Build every engine, judge what it came from, and take the first kind that is right: no speed is known, and none claimed.
+
+    Before a kind is passed over because its quality is not enough, mixed precision is tried for it.
 
     Raises:
         UserError: When no engine could be built, or none is right.
@@ -139,7 +163,8 @@ def choose_unmeasured(question: Question, reference: Candidate, candidates: Sequ
     entries = compile_all(question, candidates, deadline, progress)
     progress.stage("checking quality on all samples", sum(entry.alive for entry in entries))
     judged = [step(progress, judge_all(question, truth, _with_evidence(entry))) if entry.alive else entry for entry in entries]
-    winner = next((entry for entry in judged if entry.alive), None)
+    judged += _refine(question, truth, judged, deadline, progress)
+    winner = _first(judged)
     if winner is None:
         reasons = "; ".join(f"{entry.trial.name}: {entry.trial.outcome.reason}" for entry in judged if entry.trial.outcome)
         raise UserError(
@@ -152,10 +177,55 @@ def choose_unmeasured(question: Question, reference: Candidate, candidates: Sequ
         chosen=winner.trial,
         model=winner.model,
         candidate=winner.candidate,
-        why=f"the first that is right, in the order in which such engines are usually fast; how fast it is was not measured: "
-        f"{NOT_MEASURED}",
+        why=f"the first kind that is right, in the order in which such engines are usually fast, and the most faithful of it; "
+        f"how fast it is was not measured: {NOT_MEASURED}",
         control=None,
     )
+
+
+def _kinds(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Engines that compute in the same type, in the order of the candidates."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(_kind(entry), []).append(entry)
+    return list(found.values())
+
+
+def _kind(entry: Entry) -> str:
+    step = lowering(entry.candidate)
+    return str(getattr(step, "arithmetic", step.name)) if step else entry.trial.name
+
+
+def _first(entries: Sequence[Entry]) -> Entry | None:
+    """Of the first kind that is right, the one with the fewest operators in float; of several such the most faithful."""
+    for kind in _kinds(entries):
+        if right := [entry for entry in kind if entry.alive]:
+            return min(right, key=lambda entry: (_left_out(entry), -faithfulness(entry)))
+    return None
+
+
+def _left_out(entry: Entry) -> int:
+    return len(getattr(lowering(entry.candidate), "float_nodes", ()))
+
+
+def _refine(question: Question, truth: Truth, entries: Sequence[Entry], deadline: float, progress: Progress) -> list[Entry]:
+    """Try mixed precision for each kind that comes before the first right one, the most faithful of it, until one is right."""
+
+    def attempt(variant: Candidate) -> Entry:
+        entry = compile_entry(variant, question)
+        if entry.alive:
+            entry = judge_few(question, truth, _with_evidence(entry))
+        return judge_all(question, truth, entry) if entry.alive else entry
+
+    found: list[Entry] = []
+    for kind in _kinds(entries):
+        if any(entry.alive for entry in (*kind, *found)):
+            break
+        wrong = [entry for entry in kind if entry.trial.outcome and entry.trial.outcome.rejection in WRONG]
+        if wrong:
+            best = max(wrong, key=faithfulness).candidate
+            found += refine(question, best, attempt, lambda _: (), deadline, progress)
+    return found
 
 
 def _with_evidence(entry: Entry) -> Entry:
@@ -165,4 +235,4 @@ def _with_evidence(entry: Entry) -> Entry:
 
 
 def _not_taken(entry: Entry, winner: Entry) -> Entry:
-    return entry.reject(Rejection.SKIPPED, f"{winner.trial.name} comes first; which is faster is not known: {NOT_MEASURED}")
+    return entry.reject(Rejection.SKIPPED, f"{winner.trial.name} is taken; which is faster is not known: {NOT_MEASURED}")

@@ -22,7 +22,7 @@ from mopt.entry import memory_budget
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.export import bind, export, find_exporter
-from mopt.mixed import Mixing, lowers_precision, rank
+from mopt.mixed import Mixing, lowering, rank
 from mopt.passes._onnx import model_metadata
 from mopt.plan import Asked, Candidate, plan, reference_candidate, traits_of
 from mopt.profiles.machine import detect
@@ -211,7 +211,7 @@ def _with_effects(
 
 
 def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if one.passes and lowers_precision(one.passes[-1])]
+    quantizing = [one for one in every if lowering(one)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
     if name is None:

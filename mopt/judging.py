@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "WRONG",
     "Truth",
     "compile_all",
     "compile_entry",
@@ -12,6 +13,7 @@ __all__ = [
     "quality_note",
     "record",
     "reference_entry",
+    "refine",
     "step",
 ]
 
@@ -19,13 +21,14 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mopt.artifacts.samples import Samples
 from mopt.entry import Entry, Question, samples_text, signed_text, start, unproven_text
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
 from mopt.evaluators.gate import judge
+from mopt.mixed import MOST_TRIALS, fewest, mixing
 from mopt.plan import Candidate
 from mopt.progress import Progress
 from mopt.trials import Compiled, compile_candidate, evaluate, record_outputs, score
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+WRONG = (Rejection.WORSE, Rejection.UNPROVEN)
+"""What mixed precision may mend."""
 _FEW_SAMPLES = 256
 
 
@@ -148,6 +153,48 @@ def judge_reference(question: Question, truth: Truth, base: Entry) -> Entry:
     fidelity, groups = base.trial.quality.fidelity, question.evaluation.groups
     quality = judge(question.metric, truth.rows, truth.rows, question.tolerance, question.options.confidence, fidelity, groups)
     return base.update(quality=quality)
+
+
+def refine(
+    question: Question,
+    candidate: Candidate,
+    attempt: Callable[[Candidate], Entry],
+    slowest: Callable[[Sequence[str]], Sequence[str]],
+    deadline: float,
+    progress: Progress,
+) -> list[Entry]:
+    """Leave the operators in float that quantization hurts most, until a candidate is right.
+
+    Args:
+        question: What is asked.
+        candidate: That is wrong.
+        attempt: Compiles a variant and judges it.
+        slowest: Sorts names of operators by what they cost in float, the dearest first; none where that is not known.
+        deadline: On the monotonic clock.
+        progress: Receives the trials.
+
+    Returns:
+        Every variant that was tried, so that the report shows what each of them costs.
+    """
+    samples = question.calibration if len(question.calibration) else question.evaluation
+    plan = mixing(candidate, question.prepared, samples, question.store, question.memory)
+    if plan is None:
+        return []
+    progress.stage(f"mixed precision for {candidate.name}", MOST_TRIALS)
+    found: dict[str, Entry] = {}
+
+    def holds(variant: Candidate) -> bool | None:
+        if time.monotonic() > deadline:
+            return None
+        found[variant.name] = step(progress, attempt(variant))
+        outcome = found[variant.name].trial.outcome
+        if outcome is None:
+            return True
+        return False if outcome.rejection in WRONG else None
+
+    for _ in fewest(plan, holds, slowest):
+        pass
+    return list(found.values())
 
 
 def quality_note(entry: Entry) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Mixing", "fewest", "lowers_precision", "mixing", "rank"]
+__all__ = ["MOST_TRIALS", "Mixing", "fewest", "lowering", "mixing", "rank", "with_step"]
 
 import dataclasses
 import json
@@ -15,9 +15,9 @@ from mopt.artifacts.samples import Samples
 from mopt.artifacts.store import Store, code_digest
 from mopt.errors import CandidateRejectedError, NotApplicableError
 from mopt.isolation import run
-from mopt.passes._base import Pass
 from mopt.passes._sensitivity import rank_nodes
 from mopt.plan import Candidate
+from mopt.trials import compile_candidate
 
 MOST_TRIALS = 10
 """Each costs a compilation and a look at speed and quality."""
@@ -33,7 +33,7 @@ class Mixing:
     """A candidate that quantizes, with its operators in the order in which they would go back to float.
 
     Attributes:
-        candidate: Whose last pass quantizes.
+        candidate: One of whose passes lowers the precision.
         ranked: Names of the quantized operators, the one that adds the most noise first.
     """
 
@@ -48,44 +48,52 @@ class Mixing:
     def alone(self, name: str) -> Candidate:
         """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
         variant = self.with_float([one for one in self.ranked if one != name])
-        *before, step = variant.passes
-        if hasattr(step, "float_inputs"):
-            step = dataclasses.replace(step, float_inputs=False)  # type: ignore[call-arg]
-        return dataclasses.replace(variant, passes=(*before, step))
+        return with_step(variant, float_inputs=False) if hasattr(lowering(variant), "float_inputs") else variant
 
     def with_float(self, names: Sequence[str], suffix: str = "") -> Candidate:
         """Return the candidate that leaves these operators in float."""
-        *before, step = self.candidate.passes
-        kept = dataclasses.replace(step, float_nodes=tuple(sorted(names)))  # type: ignore[call-arg]
-        return Candidate(f"{self.candidate.name}-mixed{len(names)}{suffix}", (*before, kept), self.candidate.runtime)
+        variant = with_step(self.candidate, float_nodes=tuple(sorted(names)))
+        return dataclasses.replace(variant, name=f"{self.candidate.name}-mixed{len(names)}{suffix}")
 
 
-def mixing(
-    candidate: Candidate, source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None
-) -> Mixing | None:
-    """Rank the operators of a candidate; None where its last pass leaves no choice, or they cannot be ranked.
+def mixing(candidate: Candidate, source: Model, samples: Samples, store: Store, memory: int | None = None) -> Mixing | None:
+    """Rank the operators of a candidate; None where no pass leaves a choice, or they cannot be ranked.
 
     Args:
         candidate: That was rejected for its quality.
-        source: The model that was quantized.
-        quantized: What the candidate made of it.
+        source: The model that its passes start from.
         samples: Real samples, for a pass that needs none itself.
-        store: Where rankings are kept.
+        store: Where models and rankings are kept.
         memory: Bytes that ranking may take; None for any.
     """
-    step = candidate.passes[-1] if candidate.passes else None
-    if step is None or not lowers_precision(step) or step.float_nodes:  # type: ignore[attr-defined]
+    step = lowering(candidate)
+    if step is None or step.float_nodes:
         return None
     try:
+        quantized = compile_candidate(_for_ranking(candidate), source, store, memory).model
         ranked = rank(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
     except (CandidateRejectedError, NotApplicableError):
         return None
     return Mixing(candidate, tuple(entry["node"] for entry in ranked))
 
 
-def lowers_precision(step: Pass) -> bool:
-    """Whether a pass quantizes or halves operators, and can leave some of them in float."""
-    return hasattr(step, "float_nodes")
+def _for_ranking(candidate: Candidate) -> Candidate:
+    """The candidate up to the pass that lowers the precision, and with what stays in float in FP32."""
+    step = lowering(candidate)
+    until = dataclasses.replace(candidate, passes=candidate.passes[: candidate.passes.index(step) + 1])
+    return with_step(until, half=False) if hasattr(step, "half") else until
+
+
+def lowering(candidate: Candidate) -> Any:
+    """Return the pass that quantizes or halves operators, and can leave some of them in float; None where there is none."""
+    return next((step for step in reversed(candidate.passes) if hasattr(step, "float_nodes")), None)
+
+
+def with_step(candidate: Candidate, **fields: object) -> Candidate:
+    """Return the candidate with other options of the pass that lowers the precision."""
+    old = lowering(candidate)
+    new = dataclasses.replace(old, **fields)
+    return dataclasses.replace(candidate, passes=tuple(new if step is old else step for step in candidate.passes))
 
 
 def rank(source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LIBRARIES", "Device", "Library", "devices", "import_tensorrt", "version_of"]
+__all__ = ["LIBRARIES", "NO_GPU", "Device", "Library", "devices", "import_tensorrt", "version_of"]
 
 import contextlib
 import ctypes
@@ -21,6 +21,8 @@ LIBRARIES: dict[Library, tuple[str, ...]] = {
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
 }
 """Distributions that bring each module."""
+NO_GPU = "no GPU"
+"""What is said wherever one is needed."""
 _EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 _MAJOR, _MINOR = 75, 76
 """``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`` and ``_MINOR``."""

@@ -29,6 +29,7 @@ from mopt.entry import (
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
 from mopt.finals import Found, decide
 from mopt.judging import (
+    WRONG,
     Truth,
     compile_all,
     compile_entry,
@@ -38,9 +39,9 @@ from mopt.judging import (
     quality_note,
     record,
     reference_entry,
+    refine,
     step,
 )
-from mopt.mixed import MOST_TRIALS, fewest, mixing
 from mopt.plan import Candidate
 from mopt.profiles.measure import TurnLog, interleave, ratio, summarize
 from mopt.progress import Progress, Silent
@@ -158,11 +159,10 @@ def _refine(
     """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
     least = -float(base.trial.size_bytes or 0) if question.objective == "size" else 1.0
     bar = max([least, *(promise(question, entry) for entry in entries if entry.alive)])
-    lost = (Rejection.WORSE, Rejection.UNPROVEN)
     wrong = [
         entry
         for entry in entries
-        if entry.trial.outcome and entry.trial.outcome.rejection in lost and promise(question, entry) > bar
+        if entry.trial.outcome and entry.trial.outcome.rejection in WRONG and promise(question, entry) > bar
     ]
     found: list[Entry] = []
     refined: set[str | None] = set()
@@ -188,32 +188,15 @@ def _mix(
         deadline: On the monotonic clock.
         progress: Receives the trials.
     """
-    assert entry.model is not None
-    samples = question.calibration if len(question.calibration) else question.evaluation
-    plan = mixing(entry.candidate, question.prepared, entry.model, samples, question.store, question.memory)
-    if plan is None:
-        return []
-    progress.stage(f"mixed precision for {entry.trial.name}", MOST_TRIALS)
-    found: dict[str, Entry] = {}
 
-    def holds(variant: Candidate) -> bool | None:
-        if time.monotonic() > deadline:
-            return None
-        tried = _try_variant(question, base, truth, variant, bar)
-        found[variant.name] = step(progress, tried)
-        if tried.alive:
-            return True
-        outcome = tried.trial.outcome
-        assert outcome is not None
-        return False if outcome.rejection in (Rejection.WORSE, Rejection.UNPROVEN) else None
+    def attempt(variant: Candidate) -> Entry:
+        return _try_variant(question, base, truth, variant, bar)
 
     def slowest(names: Sequence[str]) -> Sequence[str]:
         times = _float_times(question, base)
         return sorted(names, key=lambda name: times.get(name, 0.0), reverse=True)
 
-    for _ in fewest(plan, holds, slowest):
-        pass
-    return list(found.values())
+    return refine(question, entry.candidate, attempt, slowest, deadline, progress)
 
 
 def _at_best(question: Question, entry: Entry) -> float:

@@ -5,10 +5,13 @@ import json
 import re
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 from click.testing import CliRunner
 
 import mopt
+from mopt.artifacts.manifest import Quality
 from mopt.artifacts.model import Signature, TensorSpec
 from mopt.artifacts.samples import Sample, write_samples
 from mopt.artifacts.store import Store
@@ -17,14 +20,19 @@ from mopt.cli.gate import command as gate
 from mopt.cli.inspect import command as inspect
 from mopt.cli.rebuild import command as rebuild_command
 from mopt.cli.size import command as size
-from mopt.engines import engine_pass, shape_ranges
+from mopt.engines import _first, engine_pass, shape_ranges
+from mopt.entry import start
 from mopt.errors import Rejection, UserError
 from mopt.nvidia import devices, version_of
 from mopt.passes._tensorrt import ShapeRange
+from mopt.passes.convert_float16 import ConvertFloat16
+from mopt.passes.quantize_tensorrt import QuantizeTensorrt
+from mopt.plan import Candidate
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.rebuild import rebuild
 from mopt.recipe import Engine
+from mopt.runtimes.tensorrt import TensorRT
 from mopt.verify import verify
 from tests.small import digits
 
@@ -74,11 +82,39 @@ def test_profiles_capabilities_and_limits_can_be_given(texts):
         ({"ids": ((1,), (1,), (1,))}, r"the shape \[1\], and the model has ids"),
         ({"ids": ((4, 1), (2, 1), (8, 1))}, "not in the order smallest, best, largest"),
         ({"scale": ((2,), (2,), (2,))}, r"gives scale the shape \[2\]"),
+        ({"ids": ((1, 1), (2, 8), (3, 9))}, "cover batches of ids up to 3, and batches up to 4 are asked for"),
+        ({"scale": ((1,), (1,), (1,))}, "cover batches of ids up to 0"),
     ],
 )
 def test_a_profile_that_does_not_fit_is_a_mistake(texts, profile, words):
     with pytest.raises(UserError, match=words):
         engine_pass(ADA, Engine(profiles=(profile,)), TEXT, texts, 4)
+
+
+# --- the choice ---------------------------------------------------------------------------------------------------------
+
+
+def entry(name, *, snr=20.0, float_nodes=(), arithmetic="int8", wrong=False):
+    step = QuantizeTensorrt(arithmetic=arithmetic, float_nodes=float_nodes) if arithmetic else ConvertFloat16()
+    found = start(Candidate(name, (step,), TensorRT()))
+    fidelity = {"y.snr_db": snr}
+    quality = Quality(
+        metric="accuracy", value=0.9, reference=0.9, difference=0.0, bound=-0.01, allowed=-0.01, confidence=0.95, count=100,
+        verdict="pass", fidelity=fidelity,
+    )  # fmt: skip
+    found = found.update(quality=quality)
+    return found.reject(Rejection.WORSE, "worse") if wrong else found
+
+
+def test_the_first_kind_that_is_right_is_taken_and_of_it_the_most_faithful():
+    int8, entropy, half = entry("int8"), entry("int8-entropy", snr=30), entry("fp16", snr=60, arithmetic="")
+    assert _first([int8, entropy, half]) is entropy
+    assert _first([entry("int8", wrong=True), entry("int8-entropy", snr=30, wrong=True), half]) is half
+    two, one = entry("int8-mixed2", float_nodes=("a", "b"), snr=40), entry("int8-mixed1", float_nodes=("a",), snr=25)
+    assert _first([entry("int8", wrong=True), half, entry("fp8", arithmetic="fp8"), two, one]) is one
+    assert _first([entry("int8", wrong=True)]) is None
+    mended = entry("fp16-mixed1", arithmetic="")
+    assert _first([entry("fp16", arithmetic="", wrong=True), entry("fp8", arithmetic="fp8"), mended]) is mended
 
 
 # --- a build ------------------------------------------------------------------------------------------------------------
@@ -163,6 +199,19 @@ class TestBuild:
         limited = json.loads(run(gate, artifact.folder, *arguments, "--limit", "p99: +5%").stdout)
         assert limited["verdict"] == "inconclusive"
 
+    def test_several_profiles_come_with_the_batches_that_they_are_tuned_for(self, built, tmp_path):
+        small, folder, _ = built
+        artifact = mopt.build(
+            model=str(small.model), data=str(small.data), target="rtx-4090", out=tmp_path / "two.mopt",
+            store=Store(folder / "cache"), serve=["triton"], engine={"profiles": [
+                {"pixels": ((1, 64), (1, 64), (1, 64))}, {"pixels": ((2, 64), (8, 64), (16, 64))},
+            ]}, search={"max_batch": 16, "candidates": ["tensorrt-fp16"]},
+        )  # fmt: skip
+        config = (artifact.folder / "serving/triton/digits/config.pbtxt").read_text()
+        assert 'kind: KIND_GPU profile: [ "0", "1" ]' in config
+        assert "preferred_batch_size: [ 1, 8 ]" in config
+        assert "max_batch_size: 16" in config
+
     def test_it_is_rebuilt_for_another_gpu(self, built, tmp_path):
         _, folder, artifact = built
         result = run(rebuild_command, artifact.folder, "--target", "rtx-5090", "--out", tmp_path / "new.mopt", "--json")
@@ -193,6 +242,33 @@ class TestBuild:
         (copy / "model/onnx/model.onnx").write_bytes(b"something else")
         with pytest.raises(UserError, match="is not what was built"):
             rebuild(copy, "l4", out=tmp_path / "new.mopt")
+
+
+class TestMixedPrecision:
+    pytestmark = needs
+
+    def test_an_operator_that_eight_bits_ruin_stays_in_fp16(self, tmp_path):
+        small = digits(tmp_path)
+        model = onnx.load(small.model)
+        for weight in model.graph.initializer:  # a hidden unit a thousand times as large as the others, and as much less heard
+            values = onnx.numpy_helper.to_array(weight).copy()
+            if weight.name in ("w0", "b0"):
+                values[..., 0] *= 1000
+            if weight.name == "w1":
+                values[0] /= 1000
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save(model, small.model)
+        artifact = mopt.build(
+            model=str(small.model), data=str(small.data), target="rtx-4090", out=tmp_path / "mixed.mopt",
+            store=Store(tmp_path / "cache"), search={"max_batch": 4, "candidates": ["tensorrt-int8", "tensorrt-fp16"]},
+        )  # fmt: skip
+        tried = {trial.name: trial for trial in artifact.manifest.trials}
+        assert tried["tensorrt-int8"].outcome.rejection is Rejection.WORSE
+        assert artifact.manifest.chosen == "tensorrt-int8-mixed1"
+        quantize, engine = artifact.manifest.winner.passes[-2:]
+        assert len(quantize.fields["float_nodes"]) == 1
+        assert {kind.split()[-1] for kind in engine.detail["computes"]} >= {"Int8", "Half"}
+        assert tried["tensorrt-fp16"].outcome.rejection is Rejection.SKIPPED
 
 
 @pytest.mark.skipif(bool(devices()), reason="there is a GPU")

@@ -9,14 +9,17 @@ import pytest
 import mopt
 from mopt.mixed import Mixing, fewest, mixing
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.passes.convert_bfloat16 import ConvertBfloat16
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_int4 import QuantizeInt4
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
+from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.plan import Candidate
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
+from mopt.runtimes.tensorrt import TensorRT
 from mopt.trials import compile_candidate
 from tests.passes import graphs
 
@@ -26,7 +29,7 @@ def test_the_noisiest_operators_stay_in_float_first(tmp_path, store):
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("int8", (QuantizeInt8Static(calibration=samples),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, compiled.model, samples, store)
+    plan = mixing(candidate, source, samples, store)
     (ranking,) = (store.root / "rankings").glob("*/ranking.json")
     ranked = json.loads(ranking.read_text())
     assert [entry["sqnr_db"] for entry in ranked] == sorted(entry["sqnr_db"] for entry in ranked)
@@ -44,7 +47,7 @@ def test_dynamic_quantization_is_ranked_too(tmp_path, store):
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("dynamic", (QuantizeInt8Dynamic(),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, compiled.model, samples, store)
+    plan = mixing(candidate, source, samples, store)
     quantized = compiled.records[-1].detail["quantized"]
     assert len(plan.ranked) == sum(quantized.values())
     fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store).records[-1].detail["quantized"]
@@ -56,7 +59,7 @@ def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("int4", (QuantizeInt4(block_size=32),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, compiled.model, samples, store)
+    plan = mixing(candidate, source, samples, store)
     assert plan.ranked
     fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store)
     assert fewer.model.digest != compiled.model.digest
@@ -68,7 +71,7 @@ def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, sto
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("half", (half(),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, compiled.model, samples, store)
+    plan = mixing(candidate, source, samples, store)
     (ranking,) = (store.root / "rankings").glob("*/ranking.json")
     noise = {entry["node"]: entry["sqnr_db"] for entry in json.loads(ranking.read_text())}
     assert set(plan.ranked) == set(noise)
@@ -80,10 +83,27 @@ def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, sto
     assert sum(fewer.records[-1].detail["converted"].values()) == sum(compiled.records[-1].detail["converted"].values()) - 2
 
 
+@pytest.mark.parametrize("arithmetic", ["int8", "fp8", "int4"])
+def test_what_is_quantized_for_an_engine_is_ranked_without_its_fp16_and_without_an_engine(tmp_path, store, arithmetic):
+    source = graphs.transformer(tmp_path / "model")
+    samples = graphs.sequences(tmp_path / "samples")
+    step = QuantizeTensorrt(calibration=samples, arithmetic=arithmetic, block_size=32)
+    plan = mixing(Candidate("engine", (step, BuildTensorrt(capabilities=("8.9",))), TensorRT()), source, samples, store)
+    quantized = compile_candidate(Candidate("graph", (step,), OnnxRuntime(threads=1)), source, store)
+    assert len(plan.ranked) == sum(quantized.records[-1].detail["quantized"].values())
+    variant = plan.with_float(plan.ranked[:2])
+    assert variant.name == "engine-mixed2"
+    assert [one.name for one in variant.passes] == ["quantize_tensorrt", "build_tensorrt"]
+    assert variant.passes[0].half
+    fewer = compile_candidate(Candidate("graph", variant.passes[:1], OnnxRuntime(threads=1)), source, store)
+    assert sum(fewer.records[-1].detail["quantized"].values()) == len(plan.ranked) - 2
+    assert fewer.records[-1].detail["float_because"]["asked for"] == sorted(plan.ranked[:2])
+
+
 def test_what_was_not_quantized_has_no_variants(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     candidate = Candidate("fp32", (BuildOpenvino(),), OpenVINO(threads=1))
-    assert mixing(candidate, source, source, graphs.sequences(tmp_path / "samples"), store) is None
+    assert mixing(candidate, source, graphs.sequences(tmp_path / "samples"), store) is None
 
 
 def plan_of(tmp_path, count):

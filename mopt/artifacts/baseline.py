@@ -20,8 +20,6 @@ __all__ = [
 ]
 
 import base64
-import contextlib
-import os
 import tempfile
 import zlib
 from pathlib import Path
@@ -29,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from mopt.artifacts.disk import check_file, disk_errors
+from mopt.artifacts.disk import check_file, disk_errors, write_whole
 from mopt.artifacts.manifest import Estimate, Machine
 from mopt.artifacts.model import digest
 from mopt.artifacts.samples import Sample, Samples, read_feed, write_feed, write_samples
@@ -162,16 +160,7 @@ def write_baseline(baseline: Baseline, path: Path, *, force: bool) -> None:
     """
     check_file(path, force=force)
     with disk_errors(path):
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(baseline.model_dump_json(indent=1) + "\n")
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(partial).unlink()
-            raise
+        write_whole(path, f"{baseline.model_dump_json(indent=1)}\n".encode())
 
 
 # --- packing ------------------------------------------------------------------------------------------------------------

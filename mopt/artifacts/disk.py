@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and what a disk's refusals mean to the user."""
+"""Files and folders that appear whole or not at all, and what a disk's refusals mean to the user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = [
     "make_durable",
     "partial_folder",
     "remove_stale",
+    "write_whole",
 ]
 
 import contextlib
@@ -67,6 +68,20 @@ def check_file(path: Path, *, force: bool) -> None:
         raise UserError(f"{path} exists already", "replace it with --force, or choose another file")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent}", "make it, or choose another file")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, whoever reads or writes it at the same time."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(partial).unlink()
+        raise
 
 
 @contextlib.contextmanager

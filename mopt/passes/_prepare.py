@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["lift_constants", "prepare", "raise_opset", "subfolder", "write_named"]
+__all__ = ["at_opset", "lift_constants", "prepare", "raise_opset", "subfolder", "write_named"]
 
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mopt.errors import NotApplicableError
 from mopt.passes._graph import external_domains, hold_signature, name_nodes, opset
 from mopt.passes._onnx import load, save, weight_bytes
 
@@ -75,6 +76,34 @@ def raise_opset(model: ir.Model) -> ir.Model:
         return model
     raised = ir.from_proto(converted)
     hold_signature(model, raised, "onnx.version_converter")
+    return raised
+
+
+def at_opset(model: ir.Model, wanted: int, folder: Path) -> ir.Model:
+    """Raise the operator set to one that a pass cannot do without.
+
+    From 18 on no operator that is in use changed its meaning but GroupNormalization, so that the number alone is raised; ONNX's
+    converter does the rest, which takes the whole model in one protobuf.
+
+    Raises:
+        NotApplicableError: When the converter fails, or the model is too large for it.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    present = opset(model)
+    if present >= wanted:
+        return model
+    if present >= 18 and all(node.op_type != "GroupNormalization" for node in model.graph.all_nodes()):
+        model.graph.opset_imports[""] = wanted
+        return model
+    if weight_bytes(model) > _PROTOBUF_LIMIT:
+        raise NotApplicableError(f"operator set {present} is too old, and the model too large for ONNX's converter")
+    try:
+        raised = ir.from_proto(onnx.version_converter.convert_version(onnx.load(str(save(model, folder))), wanted))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise NotApplicableError(f"ONNX cannot convert operator set {present} to {wanted}: {str(error)[:200]}") from error
+    _infer_shapes(raised)
     return raised
 
 

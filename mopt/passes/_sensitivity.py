@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.samples import Samples
-from mopt.passes._graph import Tensors
+from mopt.passes._graph import Tensors, name_nodes, opset
 from mopt.passes._half import named_for_halving
 from mopt.passes._onnx import load, save
 from mopt.passes._openvino import convert, openvino
-from mopt.passes._prepare import prepare
+from mopt.passes._prepare import at_opset, prepare, subfolder
 from mopt.passes._ranges import run_exposed
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit
         return _rank_half(float_model, halved, samples, limit)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        merged = load(prepare(float_model, folder))
+        quantized = load(quantized_model)
+        merged = at_opset(load(prepare(float_model, folder)), opset(quantized), subfolder(folder, "raised"))
+        name_nodes(merged)
         originals = {str(node.name): node for node in merged.graph}
-        pairs = merge(merged, load(quantized_model))
+        pairs = merge(merged, quantized)
         (folder / "merged").mkdir()
         noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
         run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)

@@ -6,12 +6,12 @@ __all__ = ["BuildTensorrt"]
 
 import dataclasses
 import os
-import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mopt.artifacts.disk import write_whole
 from mopt.artifacts.engine import EngineLayer, count_types, left_in_float, parse_layers
 from mopt.artifacts.model import Model, digest
 from mopt.artifacts.store import default_root
@@ -92,7 +92,8 @@ class BuildTensorrt(FilePass):
             timing_cache=None if cache is None else cache.read_bytes() if cache.exists() else b"",
         )
         if cache is not None:
-            _replace(cache, timings)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(cache, timings)
         layers = parse_layers(lines)
         if quantized and not any(layer.narrow for layer in layers if layer.computes):
             raise NotApplicableError(
@@ -123,15 +124,6 @@ class BuildTensorrt(FilePass):
             "left_in_float": left_in_float(layers, quantized),
             "layers": [layer.model_dump() for layer in layers],
         }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, since another build may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    Path(partial).replace(path)
 
 
 def _name_dimensions(model: ir.Model) -> None:

@@ -16,11 +16,11 @@ from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import count_operators, name_nodes, opset
+from mopt.passes._graph import count_operators, name_nodes
 from mopt.passes._half import BLOCKED, LARGEST, beyond_range, halve, touching
 from mopt.passes._observers import Histogram, Method, Range, choose_range
 from mopt.passes._onnx import load, save, weight_bytes
-from mopt.passes._prepare import prepare, subfolder
+from mopt.passes._prepare import at_opset, prepare, subfolder
 from mopt.passes._ranges import observe
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class QuantizeTensorrt(FilePass):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             prepared = prepare(source.file, Path(scratch))
             before = load(prepared)
-            model = _of_opset(load(prepared), _OPSETS[self.arithmetic], subfolder(Path(scratch), "raised"))
+            model = at_opset(load(prepared), _OPSETS[self.arithmetic], subfolder(Path(scratch), "raised"))
             name_nodes(model)
             selected, kept = self._select(model)
             if not selected:
@@ -178,7 +178,7 @@ class QuantizeTensorrt(FilePass):
             for addition, index in _fusible(done):
                 value = addition.inputs[index]
                 assert value is not None
-                if self._usable(ranges.get(str(value.name))):
+                if addition.name not in self.float_nodes and self._usable(ranges.get(str(value.name))):
                     addition.replace_input_with(index, self._pair(model, value, ranges, pairs))
         return done
 
@@ -269,34 +269,6 @@ class QuantizeTensorrt(FilePass):
         found = halve(model, ir.DataType.FLOAT16, op_block=blocked, node_block=kept, largest=LARGEST)
         common.RemoveUnusedNodesPass()(model)
         return found.kept
-
-
-def _of_opset(model: ir.Model, wanted: int, folder: Path) -> ir.Model:
-    """Raise the operator set.
-
-    From 18 on no operator that is in use changed its meaning but GroupNormalization, so that the number alone is raised; ONNX's
-    converter does the rest, which takes the whole model in one protobuf.
-    """
-    import onnx
-    import onnx_ir as ir
-
-    present = opset(model)
-    if present >= wanted:
-        return model
-    if present < 18 or any(node.op_type == "GroupNormalization" for node in model.graph.all_nodes()):
-        if weight_bytes(model) > 2**31 - 2**24:
-            raise NotApplicableError(f"operator set {present} is too old, and the model too large for ONNX's converter")
-        try:
-            raised = onnx.version_converter.convert_version(onnx.load(str(save(model, folder))), wanted)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise NotApplicableError(f"ONNX cannot convert operator set {present} to {wanted}: {str(error)[:200]}") from error
-        converted = ir.from_proto(raised)
-        from onnx_ir.passes import common
-
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(converted)
-        return converted
-    model.graph.opset_imports[""] = wanted
-    return model
 
 
 def _constant(model: ir.Model, name: str, array: Any) -> ir.Value:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from mopt.artifacts.model import Model
 from mopt.errors import CandidateRejectedError, Rejection
-from mopt.nvidia import devices
+from mopt.nvidia import NO_GPU, devices
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime, OnnxSession
 
@@ -44,7 +44,7 @@ class OnnxRuntimeGpu(Runtime):
 
     def absent(self) -> str:
         """Why it cannot run here."""
-        return "" if devices() else "no GPU"
+        return "" if devices() else NO_GPU
 
     def stand_in(self, model: Model) -> tuple[Model, Runtime]:
         """Without a GPU: the CPU's provider."""

@@ -15,11 +15,10 @@ from typing import Any, ClassVar
 
 from mopt.artifacts.model import Feed, Model, TensorSpec
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
-from mopt.nvidia import LIBRARIES, Device, Library, devices, import_tensorrt
+from mopt.nvidia import LIBRARIES, NO_GPU, Device, Library, devices, import_tensorrt
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime
 
-NO_GPU = "no GPU"
 _WARM_UPS = 20
 _MEASURED = 100
 _SLOW_ENQUEUE = 0.8
