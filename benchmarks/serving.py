@@ -39,7 +39,7 @@ from tests.models import case, load_samples, onnx_file
 
 HERE = Path(__file__).parent
 LOADS = (0.4, 0.6, 0.8)
-BLOCKS = 5
+BLOCKS = 10
 """Parts of a load, each after a probe."""
 MOST_STOLEN, MOST_DISTURBED = 0.005, 10
 """Share of the time that the hypervisor gives to others above which a block is repeated, whatever came of it, and how often."""
@@ -317,7 +317,7 @@ def _report(rows: list[dict[str, Any]]) -> str:
     about = (
         f"{machine.cpu}, {machine.cores} cores; {shown}; {datetime.datetime.now(datetime.UTC).date()}; open loop, Poisson, "
         "latency from the scheduled arrival. A block during which the hypervisor took more than 0.5 % of the time is repeated. "
-        "The noise is twice the standard error of the measured p99 over ten parts."
+        "The noise is twice the standard error of the measured p99 over twenty parts."
     )
     headings = (
         "model | server | load | rate | requests | repeated | measured p99 | noise | predicted | error | these arrivals | error"

@@ -235,4 +235,4 @@ def _with_evidence(entry: Entry) -> Entry:
 
 
 def _not_taken(entry: Entry, winner: Entry) -> Entry:
-    return entry.reject(Rejection.SKIPPED, f"{winner.trial.name} is taken; which is faster is not known: {NOT_MEASURED}")
+    return entry.reject(Rejection.SKIPPED, f"{winner.trial.name} is taken; which of them is faster only a GPU tells")
