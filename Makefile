@@ -13,10 +13,10 @@ demo: $(VENV)/.demo
 	$(BIN)/mopt verify build/magika
 
 test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml $(VENV)/.bindings
-	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2 --durations=25
+	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ _MOST_VARIATION = 0.025
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorRT(Runtime):
-    """An engine with pinned buffers, on a stream of its own, replayed as a CUDA graph for each set of shapes.
+    """An engine with pinned buffers, on a stream of its own, replayed as a CUDA graph as long as the shapes stay the same.
 
     Attributes:
         library: What built the engine.
@@ -100,17 +100,19 @@ class _Buffer:
         self.device = 0
         self.host: Any = None
 
-    def reserve(self, size: int) -> bool:
-        """Make room for ``size`` bytes; return whether the addresses changed."""
+    def reserve(self, size: int) -> None:
+        """Make room for ``size`` bytes."""
         import ctypes
 
         if size <= self.size:
-            return False
+            return
+        if self.size:
+            _checked(self._cuda.cudaFree(self.device))
+            _checked(self._cuda.cudaFreeHost(ctypes.addressof(self.host)))
         self.device = _checked(self._cuda.cudaMalloc(size))
         pinned = _checked(self._cuda.cudaMallocHost(size))
         self.host = (ctypes.c_byte * size).from_address(int(pinned))
         self.size = size
-        return True
 
     def view(self, shape: Sequence[int], dtype: Any) -> Any:
         """The host's side as an array."""
@@ -134,15 +136,17 @@ class _TensorrtSession(Session):
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self._outputs = [name for name in names if name not in self._inputs]
         self._buffers = {name: _Buffer(self._cuda) for name in names}
-        self._graphs: dict[tuple[Any, ...], Any] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._recorded: Any = None
+        self._flushed = False
         self._profile = 0
 
     def run(self, feed: Feed) -> Feed:
-        shapes = self._prepare(feed)
+        self._prepare(feed)
         for name in self._inputs:
             buffer = self._buffers[name]
             self._copy(buffer.device, buffer.host, feed[name].nbytes, "cudaMemcpyHostToDevice")
-        self._launch(shapes)
+        self._launch()
         outputs = {name: (tuple(self._context.get_tensor_shape(name)), self._dtype(name)) for name in self._outputs}
         for name, (shape, dtype) in outputs.items():
             self._copy(self._buffers[name].device, self._buffers[name].host, _size(shape, dtype), "cudaMemcpyDeviceToHost")
@@ -193,13 +197,13 @@ class _TensorrtSession(Session):
         Returns milliseconds at the median and at 99 %, those of the enqueue on the host and of both transfers, the state of the
         GPU before and after, and warnings.
         """
-        shapes = self._prepare(feed)
+        self._prepare(feed)
         begin, end = (_checked(self._cuda.cudaEventCreate()) for _ in range(2))
         before, on_gpu, on_host = _state(), [], []
         for index in range(_WARM_UPS + _MEASURED):
             _checked(self._cuda.cudaEventRecord(begin, self._stream))
             with _clock() as elapsed:
-                self._launch(shapes)
+                self._launch()
             _checked(self._cuda.cudaEventRecord(end, self._stream))
             _checked(self._cuda.cudaEventSynchronize(end))
             if index >= _WARM_UPS:
@@ -217,24 +221,34 @@ class _TensorrtSession(Session):
 
     # --- one inference --------------------------------------------------------------------------------------------------
 
-    def _prepare(self, feed: Feed) -> tuple[Any, ...]:
-        """Set the shapes, choose the profile that covers them, and copy the inputs into pinned memory."""
+    def _prepare(self, feed: Feed) -> None:
+        """Copy the inputs into pinned memory, after a change of the context where their shapes have changed."""
+        shapes = {name: tuple(feed[name].shape) for name in self._inputs}
+        if shapes != self._shapes:
+            self._adopt(feed)
+            self._shapes = shapes
+        for name in self._inputs:
+            self._buffers[name].view(feed[name].shape, feed[name].dtype)[...] = feed[name]
+
+    def _adopt(self, feed: Feed) -> None:
+        """Choose the profile that covers the shapes, and set shapes and addresses.
+
+        A graph that was recorded before is undefined afterwards, by NVIDIA's documentation of CUDA graphs with TensorRT.
+        """
+        self._shapes, self._flushed = {}, False
+        if self._recorded is not None:
+            _checked(self._cuda.cudaGraphExecDestroy(self._recorded))
+            self._recorded = None
         self._choose_profile(feed)
-        moved = False
         for name in self._inputs:
             array = feed[name]
             if not self._context.set_input_shape(name, array.shape):
                 raise CandidateRejectedError(Rejection.FAILED, f"the engine has no profile for {name} of shape {array.shape}")
-            moved |= self._buffers[name].reserve(array.nbytes)
-            self._buffers[name].view(array.shape, array.dtype)[...] = array
+            self._buffers[name].reserve(array.nbytes)
         for name in self._outputs:
-            shape = tuple(self._context.get_tensor_shape(name))
-            moved |= self._buffers[name].reserve(_size(shape, self._dtype(name)))
-        if moved:
-            self._graphs.clear()
+            self._buffers[name].reserve(_size(tuple(self._context.get_tensor_shape(name)), self._dtype(name)))
         for name, buffer in self._buffers.items():
             self._context.set_tensor_address(name, int(buffer.device))
-        return (self._profile, *(feed[name].shape for name in self._inputs))
 
     def _choose_profile(self, feed: Feed) -> None:
         fitting = (index for index in range(self._engine.num_optimization_profiles) if self._covers(index, feed))
@@ -250,19 +264,24 @@ class _TensorrtSession(Session):
             for name, (least, _, most) in zip(self._inputs, ranges, strict=True)
         )
 
-    def _launch(self, shapes: tuple[Any, ...]) -> None:
-        if not self._graph:
+    def _launch(self) -> None:
+        """Run; the second time with the same shapes, and ever after, from a graph.
+
+        The first run after a change does what is done once, and what must not be recorded.
+        """
+        if not self._graph or not self._flushed:
             self._context.execute_async_v3(int(self._stream))
+            self._flushed = True
             return
-        if shapes not in self._graphs:
-            self._context.execute_async_v3(int(self._stream))  # what is done once must not be recorded
+        if self._recorded is None:
             _checked(self._cuda.cudaStreamSynchronize(self._stream))
             mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
             _checked(self._cuda.cudaStreamBeginCapture(self._stream, mode))
             self._context.execute_async_v3(int(self._stream))
             recorded = _checked(self._cuda.cudaStreamEndCapture(self._stream))
-            self._graphs[shapes] = _checked(self._cuda.cudaGraphInstantiate(recorded, 0))
-        _checked(self._cuda.cudaGraphLaunch(self._graphs[shapes], self._stream))
+            self._recorded = _checked(self._cuda.cudaGraphInstantiate(recorded, 0))
+            _checked(self._cuda.cudaGraphDestroy(recorded))
+        _checked(self._cuda.cudaGraphLaunch(self._recorded, self._stream))
 
     def _copy(self, device: int, host: Any, size: int, kind: str) -> None:
         import ctypes
