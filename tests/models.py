@@ -159,9 +159,10 @@ def onnx_file(chosen: Case) -> Path:
             return _sklearn_to_onnx(Path(chosen.source))
         return Path(chosen.source)
     target = Path(path).with_name(f"{chosen.name}.onnx")
-    if not target.exists():
-        module, example = _load_source(Path(path), function)
-        _export(module, example, target)
+    with filelock.FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            module, example = _load_source(Path(path), function)
+            _export(module, example, target)
     return target
 
 

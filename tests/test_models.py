@@ -9,11 +9,6 @@ from tests import models
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cases")
-
-
 def get(name: str, folder: Path, limit: int | None = None) -> models.Case:
     try:
         return models.case(name, folder, limit)
@@ -32,7 +27,7 @@ def share_right(case: models.Case) -> float:
     return float(np.mean([answer == label for answer, label in zip(found, labels, strict=True)]))
 
 
-def test_magika_features_are_those_of_the_package(prepared: Path) -> None:
+def test_magika_features_are_those_of_the_package(cases: Path) -> None:
     magika = pytest.importorskip("magika")
     example = models.runpy.run_path(str(models.REPOSITORY / "examples" / "magika_data.py"))
     classifier = magika.Magika()
@@ -53,13 +48,13 @@ def test_magika_features_are_those_of_the_package(prepared: Path) -> None:
         pytest.param("minilm_sentiment", 200, 0.7, id="minilm_sentiment", marks=pytest.mark.slow),
     ],
 )
-def test_labels_are_what_the_model_means(prepared: Path, name: str, limit: int | None, least: float) -> None:
-    assert share_right(get(name, prepared, limit)) >= least
+def test_labels_are_what_the_model_means(cases: Path, name: str, limit: int | None, least: float) -> None:
+    assert share_right(get(name, cases, limit)) >= least
 
 
 @pytest.mark.parametrize("name", ["magika", "ocr_cls", "silero_vad", "random_forest"])
-def test_the_same_samples_every_time_and_none_twice(prepared: Path, tmp_path: Path, name: str) -> None:
-    one, other = get(name, prepared, 40), get(name, tmp_path, 40)
+def test_the_same_samples_every_time_and_none_twice(cases: Path, tmp_path: Path, name: str) -> None:
+    one, other = get(name, cases, 40), get(name, tmp_path, 40)
     samples, again = models.load_samples(one.data), models.load_samples(other.data)
     for (feed, label), (same, same_label) in zip(samples, again, strict=True):
         assert label == same_label
@@ -71,10 +66,10 @@ def test_the_same_samples_every_time_and_none_twice(prepared: Path, tmp_path: Pa
     assert not seen & held
 
 
-def test_the_recogniser_reads_what_was_written(prepared: Path) -> None:
+def test_the_recogniser_reads_what_was_written(cases: Path) -> None:
     import onnx
 
-    case = get("ocr_rec", prepared, 20)
+    case = get("ocr_rec", cases, 20)
     (entry,) = onnx.load(case.source).metadata_props
     characters = ["", *entry.value.splitlines(), " "]
     right = 0
@@ -86,15 +81,15 @@ def test_the_recogniser_reads_what_was_written(prepared: Path) -> None:
 
 
 @pytest.mark.skipif(not models.SPEECH.is_dir(), reason="needs recorded speech: Debian's asterisk-core-sounds-en-wav")
-def test_speech_is_told_from_noise(prepared: Path) -> None:
-    case = get("silero_vad", prepared, 60)
+def test_speech_is_told_from_noise(cases: Path) -> None:
+    case = get("silero_vad", cases, 60)
     labels = [label for _, label in models.load_samples(case.held_out)]
     found = [bool(probability.item() > 0.5) for probability, _ in answers(case)]
     assert 0.3 < np.mean(labels) < 0.7
     assert np.mean([answer == bool(label) for answer, label in zip(found, labels, strict=True)]) > 0.8
 
 
-def test_a_case_that_was_left_half_made_is_made_again(prepared: Path, tmp_path: Path) -> None:
+def test_a_case_that_was_left_half_made_is_made_again(cases: Path, tmp_path: Path) -> None:
     case = get("random_forest", tmp_path)
     Path(case.data).unlink()
     (Path(case.data).parent / "prepared").unlink()

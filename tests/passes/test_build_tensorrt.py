@@ -173,7 +173,7 @@ def test_a_workspace_that_is_too_small(tmp_path):
 def test_a_branch_that_only_the_data_decides(tmp_path):
     """silero-vad has an If whose branches give tensors of different rank."""
     chosen = case("silero_vad", tmp_path, 8)
-    source = as_model(chosen)
+    source = as_model(chosen, tmp_path / "source")
     found = refused(source, tmp_path / "engine", profiles=(ranges(source, chosen),))
     assert "If" in found or "TensorRT" in found
 
@@ -193,12 +193,13 @@ def test_timings_are_kept_for_one_library_gpu_driver_and_set_of_options(tmp_path
 # --- real models --------------------------------------------------------------------------------------------------------
 
 
-def as_model(chosen: Case) -> Model:
-    path = onnx_file(chosen)
-    folder = path.with_suffix(".folder")
-    folder.mkdir(exist_ok=True)
-    if not (folder / "model.onnx").exists():
-        (folder / "model.onnx").symlink_to(path.resolve())
+LIMITS = {"efficientnet_lite0": 60, "magika": 200, "minilm_sentiment": 200, "ocr_cls": 40}
+"""Samples with which other tests prepare a model too; it takes a minute for some."""
+
+
+def as_model(chosen: Case, folder: Path) -> Model:
+    folder.mkdir()
+    (folder / "model.onnx").symlink_to(onnx_file(chosen).resolve())
     return Model.at("onnx", folder)
 
 
@@ -212,12 +213,12 @@ def ranges(source: Model, chosen: Case) -> tuple[ShapeRange, ...]:
     return tuple(found)
 
 
-def prepared(name: str, root: Path) -> tuple[Model, tuple[ShapeRange, ...], Samples]:
-    chosen = case(name, root / name, 16)
-    source = as_model(chosen)
-    (root / name / "samples").mkdir()
+def prepared(name: str, cases: Path, folder: Path) -> tuple[Model, tuple[ShapeRange, ...], Samples]:
+    chosen = case(name, cases, LIMITS.get(name, 16))
+    source = as_model(chosen, folder / "source")
+    (folder / "samples").mkdir()
     feeds = [feed for feed, _ in load_samples(chosen.data)[:8]]
-    return source, ranges(source, chosen), write_samples(root / name / "samples", [Sample(feed) for feed in feeds])
+    return source, ranges(source, chosen), write_samples(folder / "samples", [Sample(feed) for feed in feeds])
 
 
 MULTIPLIED = {
@@ -233,8 +234,8 @@ MULTIPLIED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MULTIPLIED)
-def test_real_models_compute_in_what_they_were_made_for(name, tmp_path):
-    source, shapes, samples = prepared(name, tmp_path)
+def test_real_models_compute_in_what_they_were_made_for(name, cases, tmp_path):
+    source, shapes, samples = prepared(name, cases, tmp_path)
     profiles = (shapes,) if shapes else ()
     _, plain = build(source, tmp_path / "fp32", profiles=profiles)
     assert not [kind for kind in plain["computes"] if "Half" in kind]
@@ -254,8 +255,8 @@ def test_real_models_compute_in_what_they_were_made_for(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_bert_base_in_eight_and_in_four_bits(tmp_path):
-    source, shapes, samples = prepared("bert_base", tmp_path)
+def test_bert_base_in_eight_and_in_four_bits(cases, tmp_path):
+    source, shapes, samples = prepared("bert_base", cases, tmp_path)
     profiles = (shapes,) if shapes else ()
     found = {}
     for arithmetic in ("int8", "int4"):
