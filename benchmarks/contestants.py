@@ -396,11 +396,11 @@ def neural_compressor(job: Job, home: Path) -> list[Variant]:
     raised = _raised(Path(job.onnx), home)
     script = Path(__file__).with_name("neural_compressor_tuning.py")
     arguments = [str(raised), job.feeds, str(folder), job.score, job.onnx, str(home / "model"), str(1 - job.keep)]
-    told = _run([job.neural_compressor, str(script), *arguments], 1500, home)
+    _run([job.neural_compressor, str(script), *arguments], 1500, home)
+    told = f"{(home / 'log.txt').read_text().count('Evaluation result')} evaluations"
     if not (home / "model" / "model.onnx").exists():
-        raise RuntimeError(f"no configuration keeps {job.keep:.2%}, after {told.strip().splitlines()[-1]}")
-    found = _ort(home / "model", job)
-    return [dataclasses.replace(one, name=f"{one.name}, {told.strip().splitlines()[-1]}") for one in found]
+        raise RuntimeError(f"no configuration keeps {job.keep:.2%}, after {told}")
+    return [dataclasses.replace(one, name=f"{one.name}, {told}") for one in _ort(home / "model", job)]
 
 
 def mopt_mixed(job: Job, home: Path) -> list[Variant]:

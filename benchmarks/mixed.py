@@ -28,7 +28,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="most held-out samples")
     parser.add_argument("--keep", type=float, default=0.99, help="share of the score that has to be kept")
     parser.add_argument("--fidelity", action="store_true", help="judge by the cosine to the FP32 model's outputs instead")
-    parser.add_argument("--neural-compressor-python", help="Python of an environment with onnx-neural-compressor and numpy<2")
+    parser.add_argument(
+        "--neural-compressor-python",
+        help="Python of an environment with onnx-neural-compressor, prettytable, scipy and numpy<2",
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"))
     arguments = parser.parse_args()

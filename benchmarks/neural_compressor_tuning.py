@@ -2,8 +2,7 @@
 
     python neural_compressor_tuning.py MODEL CALIBRATION VALIDATION SCORE FLOAT_MODEL OUT LOSS
 
-It writes the best model that loses no more than this share of the score to OUT, and says as its last line how often it
-evaluated.
+It writes the best model that loses no more than this share of the score to OUT; its log has a line for each evaluation.
 """
 
 import json
@@ -47,16 +46,14 @@ def main():
     """Tune."""
     model, calibration, validation, kind, float_model, out, loss = sys.argv[1:]
     samples, labels = list(feeds(validation)), json.loads((Path(validation) / "labels.json").read_text())
-    reference, count = [], 0
+    reference = []
 
     def evaluate(path):
-        nonlocal count
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         outputs = [dict(zip(names, session.run(None, feed), strict=True)) for feed in samples]
         if not reference:
             reference.extend(outputs)
-        count += 1
         return score(kind, outputs, labels, reference, Path(float_model))
 
     (Path(out)).mkdir(parents=True, exist_ok=True)
@@ -67,7 +64,6 @@ def main():
         import onnx
 
         onnx.save(best, str(Path(out) / "model.onnx"))
-    print(f"{count} evaluations")
 
 
 if __name__ == "__main__":
