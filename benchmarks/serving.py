@@ -6,7 +6,7 @@ outside (mopt/profiles/probe.py), the p99 is predicted by simulation, and only t
 changes within minutes, so the requests of a load come in blocks, and each is preceded by a probe of its own: both the rate of a
 block, which is that share of what the server can do then, and the prediction for it follow from the server as it was.
 
-    python -m benchmarks.serving --triton-venv .venv/triton --litserve-venv FOLDER
+    python -m benchmarks.serving --triton-venv .venv/triton --torchserve-venv FOLDER
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import datetime
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -28,10 +29,10 @@ import numpy as np
 import mopt
 from mopt.artifacts import bundle
 from mopt.profiles.arrivals import Arrivals
-from mopt.profiles.load import generate_load, limited
+from mopt.profiles.load import generate_load, keep_busy, limited
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
-from mopt.profiles.probe import probe_server
+from mopt.profiles.probe import Sighting, fit, look
 from mopt.profiles.protocols import Endpoint, Server, connect, encode
 from mopt.profiles.simulate import Policy
 from tests import servers
@@ -39,58 +40,55 @@ from tests.models import case, load_samples, onnx_file
 
 HERE = Path(__file__).parent
 LOADS = (0.4, 0.6, 0.8)
-BLOCKS = 10
-"""Parts of a load, each after a probe."""
-MOST_STOLEN, MOST_DISTURBED = 0.005, 10
-"""Share of the time that the hypervisor gives to others above which a block is repeated, whatever came of it, and how often."""
+BLOCKS = 12
+"""Parts of a load, each after a look at the server."""
+FIRST_LOOKS, LOOKED_AT = 3, 200
+"""Looks from which the rates follow, and full batches in each look."""
 SETTLING = 100
 """Requests at the start of a block that do not count: the queue is empty at first."""
+STEADY, MOST_WARM_UP = 0.97, 20
+"""Share of the time before from which a thousand requests are as quick as they will be, and thousands at most."""
+SIMULATED, REPLAYS = 1_000_000, 20
+"""Requests that are simulated, and how often the arrivals of each block are."""
 MODEL_CORE, OTHER_CORE = 0, 1
-LIT = """
-import os, sys
-import litserve, numpy as np, onnxruntime
+HANDLER = """
+import json, os
+import numpy as np, onnxruntime
 
-class Served(litserve.LitAPI):
-    def setup(self, device):
+class Handler:
+    def initialize(self, context):
         os.sched_setaffinity(0, {%(core)d})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+        model = os.path.join(context.system_properties["model_dir"], "model.onnx")
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.types = %(types)r
 
-    def decode_request(self, request):
-        return {name: np.asarray(request[name], kind) for name, kind in self.types.items()}
-
-    def batch(self, inputs):
-        return {name: np.concatenate([one[name] for one in inputs]) for name in self.types}
-
-    def predict(self, feed):
-        return self.session.run(None, feed)[0]
-
-    def unbatch(self, y):
-        return list(y[:, None])
-
-    def encode_response(self, y):
-        return y.tolist()
-
-if __name__ == "__main__":
-    # With no time-out a worker that is idle takes at once all that wait.
-    server = litserve.LitServer(Served(max_batch_size=%(cap)d, batch_timeout=0), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="error")
+    def handle(self, data, context):
+        bodies = [request["body"] for request in data]
+        feed = {name: np.concatenate([np.asarray(body[name], kind) for body in bodies]) for name, kind in self.types.items()}
+        return [row[None].tolist() for row in self.session.run(None, feed)[0]]
+"""
+CONFIG = """
+minWorkers: 1
+maxWorkers: 1
+batchSize: %(cap)d
+maxBatchDelay: 1
+responseTimeout: 60
 """
 
 
 def main() -> None:
     """Measure what has no result yet, and print the report of all."""
     arguments = _arguments()
-    for server in ("triton", "litserve"):
+    for server in ("triton", "torchserve"):
         if folder := getattr(arguments, f"{server}_venv"):
             os.environ[f"MOPT_{server.upper()}_VENV"] = str(folder.resolve())
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for name in arguments.model or MODELS:
         artifact = artifact_of(name, arguments.work)
-        for server in arguments.server or ("triton", "litserve"):
+        for server in arguments.server or ("triton", "torchserve"):
             path = arguments.out / f"serving-{name}-{server}.json"
             if path.exists() and not arguments.again:
                 found += json.loads(path.read_text())
@@ -106,11 +104,11 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=MODELS)
-    parser.add_argument("--server", action="append", choices=("triton", "litserve"))
+    parser.add_argument("--server", action="append", choices=("triton", "torchserve"))
     parser.add_argument("--requests", type=int, default=10_000, help="of each load")
     parser.add_argument("--again", action="store_true", help="measure what has a result already")
     parser.add_argument("--triton-venv", type=Path)
-    parser.add_argument("--litserve-venv", type=Path)
+    parser.add_argument("--torchserve-venv", type=Path)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--work", type=Path, default=HERE / "work" / "serving")
     return parser.parse_args()
@@ -195,66 +193,70 @@ def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict
     with _served(server, artifact, cap) as endpoint:
         encoded = encode(endpoint, feeds)
         _warm(endpoint, encoded)
-        probe = probe_server(endpoint, encoded, cap, batches=150, cores=[OTHER_CORE])
-        capacity = probe.service.capacity(Policy(cap))
+        probe = fit([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
         print(f"{name} in {server}: s(1) {probe.service.mean_ms(1):.2f} ms, s({cap}) {probe.service.mean_ms(cap):.2f} ms, "
-              f"way {probe.offset_ms:.2f} ms, capacity {capacity:.0f}/s", flush=True)  # fmt: skip
+              f"way {probe.offset_ms:.2f} ms, capacity {probe.capacity:.0f}/s", flush=True)  # fmt: skip
         for load in LOADS:
-            rows.append(_at_load(endpoint, encoded, cap, load, requests))
+            rows.append(_at_rate(endpoint, encoded, cap, load * probe.capacity, requests))
             rows[-1] |= {"model": name, "server": server, "load": load}
             print(_line(rows[-1]), flush=True)
     return rows
 
 
-def _at_load(endpoint: Endpoint, encoded: list[Any], cap: int, load: float, requests: int) -> dict[str, Any]:
-    """Probe, predict and measure, in turn."""
-    predicted, drawn, measured, services, warnings, rates = [], [], [], [], [], []
-    watch, disturbed, block, tries = Watch(), 0, 0, 0
-    while block < BLOCKS:
-        own, tries = Watch(), tries + 1
-        probe = probe_server(endpoint, encoded, cap, batches=150, cores=[OTHER_CORE])
-        rate = load * probe.service.capacity(Policy(cap))
-        moments = Arrivals().times(rate, requests // BLOCKS + SETTLING, np.random.default_rng([round(rate * 100), tries]))
-        mean, same = (
-            _simulated(probe, rate, cap, arrivals)
-            for arrivals in (Arrivals(), Arrivals("trace", trace=tuple(moments.tolist())))
-        )
-        found = generate_load(endpoint, encoded, moments, timeout_s=60, cores=[OTHER_CORE])
-        if own.seen().get("stolen", 0.0) > MOST_STOLEN and disturbed < MOST_DISTURBED:
-            disturbed += 1
-            continue
-        block += 1
-        latencies = found.latency_ms[SETTLING:]
-        predicted.append(mean)
-        drawn.append(same)
-        measured.append(latencies[~np.isnan(latencies)])
-        rates.append(rate)
-        services.append(probe.service.mean_ms(cap))
+def _look(endpoint: Endpoint, encoded: list[Any], cap: int) -> Sighting:
+    return look(endpoint, encoded, cap, batches=LOOKED_AT, cores=[OTHER_CORE])
+
+
+def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int) -> dict[str, Any]:
+    """Look at the server and load it, in turn; predict from all looks."""
+    sightings, moments, measured, warnings = [], [], [], []
+    watch = Watch()
+    for block in range(BLOCKS):
+        sightings.append(_look(endpoint, encoded, cap))
+        count = -(-requests // BLOCKS) + SETTLING
+        moments.append(Arrivals().times(rate, count, np.random.default_rng([round(rate * 100), block])))
+        found = generate_load(endpoint, encoded, moments[-1], timeout_s=60, cores=[OTHER_CORE])
+        answered = found.latency_ms[SETTLING:]
+        measured.append(answered[~np.isnan(answered)])
         warnings.append(limited(found))
+    probe = fit(sightings, cap)
+    drawn = [
+        probe.latencies(rate, Policy(cap), arrivals=Arrivals("trace", trace=tuple(own.tolist())), requests=len(own), seed=seed)
+        for own in moments
+        for seed in range(REPLAYS)
+    ]
     row: dict[str, Any] = {
-        "disturbed": disturbed,
         "cap": cap,
-        "rate": float(np.mean(rates)),
+        "rate": rate,
         "answered": sum(map(len, measured)),
         "machine": watch.seen(),
+        "s1": probe.service.mean_ms(1),
+        "scap": probe.service.mean_ms(cap),
+        "offset": probe.offset_ms,
+        "pace": np.quantile(probe.service.pace, (0.05, 0.5, 0.95)).tolist(),
+        "warning": max(warnings, key=len),
     }
-    for share in (0.5, 0.95, 0.99):
-        key = f"p{share * 100:.0f}"
-        row[f"predicted_{key}"], row[f"drawn_{key}"], row[f"measured_{key}"] = (
-            float(np.quantile(np.concatenate(parts), share)) for parts in (predicted, drawn, measured)
-        )
-    sections = [float(np.quantile(part, 0.99)) for block in measured for part in np.array_split(block, 2)]
-    row["noise"] = float(np.std(sections, ddof=1) / len(sections) ** 0.5)
-    row["by_block"] = [[float(np.quantile(part, 0.99)) for part in pair] for pair in zip(predicted, measured, strict=True)]
-    row["service"] = services
-    row["warning"] = max(warnings, key=len)
+    latencies_of = {
+        "predicted": probe.latencies(rate, Policy(cap), requests=SIMULATED),
+        "drawn": np.concatenate([one[SETTLING:] for one in drawn]),
+        "measured": np.concatenate(measured),
+    }
+    for key, latencies in latencies_of.items():
+        row |= {f"{key}_p{share * 100:.0f}": float(np.quantile(latencies, share)) for share in (0.5, 0.95, 0.99)}
+    row["noise"] = _noise(measured)
+    row["by_block"] = [float(np.quantile(block, 0.99)) for block in measured]
     return row
 
 
-def _simulated(probe: Any, rate: float, cap: int, arrivals: Arrivals) -> Any:
-    """Latencies in ms."""
-    count = len(arrivals.trace) or 200_000
-    return probe.latencies(rate, Policy(cap), arrivals=arrivals, requests=count)[SETTLING:]
+def _noise(blocks: list[Any]) -> float:
+    """Half of a 95 % interval of the measured p99 in ms, by drawing blocks anew: requests close to each other are alike."""
+    rng = np.random.default_rng(0)
+    again = [
+        np.quantile(np.concatenate([blocks[index] for index in rng.integers(0, len(blocks), len(blocks))]), 0.99)
+        for _ in range(1000)
+    ]
+    low, high = np.quantile(again, (0.025, 0.975))
+    return float(high - low) / 2
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -262,10 +264,11 @@ def _line(row: dict[str, Any]) -> str:
     same = row["drawn_p99"] / row["measured_p99"]
     return (
         f"{row['model']} {row['server']} {row['load']:.0%} {row['rate']:.1f}/s: p99 {row['measured_p99']:.2f} "
-        f"+- {2 * row['noise']:.2f}, predicted {row['predicted_p99']:.2f} ({ratio - 1:+.1%}), "
-        f"same arrivals {row['drawn_p99']:.2f} ({same - 1:+.1%}); p50 {row['measured_p50']:.2f}, {row['predicted_p50']:.2f}; "
-        f"{row['disturbed']} repeated; blocks {[[round(value, 1) for value in pair] for pair in row['by_block']]} "
-        f"s({row['cap']}) {[round(value, 2) for value in row['service']]} {row['machine']} {row['warning']}"
+        f"+- {row['noise']:.2f}, predicted {row['predicted_p99']:.2f} ({ratio - 1:+.1%}), "
+        f"same arrivals {row['drawn_p99']:.2f} ({same - 1:+.1%}); p95 {row['measured_p95']:.2f}, {row['predicted_p95']:.2f}; "
+        f"p50 {row['measured_p50']:.2f}, {row['predicted_p50']:.2f}; blocks {[round(value, 1) for value in row['by_block']]} "
+        f"s(1) {row['s1']:.2f} s({row['cap']}) {row['scap']:.2f} way {row['offset']:.2f} pace {np.round(row['pace'], 2)} "
+        f"{row['machine']} {row['warning']}"
     )
 
 
@@ -277,16 +280,15 @@ def _served(server: str, artifact: Path, cap: int) -> Iterator[Endpoint]:
             _pin("triton_python_backend_stub", "tritonserver")
             yield connect(f"http://127.0.0.1:{ports.http}")
         return
-    folder = artifact.parent / "litserve"
+    folder = artifact.parent / "torchserve"
     folder.mkdir(exist_ok=True)
-    signature = mopt.Artifact.open(artifact).manifest.signature
-    types = {spec.name: spec.dtype for spec in signature.inputs}
-    (folder / "serve.py").write_text(LIT % {"core": MODEL_CORE, "types": types, "cap": cap})
-    (folder / "model.onnx").unlink(missing_ok=True)
-    (folder / "model.onnx").symlink_to((artifact / "model" / "model.onnx").resolve())
-    with servers.litserve(folder / "serve.py", cores=[MODEL_CORE, OTHER_CORE]) as ports:
-        _pin("", "serve.py", keep=True)
-        yield Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predict", "/health", signature and "served")
+    types = {spec.name: spec.dtype for spec in mopt.Artifact.open(artifact).manifest.signature.inputs}
+    (folder / "handler.py").write_text(HANDLER % {"core": MODEL_CORE, "types": types})
+    (folder / "model-config.yaml").write_text(CONFIG % {"cap": cap})
+    shutil.copy(artifact / "model" / "model.onnx", folder)
+    with servers.torchserve(folder, "served", cores=[MODEL_CORE, OTHER_CORE]) as ports:
+        _pin("", "org.pytorch.serve", keep=True)
+        yield Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predictions/served", "/ping", "served")
 
 
 def _pin(model: str, rest: str, *, keep: bool = False) -> None:
@@ -305,7 +307,15 @@ def _pin(model: str, rest: str, *, keep: bool = False) -> None:
 
 
 def _warm(endpoint: Endpoint, encoded: list[Any]) -> None:
-    generate_load(endpoint, encoded, np.arange(1, 51) * 50.0, timeout_s=60, cores=[OTHER_CORE])
+    """Until a thousand requests take no less time than the thousand before them: Java compiles for a while what it runs."""
+    before = float("inf")
+    for _ in range(MOST_WARM_UP):
+        moments, error = keep_busy(endpoint, encoded, in_flight=32, answers=1000, timeout_s=60, cores=[OTHER_CORE])
+        if error:
+            raise RuntimeError(error)
+        if moments[-1] - moments[0] > STEADY * before:
+            return
+        before = min(before, moments[-1] - moments[0])
 
 
 # --- the report ---------------------------------------------------------------------------------------------------------

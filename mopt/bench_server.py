@@ -101,7 +101,7 @@ def bench_server(
         more: dict[str, object] = {}
         if probe is not None:
             expected = simulate(probe.service, asked, policy, arrivals=arrivals)
-            more = {"predicted_p99_ms": expected.p99.value + probe.offset_ms, "load": expected.load}
+            more = {"predicted_p99_ms": expected.p99.value + probe.offset_ms, "load": asked / probe.capacity}
         return summarize_load(asked, found.latency_ms, found.seconds, warning=limited(found), **more)
 
     guess = _guess(probe, policy, p99_ms, arrivals) or _first_guess(manifest)

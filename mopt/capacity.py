@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["layouts", "measure_capacity", "padding_share", "without_layouts"]
+__all__ = ["Pace", "layouts", "measure_capacity", "padding_share", "without_layouts"]
 
 import contextlib
 import dataclasses
@@ -37,6 +37,9 @@ _SLOW_MS = 2000.0
 _STEADY = 0.1
 _LONGEST_WARM_UP = 60
 _SEEN = 5
+_SLOT_MS = 2e3 * TURN_SECONDS
+_NOTHING = 0.02
+"""Spread of the speed from slot to slot that is not worth a simulation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,7 @@ def measure_capacity(
     found, peaks = _measure_layouts(runtime, model, signature, samples, sizes, wanted, latency_limit_ms, seconds, progress)
     return ServingProfile(
         machine=machine,
-        noise=watch.seen(),
+        noise=watch.seen() | _range_of(found[0].pace),
         batches=signature.batches,
         layouts=found,
         load_ms=cold.load_ms,
@@ -167,12 +170,13 @@ def _measure_layouts(
     alone: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
     together: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
     peaks: dict[int, int] = {}
+    pace = Pace()
     with _opened(runtime, model, wanted) as replicas:
         for batch in sizes:
             feeds = {batch: batch_feeds(signature, samples, batch)}
             for replica in replicas:
                 replica.process.keep(feeds)
-            logs = _measure_batch(replicas, batch, seconds)
+            logs = _measure_batch(replicas, batch, seconds, pace)
             for index, (one, all_) in enumerate(logs):
                 alone[index].append(summarize(batch, one, None))
                 together[index].append(summarize(batch, all_, None))
@@ -181,11 +185,47 @@ def _measure_layouts(
             progress.step(f"batch {batch}: {median:.2f} ms with {wanted[0][1]} threads")
             if median > _SLOW_MS / 2 or (latency_limit_ms and median > latency_limit_ms):
                 break
+    factors = pace.factors()
     found = tuple(
-        Layout(instances=instances, threads=threads, alone=tuple(alone[index]), together=tuple(together[index]))
+        Layout(
+            instances=instances,
+            threads=threads,
+            alone=tuple(alone[index]),
+            together=tuple(together[index]),
+            pace=factors or (1.0,),
+            pace_ms=_SLOT_MS if factors else None,
+        )
         for index, (instances, threads) in enumerate(wanted)
     )
     return found, peaks
+
+
+class Pace:
+    """How the speed of the machine changes while layouts take turns: each turn against the mean of its like."""
+
+    def __init__(self) -> None:
+        self._turns: list[tuple[tuple[int, int, int], float, float]] = []
+
+    def add(self, like: tuple[int, int, int], latencies: Sequence[float], active: int) -> None:
+        """Note a turn: batch size, layout and active instances; and its latencies in ms."""
+        self._turns.append((like, statistics.fmean(latencies), sum(latencies) / active))
+
+    def factors(self) -> tuple[float, ...]:
+        """Factors for slots of :data:`_SLOT_MS`, with a harmonic mean of 1; none where the machine was steady."""
+        usual: dict[tuple[int, int, int], list[float]] = {}
+        for like, mean, _ in self._turns:
+            usual.setdefault(like, []).append(mean)
+        means = {like: statistics.fmean(found) for like, found in usual.items()}
+        slots = [
+            mean / means[like]
+            for like, mean, duration in self._turns
+            if len(usual[like]) >= _FEWEST_TURNS
+            for _ in range(max(1, round(duration / _SLOT_MS)))
+        ]
+        if len(slots) < 2 or statistics.pstdev(slots) < _NOTHING:
+            return ()
+        harmonic = statistics.harmonic_mean(slots)
+        return tuple(round(slot / harmonic, 4) for slot in slots)
 
 
 @contextlib.contextmanager
@@ -199,7 +239,15 @@ def _opened(runtime: Runtime, model: Model, wanted: Sequence[tuple[int, int]]) -
         yield replicas
 
 
-def _measure_batch(replicas: Sequence[_Replica], batch: int, seconds: float) -> list[tuple[TurnLog, TurnLog]]:
+def _range_of(pace: Sequence[float]) -> dict[str, float]:
+    """The quick and the slow end of what 90 % of the slots took, as factors."""
+    if len(pace) < 2:
+        return {}
+    low, *_, high = statistics.quantiles(pace, n=20)
+    return {"pace_low": round(low, 3), "pace_high": round(high, 3)}
+
+
+def _measure_batch(replicas: Sequence[_Replica], batch: int, seconds: float, pace: Pace) -> list[tuple[TurnLog, TurnLog]]:
     """Let the layouts take turns, with one instance and with all, until medians are narrow or the time is used up."""
     order = list(range(len(replicas)))
     shuffle = random.Random(batch)  # noqa: S311 -- an order, not a secret
@@ -213,7 +261,12 @@ def _measure_batch(replicas: Sequence[_Replica], batch: int, seconds: float) -> 
         for index in order:
             replica = replicas[index]
             all_[index].append(_turn(replica, batch, replica.instances))
-            one[index].append(all_[index][-1] if replica.instances == 1 else _turn(replica, batch, 1))
+            pace.add((batch, index, replica.instances), all_[index][-1], replica.instances)
+            if replica.instances > 1:
+                one[index].append(_turn(replica, batch, 1))
+                pace.add((batch, index, 1), one[index][-1], 1)
+            else:
+                one[index].append(all_[index][-1])
         logs = [(TurnLog(tuple(first)), TurnLog(tuple(second))) for first, second in zip(one, all_, strict=True)]
         done = len(one[0])
         if done >= _FEWEST_TURNS and (time.monotonic() > end or all(_narrow(log) for pair in logs for log in pair)):

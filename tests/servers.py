@@ -6,6 +6,8 @@ Each real one lives in a virtual environment of its own that a variable names, m
   python backend was built for NumPy 1, and with NumPy 2 it reads every tensor with a stride of 0.
 - ``MOPT_BENTOML_VENV``: ``pip install bentoml==1.4.39 onnxruntime``.
 - ``MOPT_LITSERVE_VENV``: ``pip install litserve==0.2.19 onnxruntime``.
+- ``MOPT_TORCHSERVE_VENV``: ``pip install 'torch>=2.9,<2.14' torchserve==0.12.0 torch-model-archiver==0.12.0 onnxruntime pyyaml
+  requests``, and a Java 17 on the PATH.
 - ``MOPT_MLSERVER_VENV``: ``pip install mlserver==1.7.1 onnxruntime``.
 """
 
@@ -41,6 +43,7 @@ _PROOFS = {
     "triton": f"lib/{PYTHON}/site-packages/pytriton/tritonserver/bin/tritonserver",
     "bentoml": "bin/bentoml",
     "litserve": f"lib/{PYTHON}/site-packages/litserve",
+    "torchserve": "bin/torchserve",
     "mlserver": "bin/mlserver",
 }
 _BACKEND = Path(__file__).parent / "artifacts" / "serving" / "onnxruntime_backend" / "model.py"
@@ -139,6 +142,50 @@ def _litserve(script: Path, cores: Collection[int] | None) -> Iterator[Ports]:
     python = _environment("litserve") / "bin" / "python"
     with _running([python, script, str(http)], [f"http://127.0.0.1:{http}/health"], {}, folder=script.parent, cores=cores):
         yield Ports(http)
+
+
+def torchserve(folder: Path, model: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
+    """Run TorchServe on a folder with ``handler.py``, ``model-config.yaml`` and what else the handler reads."""
+    return _torchserve(folder, model, cores)
+
+
+@contextlib.contextmanager
+def _torchserve(folder: Path, model: str, cores: Collection[int] | None) -> Iterator[Ports]:
+    programs = _environment("torchserve") / "bin"
+    http, management, metrics, grpc, grpc_management = _free_ports(5)
+    settings = {
+        "inference_address": f"http://127.0.0.1:{http}",
+        "management_address": f"http://127.0.0.1:{management}",
+        "metrics_address": f"http://127.0.0.1:{metrics}",
+        "grpc_inference_port": grpc,
+        "grpc_management_port": grpc_management,
+        "job_queue_size": 10_000,
+        "disable_token_authorization": "true",
+    }
+    extra = [str(path) for path in folder.iterdir() if path.name not in {"handler.py", "model-config.yaml"}]
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "config.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        store = Path(scratch) / "store"
+        store.mkdir()
+        archive = [
+            programs / "torch-model-archiver", "--model-name", model, "--version", "1", "--handler", folder / "handler.py",
+            "--config-file", folder / "model-config.yaml", "--archive-format", "no-archive", "--export-path", store,
+        ]  # fmt: skip
+        if extra:
+            archive += ["--extra-files", ",".join(extra)]
+        subprocess.run(list(map(str, archive)), check=True, capture_output=True)
+        environment = {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "LOG_LOCATION": scratch,
+            "METRICS_LOCATION": scratch,
+            "TMPDIR": scratch,
+        }
+        command = [
+            programs / "torchserve", "--start", "--foreground", "--ncs", "--model-store", store,
+            "--ts-config", Path(scratch) / "config.properties", "--models", f"{model}={model}",
+        ]  # fmt: skip
+        with _running(command, [f"http://127.0.0.1:{http}/ping"], environment, folder=Path(scratch), cores=cores):
+            yield Ports(http)
 
 
 def mlserver(folder: Path, model: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mopt.artifacts.model import Model, Signature, TensorSpec
-from mopt.capacity import layouts, measure_capacity, padding_share
+from mopt.capacity import Pace, layouts, measure_capacity, padding_share
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
 from mopt.runtimes.onnxruntime import OnnxRuntime
@@ -60,6 +60,32 @@ def test_every_layout_is_measured_at_every_batch_size(profile):
         assert [entry.batch for entry in layout.alone] == [entry.batch for entry in layout.together] == [1, 2, 4, 8]
         assert all(entry.p50.value <= entry.p99.value and entry.p50.count >= 6 for entry in layout.together)
     assert profile.layouts[0].alone == profile.layouts[0].together
+
+
+def test_the_pace_is_what_all_turns_have_in_common():
+    pace, slow = Pace(), [1.0] * 6 + [1.5] * 3
+    for factor in slow * 10:
+        pace.add((1, 0, 1), [factor * 10.0] * 10, 1)
+        pace.add((4, 0, 1), [factor * 25.0] * 8, 1)
+    found = np.array(pace.factors())
+    assert found.max() / found.min() == pytest.approx(1.5, rel=0.001)
+    assert np.mean(1 / found) == pytest.approx(1, abs=0.001)
+    # A turn of 200 ms fills two slots.
+    assert len(found) == 10 * (6 * (1 + 2) + 3 * (2 + 3))
+
+
+def test_a_steady_machine_has_no_pace():
+    pace = Pace()
+    for index in range(50):
+        pace.add((1, 0, 1), [10.0 + 0.01 * (index % 2)] * 10, 1)
+    assert pace.factors() == ()
+
+
+@pytest.mark.slow
+def test_all_layouts_share_the_pace(profile):
+    assert len({(layout.pace, layout.pace_ms) for layout in profile.layouts}) == 1
+    (pace,) = {layout.pace for layout in profile.layouts}
+    assert np.mean(1 / np.array(pace)) == pytest.approx(1, abs=0.001)
 
 
 @pytest.mark.slow

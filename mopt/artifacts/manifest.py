@@ -205,6 +205,10 @@ class Layout(_Record):
     """One instance while the others rest."""
     together: tuple[BatchProfile, ...]
     """Each instance while all of them work; the same as ``alone`` for a single one."""
+    pace: tuple[float, ...] = (1.0,)
+    """How much longer everything took from one slot of time to the next while it was measured; the harmonic mean is 1."""
+    pace_ms: float | None = None
+    """Length of a slot; None where the machine was steady."""
 
 
 class ServingProfile(_Record):
@@ -212,7 +216,7 @@ class ServingProfile(_Record):
 
     machine: Machine
     noise: dict[str, float]
-    """Load, stolen time and spread of the clock frequency while it was measured."""
+    """Load, stolen time, spread of the clock frequency and of the pace (see Layout) while it was measured."""
     batches: bool
     """Whether requests can be put together."""
     layouts: tuple[Layout, ...]

@@ -31,6 +31,8 @@ numba.config.CACHE_DIR = _cache_folder()
 
 # Rows of the state of an instance.
 _FREE, _SIZE = 0, 1
+_APART = 7919
+"""Slots by which one replica is ahead of another."""
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -56,6 +58,8 @@ def run(
     replica_of: Integers,
     draws: Integers,
     service: Floats,
+    pace: Floats,
+    pace_ms: float,
     shape: tuple[int, int],
     preferred: Integers,
     delay: float,
@@ -69,6 +73,8 @@ def run(
         replica_of: The replica of each request; -1 for the one with the fewest requests in it.
         draws: Uniform in [0, quantiles), one for each batch.
         service: Times to serve a batch in ms, shape [busy instances, batch size, quantiles]; index 0 is one.
+        pace: What service times are multiplied with, one factor after the other, over and over, shape [slots].
+        pace_ms: How long each factor holds; infinity where there is one.
         shape: Replicas and instances of each.
         preferred: Batch sizes that need not wait; may be empty.
         delay: Time in ms that the oldest request may wait for company.
@@ -118,7 +124,9 @@ def run(
                 for instance in range(instances):
                     if state[replica, instance, _FREE] > start:
                         busy += 1
-                done = start + service[busy, size - 1, draws[made]]
+                # Machines are slow at different times.
+                slot = (int(start / pace_ms) + replica * _APART) % len(pace)
+                done = start + service[busy, size - 1, draws[made]] * pace[slot]
                 for _ in range(size):
                     request = head[replica]
                     latencies[request] = done - arrivals[request]

@@ -1,21 +1,19 @@
 """How long a running server takes for a batch, measured from outside.
 
-With many requests under way all batches are full, and the answers come at ``B / s(B)``: what the server takes for the largest
-batch with all of its own work, and with caches as warm as a load keeps them. With two under way one waits while the other is
-served, and they come at ``1 / s(1)``. Sizes in between are interpolated. A request that is sent to the idle server comes back
-after ``c + s(1)``, which gives the way there and back. It holds for one instance that takes at once all that wait.
-
-A server with Triton's statistics says itself how long a batch of each size took. It is asked after a moderate load, under which
-the cores are as busy with requests as they will be; what passes between two batches is seen from outside.
+With many requests under way all batches are full: the gaps between the answers give the capacity, and tell how the speed of the
+machine changes from one tenth of a second to the next. Then the server is put under a moderate load, where it makes batches of
+every size. One with Triton's statistics says itself how long each size took, though not what passes between two batches;
+another one says nothing. What it takes besides, for a batch and for each request in it, and the way there and back are found by
+simulating the same arrivals until the latencies are distributed as they were seen. It holds for one instance that takes at once
+all that wait.
 """
 
 from __future__ import annotations
 
-__all__ = ["Probe", "probe_server"]
+__all__ = ["Probe", "Sighting", "fit", "look", "probe_server"]
 
 import dataclasses
-import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mopt.errors import UserError
@@ -30,18 +28,45 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-_LOOKS = 12
-_GAP_MS = 250.0
 _SETTLING = 4
 """Batches before the requests fall into step."""
 _DEPTH = 4
 """Full batches that are under way: the server never waits for the way back and forth."""
-_BLOCK = 4
+_SLOT_MS, _SLOT_BATCHES = 100.0, 3
+"""How long a speed is taken to hold: at least so long, and for so many batches."""
 _MODERATE = 0.6
-"""Share of the capacity at which a server is asked how long its batches take: there it makes batches of every size."""
+"""Share of the capacity at which a server makes batches of every size."""
 _FEWEST, _SECONDS = 400, 3.0
+_EMPTY = 0.1
+"""Share of the requests at the start of a load that find less of a queue than there will be."""
 _SEEN = 20
 """Batches of a size that are enough for a mean of its own."""
+_SHARES = tuple(share / 20 for share in range(2, 19))
+"""Quantiles in which simulated and seen latencies are compared: beyond them chance has too much of a say."""
+_LEAST_MS, _CLOSE_MS, _TRIALS = 0.5, 0.02, 120
+"""First guess of what a batch takes besides, where nothing was seen of it; how close the search ends; and how late."""
+_SIMULATED = 20_000
+"""Requests that are simulated to compare."""
+
+Told = Mapping[int, tuple[int, float]]
+"""How many batches of each size there were, and their mean time in ms."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """What was seen of a server at one time.
+
+    Attributes:
+        ends_ms: When one full batch after the other was answered, while more waited than the server takes.
+        arrivals_ms: When the requests of a moderate load were due.
+        latency_ms: What each of them took.
+        told: What the server said of the batches under that load; empty without statistics.
+    """
+
+    ends_ms: Floats
+    arrivals_ms: Floats
+    latency_ms: Floats
+    told: Told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +76,19 @@ class Probe:
     Attributes:
         service: For batches of separate requests.
         offset_ms: The way there and back.
+        capacity: Requests per second that it answers when more wait than it takes; then its own work for requests that come
+            and go may be in the way of the model, so that it is less than what the service alone would do.
     """
 
     service: Service
     offset_ms: float
+    capacity: float
 
-    def latencies(self, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS) -> Floats:
+    def latencies(
+        self, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS, seed: int = 0
+    ) -> Floats:
         """Simulate a load; return what a caller sees of each request, in ms."""
-        found, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests)
+        found, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
         return found + self.offset_ms
 
 
@@ -71,81 +101,49 @@ def probe_server(
     timeout_s: float = 10.0,
     cores: Collection[int] | None = None,
 ) -> Probe:
-    """Measure a server that nobody else uses.
+    """Measure a server that nobody else uses; arguments and errors are those of :func:`look`."""
+    return fit([look(endpoint, requests, max_batch, batches=batches, timeout_s=timeout_s, cores=cores)], max_batch)
+
+
+def look(
+    endpoint: Endpoint,
+    requests: Sequence[Request],
+    max_batch: int,
+    *,
+    batches: int = 200,
+    timeout_s: float = 10.0,
+    cores: Collection[int] | None = None,
+) -> Sighting:
+    """Put a server that nobody else uses under a full and a moderate load.
 
     Args:
         endpoint: The model.
         requests: Serialised requests of one sample, used in turn.
         max_batch: The largest batch that the server makes.
-        batches: How many of each size.
+        batches: How many full ones.
         timeout_s: After it a request has failed.
         cores: Where the generator runs.
 
     Raises:
         UserError: When the server does not answer every request.
     """
-
-    def alone() -> float:
-        """Median time in ms of a request to the idle server."""
-        import numpy as np
-
-        arrivals = np.arange(1, _LOOKS + 1, dtype=np.float64) * _GAP_MS
-        found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
-        _check(found.ok, len(arrivals), found.error, endpoint)
-        return float(np.median(found.latency_ms))
-
-    def busy(size: int, in_flight: int) -> list[float]:
-        """Times to serve a batch in ms."""
-        count = size * (batches + _SETTLING)
-        answered, error = keep_busy(
-            endpoint, requests, in_flight=in_flight, answers=count, timeout_s=timeout_s, cores=cores
-        )  # fmt: skip
-        _check(len(answered), count, error, endpoint)
-        return _without_jitter(answered[size * _SETTLING - 1 :: size])
-
-    if endpoint.statistics and max_batch > 1:
-        samples = _as_told(endpoint, requests, max_batch, busy, timeout_s, cores)
-    else:
-        samples = {1: busy(1, 2)}
-        if max_batch > 1:
-            samples[max_batch] = busy(max_batch, _DEPTH * max_batch)
-    return Probe(Service.from_samples(samples), max(0.0, alone() - statistics.median(samples[1])))
-
-
-def _as_told(
-    endpoint: Endpoint,
-    requests: Sequence[Request],
-    max_batch: int,
-    busy: Callable[[int, int], list[float]],
-    timeout_s: float,
-    cores: Collection[int] | None,
-) -> dict[int, list[float]]:
-    """Combine what the server says of a batch of each size with what passes besides, and with the spread, seen from outside."""
     import numpy as np
 
+    count = max_batch * (batches + _SETTLING)
+    answered, error = keep_busy(
+        endpoint, requests, in_flight=max(2, _DEPTH * max_batch), answers=count, timeout_s=timeout_s, cores=cores
+    )
+    _check(len(answered), count, error, endpoint)
+    ends = np.asarray(answered[max_batch * _SETTLING - 1 :: max_batch])
+    rate = _MODERATE * max_batch * 1e3 * (len(ends) - 1) / (ends[-1] - ends[0])
+    arrivals = Arrivals().times(rate, max(_FEWEST, int(rate * _SECONDS)), np.random.default_rng(round(ends[-1] * 1e3)))
     before = batch_times(endpoint)
-    full = busy(max_batch, _DEPTH * max_batch)
-    told = _means(before, batch_times(endpoint))
-    besides = max(0.0, statistics.fmean(full) - told.get(max_batch, (0, statistics.fmean(full)))[1])
-    rate = _MODERATE * max_batch / statistics.fmean(full)
-    before = batch_times(endpoint)
-    arrivals = Arrivals().times(rate * 1e3, max(_FEWEST, int(rate * 1e3 * _SECONDS)), np.random.default_rng(0))
     found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
     _check(found.ok, len(arrivals), found.error, endpoint)
-    told = _means(before, batch_times(endpoint))
-    sizes = np.array(sorted(told))
-    # A line through all sizes steadies those that were seen rarely.
-    line = np.polynomial.Polynomial.fit(sizes, [told[size][1] for size in sizes], 1, w=[told[size][0] ** 0.5 for size in sizes])
-    shape = np.asarray(full) / statistics.fmean(full)
-    return {
-        size: (shape * max(1e-3, float(line(size)) + besides)).tolist()
-        if told.get(size, (0, 0.0))[0] < _SEEN
-        else (shape * (told[size][1] + besides)).tolist()
-        for size in range(1, max_batch + 1)
-    }
+    return Sighting(ends, arrivals, found.latency_ms, _means(before, batch_times(endpoint)))
 
 
-def _means(before: Mapping[int, tuple[int, float]], after: Mapping[int, tuple[int, float]]) -> dict[int, tuple[int, float]]:
+def _means(before: Mapping[int, tuple[int, float]], after: Mapping[int, tuple[int, float]]) -> Told:
     """Batches of each size between two looks, and their mean time in ms."""
     found = {}
     for size, (count, spent) in after.items():
@@ -160,19 +158,140 @@ def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:
         raise UserError(f"{endpoint} answered {ok} of {count} requests: {error}", "look at its log")
 
 
-def _without_jitter(ends: Sequence[float]) -> list[float]:
-    """Turn the ends of batches into their times.
+# --- from what was seen to what it takes --------------------------------------------------------------------------------
 
-    When an answer is seen late, one gap is long and the next one short by as much, though the server was steady. Such jitter
-    is in the variance of a gap and in that of the sum of m gaps just the same, while the variance of the batches themselves
-    is in the latter m times. So what is theirs can be told, and the gaps are drawn together to it.
+
+def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
+    """Return what a server takes that was seen once or several times."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    full = _Full.of([sighting.ends_ms for sighting in sightings])
+    capacity = max_batch * 1e3 / full.mean_ms
+    if max_batch == 1:
+        service = full.service({1: full.mean_ms})
+        return Probe(service, _compare(sightings, service, max_batch)[0], capacity)
+    told = _smooth(_together([sighting.told for sighting in sightings]), max_batch)
+
+    def besides(fixed_and_each: Floats) -> Service:
+        """What the server says of each size, and what it takes besides for a batch and for a request in it."""
+        fixed, each = np.abs(fixed_and_each).tolist()
+        return full.service({size: told.get(size, 0.0) + fixed + each * size for size in range(1, max_batch + 1)})
+
+    rest = max(_LEAST_MS, full.mean_ms - told.get(max_batch, 0.0))
+    found = minimize(
+        lambda guess: _compare(sightings, besides(guess), max_batch)[1],
+        [rest / 2, rest / 2 / max_batch],
+        method="Nelder-Mead",
+        options={"xatol": _CLOSE_MS, "fatol": _CLOSE_MS**2, "maxfev": _TRIALS},
+    )
+    service = besides(found.x)
+    return Probe(service, _compare(sightings, service, max_batch)[0], capacity)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Full:
+    """Full batches, one after the other.
+
+    Attributes:
+        mean_ms: Time that one takes.
+        pace: How that changes, in slots of ``pace_ms``; a slow slot has fewer batches, so that the harmonic mean is 1.
+        jitter: What remains, as factors with a mean of 1.
+    """
+
+    mean_ms: float
+    pace: tuple[float, ...]
+    pace_ms: float
+    jitter: Floats
+
+    @classmethod
+    def of(cls, runs: Sequence[Floats]) -> _Full:
+        import numpy as np
+
+        gaps = [np.diff(run) for run in runs]
+        mean = float(np.concatenate(gaps).mean())
+        slot = max(_SLOT_MS, _SLOT_BATCHES * mean)
+        pace: list[float] = []
+        rest: list[Floats] = []
+        for run in gaps:
+            # Batches that end in the same slot; the last slot is not whole.
+            numbers = (np.cumsum(run) / slot).astype(int)
+            for number in range(numbers[-1]):
+                if len(inside := run[numbers == number]):
+                    pace.append(float(inside.mean()))
+                    rest.append(inside / inside.mean())
+                else:
+                    pace.append(pace[-1] if pace else mean)
+        if not pace:
+            pace, rest = [mean], [run / mean for run in gaps]
+        factors = np.asarray(pace) * float(np.mean(1 / np.asarray(pace)))
+        jitter = np.concatenate(rest)
+        spread = float(jitter.std())
+        own = _own_spread(gaps) / mean
+        return cls(mean, tuple(factors.tolist()), slot, 1 + (jitter - 1) * min(1.0, own / spread) if spread else jitter)
+
+    def service(self, means: Mapping[int, float]) -> Service:
+        """The service with these means, which change and spread as those of full batches do."""
+        import numpy as np
+
+        samples = {size: np.maximum(1e-3, self.jitter * mean).tolist() for size, mean in means.items()}
+        return Service.from_samples(samples).paced(self.pace, self.pace_ms)
+
+
+def _own_spread(runs: Sequence[Floats]) -> float:
+    """Standard deviation of the times of batches, without that of the moments at which their ends are seen.
+
+    When an answer is seen late, one gap is long and the next one short by as much, though the server was steady. Of half the
+    variance of the difference between neighbours such jitter makes up three times its own variance, of that between every
+    second gap twice; that of the batches is in both once, and a speed that changes slowly in none.
     """
     import numpy as np
 
-    gaps = np.diff(np.asarray(ends))
-    whole = len(gaps) // _BLOCK * _BLOCK
-    one, sums = float(gaps.var()), float(gaps[:whole].reshape(-1, _BLOCK).sum(axis=1).var())
-    own = min(one, max(0.0, (sums - one) / (_BLOCK - 1)))
-    shrunk = gaps.mean() + (gaps - gaps.mean()) * (own / one) ** 0.5 if one else gaps
-    found: list[float] = np.maximum(shrunk, 1e-3).tolist()
+    near, far = (float(np.mean(np.concatenate([(run[lag:] - run[:-lag]) ** 2 for run in runs]))) / 2 for lag in (1, 2))
+    return float(max(0.0, 3 * far - 2 * near) ** 0.5)
+
+
+def _together(all_told: Sequence[Told]) -> Told:
+    found: dict[int, tuple[int, float]] = {}
+    for told in all_told:
+        for size, (count, mean) in told.items():
+            seen, before = found.get(size, (0, 0.0))
+            found[size] = (seen + count, (seen * before + count * mean) / (seen + count))
     return found
+
+
+def _smooth(told: Told, max_batch: int) -> dict[int, float]:
+    """Mean time of every size; a line through all of them stands in for those that were seen rarely."""
+    import numpy as np
+
+    if not told:
+        return {}
+    sizes = np.array(sorted(told))
+    line = np.polynomial.Polynomial.fit(
+        sizes, [told[size][1] for size in sizes], min(1, len(sizes) - 1), w=[told[size][0] ** 0.5 for size in sizes]
+    )
+    return {
+        size: told[size][1] if told.get(size, (0, 0.0))[0] >= _SEEN else max(1e-3, float(line(size)))
+        for size in range(1, max_batch + 1)
+    }
+
+
+def _compare(sightings: Sequence[Sighting], service: Service, max_batch: int) -> tuple[float, float]:
+    """What the requests of the moderate loads took besides, in ms, and how far that is from explaining it, in ms squared."""
+    import numpy as np
+
+    seen, simulated = [], []
+    requests = sum(len(sighting.arrivals_ms) for sighting in sightings)
+    for sighting in sightings:
+        count = len(sighting.arrivals_ms)
+        start = int(_EMPTY * count)
+        seen.append(sighting.latency_ms[start:])
+        trace = Arrivals("trace", trace=tuple(sighting.arrivals_ms.tolist()))
+        for seed in range(-(-_SIMULATED // requests)):
+            found, _, _ = simulate_requests(
+                service, trace.own_rate or 1.0, Policy(max_batch), arrivals=trace, requests=count, seed=seed
+            )
+            simulated.append(found[start:])
+    apart = np.quantile(np.concatenate(seen), _SHARES) - np.quantile(np.concatenate(simulated), _SHARES)
+    way = max(0.0, float(apart.mean()))
+    return way, float(np.mean((apart - way) ** 2))

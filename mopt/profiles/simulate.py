@@ -2,7 +2,9 @@
 
 A replica has a queue and some instances. An idle instance takes the largest batch, a preferred size, or all that wait once
 the oldest has waited for the queue delay; with no delay, which is the default, it takes at once all that wait. Service times
-are drawn from what was measured, so that jitter counts.
+are drawn from what was measured, so that jitter counts. On a machine that is shared the speed itself changes, for tenths of a
+second or for many: a queue grows in a slow spell and not in as many slow batches that are strewn about, so spells are replayed
+in the order in which they were seen.
 """
 
 from __future__ import annotations
@@ -97,9 +99,14 @@ class Service:
 
     Attributes:
         table: In ms, ascending quantiles, shape [busy instances, batch size, :data:`QUANTILES`].
+        pace: How much longer than that they take in one slot of time after the other; their harmonic mean is 1, since a slow
+            slot has fewer batches.
+        pace_ms: Length of a slot.
     """
 
     table: Floats
+    pace: tuple[float, ...] = (1.0,)
+    pace_ms: float = math.inf
 
     @classmethod
     def of(cls, layout: Layout, max_batch: int | None = None) -> Service:
@@ -110,12 +117,23 @@ class Service:
         together = _by_batch({entry.batch: entry.samples for entry in layout.together}, max_batch)
         most = max(1, layout.instances - 1)
         shares = [busy / most for busy in range(layout.instances)]
-        return cls(np.stack([alone + share * (together - alone) for share in shares]))
+        table = np.stack([alone + share * (together - alone) for share in shares])
+        if layout.pace_ms is None:
+            return cls(table)
+        # What was measured spreads also because the speed changed, and that is in the pace already.
+        mean = table.mean(axis=-1, keepdims=True)
+        spread = np.maximum(table.std(axis=-1, keepdims=True) / mean, 1e-9)
+        rest = np.sqrt(np.maximum(0.0, 1 - (float(np.std(layout.pace)) / spread) ** 2))
+        return cls(mean + rest * (table - mean), layout.pace, layout.pace_ms)
 
     @classmethod
     def from_samples(cls, samples: Mapping[int, Sequence[float]], max_batch: int | None = None) -> Service:
         """The service of one instance from times in ms by batch size."""
         return cls(_by_batch(samples, max_batch)[None])
+
+    def paced(self, pace: Sequence[float], pace_ms: float) -> Service:
+        """The same on a machine whose speed changes."""
+        return dataclasses.replace(self, pace=tuple(pace), pace_ms=pace_ms)
 
     @property
     def max_batch(self) -> int:
@@ -124,17 +142,17 @@ class Service:
 
     def capped(self, max_batch: int) -> Service:
         """The same up to a smaller batch."""
-        return Service(self.table[:, :max_batch])
+        return dataclasses.replace(self, table=self.table[:, :max_batch])
 
     def scaled(self, ratio: Floats | float) -> Service:
         """The same with all times multiplied, by one number or by one for each batch size."""
         import numpy as np
 
-        return Service(self.table * np.reshape(np.asarray(ratio, dtype=np.float64), (1, -1, 1)))
+        return dataclasses.replace(self, table=self.table * np.reshape(np.asarray(ratio, dtype=np.float64), (1, -1, 1)))
 
     def plus(self, overhead_ms: float) -> Service:
         """The same with a constant added to each batch."""
-        return Service(self.table + overhead_ms)
+        return dataclasses.replace(self, table=self.table + overhead_ms)
 
     def mean_ms(self, batch: int) -> float:
         """Mean time of a batch while all instances work."""
@@ -230,6 +248,9 @@ def simulate_requests(
         assigned.astype(np.int64),
         rng.integers(0, QUANTILES, requests),
         np.ascontiguousarray(service.table[: policy.instances, : policy.max_batch]),
+        # It begins anywhere.
+        np.roll(np.asarray(service.pace, dtype=np.float64), rng.integers(0, len(service.pace))),
+        service.pace_ms,
         (replicas, policy.instances),
         np.array(sorted(policy.preferred), np.int64),
         float(policy.delay_ms),
@@ -274,6 +295,7 @@ def greedy(service: Service, rate: float, policy: Policy) -> Forecast | None:
     import numpy as np
 
     simple = policy.instances == 1 and policy.delay_ms == 0 and policy.queue_limit is None and policy.timeout_ms is None
+    simple = simple and len(service.pace) == 1
     if not simple or (policy.replicas > 1 and policy.balancer != "random"):
         return None
     per_ms = rate / policy.replicas / 1e3

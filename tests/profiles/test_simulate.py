@@ -175,6 +175,27 @@ def test_a_layout_is_slower_the_more_instances_work():
     assert table[:, 0].mean(axis=1) == pytest.approx([10.1, 15.15, 20.2], rel=0.01)
 
 
+def test_a_layout_that_was_measured_on_a_machine_with_slow_spells_spreads_once():
+    rng = np.random.default_rng(0)
+    pace = np.tile([1.0] * 6 + [1.4] * 3, 40)
+    pace = pace * np.mean(1 / pace)
+    seen = (rng.choice(pace, 4000) * rng.normal(10, 0.5, 4000)).tolist()
+    entry = summarize(1, TurnLog((tuple(seen),)), None)
+    layout = Layout(instances=1, threads=1, alone=(entry,), together=(entry,), pace=tuple(pace.tolist()), pace_ms=100.0)
+    service = Service.of(layout)
+    assert (service.pace, service.pace_ms) == (layout.pace, 100.0)
+    assert service.table[0, 0].std() / service.table[0, 0].mean() == pytest.approx(0.05, abs=0.02)
+    assert simulate(service, 60, Policy(1)).exact is False
+    assert greedy(service, 60, Policy(1)) is None
+
+
+def test_replicas_are_slow_at_different_times():
+    steady = Service.from_samples({1: [10.0]})
+    spells = steady.paced(np.tile([0.5, 0.5, 0.5, 2.5], 25).tolist(), 1000.0)
+    found = simulate(spells, 100, Policy(1, replicas=4, balancer="least loaded"), requests=50_000)
+    assert found.p50.value < 0.6 * simulate(spells, 25, Policy(1), requests=50_000).p99.value
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.2, 0.85), st.sampled_from([1, 4, 16]), st.floats(0, 0.5))
 def test_every_request_is_served_once_and_none_faster_than_possible(load, cap, jitter):
