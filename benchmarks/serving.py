@@ -40,6 +40,7 @@ from tests.models import case, load_samples, onnx_file
 
 HERE = Path(__file__).parent
 LOADS = (0.4, 0.6, 0.8)
+"""Of what the server could do just before; what it could do meanwhile makes the load that is reported."""
 BLOCKS = 12
 """Parts of a load, each after a look at the server."""
 FIRST_LOOKS, LOOKED_AT = 3, 200
@@ -193,12 +194,10 @@ def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict
     with _served(server, artifact, cap) as endpoint:
         encoded = encode(endpoint, feeds)
         _warm(endpoint, encoded)
-        probe = fit([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
-        print(f"{name} in {server}: s(1) {probe.service.mean_ms(1):.2f} ms, s({cap}) {probe.service.mean_ms(cap):.2f} ms, "
-              f"way {probe.offset_ms:.2f} ms, capacity {probe.capacity:.0f}/s", flush=True)  # fmt: skip
         for load in LOADS:
-            rows.append(_at_rate(endpoint, encoded, cap, load * probe.capacity, requests))
-            rows[-1] |= {"model": name, "server": server, "load": load}
+            first = fit([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
+            rows.append(_at_rate(endpoint, encoded, cap, load * first.capacity, requests))
+            rows[-1] |= {"model": name, "server": server}
             print(_line(rows[-1]), flush=True)
     return rows
 
@@ -228,6 +227,7 @@ def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requ
     row: dict[str, Any] = {
         "cap": cap,
         "rate": rate,
+        "load": rate / probe.capacity,
         "answered": sum(map(len, measured)),
         "machine": watch.seen(),
         "s1": probe.service.mean_ms(1),
