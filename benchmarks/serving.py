@@ -326,19 +326,16 @@ def _report(rows: list[dict[str, Any]]) -> str:
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime", "numba", "aiohttp"))
     about = (
         f"{machine.cpu}, {machine.cores} cores; {shown}; {datetime.datetime.now(datetime.UTC).date()}; open loop, Poisson, "
-        "latency from the scheduled arrival. A block during which the hypervisor took more than 0.5 % of the time is repeated. "
-        "The noise is twice the standard error of the measured p99 over twenty parts."
+        f"latency from the scheduled arrival, in {BLOCKS} blocks. The load is a share of what the server could do meanwhile. The "
+        "noise is half of the 95 % interval of the measured p99, over blocks."
     )
-    headings = (
-        "model | server | load | rate | requests | repeated | measured p99 | noise | predicted | error | these arrivals | error"
-    )
-    lines = ["### Predicted and measured p99", "", about, "", f"| {headings} |", "|---" * 12 + "|"]
+    headings = "model | server | load | rate | requests | measured p99 | noise | predicted | error | these arrivals | error"
+    lines = ["### Predicted and measured p99", "", about, "", f"| {headings} |", "|---" * 11 + "|"]
     for row in rows:
         errors = [row[f"{name}_p99"] / row["measured_p99"] - 1 for name in ("predicted", "drawn")]
         cells = [
             row["model"], row["server"], f"{row['load']:.0%}", f"{row['rate']:.0f}/s", f"{row['answered']:,}",
-            str(row["disturbed"]),
-            f"{row['measured_p99']:.2f} ms", f"{2 * row['noise'] / row['measured_p99']:.1%}", f"{row['predicted_p99']:.2f} ms",
+            f"{row['measured_p99']:.2f} ms", f"{row['noise'] / row['measured_p99']:.1%}", f"{row['predicted_p99']:.2f} ms",
             f"{errors[0]:+.1%}", f"{row['drawn_p99']:.2f} ms", f"{errors[1]:+.1%}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
