@@ -1,10 +1,9 @@
 """Does the predicted p99 hold? Real models in real servers under real open-loop Poisson loads.
 
-Two servers that batch dynamically: NVIDIA's Triton, which loads the model repository of the artifact as it is, and LitServe.
-The model has core 0 for itself; the server's front end and the load generator share core 1. The idle server is probed from
-outside (mopt/profiles/probe.py), the p99 is predicted by simulation, and only then measured. On a virtual machine the speed
-changes within minutes, so the requests of a load come in blocks, and each is preceded by a probe of its own: both the rate of a
-block, which is that share of what the server can do then, and the prediction for it follow from the server as it was.
+Two servers that batch dynamically: NVIDIA's Triton, which loads the model repository of the artifact as it is, and TorchServe.
+The model has core 0 for itself; the server's front end and the load generator share core 1. A load comes in blocks, and before
+each the server is looked at from outside (mopt/profiles/probe.py), so that looks and loads see the same machine: on a virtual
+one the speed changes by a third within seconds, and by as much again within minutes. The p99 is predicted from the looks alone.
 
     python -m benchmarks.serving --triton-venv .venv/triton --torchserve-venv FOLDER
 """
@@ -326,8 +325,8 @@ def _report(rows: list[dict[str, Any]]) -> str:
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime", "numba", "aiohttp"))
     about = (
         f"{machine.cpu}, {machine.cores} cores; {shown}; {datetime.datetime.now(datetime.UTC).date()}; open loop, Poisson, "
-        f"latency from the scheduled arrival, in {BLOCKS} blocks. The load is a share of what the server could do meanwhile. The "
-        "noise is half of the 95 % interval of the measured p99, over blocks."
+        f"latency from the scheduled arrival, in {BLOCKS} blocks. The load is a share of what the server could do meanwhile. "
+        "The noise is half of the 95 % interval of the measured p99, over blocks."
     )
     headings = "model | server | load | rate | requests | measured p99 | noise | predicted | error | these arrivals | error"
     lines = ["### Predicted and measured p99", "", about, "", f"| {headings} |", "|---" * 11 + "|"]

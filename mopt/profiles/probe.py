@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = ["Probe", "Sighting", "fit", "look", "probe_server"]
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ _SLOT_MS, _SLOT_BATCHES = 100.0, 3
 _MODERATE = 0.6
 """Share of the capacity at which a server makes batches of every size."""
 _FEWEST, _SECONDS = 400, 3.0
+"""Least requests and time of a look."""
+_MOST_LONGER = 100
+"""How many times as many batches as were asked for are made to fill the time."""
 _EMPTY = 0.1
 """Share of the requests at the start of a load that find less of a queue than there will be."""
 _SEEN = 20
@@ -120,7 +124,7 @@ def look(
         endpoint: The model.
         requests: Serialised requests of one sample, used in turn.
         max_batch: The largest batch that the server makes.
-        batches: How many full ones.
+        batches: How many full ones; more where they pass too quickly for slow spells to be seen.
         timeout_s: After it a request has failed.
         cores: Where the generator runs.
 
@@ -129,12 +133,17 @@ def look(
     """
     import numpy as np
 
-    count = max_batch * (batches + _SETTLING)
-    answered, error = keep_busy(
-        endpoint, requests, in_flight=max(2, _DEPTH * max_batch), answers=count, timeout_s=timeout_s, cores=cores
-    )
-    _check(len(answered), count, error, endpoint)
-    ends = np.asarray(answered[max_batch * _SETTLING - 1 :: max_batch])
+    def full(batches: int) -> Floats:
+        count = max_batch * (batches + _SETTLING)
+        answered, error = keep_busy(
+            endpoint, requests, in_flight=max(2, _DEPTH * max_batch), answers=count, timeout_s=timeout_s, cores=cores
+        )
+        _check(len(answered), count, error, endpoint)
+        return np.asarray(answered[max_batch * _SETTLING - 1 :: max_batch])
+
+    ends = full(batches)
+    if (lasted := (ends[-1] - ends[0]) / 1e3) < _SECONDS:
+        ends = full(math.ceil(batches * _SECONDS / max(lasted, _SECONDS / _MOST_LONGER)))
     rate = _MODERATE * max_batch * 1e3 * (len(ends) - 1) / (ends[-1] - ends[0])
     arrivals = Arrivals().times(rate, max(_FEWEST, int(rate * _SECONDS)), np.random.default_rng(round(ends[-1] * 1e3)))
     before = batch_times(endpoint)

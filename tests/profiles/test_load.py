@@ -270,6 +270,19 @@ class Digits:
     def status(self) -> str:
         return "fine"
 """
+TORCHSERVE = """
+import os
+import numpy as np, onnxruntime
+
+class Digits:
+    def initialize(self, context):
+        model = os.path.join(context.system_properties["model_dir"], "digits.onnx")
+        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def handle(self, data, context):
+        x = np.concatenate([np.asarray(request["body"]["pixels"], np.float32) for request in data])
+        return [row[None].tolist() for row in self.session.run(None, {"pixels": x})[0]]
+"""
 LIT = """
 import sys
 import litserve, numpy as np, onnxruntime
@@ -412,6 +425,16 @@ def test_litserve_answers_every_request(small, tmp_path):
     with servers.litserve(tmp_path / "serve.py") as ports:
         # It tells nothing about itself, and takes JSON as BentoML does.
         check(Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predict", "/health", "digits"), small, "output")
+
+
+@pytest.mark.slow
+@needs("torchserve")
+def test_torchserve_answers_every_request(small, tmp_path):
+    (tmp_path / "handler.py").write_text(TORCHSERVE)
+    (tmp_path / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 16\nmaxBatchDelay: 1\n")
+    (tmp_path / "digits.onnx").write_bytes(small.model.read_bytes())
+    with servers.torchserve(tmp_path, "digits") as ports:
+        check(Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predictions/digits", "/ping", "digits"), small, "output")
 
 
 @pytest.mark.slow
