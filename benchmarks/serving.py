@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -44,6 +45,8 @@ BLOCKS = 12
 """Parts of a load, each after a look at the server."""
 FIRST_LOOKS, LOOKED_AT = 3, 200
 """Looks from which the rates follow, and full batches in each look."""
+LEAST_SECONDS = 150
+"""Time of a load for which requests are added: the slow spells of the machine are what its p99 is made of."""
 SETTLING = 100
 """Requests at the start of a block that do not count: the queue is empty at first."""
 STEADY, MOST_WARM_UP = 0.97, 20
@@ -105,7 +108,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=MODELS)
     parser.add_argument("--server", action="append", choices=("triton", "torchserve"))
-    parser.add_argument("--requests", type=int, default=10_000, help="of each load")
+    parser.add_argument("--requests", type=int, default=10_000, help="of each load, at least")
     parser.add_argument("--again", action="store_true", help="measure what has a result already")
     parser.add_argument("--triton-venv", type=Path)
     parser.add_argument("--torchserve-venv", type=Path)
@@ -211,7 +214,7 @@ def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requ
     watch = Watch()
     for block in range(BLOCKS):
         sightings.append(_look(endpoint, encoded, cap))
-        count = -(-requests // BLOCKS) + SETTLING
+        count = math.ceil(max(requests, rate * LEAST_SECONDS) / BLOCKS) + SETTLING
         moments.append(Arrivals().times(rate, count, np.random.default_rng([round(rate * 100), block])))
         found = generate_load(endpoint, encoded, moments[-1], timeout_s=60, cores=[OTHER_CORE])
         answered = found.latency_ms[SETTLING:]
