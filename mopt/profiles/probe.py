@@ -172,25 +172,21 @@ def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:
 
 def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
     """Return what a server takes that was seen once or several times."""
-    import numpy as np
     from scipy.optimize import minimize
 
     full = _Full.of([sighting.ends_ms for sighting in sightings])
     capacity = max_batch * 1e3 / full.mean_ms
-    if max_batch == 1:
-        service = full.service({1: full.mean_ms})
-        return Probe(service, _compare(sightings, service, max_batch)[0], capacity)
     told = _smooth(_together([sighting.told for sighting in sightings]), max_batch)
 
-    def besides(fixed_and_each: Floats) -> Service:
+    def besides(guess: Floats) -> Service:
         """What the server says of each size, and what it takes besides for a batch and for a request in it."""
-        fixed, each = np.abs(fixed_and_each).tolist()
+        fixed, each = abs(float(guess[0])), abs(float(guess[-1])) if max_batch > 1 else 0.0
         return full.service({size: told.get(size, 0.0) + fixed + each * size for size in range(1, max_batch + 1)})
 
     rest = max(_LEAST_MS, full.mean_ms - told.get(max_batch, 0.0))
     found = minimize(
         lambda guess: _compare(sightings, besides(guess), max_batch)[1],
-        [rest / 2, rest / 2 / max_batch],
+        [rest / 2, rest / 2 / max_batch] if max_batch > 1 else [rest],
         method="Nelder-Mead",
         options={"xatol": _CLOSE_MS, "fatol": _CLOSE_MS**2, "maxfev": _TRIALS},
     )
