@@ -97,7 +97,7 @@ def main() -> None:
             if path.exists() and not arguments.again:
                 found += json.loads(path.read_text())
                 continue
-            rows = _measure(name, artifact, server, arguments.requests)
+            rows = _measure(name, artifact, server, arguments.requests, arguments.out)
             path.write_text(json.dumps(rows, indent=1))
             found += rows
     report = _report(found)
@@ -190,7 +190,7 @@ def artifact_of(name: str, work: Path) -> Path:
 # --- measuring ----------------------------------------------------------------------------------------------------------
 
 
-def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict[str, Any]]:
+def _measure(name: str, artifact: Path, server: str, requests: int, out: Path) -> list[dict[str, Any]]:
     cap = mopt.Artifact.open(artifact).manifest.batching.max_batch
     feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
     rows = []
@@ -199,7 +199,8 @@ def _measure(name: str, artifact: Path, server: str, requests: int) -> list[dict
         _warm(endpoint, encoded)
         for load in LOADS:
             first = fit([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
-            rows.append(_at_rate(endpoint, encoded, cap, load * first.capacity, requests))
+            kept = out / f"serving-{name}-{server}-{load:.0%}.npz"
+            rows.append(_at_rate(endpoint, encoded, cap, load * first.capacity, requests, kept))
             rows[-1] |= {"model": name, "server": server}
             print(_line(rows[-1]), flush=True)
     return rows
@@ -216,9 +217,9 @@ def _look(endpoint: Endpoint, encoded: list[Any], cap: int) -> Sighting:
     return look(endpoint, encoded, cap, batches=LOOKED_AT, cores=[OTHER_CORE])
 
 
-def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int) -> dict[str, Any]:
-    """Look at the server and load it, in turn; predict from all looks."""
-    sightings, moments, measured, warnings = [], [], [], []
+def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int, kept: Path) -> dict[str, Any]:
+    """Look at the server and load it, in turn; predict from all looks. What was seen is kept, to be looked at again."""
+    sightings, moments, measured, warnings, blocks = [], [], [], [], []
     watch = Watch()
     for block in range(BLOCKS):
         sightings.append(_look(endpoint, encoded, cap))
@@ -228,6 +229,12 @@ def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requ
         answered = found.latency_ms[SETTLING:]
         measured.append(answered[~np.isnan(answered)])
         warnings.append(limited(found))
+        blocks.append({"arrivals_ms": moments[-1], "latency_ms": found.latency_ms, "lateness_ms": found.lateness_ms})
+    np.savez_compressed(
+        kept,
+        **{f"look{index}_{key}": value for index, one in enumerate(sightings) for key, value in vars(one).items()},
+        **{f"block{index}_{key}": value for index, one in enumerate(blocks) for key, value in one.items()},
+    )
     probe = fit(sightings, cap)
     drawn = [
         probe.latencies(rate, Policy(cap), arrivals=Arrivals("trace", trace=tuple(own.tolist())), requests=len(own), seed=seed)

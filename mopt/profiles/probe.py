@@ -2,10 +2,10 @@
 
 With many requests under way all batches are full: the gaps between the answers give the capacity, and tell how the speed of the
 machine changes from one tenth of a second to the next. Then the server is put under a moderate load, where it makes batches of
-every size. One with Triton's statistics says itself how long each size took, though not what passes between two batches;
-another one says nothing. What it takes besides, for a batch and for each request in it, and the way there and back are found by
-simulating the same arrivals until the latencies are distributed as they were seen. It holds for one instance that takes at once
-all that wait.
+every size. What it takes for a batch and for each request in it, and the way there and back, are found by simulating the same
+arrivals until the latencies are distributed as they were seen. What a server says of its batches is not asked: of a batch that
+begins on a core that slept it says more than what one takes in a row, and nothing of what passes between two of them. It holds
+for one instance that takes at once all that wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mopt.errors import UserError
 from mopt.profiles.arrivals import Arrivals
 from mopt.profiles.load import generate_load, keep_busy
-from mopt.profiles.protocols import Endpoint, Request, batch_times
+from mopt.profiles.protocols import Endpoint, Request
 from mopt.profiles.simulate import REQUESTS, Policy, Service, simulate_requests
 
 if TYPE_CHECKING:
@@ -43,17 +43,12 @@ _MOST_LONGER = 100
 """How many times as many batches as were asked for are made to fill the time."""
 _EMPTY = 0.1
 """Share of the requests at the start of a load that find less of a queue than there will be."""
-_SEEN = 20
-"""Batches of a size that are enough for a mean of its own."""
 _SHARES = tuple(share / 20 for share in range(2, 19))
 """Quantiles in which simulated and seen latencies are compared: beyond them chance has too much of a say."""
-_LEAST_MS, _CLOSE_MS, _TRIALS = 0.5, 0.02, 120
-"""First guess of what a batch takes besides, where nothing was seen of it; how close the search ends; and how late."""
+_CLOSE, _TRIALS = 1e-3, 120
+"""How close the search ends, as a share of the time of a full batch, and after how many simulations at most."""
 _SIMULATED = 20_000
 """Requests that are simulated to compare."""
-
-Told = Mapping[int, tuple[int, float]]
-"""How many batches of each size there were, and their mean time in ms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +59,11 @@ class Sighting:
         ends_ms: When one full batch after the other was answered, while more waited than the server takes.
         arrivals_ms: When the requests of a moderate load were due.
         latency_ms: What each of them took.
-        told: What the server said of the batches under that load; empty without statistics.
     """
 
     ends_ms: Floats
     arrivals_ms: Floats
     latency_ms: Floats
-    told: Told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,20 +139,9 @@ def look(
         ends = full(math.ceil(batches * _SECONDS / max(lasted, _SECONDS / _MOST_LONGER)))
     rate = _MODERATE * max_batch * 1e3 * (len(ends) - 1) / (ends[-1] - ends[0])
     arrivals = Arrivals().times(rate, max(_FEWEST, int(rate * _SECONDS)), np.random.default_rng(round(ends[-1] * 1e3)))
-    before = batch_times(endpoint)
     found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
     _check(found.ok, len(arrivals), found.error, endpoint)
-    return Sighting(ends, arrivals, found.latency_ms, _means(before, batch_times(endpoint)))
-
-
-def _means(before: Mapping[int, tuple[int, float]], after: Mapping[int, tuple[int, float]]) -> Told:
-    """Batches of each size between two looks, and their mean time in ms."""
-    found = {}
-    for size, (count, spent) in after.items():
-        earlier, already = before.get(size, (0, 0.0))
-        if count > earlier:
-            found[size] = (count - earlier, (spent - already) / (count - earlier))
-    return found
+    return Sighting(ends, arrivals, found.latency_ms)
 
 
 def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:
@@ -175,23 +157,20 @@ def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
     from scipy.optimize import minimize
 
     full = _Full.of([sighting.ends_ms for sighting in sightings])
-    capacity = max_batch * 1e3 / full.mean_ms
-    told = _smooth(_together([sighting.told for sighting in sightings]), max_batch)
 
-    def besides(guess: Floats) -> Service:
-        """What the server says of each size, and what it takes besides for a batch and for a request in it."""
+    def service(guess: Floats) -> Service:
+        """That of a time for each batch and, where there are any, one for each request in it."""
         fixed, each = abs(float(guess[0])), abs(float(guess[-1])) if max_batch > 1 else 0.0
-        return full.service({size: told.get(size, 0.0) + fixed + each * size for size in range(1, max_batch + 1)})
+        return full.service({size: fixed + each * size for size in (1, max_batch)})
 
-    rest = max(_LEAST_MS, full.mean_ms - told.get(max_batch, 0.0))
     found = minimize(
-        lambda guess: _compare(sightings, besides(guess), max_batch)[1],
-        [rest / 2, rest / 2 / max_batch] if max_batch > 1 else [rest],
+        lambda guess: _compare(sightings, service(guess), max_batch)[1],
+        [full.mean_ms / 2, full.mean_ms / 2 / max_batch] if max_batch > 1 else [full.mean_ms],
         method="Nelder-Mead",
-        options={"xatol": _CLOSE_MS, "fatol": _CLOSE_MS**2, "maxfev": _TRIALS},
+        options={"xatol": _CLOSE * full.mean_ms, "fatol": (_CLOSE * full.mean_ms) ** 2, "maxfev": _TRIALS},
     )
-    service = besides(found.x)
-    return Probe(service, _compare(sightings, service, max_batch)[0], capacity)
+    fitted = service(found.x)
+    return Probe(fitted, _compare(sightings, fitted, max_batch)[0], max_batch * 1e3 / full.mean_ms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,31 +233,6 @@ def _own_spread(runs: Sequence[Floats]) -> float:
 
     near, far = (float(np.mean(np.concatenate([(run[lag:] - run[:-lag]) ** 2 for run in runs]))) / 2 for lag in (1, 2))
     return float(max(0.0, 3 * far - 2 * near) ** 0.5)
-
-
-def _together(all_told: Sequence[Told]) -> Told:
-    found: dict[int, tuple[int, float]] = {}
-    for told in all_told:
-        for size, (count, mean) in told.items():
-            seen, before = found.get(size, (0, 0.0))
-            found[size] = (seen + count, (seen * before + count * mean) / (seen + count))
-    return found
-
-
-def _smooth(told: Told, max_batch: int) -> dict[int, float]:
-    """Mean time of every size; a line through all of them stands in for those that were seen rarely."""
-    import numpy as np
-
-    if not told:
-        return {}
-    sizes = np.array(sorted(told))
-    line = np.polynomial.Polynomial.fit(
-        sizes, [told[size][1] for size in sizes], min(1, len(sizes) - 1), w=[told[size][0] ** 0.5 for size in sizes]
-    )
-    return {
-        size: told[size][1] if told.get(size, (0, 0.0))[0] >= _SEEN else max(1e-3, float(line(size)))
-        for size in range(1, max_batch + 1)
-    }
 
 
 def _compare(sightings: Sequence[Sighting], service: Service, max_batch: int) -> tuple[float, float]:

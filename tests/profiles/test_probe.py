@@ -11,7 +11,7 @@ CAP, WAY_MS = 4, 1.5
 MEANS = {1: 8.0, 2: 10.0, 3: 12.0, 4: 14.0}
 
 
-def sighting(service: Service, seed: int, *, told: bool, seen_late_ms: float = 0.0) -> Sighting:
+def sighting(service: Service, seed: int, *, seen_late_ms: float = 0.0) -> Sighting:
     rng = np.random.default_rng(seed)
     pace, step = np.roll(service.pace, rng.integers(0, len(service.pace))), service.pace_ms
     ends = [0.0]
@@ -20,14 +20,8 @@ def sighting(service: Service, seed: int, *, told: bool, seen_late_ms: float = 0
     rate = 0.6 * service.capacity(Policy(CAP))
     arrivals = Arrivals().times(rate, 600, rng)
     trace = Arrivals("trace", trace=tuple(arrivals.tolist()))
-    latencies, sizes, _ = simulate_requests(service, trace.own_rate, Policy(CAP), arrivals=trace, requests=600, seed=seed)
-    counts = {size: int((sizes == size).sum()) for size in MEANS}
-    return Sighting(
-        ends_ms=np.asarray(ends) + rng.exponential(seen_late_ms, len(ends)) if seen_late_ms else np.asarray(ends),
-        arrivals_ms=arrivals,
-        latency_ms=latencies + WAY_MS,
-        told={size: (count, MEANS[size] - 0.5) for size, count in counts.items() if count} if told else {},
-    )
+    latencies, _, _ = simulate_requests(service, trace.own_rate, Policy(CAP), arrivals=trace, requests=600, seed=seed)
+    return Sighting(np.asarray(ends) + rng.exponential(seen_late_ms, len(ends)), arrivals, latencies + WAY_MS)
 
 
 def steady(spread: float = 0.02) -> Service:
@@ -43,18 +37,16 @@ def spells(slots: int = 400) -> tuple[float, ...]:
     return tuple((pace * np.mean(1 / pace)).tolist())
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
-def test_the_time_of_a_request_and_the_way_are_found(told):
-    found = fit([sighting(steady(), seed, told=told) for seed in range(3)], CAP)
+def test_the_time_of_a_request_and_the_way_are_found():
+    found = fit([sighting(steady(), seed) for seed in range(3)], CAP)
     assert found.service.mean_ms(CAP) == pytest.approx(MEANS[CAP], rel=0.02)
     assert found.service.mean_ms(1) == pytest.approx(MEANS[1], rel=0.06)
     assert found.offset_ms == pytest.approx(WAY_MS, abs=1.0)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
-def test_a_load_is_predicted_on_a_machine_with_slow_spells(told):
+def test_a_load_is_predicted_on_a_machine_with_slow_spells():
     service = steady().paced(spells(), 100.0)
-    probe = fit([sighting(service, seed, told=told) for seed in range(10)], CAP)
+    probe = fit([sighting(service, seed) for seed in range(10)], CAP)
     rate = 0.8 * service.capacity(Policy(CAP))
     truth, _, _ = simulate_requests(service, rate, Policy(CAP), requests=400_000)
     predicted = probe.latencies(rate, Policy(CAP), requests=400_000)
@@ -73,7 +65,7 @@ def test_slow_spells_make_a_longer_tail_than_as_many_slow_batches():
 
 
 def test_answers_that_are_seen_late_are_no_jitter_of_the_server():
-    found = fit([sighting(steady(spread=0.0), 0, told=True, seen_late_ms=0.7)], CAP)
+    found = fit([sighting(steady(spread=0.0), 0, seen_late_ms=0.7)], CAP)
     table = found.service.table[0, -1]
     assert table.std() / table.mean() < 0.03
 
@@ -83,7 +75,7 @@ def test_a_server_that_makes_no_batches():
     arrivals = Arrivals().times(100, 500, np.random.default_rng(0))
     trace = Arrivals("trace", trace=tuple(arrivals.tolist()))
     latencies, _, _ = simulate_requests(service, trace.own_rate, Policy(1), arrivals=trace, requests=500)
-    found = fit([Sighting(np.arange(200) * 5.0, arrivals, latencies + 2.0, {})], 1)
+    found = fit([Sighting(np.arange(200) * 5.0, arrivals, latencies + 2.0)], 1)
     assert found.service.mean_ms(1) == pytest.approx(5.0, rel=0.05)
     assert found.offset_ms == pytest.approx(2.0, abs=0.4)
     assert found.capacity == pytest.approx(200)

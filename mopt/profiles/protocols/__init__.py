@@ -16,7 +16,6 @@ __all__ = [
     "Request",
     "Server",
     "ask",
-    "batch_times",
     "connect",
     "encode",
 ]
@@ -24,4 +23,3 @@ __all__ = [
 from mopt.profiles.protocols._client import ask, connect, encode
 from mopt.profiles.protocols._endpoint import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, Server
 from mopt.profiles.protocols._grpc import ALIVE, INFER
-from mopt.profiles.protocols._kserve import batch_times

@@ -85,7 +85,6 @@ class Endpoint:
         model: The name of the model, or BentoML's route.
         version: Of the model; empty for the one that the server chooses.
         binary: Whether tensors may travel as raw bytes over HTTP.
-        statistics: A path where the server tells how long batches of each size took; empty where it has none.
         inputs: By name what the server says about an input, None where it names it only; None where it tells nothing.
     """
 
@@ -96,7 +95,6 @@ class Endpoint:
     model: str = ""
     version: str = ""
     binary: bool = False
-    statistics: str = ""
     inputs: Mapping[str, TensorSpec | None] | None = None
 
     def __str__(self) -> str:

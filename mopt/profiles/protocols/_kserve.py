@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["batch_times", "binary_request", "connect_kserve", "kserve_json_request", "kserve_outputs", "kserve_path"]
+__all__ = ["binary_request", "connect_kserve", "kserve_json_request", "kserve_outputs", "kserve_path"]
 
 import contextlib
 import json
@@ -45,27 +45,8 @@ def connect_kserve(server: Server, path: str, model: str | None) -> Endpoint:
         name,
         version,
         binary="binary_tensor_data" in about.get("extensions", ()),
-        statistics=f"{root}/stats" if "statistics" in about.get("extensions", ()) else "",
         inputs=specs(dictionary(answer).get("inputs")),
     )
-
-
-def batch_times(endpoint: Endpoint) -> dict[int, tuple[int, float]]:
-    """Ask the server how many batches of each size it has computed so far, and for how many ms in all.
-
-    Without the extension there is nothing:
-
-    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
-    """
-    if not endpoint.statistics:
-        return {}
-    answer = dictionary(fetch(endpoint.server, endpoint.statistics))
-    found: dict[int, tuple[int, float]] = {}
-    with contextlib.suppress(LookupError, TypeError, ValueError):
-        for entry in answer["model_stats"][0]["batch_stats"]:
-            spent = sum(int(entry[part]["ns"]) for part in ("compute_input", "compute_infer", "compute_output"))
-            found[int(entry["batch_size"])] = (int(entry["compute_infer"]["count"]), spent / 1e6)
-    return found
 
 
 def _index(server: Server, prefix: str) -> list[str]:
