@@ -44,8 +44,8 @@ LOADS = (0.4, 0.6, 0.8)
 """Of what the server could do just before; what it could do meanwhile makes the load that is reported."""
 BLOCKS = 10
 """Parts of a load, each after a look at the server."""
-FIRST_LOOKS, LOOKED_AT = 3, 200
-"""Looks from which the rates follow, and full batches in each look."""
+FIRST_LOOKS, LOOKED_AT = 3, 60
+"""Looks from which the rates follow, and full batches in each look at least."""
 LEAST_SECONDS = 150
 """Time of a load for which requests are added: the slow spells of the machine are what its p99 is made of."""
 SETTLING = 100
