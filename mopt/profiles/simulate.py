@@ -123,7 +123,7 @@ class Service:
         # What was measured spreads also because the speed changed, and that is in the pace already.
         mean = table.mean(axis=-1, keepdims=True)
         spread = np.maximum(table.std(axis=-1, keepdims=True) / mean, 1e-9)
-        rest = np.sqrt(np.maximum(0.0, 1 - (float(np.std(layout.pace)) / spread) ** 2))
+        rest = np.sqrt(np.maximum(0.0, 1 - (float(np.std(layout.pace) / np.mean(layout.pace)) / spread) ** 2))
         return cls(mean + rest * (table - mean), layout.pace, layout.pace_ms)
 
     @classmethod
