@@ -2,7 +2,7 @@
 
 With many requests under way all batches are full: the gaps between the answers give the capacity, and tell how the speed of the
 machine changes from one tenth of a second to the next. Then the server is put under a moderate load, where it makes batches of
-every size. What it takes for a batch and for each request in it, and the way there and back, are found by simulating the same
+every size. What it takes for one request and for a full batch, and the way there and back, are found by simulating the same
 arrivals until the latencies are distributed as they were seen. What a server says of its batches is not asked: of a batch that
 begins on a core that slept it says more than what one takes in a row, and nothing of what passes between two of them. It holds
 for one instance that takes at once all that wait.
@@ -159,13 +159,15 @@ def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
     full = _Full.of([sighting.ends_ms for sighting in sightings])
 
     def service(guess: Floats) -> Service:
-        """That of a time for each batch and, where there are any, one for each request in it."""
-        fixed, each = abs(float(guess[0])), abs(float(guess[-1])) if max_batch > 1 else 0.0
-        return full.service({size: fixed + each * size for size in (1, max_batch)})
+        """That of a time for one request and, where batches are made, one more for all others of a full batch."""
+        one = min(abs(float(guess[0])), full.mean_ms)
+        # One full batch after the other takes no less than one in between: then the server's own work is the most.
+        most = min(one + abs(float(guess[-1])), full.mean_ms) if max_batch > 1 else one
+        return full.service({1: one, max_batch: most})
 
     found = minimize(
         lambda guess: _compare(sightings, service(guess), max_batch)[1],
-        [full.mean_ms / 2, full.mean_ms / 2 / max_batch] if max_batch > 1 else [full.mean_ms],
+        [full.mean_ms / 2, full.mean_ms / 3] if max_batch > 1 else [0.9 * full.mean_ms],
         method="Nelder-Mead",
         options={"xatol": _CLOSE * full.mean_ms, "fatol": (_CLOSE * full.mean_ms) ** 2, "maxfev": _TRIALS},
     )
