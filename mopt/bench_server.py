@@ -19,7 +19,7 @@ from mopt.errors import UserError
 from mopt.loadtest import LESS, TEST_SECONDS, LoadTest, load_test, requests_for, summarize_load
 from mopt.profiles.arrivals import Arrivals
 from mopt.profiles.load import generate_load, limited
-from mopt.profiles.probe import Probe, probe_server
+from mopt.profiles.probe import Probe, fit, look
 from mopt.profiles.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
 from mopt.profiles.simulate import Policy, largest_rate, simulate
 from mopt.progress import Progress, Silent
@@ -123,7 +123,8 @@ def _probe(
     if manifest.batching.instances != 1 or not manifest.signature.batches:
         return None
     progress.stage("probing the server", 1)
-    found = probe_server(endpoint, requests, manifest.batching.max_batch, timeout_s=timeout_s, cores=cores)
+    max_batch = manifest.batching.max_batch
+    found = fit([look(endpoint, requests, max_batch, timeout_s=timeout_s, cores=cores)], max_batch)
     progress.step(f"a request takes {found.service.mean_ms(1):.2f} ms, and {found.offset_ms:.2f} ms on its way")
     return found
 

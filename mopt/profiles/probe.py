@@ -10,7 +10,7 @@ for one instance that takes at once all that wait.
 
 from __future__ import annotations
 
-__all__ = ["Probe", "Sighting", "fit", "look", "probe_server"]
+__all__ = ["Probe", "Sighting", "fit", "look"]
 
 import dataclasses
 import math
@@ -87,19 +87,6 @@ class Probe:
         """Simulate a load; return what a caller sees of each request, in ms."""
         found, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
         return found + self.offset_ms
-
-
-def probe_server(
-    endpoint: Endpoint,
-    requests: Sequence[Request],
-    max_batch: int,
-    *,
-    batches: int = 200,
-    timeout_s: float = 10.0,
-    cores: Collection[int] | None = None,
-) -> Probe:
-    """Measure a server that nobody else uses; arguments and errors are those of :func:`look`."""
-    return fit([look(endpoint, requests, max_batch, batches=batches, timeout_s=timeout_s, cores=cores)], max_batch)
 
 
 def look(

@@ -150,10 +150,6 @@ class Service:
 
         return dataclasses.replace(self, table=self.table * np.reshape(np.asarray(ratio, dtype=np.float64), (1, -1, 1)))
 
-    def plus(self, overhead_ms: float) -> Service:
-        """The same with a constant added to each batch."""
-        return dataclasses.replace(self, table=self.table + overhead_ms)
-
     def mean_ms(self, batch: int) -> float:
         """Mean time of a batch while all instances work."""
         return float(self.table[-1, batch - 1].mean())
