@@ -110,7 +110,7 @@ def measure_capacity(
     watch = Watch()
     sizes = signature.batch_sizes(max_batch)
     cold = _cold_start(runtime, model, batch_feeds(signature, samples, sizes[0]))
-    wanted = layouts(cores or runtime.threads)
+    wanted = [(count, runtime.threads) for count in runtime.side_by_side] or layouts(cores or runtime.threads)
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
     wanted = [one for index, one in enumerate(wanted) if index == 0 or one[0] <= room]
     progress.stage("measuring it as a server", len(sizes))
@@ -325,6 +325,8 @@ def _operators(
         for batch in sorted(set(sizes)):
             feed = batch_feeds(signature, samples, batch, count=1)[0]
             operators = session.operators(feed)
+            if not operators:
+                return ()
             total = statistics.median(session.time([feed], 0.2, 5))
             found.append(OperatorProfile(batch=batch, threads=runtime.threads, operators=operators, total_ms=total))
     return tuple(found)

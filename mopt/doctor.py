@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from mopt.artifacts.store import default_root
+from mopt.nvidia import devices
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
 
@@ -29,6 +30,7 @@ def examine() -> dict[str, Any]:
             "cpu": machine.cpu,
             "isa": " ".join(machine.isa) or "none that matters",
             "cores": machine.cores,
+            "gpu": ", ".join(f"{one.name} ({one.capability}, CUDA {one.driver})" for one in devices()) or "none",
             "memory": f"{machine.memory_bytes / 1e9:.1f} GB",
             "cache": str(root),
             "disk free": f"{free / 1e9:.1f} GB",

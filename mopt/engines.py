@@ -28,13 +28,14 @@ from mopt.judging import (
     step,
 )
 from mopt.mixed import lowering
-from mopt.nvidia import NO_GPU, devices, import_tensorrt
+from mopt.nvidia import NO_GPU, devices, import_tensorrt, version_of
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.plan import Candidate
 from mopt.profiles.target import Gpu, Target
 from mopt.progress import Progress
 from mopt.recipe import Engine
+from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 
 _BEST_BATCH = 8
 NOT_MEASURED = f"skipped: {NO_GPU}"
@@ -54,6 +55,8 @@ def check_buildable(target: Target) -> None:
     """
     gpu = target.gpu
     if gpu is None:
+        return
+    if runs_here(gpu) and not version_of(gpu.library) and OnnxRuntimeGpu().installed():
         return
     if gpu.library == "tensorrt" and not runs_here(gpu):
         raise UserError(

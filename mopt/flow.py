@@ -44,8 +44,8 @@ from mopt.search import search
 from mopt.simplify import Simplified, simplify
 
 LIBRARIES = (
-    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxsim", "openvino", "nncf", *TENSORRT["tensorrt"],
-    *TENSORRT["tensorrt_rtx"],
+    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxslim", "onnxsim", "openvino", "nncf",
+    *TENSORRT["tensorrt"], *TENSORRT["tensorrt_rtx"],
 )  # fmt: skip
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LIBRARIES", "NO_GPU", "Device", "Library", "devices", "import_tensorrt", "version_of"]
+__all__ = ["LIBRARIES", "NO_GPU", "PORTABLE", "Device", "Library", "device_state", "devices", "import_tensorrt", "version_of"]
 
 import contextlib
 import ctypes
@@ -21,6 +21,8 @@ LIBRARIES: dict[Library, tuple[str, ...]] = {
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
 }
 """Distributions that bring each module."""
+PORTABLE: dict[Library, str] = {"tensorrt": "8.0 and later", "tensorrt_rtx": "8.0, 8.6, 8.9, and 12.0 and later"}
+"""Compute capabilities of an engine that was built for none by name."""
 NO_GPU = "no GPU"
 """What is said wherever one is needed."""
 _EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
@@ -71,6 +73,29 @@ def _device(driver: Any, index: int, version: str) -> Device:
     driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle)
     return Device(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", memory.value, version)
+
+
+def device_state() -> dict[str, Any]:
+    """Return clocks, power, temperature and reasons of throttling of the first GPU, as far as NVML tells."""
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return {}
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return {
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "celsius": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+            "memory_bytes": pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+            "throttled": pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+            & (pynvml.nvmlClocksThrottleReasonHwSlowdown | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown),
+        }
+    except pynvml.NVMLError as error:
+        return {"unknown": str(error)}
 
 
 def import_tensorrt(library: Library) -> ModuleType:

@@ -200,13 +200,22 @@ def _small(asked: Asked) -> Iterator[Candidate]:
         yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), OpenVINO(threads=threads))
 
 
-def _tensorrt(asked: Asked) -> Iterator[Candidate]:
-    """Types are in the graph; what is narrow comes first where it is fast: convolutions, and FP8 for attention."""
-    engine, traits, calibration = asked.engine, asked.traits, asked.calibration
-    gpu = asked.target.gpu
+def _gpu(asked: Asked) -> Iterator[Candidate]:
+    """Engines where TensorRT is installed, and ONNX Runtime's own provider where there is a GPU to run it on."""
+    engine = asked.engine
     assert engine is not None
-    assert gpu is not None
     runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
+    if runtime.version or runtime.absent():
+        yield from _tensorrt(asked, engine, runtime)
+    if not runtime.absent():
+        yield Candidate("onnxruntime-cuda-fp16", (ConvertFloat16(calibration=asked.calibration),), OnnxRuntimeGpu())
+        yield Candidate("onnxruntime-cuda-fp32", (), OnnxRuntimeGpu())
+
+
+def _tensorrt(asked: Asked, engine: BuildTensorrt, runtime: TensorRT) -> Iterator[Candidate]:
+    """Types are in the graph; what is narrow comes first where it is fast: convolutions, and FP8 for attention."""
+    traits, calibration, gpu = asked.traits, asked.calibration, asked.target.gpu
+    assert gpu is not None
 
     def made(name: str, *passes: Pass) -> Candidate:
         return Candidate(f"tensorrt-{name}", (*passes, engine), runtime)
@@ -227,9 +236,7 @@ def _tensorrt(asked: Asked) -> Iterator[Candidate]:
         yield made("int4", QuantizeTensorrt(arithmetic="int4"))
     yield made("fp32")
     if not runtime.absent():
-        half_passes: tuple[Pass, ...] = (ConvertFloat16(calibration=calibration),)
-        yield Candidate("onnxruntime-cuda-fp16", half_passes, OnnxRuntimeGpu(provider="cuda"))
-        yield Candidate(f"onnxruntime-{engine.library}-fp16", half_passes, OnnxRuntimeGpu(provider=engine.library))
+        yield Candidate(f"onnxruntime-{engine.library}-fp16", (half.passes[0],), OnnxRuntimeGpu(provider=engine.library))
 
 
-_MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime, "tensorrt": _tensorrt}
+_MAKERS = {"openvino": _openvino, "onnxruntime": _onnxruntime, "tensorrt": _gpu}

@@ -20,7 +20,7 @@ from mopt.cli.gate import command as gate
 from mopt.cli.inspect import command as inspect
 from mopt.cli.rebuild import command as rebuild_command
 from mopt.cli.size import command as size
-from mopt.engines import _first, engine_pass, shape_ranges
+from mopt.engines import _first, engine_pass, runs_here, shape_ranges
 from mopt.entry import start
 from mopt.errors import Rejection, UserError
 from mopt.nvidia import devices, version_of
@@ -29,11 +29,13 @@ from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.plan import Candidate
 from mopt.profiles.machine import detect
-from mopt.profiles.target import load_target
+from mopt.profiles.target import load_target, target_names
 from mopt.rebuild import rebuild
 from mopt.recipe import Engine
+from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.tensorrt import TensorRT
 from mopt.verify import verify
+from tests.passes import graphs
 from tests.small import digits
 
 ADA = load_target("rtx-4090", detect()).gpu
@@ -273,6 +275,34 @@ class TestMixedPrecision:
         assert len(quantize.fields["float_nodes"]) == 1
         assert {kind.split()[-1] for kind in engine.detail["computes"]} >= {"Int8", "Half"}
         assert tried["tensorrt-fp16"].outcome.rejection is Rejection.SKIPPED
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not devices() or not OnnxRuntimeGpu().installed(), reason="no GPU, or no onnxruntime-gpu")
+def test_on_a_gpu_speed_is_measured_and_the_server_gets_the_gpu(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    wide (float[batch, 256] x) => (float[batch, 8] y)
+    { a = MatMul (x, w0) b = Relu (a) c = MatMul (b, w1) d = Relu (c) y = MatMul (d, w2) }
+    """
+    model = graphs.model(tmp_path, text, graphs.weights(w0=(256, 4096), w1=(4096, 4096), w2=(4096, 8))).file
+    np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).standard_normal((200, 256)).astype(np.float32))
+    targets = [load_target(name, detect()) for name in target_names()]
+    (target, *_) = [one.name for one in targets if one.gpu and runs_here(one.gpu)]
+    artifact = mopt.build(
+        model=str(model), name="wide", data=str(tmp_path / "samples.npz"), target=target, out=tmp_path / "wide.mopt",
+        store=Store(tmp_path / "cache"),
+        search={"max_batch": 8, "candidates": ["onnxruntime-cuda-*"]}, traffic={"rate": 500},
+    )  # fmt: skip
+    manifest = artifact.manifest
+    assert manifest.runtime == "onnxruntime_gpu"
+    assert manifest.winner.evidence["device"]["name"] == devices()[0].name
+    assert manifest.winner.profile.batches[0].ratio.low > 1, "weights that a CPU has to read from its memory"
+    assert [layout.instances for layout in manifest.serving_profile.layouts] == [1, 2, 4]
+    assert manifest.serving_profile.operators == ()
+    assert manifest.batching.predicted_p99_ms > 0
+    assert "KIND_GPU" in (artifact.folder / "serving/triton/wide/config.pbtxt").read_text()
+    assert verify(artifact.folder).ok
 
 
 @pytest.mark.skipif(bool(devices()), reason="there is a GPU")

@@ -4,6 +4,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+import mopt.plan as planning
 from mopt.artifacts.model import Model
 from mopt.artifacts.samples import Samples
 from mopt.errors import UserError
@@ -101,9 +102,18 @@ def test_a_gpu_gets_what_its_arithmetic_allows_and_what_is_usually_fast_comes_fi
 
 def test_on_the_gpu_itself_onnxruntime_competes_and_bf16_can_be_judged(monkeypatch):
     monkeypatch.setattr(tensorrt, "devices", lambda: (Device("NVIDIA L4", "8.9", 24 << 30, "13.0"),))
+    monkeypatch.setattr(planning, "version_of", lambda library: "1.7")
     found = gpu_names(CNN, "nvidia-l4")
     assert {"tensorrt-bf16", "onnxruntime-cuda-fp16", "onnxruntime-tensorrt_rtx-fp16"} <= set(found)
     assert "onnxruntime-cuda-fp16" not in gpu_names(CNN, "nvidia-t4")
+
+
+def test_without_tensorrt_the_gpu_itself_is_left_to_onnxruntime(monkeypatch):
+    monkeypatch.setattr(tensorrt, "devices", lambda: (Device("NVIDIA H100", "9.0", 80 << 30, "13.0"),))
+    monkeypatch.setattr(planning, "version_of", lambda library: "")
+    assert gpu_names(CNN, "nvidia-h100") == ["onnxruntime-cuda-fp16", "onnxruntime-cuda-fp32"]
+    monkeypatch.setattr(planning, "version_of", lambda library: "11.4.0")
+    assert {"tensorrt-fp8", "onnxruntime-tensorrt-fp16", "onnxruntime-cuda-fp32"} <= set(gpu_names(CNN, "nvidia-h100"))
 
 
 def test_traits_are_counted_in_subgraphs_too(tmp_path):

@@ -32,6 +32,8 @@ class Runtime(abc.ABC):
     libraries: ClassVar[tuple[str, ...]]
     """Distributions whose version changes what is measured."""
     extra: ClassVar[str] = ""
+    side_by_side: ClassVar[tuple[int, ...]] = ()
+    """How many instances share a device that has no cores to be divided; none where the cores decide."""
 
     threads: int
 

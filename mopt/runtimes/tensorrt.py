@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from mopt.artifacts.model import Feed, Model, TensorSpec
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
-from mopt.nvidia import LIBRARIES, NO_GPU, Device, Library, devices, import_tensorrt
+from mopt.nvidia import LIBRARIES, NO_GPU, PORTABLE, Device, Library, device_state, devices, import_tensorrt
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime
 
@@ -33,13 +33,14 @@ class TensorRT(Runtime):
     Attributes:
         library: What built the engine.
         version: Of that library; an engine runs under no other one.
-        capabilities: Compute capabilities that it was built for; none for any from 8.0 on.
+        capabilities: Compute capabilities that it was built for; none for any that the library makes portable engines for.
         graph: Record the inference as a CUDA graph, which spares the host most of the launches.
     """
 
     forms: ClassVar[tuple[str, ...]] = ("tensorrt",)
     libraries: ClassVar[tuple[str, ...]] = (*LIBRARIES["tensorrt_rtx"], *LIBRARIES["tensorrt"])
     extra: ClassVar[str] = "tensorrt-rtx"
+    side_by_side: ClassVar[tuple[int, ...]] = (1, 2, 4)
 
     threads: int = 1
     library: Library = "tensorrt_rtx"
@@ -78,7 +79,7 @@ class TensorRT(Runtime):
         device = devices()[0]
         if self.runs_on(device.capability):
             return ""
-        wanted = ", ".join(self.capabilities) or "8.0 and later"
+        wanted = ", ".join(self.capabilities) or PORTABLE[self.library]
         return (
             f"the engine is for compute capability {wanted}, and {device.name} has {device.capability}; "
             "mopt rebuild makes one for this GPU"
@@ -88,7 +89,10 @@ class TensorRT(Runtime):
         """Whether an engine that was built so runs on GPUs of a compute capability."""
         if self.capabilities:
             return capability in self.capabilities
-        return tuple(map(int, capability.split("."))) >= (8, 0)
+        number = tuple(map(int, capability.split(".")))
+        if self.library == "tensorrt_rtx":  # not on the GPUs of data centres from Hopper on, nor on Orin
+            return capability in ("8.0", "8.6", "8.9") or number >= (12, 0)
+        return number >= (8, 0)
 
 
 class _Buffer:
@@ -164,7 +168,7 @@ class _TensorrtSession(Session):
         """Return the GPU with its state, and the engine's own account of its layers."""
         inspector = self._engine.create_engine_inspector()
         told = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return {"device": dataclasses.asdict(self._gpu), "state": _state(), "engine": told[:20_000]}
+        return {"device": dataclasses.asdict(self._gpu), "state": device_state(), "engine": told[:20_000]}
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Return nothing: TensorRT fuses operators into layers, which :meth:`layers` lists."""
@@ -199,7 +203,7 @@ class _TensorrtSession(Session):
         """
         self._prepare(feed)
         begin, end = (_checked(self._cuda.cudaEventCreate()) for _ in range(2))
-        before, on_gpu, on_host = _state(), [], []
+        before, on_gpu, on_host = device_state(), [], []
         for index in range(_WARM_UPS + _MEASURED):
             _checked(self._cuda.cudaEventRecord(begin, self._stream))
             with _clock() as elapsed:
@@ -215,8 +219,8 @@ class _TensorrtSession(Session):
             "gpu_p99_ms": ordered[int(0.99 * len(ordered))],
             "enqueue_p50_ms": statistics.median(on_host),
             "before": before,
-            "after": _state(),
-            "warnings": _warnings(on_gpu, on_host, _state()),
+            "after": device_state(),
+            "warnings": _warnings(on_gpu, on_host, device_state()),
         }
 
     # --- one inference --------------------------------------------------------------------------------------------------
@@ -328,29 +332,6 @@ def _clock() -> Iterator[list[float]]:
     start = time.perf_counter()
     yield elapsed
     elapsed.append((time.perf_counter() - start) * 1e3)
-
-
-def _state() -> dict[str, Any]:
-    """Clocks, power, temperature and reasons of throttling, as far as NVML tells."""
-    try:
-        import pynvml
-    except ModuleNotFoundError:
-        return {}
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return {
-            "driver": pynvml.nvmlSystemGetDriverVersion(),
-            "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-            "watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            "celsius": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-            "memory_bytes": pynvml.nvmlDeviceGetMemoryInfo(handle).used,
-            "throttled": pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-            & (pynvml.nvmlClocksThrottleReasonHwSlowdown | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown),
-        }
-    except pynvml.NVMLError as error:
-        return {"unknown": str(error)}
 
 
 def _warnings(on_gpu: Sequence[float], on_host: Sequence[float], state: dict[str, Any]) -> list[str]:

@@ -37,7 +37,18 @@ def test_without_a_gpu_the_onnx_answers(tmp_path):
 
 @pytest.mark.parametrize(
     ("built", "here", "runs"),
-    [(("8.9",), "8.9", True), (("8.9",), "8.6", False), (("8.6", "8.9"), "8.6", True), ((), "7.5", False), ((), "12.0", True)],
+    [
+        (("8.9",), "8.9", True),
+        (("8.9",), "8.6", False),
+        (("8.6", "8.9"), "8.6", True),
+        ((), "7.5", False),
+        # "Supported compute capabilities: 8.0 8.6 8.9 12.0 12.1 >12.0", says TensorRT for RTX on an H100.
+        ((), "8.6", True),
+        ((), "8.7", False),
+        ((), "9.0", False),
+        ((), "10.0", False),
+        ((), "12.0", True),
+    ],
 )
 def test_an_engine_is_only_for_the_gpus_that_it_was_built_for(monkeypatch, built, here, runs):
     monkeypatch.setattr(tensorrt, "devices", lambda: (Device("A card", here, 1 << 34, "13.0"),))

@@ -16,6 +16,7 @@ from mopt.artifacts.model import Feed, Signature, TensorSpec
 from mopt.artifacts.quantities import digits, milliseconds
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError
+from mopt.nvidia import PORTABLE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,6 +28,8 @@ _TYPES = {
     "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
 }  # fmt: skip
 _VERSION = "1"
+_ACCELERATORS = {"cuda": "", "tensorrt": "tensorrt"}
+"""What the onnxruntime backend calls a provider of ONNX Runtime for GPUs; CUDA is there without a name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +130,15 @@ def _onnxruntime_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
     parameters = {"inter_op_thread_count": "1"}
     if (threads := fields.pop("threads", None)) is not None:
         parameters["intra_op_thread_count"] = str(threads)
+    if fields.get("provider") in _ACCELERATORS:
+        del fields["provider"]
     return _Plan(most, parameters, (*_no_batching(reason), *_left_over(fields)))
 
 
 def _tensorrt_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
     """An engine runs under the one version, and on the GPUs, that it was built for."""
     fields = manifest.runtime_fields
-    gpus = ", ".join(fields.get("capabilities") or ()) or "8.0 and later"
+    gpus = ", ".join(fields.get("capabilities") or ()) or PORTABLE.get(fields.get("library", ""), "")
     built = f"{fields.get('library')} {fields.get('version')} for compute capability {gpus}"
     notes = [f"Built with {built}; no other version and no other GPU loads it: mopt rebuild makes an engine for them."]
     if fields.get("library") == "tensorrt_rtx":
@@ -218,6 +223,9 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
         lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
     lines.append(_instance_group(manifest, backend))
+    if accelerator := _ACCELERATORS.get(manifest.runtime_fields.get("provider", "")):
+        named = f"gpu_execution_accelerator: [ {{ name: {quote(accelerator)} }} ]"
+        lines.append(f"optimization {{ execution_accelerators {{ {named} }} }}")
     if plan.max_batch > 1:
         lines.append(
             f"dynamic_batching {{ max_queue_delay_microseconds: {batching.queue_delay_us}{_preferred(manifest, plan)} }}"
@@ -231,7 +239,7 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
 
 def _instance_group(manifest: Manifest, backend: _Backend) -> str:
     count = max(1, manifest.batching.instances)
-    if backend.name != "tensorrt":
+    if backend.name != "tensorrt" and manifest.runtime != "onnxruntime_gpu":
         return f"instance_group {{ count: {count} kind: KIND_CPU }}"
     profiles = _profiles(manifest)
     named = f" profile: [ {', '.join(quote(str(index)) for index in range(len(profiles)))} ]" if len(profiles) > 1 else ""

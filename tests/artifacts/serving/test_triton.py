@@ -76,6 +76,15 @@ def test_instances_run_on_the_cpu(parse):
     assert [(group.count, group.kind) for group in config.instance_group] == [(3, pb.ModelInstanceGroup.KIND_CPU)]
 
 
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt_rtx"])
+def test_what_was_measured_on_a_gpu_is_served_on_one(parse, provider):
+    config, path = parse(runtime="onnxruntime_gpu", runtime_fields={"threads": 1, "provider": provider})
+    assert [group.kind for group in config.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
+    accelerators = [one.name for one in config.optimization.execution_accelerators.gpu_execution_accelerator]
+    assert accelerators == (["tensorrt"] if provider == "tensorrt" else [])
+    assert ("provider=tensorrt_rtx, for which" in path.read_text()) is (provider == "tensorrt_rtx")
+
+
 def test_a_batch_of_one_needs_no_batcher(parse):
     config, _ = parse([IMAGES], batching=batching(max_batch=1))
     assert config.max_batch_size == 1
