@@ -43,9 +43,9 @@ HERE = Path(__file__).parent
 LOADS = (0.4, 0.6, 0.8)
 """Of what the server could do just before; what it could do meanwhile makes the load that is reported."""
 BLOCKS = 10
-"""Parts of a load, each after a look at the server."""
-FIRST_LOOKS, LOOKED_AT = 3, 60
-"""Looks from which the rates follow, and full batches in each look at least."""
+"""Parts of a load, each after looks at the server."""
+FIRST_LOOKS, LOOKS, LOOKED_AT = 3, 2, 60
+"""Looks from which the rates follow, looks before each block, and full batches in each at least."""
 LEAST_SECONDS = 150
 """Time of a load for which requests are added: the slow spells of the machine are what its p99 is made of."""
 SETTLING = 100
@@ -55,6 +55,15 @@ STEADY, MOST_WARM_UP = 0.97, 20
 SIMULATED, REPLAYS = 1_000_000, 20
 """Requests that are simulated, and how often the arrivals of each block are."""
 MODEL_CORE, OTHER_CORE = 0, 1
+SHORT_LENGTH = 16
+"""Tokens of a query."""
+SHORT = """
+import runpy
+
+def model():
+    module, example = runpy.run_path(%(source)r)["model"]()
+    return module, {name: value[:, :%(length)d] for name, value in example.items()}
+"""
 HANDLER = """
 import io, os
 import numpy as np, onnxruntime
@@ -136,6 +145,18 @@ def _minilm(folder: Path) -> tuple[Path, Path]:
     return _case("minilm_sentiment", folder)
 
 
+def _queries(folder: Path) -> tuple[Path, Path]:
+    """The same for texts as short as what people type into a search field."""
+    chosen = case("minilm_sentiment", folder / "case", 200)
+    (folder / "short.py").write_text(SHORT % {"source": chosen.source.rpartition(":")[0], "length": SHORT_LENGTH})
+    samples = load_samples(chosen.held_out)
+    np.savez(
+        folder / "samples.npz",
+        **{key: np.concatenate([feed[key] for feed, _ in samples])[:, :SHORT_LENGTH] for key in samples[0][0]},
+    )
+    return folder / "short.py:model", folder / "samples.npz"
+
+
 def _case(name: str, folder: Path) -> tuple[Path, Path]:
     chosen = case(name, folder / "case", 200)
     samples = load_samples(chosen.held_out)
@@ -179,6 +200,7 @@ MODELS: dict[str, Callable[[Path], tuple[Path, Path]]] = {
     "wide": _wide,
     "angle": _angle,
     "minilm": _minilm,
+    "queries": _queries,
     "magika": _magika,
 }
 
@@ -232,7 +254,7 @@ def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requ
     sightings, moments, measured, warnings, blocks = [], [], [], [], []
     watch = Watch()
     for block in range(BLOCKS):
-        sightings.append(_look(endpoint, encoded, cap))
+        sightings += [_look(endpoint, encoded, cap) for _ in range(LOOKS)]
         count = math.ceil(max(requests, rate * LEAST_SECONDS) / BLOCKS) + SETTLING
         moments.append(Arrivals().times(rate, count, np.random.default_rng([round(rate * 100), block])))
         found = generate_load(endpoint, encoded, moments[-1], timeout_s=60, cores=[OTHER_CORE])
