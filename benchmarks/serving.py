@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import io
 import itertools
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,11 +34,16 @@ from mopt.profiles.arrivals import Arrivals
 from mopt.profiles.load import generate_load, keep_busy, limited
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
-from mopt.profiles.probe import Sighting, fit, look
+from mopt.profiles.probe import Probe, Sighting, fit, look
 from mopt.profiles.protocols import Endpoint, Request, Server, connect, encode
 from mopt.profiles.simulate import Policy
 from tests import servers
 from tests.models import case, load_samples, onnx_file
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 HERE = Path(__file__).parent
 LOADS = (0.4, 0.6, 0.8)
@@ -52,8 +58,8 @@ SETTLING = 100
 """Requests at the start of a block that do not count: the queue is empty at first."""
 STEADY, MOST_WARM_UP = 0.97, 20
 """Share of the time before from which a thousand requests are as quick as they will be, and thousands at most."""
-SIMULATED, REPLAYS = 1_000_000, 20
-"""Requests that are simulated, and how often the arrivals of each block are."""
+SIMULATED, REPLAYS, REFITS = 1_000_000, 20, 40
+"""Requests that are simulated, how often the arrivals of each block are, and fits to blocks that are drawn anew."""
 MODEL_CORE, OTHER_CORE = 0, 1
 SHORT_LENGTH = 16
 """Tokens of a query."""
@@ -102,13 +108,13 @@ def main() -> None:
     for name in arguments.model or MODELS:
         artifact = artifact_of(name, arguments.work)
         for server in arguments.server or ("triton", "torchserve"):
-            path = arguments.out / f"serving-{name}-{server}.json"
-            if path.exists() and not arguments.again:
-                found += json.loads(path.read_text())
-                continue
-            rows = _measure(name, artifact, server, arguments.requests, arguments.out)
-            path.write_text(json.dumps(rows, indent=1))
-            found += rows
+            kept = [arguments.out / f"serving-{name}-{server}-{load:.0%}.npz" for load in LOADS]
+            if arguments.again or not all(path.exists() for path in kept):
+                _measure(name, artifact, server, arguments.requests, arguments.out)
+            for path in kept:
+                found.append({"model": name, "server": server, **_row(Cell.load(path))})
+                print(_line(found[-1]), flush=True)
+    (arguments.out / "serving.json").write_text(json.dumps(found, indent=1))
     report = _report(found)
     (arguments.out / "serving.md").write_text(report)
     print(report)
@@ -222,20 +228,17 @@ def artifact_of(name: str, work: Path) -> Path:
 # --- measuring ----------------------------------------------------------------------------------------------------------
 
 
-def _measure(name: str, artifact: Path, server: str, requests: int, out: Path) -> list[dict[str, Any]]:
+def _measure(name: str, artifact: Path, server: str, requests: int, out: Path) -> None:
     cap = mopt.Artifact.open(artifact).manifest.batching.max_batch
     feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
-    rows = []
     with _served(server, artifact, cap) as endpoint:
         encoded = encode(endpoint, feeds) if server == "triton" else [_archive(feed) for feed in feeds]
         _warm(endpoint, encoded)
         for load in LOADS:
             first = fit([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
-            kept = out / f"serving-{name}-{server}-{load:.0%}.npz"
-            rows.append(_at_rate(endpoint, encoded, cap, load * first.capacity, requests, kept))
-            rows[-1] |= {"model": name, "server": server}
-            print(_line(rows[-1]), flush=True)
-    return rows
+            cell = _at_rate(endpoint, encoded, cap, load * first.capacity, requests)
+            cell.save(out / f"serving-{name}-{server}-{load:.0%}.npz")
+            print(f"{name} {server} {load:.0%}: p99 {np.quantile(cell.measured(), 0.99):.2f} ms", flush=True)
 
 
 def _archive(feed: dict[str, Any]) -> Request:
@@ -249,71 +252,135 @@ def _look(endpoint: Endpoint, encoded: list[Any], cap: int) -> Sighting:
     return look(endpoint, encoded, cap, batches=LOOKED_AT, cores=[OTHER_CORE])
 
 
-def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int, kept: Path) -> dict[str, Any]:
-    """Look at the server and load it, in turn; predict from all looks. What was seen is kept, to be looked at again."""
-    sightings, moments, measured, warnings, blocks = [], [], [], [], []
+def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int) -> Cell:
+    """Look at the server and load it, in turn."""
+    sightings, blocks, warnings = [], [], []
     watch = Watch()
     for block in range(BLOCKS):
         sightings += [_look(endpoint, encoded, cap) for _ in range(LOOKS)]
         count = math.ceil(max(requests, rate * LEAST_SECONDS) / BLOCKS) + SETTLING
-        moments.append(Arrivals().times(rate, count, np.random.default_rng([round(rate * 100), block])))
-        found = generate_load(endpoint, encoded, moments[-1], timeout_s=60, cores=[OTHER_CORE])
-        answered = found.latency_ms[SETTLING:]
-        measured.append(answered[~np.isnan(answered)])
+        moments = Arrivals().times(rate, count, np.random.default_rng([round(rate * 100), block]))
+        found = generate_load(endpoint, encoded, moments, timeout_s=60, cores=[OTHER_CORE])
         warnings.append(limited(found))
-        blocks.append({"arrivals_ms": moments[-1], "latency_ms": found.latency_ms, "lateness_ms": found.lateness_ms})
-    np.savez_compressed(
-        kept,
-        **{f"look{index}_{key}": value for index, one in enumerate(sightings) for key, value in vars(one).items()},
-        **{f"block{index}_{key}": value for index, one in enumerate(blocks) for key, value in one.items()},
-    )
-    probe = fit(sightings, cap)
-    drawn = [
-        probe.latencies(rate, Policy(cap), arrivals=Arrivals("trace", trace=tuple(own.tolist())), requests=len(own), seed=seed)
-        for own in moments
-        for seed in range(REPLAYS)
-    ]
+        blocks.append(Block(moments, found.latency_ms, found.lateness_ms))
+    return Cell(cap, rate, tuple(sightings), tuple(blocks), {"machine": watch.seen(), "warning": max(warnings, key=len)})
+
+
+# --- what was measured, and what was predicted -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A part of a load: when each request was due, what it took, and how late the generator was."""
+
+    arrivals_ms: Floats
+    latency_ms: Floats
+    lateness_ms: Floats
+
+    @property
+    def answered(self) -> Floats:
+        """Latencies that count."""
+        found = self.latency_ms[SETTLING:]
+        return found[~np.isnan(found)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """All that was seen of one model in one server under one load, so that it can be looked at again."""
+
+    cap: int
+    rate: float
+    sightings: tuple[Sighting, ...]
+    blocks: tuple[Block, ...]
+    about: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write it as NumPy's archive."""
+        parts = {"look": self.sightings, "block": self.blocks}
+        arrays = {
+            f"{kind}{index}_{key}": value
+            for kind, found in parts.items()
+            for index, one in enumerate(found)
+            for key, value in vars(one).items()
+        }
+        np.savez_compressed(path, cap=self.cap, rate=self.rate, about=json.dumps(self.about), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Cell:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            found = dict(arrays)
+
+        def parts(kind: str, make: Any) -> tuple[Any, ...]:
+            names = [field.name for field in dataclasses.fields(make)]
+            count = sum(key.startswith(kind) and key.endswith(f"_{names[0]}") for key in found)
+            return tuple(make(*(found[f"{kind}{index}_{name}"] for name in names)) for index in range(count))
+
+        about = json.loads(str(found["about"]))
+        return cls(int(found["cap"]), float(found["rate"]), parts("look", Sighting), parts("block", Block), about)
+
+    def drawn(self, rng: np.random.Generator) -> Cell:
+        """Blocks drawn anew, each with the looks before it: requests close to each other are alike."""
+        each = len(self.sightings) // len(self.blocks)
+        chosen = rng.integers(0, len(self.blocks), len(self.blocks))
+        looks = tuple(one for index in chosen for one in self.sightings[index * each : (index + 1) * each])
+        return dataclasses.replace(self, sightings=looks, blocks=tuple(self.blocks[index] for index in chosen))
+
+    def measured(self) -> Floats:
+        """Latencies of all blocks."""
+        return np.concatenate([block.answered for block in self.blocks])
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    """Predict from the looks alone, and compare."""
+    probe = fit(cell.sightings, cell.cap)
     row: dict[str, Any] = {
-        "cap": cap,
-        "rate": rate,
-        "load": rate / probe.capacity,
-        "answered": sum(map(len, measured)),
-        "machine": watch.seen(),
+        "cap": cell.cap,
+        "rate": cell.rate,
+        "load": cell.rate / probe.capacity,
+        "answered": len(cell.measured()),
         "s1": probe.service.mean_ms(1),
-        "scap": probe.service.mean_ms(cap),
+        "scap": probe.service.mean_ms(cell.cap),
         "offset": probe.offset_ms,
         "pace": np.quantile(probe.service.pace, (0.05, 0.5, 0.95)).tolist(),
-        "warning": max(warnings, key=len),
+        "by_block": [float(np.quantile(block.answered, 0.99)) for block in cell.blocks],
+        **cell.about,
     }
     latencies_of = {
-        "predicted": probe.latencies(rate, Policy(cap), requests=SIMULATED),
-        "drawn": np.concatenate([one[SETTLING:] for one in drawn]),
-        "measured": np.concatenate(measured),
+        "predicted": probe.latencies(cell.rate, Policy(cell.cap), requests=SIMULATED),
+        "drawn": np.concatenate([_same_arrivals(probe, block, cell, seed) for block in cell.blocks for seed in range(REPLAYS)]),
+        "measured": cell.measured(),
     }
     for key, latencies in latencies_of.items():
         row |= {f"{key}_p{share * 100:.0f}": float(np.quantile(latencies, share)) for share in (0.5, 0.95, 0.99)}
-    row["noise"] = _noise(measured)
-    row["by_block"] = [float(np.quantile(block, 0.99)) for block in measured]
-    return row
+    return row | _noise(cell)
 
 
-def _noise(blocks: list[Any]) -> float:
-    """Half of a 95 % interval of the measured p99 in ms, by drawing blocks anew: requests close to each other are alike."""
+def _same_arrivals(probe: Probe, block: Block, cell: Cell, seed: int) -> Floats:
+    trace = Arrivals("trace", trace=tuple(block.arrivals_ms.tolist()))
+    return probe.latencies(cell.rate, Policy(cell.cap), arrivals=trace, requests=len(block.arrivals_ms), seed=seed)[SETTLING:]
+
+
+def _noise(cell: Cell) -> dict[str, Any]:
+    """Half of a 95 % interval of the measured p99 in ms, and one of the prediction over it, by drawing blocks anew."""
     rng = np.random.default_rng(0)
-    again = [
-        np.quantile(np.concatenate([blocks[index] for index in rng.integers(0, len(blocks), len(blocks))]), 0.99)
-        for _ in range(1000)
-    ]
+    again = [float(np.quantile(cell.drawn(rng).measured(), 0.99)) for _ in range(1000)]
     low, high = np.quantile(again, (0.025, 0.975))
-    return float(high - low) / 2
+    ratios = []
+    for _ in range(REFITS):
+        other = cell.drawn(rng)
+        predicted = fit(other.sightings, cell.cap).latencies(cell.rate, Policy(cell.cap), requests=SIMULATED // 5)
+        ratios.append(float(np.quantile(predicted, 0.99) / np.quantile(other.measured(), 0.99)))
+    return {"noise": float(high - low) / 2, "ratio_between": np.quantile(ratios, (0.025, 0.975)).tolist()}
 
 
 def _line(row: dict[str, Any]) -> str:
     ratio = row["predicted_p99"] / row["measured_p99"]
+    low, high = row["ratio_between"]
     same = row["drawn_p99"] / row["measured_p99"]
     return (
         f"{row['model']} {row['server']} {row['load']:.0%} {row['rate']:.1f}/s: p99 {row['measured_p99']:.2f} "
-        f"+- {row['noise']:.2f}, predicted {row['predicted_p99']:.2f} ({ratio - 1:+.1%}), "
+        f"+- {row['noise']:.2f}, predicted {row['predicted_p99']:.2f} ({ratio - 1:+.1%}, {low - 1:+.0%} to {high - 1:+.0%}), "
         f"same arrivals {row['drawn_p99']:.2f} ({same - 1:+.1%}); p95 {row['measured_p95']:.2f}, {row['predicted_p95']:.2f}; "
         f"p50 {row['measured_p50']:.2f}, {row['predicted_p50']:.2f}; blocks {[round(value, 1) for value in row['by_block']]} "
         f"s(1) {row['s1']:.2f} s({row['cap']}) {row['scap']:.2f} way {row['offset']:.2f} pace {np.round(row['pace'], 2)} "
@@ -375,16 +442,21 @@ def _report(rows: list[dict[str, Any]]) -> str:
     about = (
         f"{machine.cpu}, {machine.cores} cores; {shown}; {datetime.datetime.now(datetime.UTC).date()}; open loop, Poisson, "
         f"latency from the scheduled arrival, in {BLOCKS} blocks. The load is a share of what the server could do meanwhile. "
-        "The noise is half of the 95 % interval of the measured p99, over blocks."
+        "The noise is half of the 95 % interval of the measured p99, over blocks; the interval of the error is over blocks "
+        "with the looks before them."
     )
-    headings = "model | server | load | rate | requests | measured p99 | noise | predicted | error | these arrivals | error"
-    lines = ["### Predicted and measured p99", "", about, "", f"| {headings} |", "|---" * 11 + "|"]
+    headings = (
+        "model", "server", "load", "rate", "requests", "measured p99", "noise", "predicted", "error", "its 95 % interval",
+        "these arrivals", "error",
+    )  # fmt: skip
+    lines = ["### Predicted and measured p99", "", about, "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in rows:
         errors = [row[f"{name}_p99"] / row["measured_p99"] - 1 for name in ("predicted", "drawn")]
         cells = [
             row["model"], row["server"], f"{row['load']:.0%}", f"{row['rate']:.0f}/s", f"{row['answered']:,}",
             f"{row['measured_p99']:.2f} ms", f"{row['noise'] / row['measured_p99']:.1%}", f"{row['predicted_p99']:.2f} ms",
-            f"{errors[0]:+.1%}", f"{row['drawn_p99']:.2f} ms", f"{errors[1]:+.1%}",
+            f"{errors[0]:+.1%}", " to ".join(f"{end - 1:+.0%}" for end in row["ratio_between"]), f"{row['drawn_p99']:.2f} ms",
+            f"{errors[1]:+.1%}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     errors = [abs(row["predicted_p99"] / row["measured_p99"] - 1) for row in rows]

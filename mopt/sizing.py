@@ -208,9 +208,7 @@ def _projected(subject: Subject, wish: Wish, target: Target, here: Peak) -> tupl
         hourly_usd=hardware.price.value,
     )
     if not subject.profile.operators:
-        return line.model_copy(
-            update={"excluded": "no operators were profiled: run mopt bench on a CPU"}
-        ), None
+        return line.model_copy(update={"excluded": "no operators were profiled: run mopt bench on a CPU"}), None
     there = peak_of(hardware)
     cores = int(hardware.cores.value)
     versions = {end: move(subject.profile, here, there, cores, end) for end in ("value", "low", "high")}

@@ -144,6 +144,7 @@ def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
     from scipy.optimize import minimize
 
     full = _Full.of([sighting.ends_ms for sighting in sightings])
+    moderate = _Moderate.of(sightings, max_batch)
 
     def service(guess: Floats) -> Service:
         """That of a time for one request and, where batches are made, one more for all others of a full batch."""
@@ -153,13 +154,13 @@ def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
         return full.service({1: one, max_batch: most})
 
     found = minimize(
-        lambda guess: _compare(sightings, service(guess), max_batch)[1],
+        lambda guess: moderate.compare(service(guess))[1],
         [full.mean_ms / 2, full.mean_ms / 3] if max_batch > 1 else [0.9 * full.mean_ms],
         method="Nelder-Mead",
         options={"xatol": _CLOSE * full.mean_ms, "fatol": (_CLOSE * full.mean_ms) ** 2, "maxfev": _TRIALS},
     )
     fitted = service(found.x)
-    return Probe(fitted, _compare(sightings, fitted, max_batch)[0], max_batch * 1e3 / full.mean_ms)
+    return Probe(fitted, moderate.compare(fitted)[0], max_batch * 1e3 / full.mean_ms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,22 +225,46 @@ def _own_spread(runs: Sequence[Floats]) -> float:
     return float(max(0.0, 3 * far - 2 * near) ** 0.5)
 
 
-def _compare(sightings: Sequence[Sighting], service: Service, max_batch: int) -> tuple[float, float]:
-    """What the requests of the moderate loads took besides, in ms, and how far that is from explaining it, in ms squared."""
-    import numpy as np
+@dataclasses.dataclass(frozen=True)
+class _Moderate:
+    """The moderate loads.
 
-    seen, simulated = [], []
-    requests = sum(len(sighting.arrivals_ms) for sighting in sightings)
-    for sighting in sightings:
-        count = len(sighting.arrivals_ms)
-        start = int(_EMPTY * count)
-        seen.append(sighting.latency_ms[start:])
-        trace = Arrivals("trace", trace=tuple(sighting.arrivals_ms.tolist()))
-        for seed in range(-(-_SIMULATED // requests)):
-            found, _, _ = simulate_requests(
-                service, trace.own_rate or 1.0, Policy(max_batch), arrivals=trace, requests=count, seed=seed
+    Attributes:
+        traces: When the requests of each came.
+        quantiles_ms: Of what all of them took, at :data:`_SHARES`.
+        policy: How the server makes batches.
+    """
+
+    traces: tuple[Arrivals, ...]
+    quantiles_ms: Floats
+    policy: Policy
+
+    @classmethod
+    def of(cls, sightings: Sequence[Sighting], max_batch: int) -> _Moderate:
+        import numpy as np
+
+        seen = [_settled(sighting.latency_ms) for sighting in sightings]
+        traces = tuple(Arrivals("trace", trace=tuple(sighting.arrivals_ms.tolist())) for sighting in sightings)
+        return cls(traces, np.quantile(np.concatenate(seen), _SHARES), Policy(max_batch))
+
+    def compare(self, service: Service) -> tuple[float, float]:
+        """What requests took besides, in ms, and how far that is from explaining it, in ms squared."""
+        import numpy as np
+
+        seeds = -(-_SIMULATED // sum(len(trace.trace) for trace in self.traces))
+        simulated = [
+            _settled(
+                simulate_requests(
+                    service, trace.own_rate or 1.0, self.policy, arrivals=trace, requests=len(trace.trace), seed=seed
+                )[0]
             )
-            simulated.append(found[start:])
-    apart = np.quantile(np.concatenate(seen), _SHARES) - np.quantile(np.concatenate(simulated), _SHARES)
-    way = max(0.0, float(apart.mean()))
-    return way, float(np.mean((apart - way) ** 2))
+            for trace in self.traces
+            for seed in range(seeds)
+        ]
+        apart = self.quantiles_ms - np.quantile(np.concatenate(simulated), _SHARES)
+        way = max(0.0, float(apart.mean()))
+        return way, float(np.mean((apart - way) ** 2))
+
+
+def _settled(latency_ms: Floats) -> Floats:
+    return latency_ms[int(_EMPTY * len(latency_ms)) :]
