@@ -348,7 +348,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     }
     latencies_of = {
         "predicted": probe.latencies(cell.rate, Policy(cell.cap), requests=SIMULATED),
-        "drawn": np.concatenate([_same_arrivals(probe, block, cell, seed) for block in cell.blocks for seed in range(REPLAYS)]),
+        "drawn": np.concatenate([_same_arrivals(probe, block, cell, seed) for seed, block in enumerate(cell.blocks * REPLAYS)]),
         "measured": cell.measured(),
     }
     for key, latencies in latencies_of.items():
