@@ -53,6 +53,14 @@ def test_a_load_is_predicted_on_a_machine_with_slow_spells():
     assert np.quantile(predicted, 0.99) == pytest.approx(np.quantile(truth + WAY_MS, 0.99), rel=0.12)
 
 
+def test_looks_at_fast_and_slow_times_are_not_explained_by_one_of_them():
+    pace = np.where(np.random.default_rng(3).random(60) < 0.5, 1.3, 0.9).repeat(40)  # each holds as long as a look
+    service = steady().paced(tuple((pace * np.mean(1 / pace)).tolist()), 100.0)
+    found = fit([sighting(service, seed) for seed in range(40)], CAP)
+    assert found.service.mean_ms(1) == pytest.approx(service.mean_ms(1), rel=0.06)
+    assert found.service.mean_ms(CAP) == pytest.approx(service.mean_ms(CAP), rel=0.06)
+
+
 def test_slow_spells_make_a_longer_tail_than_as_many_slow_batches():
     pace = spells()
     together = steady().paced(pace, 100.0)
