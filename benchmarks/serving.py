@@ -38,7 +38,7 @@ from mopt.profiles.probe import Probe, Sighting, fit, look
 from mopt.profiles.protocols import Endpoint, Request, Server, connect, encode
 from mopt.profiles.simulate import Policy
 from tests import servers
-from tests.models import case, load_samples, onnx_file
+from tests.models import Case, case, load_samples, onnx_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -153,22 +153,22 @@ def _minilm(folder: Path) -> tuple[Path, Path]:
 
 def _queries(folder: Path) -> tuple[Path, Path]:
     """The same for texts as short as what people type into a search field."""
-    chosen = case("minilm_sentiment", folder / "case", 200)
+    chosen = _prepared("minilm_sentiment", folder, SHORT_LENGTH)
     (folder / "short.py").write_text(SHORT % {"source": chosen.source.rpartition(":")[0], "length": SHORT_LENGTH})
-    samples = load_samples(chosen.held_out)
-    np.savez(
-        folder / "samples.npz",
-        **{key: np.concatenate([feed[key] for feed, _ in samples])[:, :SHORT_LENGTH] for key in samples[0][0]},
-    )
     return folder / "short.py:model", folder / "samples.npz"
 
 
 def _case(name: str, folder: Path) -> tuple[Path, Path]:
+    return onnx_file(_prepared(name, folder)), folder / "samples.npz"
+
+
+def _prepared(name: str, folder: Path, length: int | None = None) -> Case:
+    """Write the samples that no build has seen, cut to a length of the second axis."""
     chosen = case(name, folder / "case", 200)
     samples = load_samples(chosen.held_out)
-    arrays = {key: np.concatenate([feed[key] for feed, _ in samples]) for key in samples[0][0]}
+    arrays = {key: np.concatenate([feed[key] for feed, _ in samples])[:, :length] for key in samples[0][0]}
     np.savez(folder / "samples.npz", **arrays)
-    return onnx_file(chosen), folder / "samples.npz"
+    return chosen
 
 
 def _ranker(folder: Path) -> tuple[Path, Path]:
