@@ -27,16 +27,16 @@ import onnx.numpy_helper
 import onnxruntime
 from scipy import stats
 
-from mopt.artifacts.manifest import Quality
-from mopt.artifacts.samples import Sample, write_samples
-from mopt.artifacts.store import Store
-from mopt.contest import Field, cost_checks
-from mopt.evaluators.gate import judge
 from mopt.evaluators.metrics.accuracy import Accuracy
+from mopt.evaluators.noninferiority import judge
 from mopt.evaluators.tolerance import Tolerance
+from mopt.model.samples import Sample, write_samples
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
-from mopt.sides import open_contestant
+from mopt.records.manifest import Quality
+from mopt.regression.models import open_contestant
+from mopt.regression.performance import Field, cost_checks
+from mopt.system.store import Store
 from tests.small import digits
 
 SIZES = (500, 2_000, 10_000)

@@ -29,13 +29,14 @@ import numpy as np
 
 from benchmarks import scores
 from benchmarks.contestants import CALIBRATION, CONTESTANTS, REFERENCE, Job, Variant, make
-from mopt import isolation, registry
-from mopt.artifacts.model import Model
 from mopt.errors import MoptError
+from mopt.model.files import Model
 from mopt.profiles.machine import detect
 from mopt.profiles.measure import interleave, ratio
 from mopt.profiles.noise import Watch
 from mopt.runtimes._base import SessionProcess
+from mopt.system import plugins
+from mopt.system import process as isolation
 from tests import models
 
 MODELS = (
@@ -207,7 +208,7 @@ def _build(name: str, job: Job, home: Path) -> Entry:
 
 
 def _open(variant: Variant) -> SessionProcess:
-    runtime = registry.load("runtimes", variant.runtime)(**variant.fields)
+    runtime = plugins.load("runtimes", variant.runtime)(**variant.fields)
     form = "openvino" if (Path(variant.folder) / "model.xml").exists() else "onnx"
     return SessionProcess(runtime, Model(form, Path(variant.folder), ""), timeout=300)
 

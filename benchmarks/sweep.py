@@ -21,12 +21,12 @@ import numpy as np
 import mopt
 from benchmarks.serving import MODELS, artifact_of
 from mopt.artifacts import bundle
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import batch_feeds
-from mopt.capacity import layouts, measure_capacity
-from mopt.loadtest import LoadTest, find_largest, requests_for, summarize_load
-from mopt.profiles.arrivals import Arrivals
-from mopt.profiles.batching import recommend
+from mopt.capacity.arrivals import Arrivals
+from mopt.capacity.batching import recommend
+from mopt.capacity.measure import layouts, measure_capacity
+from mopt.loadgen.find_rate import LoadTest, find_largest, requests_for, summarize_load
+from mopt.model.files import Model
+from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
 from mopt.runtimes._base import make_runtime

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from mopt.artifacts.model import Model
 from mopt.errors import CandidateRejectedError, NotApplicableError
-from mopt.isolation import run
+from mopt.model.files import Model
+from mopt.model.onnx_io import save
 from mopt.passes._base import Pass, run_passes
-from mopt.passes._onnx import save
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.profiles.machine import detect
+from mopt.system.process import run
 
 SHAPES = {10: (256, 3), 100: (768, 4), 440: (1024, 9), 1300: (1536, 11), 2400: (2048, 12)}
 """Width and number of blocks by megabytes of FP32 weights, about."""

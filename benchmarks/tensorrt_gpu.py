@@ -15,22 +15,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mopt.artifacts.samples import batch_feeds
-from mopt.artifacts.store import Store
-from mopt.calibration.spec import DataSpec
-from mopt.calibration.split import batched, prepare
-from mopt.engines import check_buildable, engine_pass, runs_here
-from mopt.entry import start
+from mopt.datasets.spec import DataSpec
+from mopt.datasets.split import batched, prepare
 from mopt.errors import CandidateRejectedError, NotApplicableError
-from mopt.export import bind, export, find_exporter
-from mopt.nvidia import devices
-from mopt.plan import Asked, plan, traits_of
+from mopt.exporters._export import bind, export, find_exporter
+from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.recipe import Engine
 from mopt.runtimes._base import SessionProcess
-from mopt.simplify import simplify
-from mopt.trials import compile_candidate
+from mopt.search.candidates import Asked, plan, traits_of
+from mopt.search.compile import compile_candidate
+from mopt.search.simplify import simplify
+from mopt.search.trial import start
+from mopt.search.without_device import check_buildable, engine_pass, runs_here
+from mopt.system.nvidia import devices
+from mopt.system.store import Store
 from tests.models import case
 
 HERE = Path(__file__).parent

@@ -11,15 +11,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mopt.flow import Artifact, build
     from mopt.recipe import Recipe
+    from mopt.workflows.build import Artifact, build
 
 # ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
 # Face's libraries what is used of them. The models are not ours to talk about. (isolation.py does it for OpenVINO.)
 for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_variable, "1")
 
-_HOMES = {"Artifact": "mopt.flow", "Recipe": "mopt.recipe", "build": "mopt.flow"}
+_HOMES = {"Artifact": "mopt.workflows.build", "Recipe": "mopt.recipe", "build": "mopt.workflows.build"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from mopt.calibration.spec import DataSpec
+from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
-from mopt.registry import nearest
+from mopt.system.plugins import nearest
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
 

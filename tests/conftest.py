@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mopt.artifacts.store import Store
+from mopt.system.store import Store
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.small import digits
-from tests.test_gate import noisy, variant
+from tests.workflows.test_gate import noisy, variant
 
 pytestmark = pytest.mark.slow
 

@@ -1,1 +1,1 @@
-"""What is on disk: models, samples, the store, the manifest, reports and serving files."""
+"""What a build leaves: the bundle, the baseline, files for serving systems."""

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from mopt.artifacts.disk import check_file, disk_errors, write_whole
-from mopt.artifacts.manifest import Estimate, Machine
-from mopt.artifacts.model import digest
-from mopt.artifacts.samples import Sample, Samples, read_feed, write_feed, write_samples
-from mopt.artifacts.store import Store
-from mopt.artifacts.verdict import Side
 from mopt.errors import UserError
+from mopt.model.files import digest
+from mopt.model.samples import Sample, Samples, read_feed, write_feed, write_samples
+from mopt.records.manifest import Estimate, Machine
+from mopt.records.verdict import Side
+from mopt.system.files import check_file, disk_errors, write_whole
+from mopt.system.store import Store
 
 if TYPE_CHECKING:
     import numpy as np

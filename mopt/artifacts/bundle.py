@@ -16,7 +16,13 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from mopt.artifacts.disk import (
+from mopt.artifacts.serving._base import ServingSystem
+from mopt.errors import NotApplicableError, UserError
+from mopt.model.files import Feed, Model, file_digest
+from mopt.model.samples import read_feed, write_feed
+from mopt.records.manifest import FILE_NAME, Manifest, read_manifest
+from mopt.reports.build import render_html, render_markdown
+from mopt.system.files import (
     disk_errors,
     exchange,
     files_below,
@@ -27,14 +33,8 @@ from mopt.artifacts.disk import (
     remove_stale,
     sync,
 )
-from mopt.artifacts.manifest import FILE_NAME, Manifest, read_manifest
-from mopt.artifacts.model import Feed, Model, file_digest
-from mopt.artifacts.report import render_html, render_markdown
-from mopt.artifacts.samples import read_feed, write_feed
-from mopt.artifacts.serving._base import ServingSystem
-from mopt.artifacts.store import KEY_FILE
-from mopt.errors import NotApplicableError, UserError
-from mopt.registry import load
+from mopt.system.plugins import load
+from mopt.system.store import KEY_FILE
 
 _MARKS = {"schema_version", "mopt_version", "chosen", "files"}
 """Keys of a manifest.json that tell an artifact from any other folder with a file of that name."""

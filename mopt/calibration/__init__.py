@@ -1,1 +1,1 @@
-"""Data in: readers, preprocessing, splits, observers and ranges."""
+"""Observers, and the ranges of activations that they find."""

@@ -48,7 +48,7 @@ class _LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             from mopt.errors import UserError
-            from mopt.registry import nearest
+            from mopt.system.plugins import nearest
 
             raise UserError(f"unknown command: {args[0]}", nearest(args[0], COMMANDS))
         return super().resolve_command(ctx, args)

@@ -71,7 +71,7 @@ def gate_recipe(candidate: str, against: str, options: dict[str, Any]) -> tuple[
 
 
 def _recipe_of(source: str) -> dict[str, Any]:
-    from mopt.artifacts.manifest import FILE_NAME, read_manifest
+    from mopt.records.manifest import FILE_NAME, read_manifest
 
     if not (Path(source) / FILE_NAME).is_file():
         return {}
@@ -87,7 +87,7 @@ def _path_of(recipe: dict[str, Any]) -> str | None:
 
 def _gate(known: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     from mopt.evaluators.limit import COSTS, parse_assignment
-    from mopt.registry import names
+    from mopt.system.plugins import names
 
     gate = dict(known)
     gate |= {name: options[name] for name in _GATE if options.get(name) is not None}

@@ -32,8 +32,8 @@ def set_(source: str, out: Path | None, force: bool, as_json: bool, **options: A
     mopt baseline set model.onnx --data test.npz --metric accuracy --out baseline.json
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from mopt.artifacts.baseline import DEFAULT_FILE, write_baseline
-    from mopt.artifacts.disk import check_file
-    from mopt.baseline import make_baseline
+    from mopt.system.files import check_file
+    from mopt.workflows.baseline import make_baseline
 
     path = out or Path(DEFAULT_FILE)
     check_file(path, force=force)
@@ -58,7 +58,7 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def _print(found: Any, path: Path, as_json: bool) -> None:
-    from mopt.artifacts import quantities as q
+    from mopt.records import units as q
 
     if as_json:
         print_json(

@@ -42,10 +42,10 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
 
     Leaves with exit code 3 when --rate does not hold within --p99.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.artifacts.disk import check_file
+    from mopt.capacity.arrivals import parse_arrivals
     from mopt.errors import GateFailedError, UserError
-    from mopt.profiles.arrivals import parse_arrivals
     from mopt.recipe import parse_milliseconds
+    from mopt.system.files import check_file
 
     p99 = parse_milliseconds(options["p99"], "--p99") if options["p99"] else None
     rate = options["rate"]
@@ -67,7 +67,7 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
 def _artifact(
     artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool, out: Path | None
 ) -> bool | None:
-    from mopt.bench import bench_artifact, read_samples
+    from mopt.workflows.bench import bench_artifact, read_samples
 
     samples = read_samples(artifact, options["data"]) if options["data"] else None
     with shown_progress(quiet) as progress:
@@ -88,10 +88,10 @@ def _artifact(
 
 
 def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool) -> bool | None:
-    from mopt.bench import read_samples
-    from mopt.bench_server import bench_server
     from mopt.errors import UserError
     from mopt.recipe import parse_milliseconds
+    from mopt.workflows.bench import read_samples
+    from mopt.workflows.bench_server import bench_server
 
     if asked["rate"] is None and asked["p99_ms"] is None:
         raise UserError("nothing to test the server with", "give --rate, or --p99 to find the largest rate that holds")
@@ -128,8 +128,8 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _print_profile(found: Any) -> None:
-    from mopt.artifacts import quantities as q
-    from mopt.artifacts.report import serving_sentence
+    from mopt.records import units as q
+    from mopt.reports.build import serving_sentence
 
     rows = []
     for layout in found.profile.layouts:
@@ -162,7 +162,7 @@ def _print_profile(found: Any) -> None:
 
 
 def _print_tests(tests: Any, largest: float | None, p99_ms: float | None) -> None:
-    from mopt.artifacts import quantities as q
+    from mopt.records import units as q
 
     if not tests:
         return

@@ -70,8 +70,8 @@ def command(
     mopt build model.onnx --data samples.npz --tolerance 1% --rate 1000 --p99 100ms
     mopt build --recipe mopt.toml --out artifact --force
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.flow import build, explain_plan
     from mopt.recipe import make_recipe
+    from mopt.workflows.build import build, explain_plan
 
     checked = make_recipe(_merge(_base(source, recipe), _given(source, flags)))
     with shown_progress(quiet) as progress:
@@ -165,7 +165,7 @@ def _print_plan(planned: Any, as_json: bool) -> None:
 
 
 def _print_artifact(artifact: Any, as_json: bool) -> None:
-    from mopt.artifacts.report import COLUMNS, candidate_rows, serving_sentence
+    from mopt.reports.build import COLUMNS, candidate_rows, serving_sentence
 
     manifest = artifact.manifest
     if as_json:

@@ -14,7 +14,7 @@ from mopt.cli._output import json_option, print_json, print_table, result_consol
 @json_option
 def command(clear: bool, as_json: bool) -> None:
     """Show how large the cache is, or clear it. It lies in $MOPT_CACHE, or in the user's cache folder."""
-    from mopt.artifacts.store import Store, default_root
+    from mopt.system.store import Store, default_root
 
     store = Store(default_root())
     if clear:

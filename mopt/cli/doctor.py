@@ -13,7 +13,7 @@ from mopt.cli._output import json_option, print_json, print_table, result_consol
 @json_option
 def command(as_json: bool) -> None:
     """Show what is installed, what is missing, and the line that installs it."""
-    from mopt.doctor import examine
+    from mopt.workflows.doctor import examine
 
     found = examine()
     if as_json:

@@ -36,7 +36,7 @@ def command(source: str, as_json: bool, quiet: bool, top: int, **options: Any) -
 
     A layer with little signal over its noise hurts; one that is slow, or was quantized and runs in float, gains nothing.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.explain import explain
+    from mopt.workflows.explain import explain
 
     recipe, candidate, kept = _asked(source, options)
     with shown_progress(quiet) as progress:
@@ -51,8 +51,8 @@ def command(source: str, as_json: bool, quiet: bool, top: int, **options: Any) -
 
 def _asked(source: str, options: dict[str, Any]) -> tuple[Any, str | None, tuple[str, ...]]:
     """Return recipe, candidate and the operators that it leaves in float."""
-    from mopt.artifacts.manifest import FILE_NAME, read_manifest
     from mopt.recipe import make_recipe
+    from mopt.records.manifest import FILE_NAME, read_manifest
 
     values: dict[str, Any] = {"model": source}
     candidate, kept = options["candidate"], ()
@@ -73,7 +73,7 @@ def _asked(source: str, options: dict[str, Any]) -> tuple[Any, str | None, tuple
 
 
 def _print(found: Any, top: int) -> None:
-    from mopt.artifacts import quantities as q
+    from mopt.records import units as q
 
     console = result_console()
     wide = console.width >= _WIDE_ENOUGH

@@ -43,11 +43,11 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
     to tell; --inconclusive pass makes it 0. 2: the request is wrong.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.artifacts.disk import check_file
-    from mopt.artifacts.gate_report import github_commands, render_markdown
-    from mopt.artifacts.junit import write_junit
     from mopt.errors import GateFailedError, GateInconclusiveError
-    from mopt.gate import GateRequest, run_gate
+    from mopt.reports.gate import github_commands, render_markdown
+    from mopt.reports.junit import write_junit
+    from mopt.system.files import check_file
+    from mopt.workflows.gate import GateRequest, run_gate
 
     out, junit, markdown, force = (options.pop(name) for name in ("out", "junit", "markdown", "force"))
     for path in (junit, markdown):
@@ -103,7 +103,7 @@ def _report_folder(out: Path | None, force: bool) -> Any:
 
 
 def _write_report(found: Any, folder: Path) -> None:
-    from mopt.artifacts.gate_report import render_html
+    from mopt.reports.gate import render_html
 
     (folder / "report.html").write_text(render_html(found), encoding="utf-8")
     (folder / _MARK).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -120,7 +120,7 @@ def _tell_github(summary: str, notes: list[str]) -> None:
 
 
 def _print(found: Any, out: Path | None) -> None:
-    from mopt.artifacts.gate_report import COLUMNS, rows, sentences
+    from mopt.reports.gate import COLUMNS, rows, sentences
 
     console = result_console()
     shown = _WIDE if console.width >= _WIDE_ENOUGH else _NARROW

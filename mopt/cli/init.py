@@ -25,7 +25,7 @@ def command(source: str | None, data: str, out: Path, force: bool, schema: bool,
     """
     from mopt.errors import UserError
     from mopt.recipe import Recipe
-    from mopt.template import render_recipe
+    from mopt.workflows.init import render_recipe
 
     if schema:
         print_json(Recipe.model_json_schema())

@@ -17,7 +17,7 @@ from mopt.cli._output import json_option, print_json, print_table, result_consol
 @json_option
 def command(source: str, as_json: bool) -> None:
     """Show what a model or an artifact is: signature, operators, parameters, size, precision."""
-    from mopt.inspection import inspect_source
+    from mopt.workflows.inspect import inspect_source
 
     found = inspect_source(Path(source))
     if as_json:

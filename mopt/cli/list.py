@@ -12,7 +12,7 @@ import click
 
 from mopt.cli._output import json_option, print_json, print_table
 
-_KINDS = ("passes", "runtimes", "targets", "metrics", "readers", "serving")
+_KINDS = ("exporters", "passes", "runtimes", "targets", "metrics", "readers", "serving")
 
 
 @click.command("list")
@@ -35,7 +35,7 @@ def _entries(kind: str) -> dict[str, str]:
 
         machine = detect()
         return {name: load_target(name, machine).description for name in target_names()}
-    from mopt.registry import KINDS, names
+    from mopt.system.plugins import KINDS, names
 
     return {name: _first_line(f"{KINDS[kind]}.{name}") for name in names(kind)}
 

@@ -27,7 +27,7 @@ def command(artifact: Path, target: str, out: Path | None, force: bool, as_json:
     \b
     mopt rebuild model.mopt --target nvidia-l4
     """
-    from mopt.rebuild import rebuild
+    from mopt.workflows.rebuild import rebuild
 
     out = out or artifact.with_name(f"{artifact.name.removesuffix('.mopt')}-{target}.mopt")
     with shown_progress(False) as progress:

@@ -46,9 +46,9 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, out: Path | N
     mopt size model.mopt --rate 1000 --p99 100ms
     mopt size model.mopt --rate 1000 --p99 100ms --target 'aws-*' --budget 500 --machine aws-c6a-xlarge
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.artifacts.disk import check_file
-    from mopt.artifacts.sizing_report import render_sizing
-    from mopt.sizing import read_subject, size
+    from mopt.reports.sizing import render_sizing
+    from mopt.system.files import check_file
+    from mopt.workflows.size import read_subject, size
 
     subjects = [subject for source in sources for subject in read_subject(source)]
     wish = _wish(options)
@@ -64,11 +64,11 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, out: Path | N
 
 
 def _wish(options: dict[str, Any]) -> Any:
+    from mopt.capacity.arrivals import parse_arrivals
+    from mopt.capacity.batching import Demand
     from mopt.errors import UserError
-    from mopt.profiles.arrivals import parse_arrivals
-    from mopt.profiles.batching import Demand
     from mopt.recipe import parse_milliseconds
-    from mopt.sizing import Wish
+    from mopt.workflows.size import Wish
 
     daily = _daily(options["daily"]) if options["daily"] else ()
     arrivals = parse_arrivals(options["arrivals"])
@@ -98,7 +98,7 @@ def _daily(text: str) -> tuple[float, ...]:
 
 
 def _print(found: Any, path: Path) -> None:
-    from mopt.artifacts.sizing_report import COLUMNS, rows, sentences
+    from mopt.reports.sizing import COLUMNS, rows, sentences
 
     console = result_console()
     shown = _WIDE if console.width >= _WIDE_ENOUGH else _NARROW

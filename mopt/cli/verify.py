@@ -21,7 +21,7 @@ def command(artifact: Path, as_json: bool) -> None:
     Leaves with exit code 3 when anything differs.
     """
     from mopt.errors import GateFailedError
-    from mopt.verify import verify
+    from mopt.workflows.verify import verify
 
     found = verify(artifact)
     if as_json:

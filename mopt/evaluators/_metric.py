@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt import registry
-from mopt.artifacts.model import Feed, Signature, TensorSpec
-from mopt.artifacts.samples import Samples
 from mopt.errors import UserError
-from mopt.usercode import is_function
+from mopt.model.files import Feed, Signature, TensorSpec
+from mopt.model.samples import Samples
+from mopt.system import plugins
+from mopt.system.user_code import is_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ def load_metric(
         from mopt.evaluators.metrics._function import function_metric
 
         return function_metric(name, base or Path(), options, {spec.name for spec in signature.outputs})
-    metric_class: type[Metric] = registry.load("metrics", name)
+    metric_class: type[Metric] = plugins.load("metrics", name)
     if metric_class.needs_labels and labels is None:
         raise UserError(
             f"the metric {name} needs labels and the data has none", "say which column with label, or take fidelity"
@@ -131,7 +131,7 @@ def load_metric(
     metric = _make(metric_class, name, options)
     known = [spec.name for spec in signature.outputs]
     if metric.output and metric.output not in known:
-        raise UserError(f"the model has no output {metric.output}", registry.nearest(metric.output, known))
+        raise UserError(f"the model has no output {metric.output}", plugins.nearest(metric.output, known))
     return metric
 
 
@@ -145,7 +145,7 @@ def _make(metric_class: type[Metric], name: str, options: Mapping[str, Any]) -> 
     fields = _fields(metric_class)
     for option in options:
         if option not in fields:
-            raise UserError(f"the metric {name} has no option {option}", registry.nearest(option, fields))
+            raise UserError(f"the metric {name} has no option {option}", plugins.nearest(option, fields))
     try:
         return pydantic.TypeAdapter(metric_class).validate_python(dict(options))
     except pydantic.ValidationError as error:
@@ -198,7 +198,7 @@ def one_output(
     """
     if wanted:
         if wanted not in outputs:
-            raise UserError(f"the model has no output {wanted}", registry.nearest(wanted, outputs))
+            raise UserError(f"the model has no output {wanted}", plugins.nearest(wanted, outputs))
         return outputs[wanted]
     found = [name for name, value in outputs.items() if fits(value)]
     if len(found) == 1:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,7 +10,7 @@ import re
 from typing import Self
 
 from mopt.errors import UserError
-from mopt.registry import nearest
+from mopt.system.plugins import nearest
 
 COSTS = {
     "p50": "ms",

@@ -18,11 +18,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mopt.artifacts.manifest import Quality
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
-from mopt.evaluators.gate import judge
+from mopt.evaluators.noninferiority import judge
 from mopt.evaluators.tolerance import Tolerance
+from mopt.records.manifest import Quality
 
 if TYPE_CHECKING:
     import numpy as np

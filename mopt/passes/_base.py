@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Samples
+from mopt.model.files import Model
+from mopt.model.samples import Samples
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,7 +70,7 @@ class GraphPass(Pass):
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Load, rewrite and save."""
-        from mopt.passes._onnx import load, save
+        from mopt.model.onnx_io import load, save
 
         model = load(source.file)
         result = self.rewrite(model)
@@ -109,7 +109,7 @@ def run_passes(passes: Sequence[Pass], source: Model, folder: Path) -> list[dict
 
     Called in a child process. Returns for each pass ``{"modified": ..., "detail": ...}``.
     """
-    from mopt.passes._onnx import load, save
+    from mopt.model.onnx_io import load, save
 
     os.chdir(folder.parent)  # libraries leave temporary files where they run
     if all(isinstance(step, GraphPass) for step in passes):

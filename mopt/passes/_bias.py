@@ -7,11 +7,11 @@ __all__ = ["correct_biases"]
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mopt.artifacts.samples import Samples
-from mopt.passes._graph import Tensors
-from mopt.passes._onnx import load, save
+from mopt.calibration.activations import run_exposed
+from mopt.model.graph import Tensors
+from mopt.model.onnx_io import load, save
+from mopt.model.samples import Samples
 from mopt.passes._prepare import subfolder
-from mopt.passes._ranges import run_exposed
 from mopt.passes._sensitivity import PREFIX, merge
 
 if TYPE_CHECKING:

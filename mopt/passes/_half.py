@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Model
+from mopt.calibration.observers import Range
 from mopt.errors import NotApplicableError
+from mopt.model.files import Model
+from mopt.model.graph import constant_bytes, count_operators, name_nodes, opset
+from mopt.model.onnx_io import load, save
 from mopt.passes._base import PassResult
-from mopt.passes._graph import constant_bytes, count_operators, name_nodes, opset
-from mopt.passes._observers import Range
-from mopt.passes._onnx import load, save
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:

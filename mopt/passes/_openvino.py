@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mopt.artifacts.samples import Samples
 from mopt.errors import MissingDependencyError, NotApplicableError
-from mopt.passes._graph import protobuf_without_weights
+from mopt.model.graph import protobuf_without_weights
+from mopt.model.samples import Samples
 
 _COUNTED = re.compile(r"[A-Za-z]+_\d+")
 

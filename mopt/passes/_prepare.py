@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mopt.errors import NotApplicableError
-from mopt.passes._graph import external_domains, hold_signature, name_nodes, opset
-from mopt.passes._onnx import load, save, weight_bytes
+from mopt.model.graph import external_domains, hold_signature, name_nodes, opset
+from mopt.model.onnx_io import load, save, weight_bytes
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.samples import Samples
-from mopt.passes._graph import Tensors, name_nodes, opset
+from mopt.calibration.activations import run_exposed
+from mopt.model.graph import Tensors, name_nodes, opset
+from mopt.model.onnx_io import load, save
+from mopt.model.samples import Samples
 from mopt.passes._half import named_for_halving
-from mopt.passes._onnx import load, save
 from mopt.passes._openvino import convert, openvino
 from mopt.passes._prepare import at_opset, prepare, subfolder
-from mopt.passes._ranges import run_exposed
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from mopt.artifacts.model import Model
+from mopt.model.files import Model
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._openvino import convert, save
 

@@ -11,17 +11,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mopt.artifacts.disk import write_whole
-from mopt.artifacts.engine import EngineLayer, count_types, left_in_float, parse_layers
-from mopt.artifacts.model import Model, digest
-from mopt.artifacts.store import default_root
 from mopt.errors import NotApplicableError
-from mopt.isolation import peak_memory
-from mopt.nvidia import LIBRARIES, Library, devices, import_tensorrt
+from mopt.model.files import Model, digest
+from mopt.model.graph import external_domains, name_nodes
+from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import external_domains, name_nodes
-from mopt.passes._onnx import load, save
 from mopt.passes._tensorrt import ShapeRange, engine_of
+from mopt.passes._tensorrt_layers import EngineLayer, count_types, left_in_float, parse_layers
+from mopt.system.files import write_whole
+from mopt.system.nvidia import LIBRARIES, Library, devices, import_tensorrt
+from mopt.system.process import peak_memory
+from mopt.system.store import default_root
 
 if TYPE_CHECKING:
     import onnx_ir as ir

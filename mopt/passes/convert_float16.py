@@ -9,14 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Samples
+from mopt.calibration.activations import observe
+from mopt.calibration.observers import Range
+from mopt.model.files import Model
+from mopt.model.onnx_io import load
+from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._half import BLOCKED, LARGEST, beyond_range, convert, touching
-from mopt.passes._observers import Range
-from mopt.passes._onnx import load
 from mopt.passes._prepare import write_named
-from mopt.passes._ranges import observe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

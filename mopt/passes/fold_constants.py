@@ -8,8 +8,8 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mopt.model.graph import count_operators
 from mopt.passes._base import GraphPass, PassResult
-from mopt.passes._graph import count_operators
 from mopt.passes._prepare import lift_constants
 
 if TYPE_CHECKING:

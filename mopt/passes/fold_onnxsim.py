@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from mopt.artifacts.model import Model
 from mopt.errors import MissingDependencyError, NotApplicableError
+from mopt.model.files import Model
+from mopt.model.graph import compare_graphs, external_domains, hold_signature
+from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import compare_graphs, external_domains, hold_signature
-from mopt.passes._onnx import load, save
 
 _FOREIGN_FUSIONS = (
     "fuse_attention",

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from mopt.artifacts.model import Model
 from mopt.errors import NotApplicableError
+from mopt.model.files import Model
+from mopt.model.graph import compare_graphs, external_domains, hold_signature
+from mopt.model.onnx_io import INLINE_LIMIT, load, save, weight_bytes
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import compare_graphs, external_domains, hold_signature
-from mopt.passes._onnx import INLINE_LIMIT, load, save, weight_bytes
 
 _LARGEST = 4 * 2**30
 """Bytes of weights; onnxslim takes about three times as much memory."""

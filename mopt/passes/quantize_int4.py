@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Samples
 from mopt.errors import MissingDependencyError, NotApplicableError, UserError
+from mopt.model.files import Model
+from mopt.model.graph import constant_bytes, count_operators, name_nodes
+from mopt.model.onnx_io import load, save
+from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import constant_bytes, count_operators, name_nodes
-from mopt.passes._onnx import load, save
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:

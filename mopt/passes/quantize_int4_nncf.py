@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError, UserError
+from mopt.model.files import Model
+from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.model import Model
 from mopt.errors import NotApplicableError
+from mopt.model.files import Model
+from mopt.model.graph import constant_bytes, count_operators, name_nodes
+from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import constant_bytes, count_operators, name_nodes
-from mopt.passes._onnx import load, save
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:

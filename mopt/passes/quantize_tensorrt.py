@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Samples
+from mopt.calibration.activations import observe
+from mopt.calibration.observers import Histogram, Method, Range, choose_range
 from mopt.errors import NotApplicableError
+from mopt.model.files import Model
+from mopt.model.graph import count_operators, name_nodes
+from mopt.model.onnx_io import load, save, weight_bytes
+from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._graph import count_operators, name_nodes
 from mopt.passes._half import BLOCKED, LARGEST, beyond_range, halve, touching
-from mopt.passes._observers import Histogram, Method, Range, choose_range
-from mopt.passes._onnx import load, save, weight_bytes
 from mopt.passes._prepare import at_opset, prepare, subfolder
-from mopt.passes._ranges import observe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,1 +1,1 @@
-"""How fast is it: targets, measuring, the batching model."""
+"""How fast is it: targets, machines, measuring, paired runs."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mopt.artifacts.manifest import Machine
+from mopt.records.manifest import Machine
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from mopt.artifacts.manifest import BatchProfile, Estimate
-from mopt.artifacts.model import Feed
+from mopt.model.files import Feed
+from mopt.records.manifest import BatchProfile, Estimate
 
 TURN_SECONDS = 0.05
 """Shorter turns are decided by what the previous contestant left in the caches."""

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from mopt.artifacts.manifest import Machine
 from mopt.errors import UserError
-from mopt.nvidia import Library
-from mopt.registry import nearest
+from mopt.records.manifest import Machine
+from mopt.system.nvidia import Library
+from mopt.system.plugins import nearest
 
 _FOLDER = Path(__file__).parent / "hardware"
 

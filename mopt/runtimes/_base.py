@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from mopt.artifacts.manifest import LayerCost, OperatorCost
-from mopt.artifacts.model import Feed, Model, TensorSpec
 from mopt.errors import CandidateRejectedError, Rejection, UserError
-from mopt.isolation import Worker, peak_memory
-from mopt.registry import load
+from mopt.model.files import Feed, Model, TensorSpec
+from mopt.records.manifest import LayerCost, OperatorCost
+from mopt.system.plugins import load
+from mopt.system.process import Worker, peak_memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

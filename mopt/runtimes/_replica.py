@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed, Model
-from mopt.isolation import Worker
+from mopt.model.files import Feed, Model
 from mopt.runtimes._base import HostedProcess, Runtime, Session
+from mopt.system.process import Worker
 
 if TYPE_CHECKING:
     import numpy as np

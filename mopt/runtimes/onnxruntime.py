@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mopt.artifacts.model import Feed, TensorSpec
+from mopt.model.files import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes._operators import Executed, Tensor, layer_costs, mean_costs
 

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mopt.artifacts.model import Feed, Model
 from mopt.errors import CandidateRejectedError, Rejection
-from mopt.nvidia import NO_GPU, device_state, devices
+from mopt.model.files import Feed, Model
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime, OnnxSession
+from mopt.system.nvidia import NO_GPU, device_state, devices
 
 _NAMES = {
     "cuda": "CUDAExecutionProvider",

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mopt.artifacts.model import Feed, TensorSpec
 from mopt.errors import MissingDependencyError
+from mopt.model.files import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes._operators import Executed, Tensor, layer_costs, mean_costs
 

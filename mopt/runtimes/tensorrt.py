@@ -13,11 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from mopt.artifacts.model import Feed, Model, TensorSpec
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
-from mopt.nvidia import LIBRARIES, NO_GPU, PORTABLE, Device, Library, device_state, devices, import_tensorrt
+from mopt.model.files import Feed, Model, TensorSpec
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.system.nvidia import LIBRARIES, NO_GPU, PORTABLE, Device, Library, device_state, devices, import_tensorrt
 
 _WARM_UPS = 20
 _MEASURED = 100

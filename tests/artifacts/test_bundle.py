@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from manifests import manifest, trial
 
 from mopt.artifacts import bundle
 from mopt.artifacts.bundle import check_destination, read_golden, verify_files, write_artifact
-from mopt.artifacts.disk import disk_errors, partial_folder, partial_prefix
-from mopt.artifacts.manifest import FILE_NAME, Golden, read_manifest
-from mopt.artifacts.model import Model, TensorSpec
 from mopt.errors import UserError
+from mopt.model.files import Model, TensorSpec
+from mopt.records.manifest import FILE_NAME, Golden, read_manifest
+from mopt.system.files import disk_errors, partial_folder, partial_prefix
+from tests.manifests import manifest, trial
 
 INPUT = {"images": np.linspace(0, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8)}
 OUTPUT = {"logits": np.ones((1, 10), np.float32)}
@@ -238,9 +238,9 @@ WRITE_LARGE = """
 import sys
 from pathlib import Path
 import numpy as np
-from manifests import manifest
+from tests.manifests import manifest
 from mopt.artifacts.bundle import write_artifact
-from mopt.artifacts.model import Model
+from mopt.model.files import Model
 from mopt.errors import UserError
 place, entry = map(Path, sys.argv[1:])
 try:
@@ -293,9 +293,9 @@ WRITE_FOREVER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from manifests import manifest
+from tests.manifests import manifest
 from mopt.artifacts.bundle import write_artifact
-from mopt.artifacts.model import Model
+from mopt.model.files import Model
 destination, entry = map(Path, sys.argv[1:])
 print("ready", flush=True)
 for number in itertools.count():
@@ -435,7 +435,7 @@ def test_a_reference_that_is_its_own_winner(tmp_path, model):
 
 
 def _environment():
-    paths = [Path(bundle.__file__).parents[2], Path(__file__).parent]
+    paths = [Path(bundle.__file__).parents[2]]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 

@@ -53,7 +53,7 @@ def test_inspect_shows_what_a_model_is(small):
 
 def test_list_names_every_plugin_with_one_line():
     found = json.loads(run("list", "--json").output)
-    assert set(found) == {"passes", "runtimes", "targets", "metrics", "readers", "serving"}
+    assert set(found) == {"exporters", "passes", "runtimes", "targets", "metrics", "readers", "serving"}
     for entries in found.values():
         assert entries
         assert all(entries.values())
@@ -70,7 +70,7 @@ def test_doctor_knows_core_and_extras():
 
 
 def test_cache_is_measured_and_cleared(tmp_path, monkeypatch):
-    from mopt.artifacts.store import Store
+    from mopt.system.store import Store
 
     monkeypatch.setenv("MOPT_CACHE", str(tmp_path / "cache"))
     Store(tmp_path / "cache").get("models", {"a": 1}, lambda folder: (folder / "x").write_bytes(b"0" * 1000))

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mopt import registry
-from mopt.artifacts.model import Signature, TensorSpec
-from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric, load_metric, stack_rows
-from mopt.evaluators.gate import judge
+from mopt.evaluators.noninferiority import judge
 from mopt.evaluators.tolerance import Tolerance
+from mopt.model.files import Signature, TensorSpec
+from mopt.model.samples import Sample, Samples, write_samples
+from mopt.system import plugins
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -38,7 +38,7 @@ LOGITS = _signature(("logits", "float32", ("batch", 10)))
 
 
 def _load(name: str, **options: Any) -> Metric:
-    return registry.load("metrics", name)(**options)
+    return plugins.load("metrics", name)(**options)
 
 
 def _value(metric: Metric, outputs: list[dict[str, Any]], labels: list[Any], references: list[dict[str, Any]]) -> float:
@@ -55,7 +55,7 @@ TABLE = RANDOM.standard_normal((300, 10)).astype(np.float32)
 TRUTH = np.where(RANDOM.random(300) < 0.6, TABLE.argmax(1), RANDOM.integers(0, 10, 300))
 
 
-@pytest.mark.parametrize("name", registry.names("metrics"))
+@pytest.mark.parametrize("name", plugins.names("metrics"))
 def test_every_metric_is_a_frozen_documented_metric(name: str) -> None:
     metric = _load(name)
     assert isinstance(metric, Metric)

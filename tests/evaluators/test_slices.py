@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mopt.evaluators.gate import discordant, judge, mcnemar, power
 from mopt.evaluators.metrics.accuracy import Accuracy
+from mopt.evaluators.noninferiority import discordant, judge, mcnemar, power
 from mopt.evaluators.slices import Part, judge_slices
 from mopt.evaluators.tolerance import Tolerance
 

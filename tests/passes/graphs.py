@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mopt.artifacts.model import Feed, Model
-from mopt.artifacts.samples import Sample, Samples, write_samples
+from mopt.model.files import Feed, Model
+from mopt.model.samples import Sample, Samples, write_samples
 from mopt.passes._base import Pass, PassResult
 
 CNN = """

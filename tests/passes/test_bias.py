@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Sample, Samples, write_samples
+from mopt.model.files import Model
+from mopt.model.samples import Sample, Samples, write_samples
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from tests.passes import graphs
 

@@ -7,11 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mopt.artifacts.model import Model
-from mopt.artifacts.samples import Sample, Samples, write_samples
 from mopt.errors import CandidateRejectedError, NotApplicableError
-from mopt.isolation import run
-from mopt.nvidia import Device, devices
+from mopt.model.files import Model
+from mopt.model.samples import Sample, Samples, write_samples
 from mopt.passes import build_tensorrt
 from mopt.passes._base import Pass, run_passes
 from mopt.passes._tensorrt import ShapeRange
@@ -20,6 +18,8 @@ from mopt.passes.convert_bfloat16 import ConvertBfloat16
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
+from mopt.system.nvidia import Device, devices
+from mopt.system.process import run
 from tests.models import Case, case, load_samples, onnx_file
 from tests.passes import graphs
 

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from mopt import registry
-from mopt.artifacts.model import folder_digest
-from mopt.artifacts.samples import Samples
 from mopt.errors import NotApplicableError
+from mopt.model.files import folder_digest
+from mopt.model.samples import Samples
 from mopt.passes._base import Pass, versions
+from mopt.system import plugins
 from tests.passes import graphs
 
-NAMES = registry.names("passes")
-VERBS = ("build_", "convert_", "eliminate_", "export_", "fold_", "fuse_", "quantize_")
-PASSES = [name for name in NAMES if not name.startswith("export_")]
+NAMES = plugins.names("passes")
+VERBS = ("build_", "convert_", "eliminate_", "fold_", "fuse_", "quantize_")
+PASSES = list(NAMES)
 
 
 def _load(name: str) -> type:
-    return typing.cast(type, registry.load("passes", name))
+    return typing.cast(type, plugins.load("passes", name))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,7 @@
 import onnx_ir as ir
 import pytest
 
-from mopt.passes._signature import signature_of
+from mopt.model.onnx_signature import signature_of
 from mopt.passes.convert_dimensions import ConvertDimensions
 
 

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from mopt.artifacts.model import Model
 from mopt.errors import NotApplicableError
+from mopt.model.files import Model
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from tests.passes import graphs
 

@@ -3,11 +3,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mopt.artifacts.manifest import Machine
 from mopt.errors import UserError
 from mopt.profiles.machine import FEATURES, detect, per_cycle
 from mopt.profiles.target import Figure, Gpu, Hardware, Target, check_measurable, load_target, target_names
-from mopt.registry import names
+from mopt.records.manifest import Machine
+from mopt.system.plugins import names
 
 
 def machine(*isa: str) -> Machine:

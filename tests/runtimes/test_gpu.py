@@ -6,14 +6,14 @@ import pickle
 import numpy as np
 import pytest
 
-from mopt.artifacts.model import Model
 from mopt.errors import CandidateRejectedError
-from mopt.nvidia import devices
+from mopt.model.files import Model
 from mopt.runtimes import tensorrt
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.tensorrt import TensorRT
+from mopt.system.nvidia import devices
 from tests.passes import graphs
 from tests.runtimes import fake_gpu
 

@@ -2,8 +2,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mopt.artifacts.model import Model
 from mopt.errors import CandidateRejectedError, Rejection
+from mopt.model.files import Model
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 

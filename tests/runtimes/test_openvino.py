@@ -2,7 +2,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mopt.artifacts.model import Model
+from mopt.model.files import Model
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.openvino import OpenVINO

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mopt.artifacts.model import Model
+from mopt.model.files import Model
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.runtimes._base import SessionProcess

@@ -3,8 +3,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from mopt.artifacts.model import Model
 from mopt.errors import CandidateRejectedError
+from mopt.model.files import Model
 from mopt.runtimes._replica import ReplicaProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from mopt.artifacts.model import Model
 from mopt.errors import CandidateRejectedError, Rejection
-from mopt.nvidia import Device
+from mopt.model.files import Model
 from mopt.runtimes import tensorrt
 from mopt.runtimes._base import SessionProcess, make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.tensorrt import TensorRT
+from mopt.system.nvidia import Device
 from tests.passes import graphs
 from tests.runtimes import fake_gpu
 

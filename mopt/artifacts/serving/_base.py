@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopt.artifacts.manifest import Manifest
-from mopt.artifacts.model import Feed
+from mopt.model.files import Feed
+from mopt.records.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.disk import files_below, link_or_copy
-from mopt.artifacts.manifest import Manifest
-from mopt.artifacts.model import Feed, Signature, TensorSpec
-from mopt.artifacts.quantities import digits, milliseconds
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError
-from mopt.nvidia import PORTABLE
+from mopt.model.files import Feed, Signature, TensorSpec
+from mopt.records.manifest import Manifest
+from mopt.records.units import digits, milliseconds
+from mopt.system.files import files_below, link_or_copy
+from mopt.system.nvidia import PORTABLE
 
 if TYPE_CHECKING:
     import numpy.typing as npt

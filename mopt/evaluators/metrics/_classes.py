@@ -7,10 +7,10 @@ __all__ = ["answer_and_truth", "class_scores", "label_number"]
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed
 from mopt.errors import UserError
 from mopt.evaluators._metric import one_output
-from mopt.registry import nearest
+from mopt.model.files import Feed
+from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.model import Feed, file_digest
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
-from mopt.registry import nearest
-from mopt.usercode import guarded, load_function, source_file
+from mopt.model.files import Feed, file_digest
+from mopt.system.plugins import nearest
+from mopt.system.user_code import guarded, load_function, source_file
 
 if TYPE_CHECKING:
     import numpy as np

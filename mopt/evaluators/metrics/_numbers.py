@@ -6,9 +6,9 @@ __all__ = ["prediction_and_truth", "share_of_spread", "sides"]
 
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed
 from mopt.errors import UserError
 from mopt.evaluators._metric import one_output
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,9 @@ __all__ = ["Accuracy"]
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.metrics._classes import answer_and_truth
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

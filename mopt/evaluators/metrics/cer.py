@@ -8,9 +8,9 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.model import Feed
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric, one_output
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,10 +7,10 @@ __all__ = ["Cosine"]
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.artifacts.model import Feed
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.fidelity import cosine
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

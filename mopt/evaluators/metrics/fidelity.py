@@ -8,9 +8,9 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mopt.artifacts.model import Feed
 from mopt.evaluators._metric import Metric, one_output
 from mopt.evaluators.fidelity import cosine, looks_like_scores
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,9 @@ __all__ = ["R2"]
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.metrics._numbers import prediction_and_truth, sides
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

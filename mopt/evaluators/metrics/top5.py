@@ -7,10 +7,10 @@ __all__ = ["Top5"]
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from mopt.artifacts.model import Feed
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.metrics._classes import class_scores, label_number
+from mopt.model.files import Feed
 
 if TYPE_CHECKING:
     import numpy as np

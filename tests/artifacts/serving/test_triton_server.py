@@ -7,11 +7,11 @@ import onnx.parser
 import onnxruntime
 import pytest
 import tritonclient.grpc
-from manifests import manifest
 
-from mopt.artifacts.model import Signature, TensorSpec
 from mopt.artifacts.serving.triton import Triton
+from mopt.model.files import Signature, TensorSpec
 from tests import servers
+from tests.manifests import manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(servers.missing("triton")), reason=servers.missing("triton"))]
 

@@ -1,0 +1,1 @@
+"""What a replica holds: arrivals, the simulated queue, batch settings, projections."""

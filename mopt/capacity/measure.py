@@ -1,0 +1,325 @@
+"""What one replica can do: measured once, so that every traffic can be predicted from it."""
+
+from __future__ import annotations
+
+__all__ = ["Pace", "layouts", "measure_capacity", "padding_share", "without_layouts"]
+
+import contextlib
+import dataclasses
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+from mopt.model.files import Feed, Model, Signature
+from mopt.model.samples import Samples, batch_feeds
+from mopt.profiles.measure import TURN_SECONDS, TurnLog, percentile, summarize
+from mopt.profiles.noise import Watch
+from mopt.progress import Progress
+from mopt.records.manifest import BatchProfile, Layout, Machine, OperatorProfile, Profile, ServingProfile
+from mopt.runtimes._base import Runtime, SessionProcess
+from mopt.runtimes._replica import ReplicaProcess
+
+NARROW = 0.04
+"""Width of the interval of a median, as a share of it, that is narrow enough."""
+_ENOUGH = 300
+"""Inferences from which on a p99 has an upper bound."""
+_FEWEST_TURNS = 3
+_POINT_SECONDS = 2.0
+_SLOW_MS = 2000.0
+_STEADY = 0.1
+_LONGEST_WARM_UP = 60
+_SEEN = 5
+_SLOT_MS = 2e3 * TURN_SECONDS
+_NOTHING = 0.02
+"""Spread of the speed from slot to slot that is not worth a simulation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Replica:
+    """A layout that is being measured."""
+
+    instances: int
+    threads: int
+    process: ReplicaProcess
+
+
+def layouts(cores: int) -> list[tuple[int, int]]:
+    """Ways to divide the cores among instances: (instances, threads of each), from one with all of them to one for each core.
+
+    Powers of two between the two; what is left over by the division stays idle.
+    """
+    found = [(1, cores)]
+    threads = 1 << max(0, cores.bit_length() - 1)
+    while threads >= 1:
+        if threads < cores:
+            found.append((cores // threads, threads))
+        threads //= 2
+    return found
+
+
+def without_layouts(profile: Profile, machine: Machine, noise: dict[str, float], *, batches: bool) -> ServingProfile:
+    """What is known of a replica from the profile of a candidate alone: one instance."""
+    layout = Layout(instances=1, threads=profile.threads, alone=profile.batches, together=profile.batches)
+    largest = profile.batches[-1].batch
+    return ServingProfile(
+        machine=machine, noise=noise, batches=batches, layouts=(layout,), load_ms=profile.load_ms,
+        first_ms=profile.first_ms, warm_ms=profile.first_ms, memory={largest: profile.peak_bytes},
+    )  # fmt: skip
+
+
+def measure_capacity(
+    runtime: Runtime,
+    model: Model,
+    signature: Signature,
+    samples: Samples | Sequence[Feed],
+    *,
+    machine: Machine,
+    max_batch: int,
+    cores: int | None = None,
+    latency_limit_ms: float | None = None,
+    memory: int | None = None,
+    seconds: float = _POINT_SECONDS,
+    progress: Progress,
+) -> ServingProfile:
+    """Measure a replica on this machine.
+
+    Args:
+        runtime: Of the artifact; its number of threads is varied.
+        model: What it loads.
+        signature: Of the model.
+        samples: Real inputs for a batch of one.
+        machine: This one.
+        max_batch: Largest batch size.
+        cores: What a replica may use; default: all.
+        latency_limit_ms: No batch size is measured beyond the first whose median is above it.
+        memory: Bytes that all layouts may take together; without that much, fewer layouts are measured.
+        seconds: Most time for one batch size of one layout.
+        progress: Receives one step for each batch size.
+
+    Raises:
+        CandidateRejectedError: When the runtime crashes, hangs or fails.
+    """
+    watch = Watch()
+    sizes = signature.batch_sizes(max_batch)
+    cold = _cold_start(runtime, model, batch_feeds(signature, samples, sizes[0]))
+    wanted = [(count, runtime.threads) for count in runtime.side_by_side] or layouts(cores or runtime.threads)
+    room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
+    wanted = [one for index, one in enumerate(wanted) if index == 0 or one[0] <= room]
+    progress.stage("measuring it as a server", len(sizes))
+    found, peaks = _measure_layouts(runtime, model, signature, samples, sizes, wanted, latency_limit_ms, seconds, progress)
+    return ServingProfile(
+        machine=machine,
+        noise=watch.seen() | _range_of(found[0].pace),
+        batches=signature.batches,
+        layouts=found,
+        load_ms=cold.load_ms,
+        first_ms=cold.first_ms,
+        warm_ms=cold.warm_ms,
+        memory=peaks,
+        padding=padding_share(samples, sizes[-1]),
+        # The profiler loads the model a second time.
+        operators=_operators(runtime, model, signature, samples, [sizes[0], found[0].alone[-1].batch]) if room > 1 else (),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ColdStart:
+    load_ms: float
+    first_ms: float
+    warm_ms: float
+    bytes: int
+
+
+def _cold_start(runtime: Runtime, model: Model, feeds: Sequence[Feed]) -> _ColdStart:
+    with SessionProcess(runtime, model) as session:
+        latencies: list[float] = []
+        while len(latencies) < _LONGEST_WARM_UP and sum(latencies) < 4 * _SLOW_MS:
+            latencies += session.time(feeds, 0, _SEEN)
+            if len(latencies) >= 3 * _SEEN and _is_steady(latencies[-2 * _SEEN :]):
+                break
+        usual = statistics.median(latencies[-_SEEN:])
+        warm = next((index for index in range(len(latencies)) if latencies[index] <= (1 + _STEADY) * usual), 0)
+        return _ColdStart(session.load_ms(), session.first_ms(), sum(latencies[:warm]), session.peak_bytes())
+
+
+def _is_steady(latencies: Sequence[float]) -> bool:
+    half = len(latencies) // 2
+    before, after = statistics.median(latencies[:half]), statistics.median(latencies[half:])
+    return abs(before - after) <= _STEADY * after
+
+
+def _measure_layouts(
+    runtime: Runtime,
+    model: Model,
+    signature: Signature,
+    samples: Samples | Sequence[Feed],
+    sizes: Sequence[int],
+    wanted: Sequence[tuple[int, int]],
+    latency_limit_ms: float | None,
+    seconds: float,
+    progress: Progress,
+) -> tuple[tuple[Layout, ...], dict[int, int]]:
+    alone: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
+    together: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
+    peaks: dict[int, int] = {}
+    pace = Pace()
+    with _opened(runtime, model, wanted) as replicas:
+        for batch in sizes:
+            feeds = {batch: batch_feeds(signature, samples, batch)}
+            for replica in replicas:
+                replica.process.keep(feeds)
+            logs = _measure_batch(replicas, batch, seconds, pace)
+            for index, (one, all_) in enumerate(logs):
+                alone[index].append(summarize(batch, one, None))
+                together[index].append(summarize(batch, all_, None))
+            peaks[batch] = replicas[0].process.peak_bytes()
+            median = alone[0][-1].p50.value
+            progress.step(f"batch {batch}: {median:.2f} ms with {wanted[0][1]} threads")
+            if median > _SLOW_MS / 2 or (latency_limit_ms and median > latency_limit_ms):
+                break
+    factors = pace.factors()
+    found = tuple(
+        Layout(
+            instances=instances,
+            threads=threads,
+            alone=tuple(alone[index]),
+            together=tuple(together[index]),
+            pace=factors or (1.0,),
+            pace_ms=_SLOT_MS if factors else None,
+        )
+        for index, (instances, threads) in enumerate(wanted)
+    )
+    return found, peaks
+
+
+class Pace:
+    """How the speed of the machine changes while layouts take turns: each turn against the mean of its like."""
+
+    def __init__(self) -> None:
+        self._turns: list[tuple[tuple[int, int, int], float, float]] = []
+
+    def add(self, like: tuple[int, int, int], latencies: Sequence[float], active: int) -> None:
+        """Note a turn: batch size, layout and active instances; and its latencies in ms."""
+        self._turns.append((like, statistics.fmean(latencies), sum(latencies) / active))
+
+    def factors(self) -> tuple[float, ...]:
+        """Factors for slots of :data:`_SLOT_MS`, with a harmonic mean of 1; none where the machine was steady."""
+        usual: dict[tuple[int, int, int], list[float]] = {}
+        for like, mean, _ in self._turns:
+            usual.setdefault(like, []).append(mean)
+        means = {like: statistics.fmean(found) for like, found in usual.items()}
+        slots = [
+            mean / means[like]
+            for like, mean, duration in self._turns
+            if len(usual[like]) >= _FEWEST_TURNS
+            for _ in range(max(1, round(duration / _SLOT_MS)))
+        ]
+        if len(slots) < 2 or statistics.pstdev(slots) < _NOTHING:
+            return ()
+        harmonic = statistics.harmonic_mean(slots)
+        return tuple(round(slot / harmonic, 4) for slot in slots)
+
+
+@contextlib.contextmanager
+def _opened(runtime: Runtime, model: Model, wanted: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
+    with contextlib.ExitStack() as stack:
+        replicas = []
+        for instances, threads in wanted:
+            process = ReplicaProcess(dataclasses.replace(runtime, threads=threads), model, instances)
+            replicas.append(_Replica(instances, threads, stack.enter_context(process)))
+            process.pause()
+        yield replicas
+
+
+def _range_of(pace: Sequence[float]) -> dict[str, float]:
+    """The quick and the slow end of what 90 % of the slots took, as factors."""
+    if len(pace) < 2:
+        return {}
+    low, *_, high = statistics.quantiles(pace, n=20)
+    return {"pace_low": round(low, 3), "pace_high": round(high, 3)}
+
+
+def _measure_batch(replicas: Sequence[_Replica], batch: int, seconds: float, pace: Pace) -> list[tuple[TurnLog, TurnLog]]:
+    """Let the layouts take turns, with one instance and with all, until medians are narrow or the time is used up."""
+    order = list(range(len(replicas)))
+    shuffle = random.Random(batch)  # noqa: S311 -- an order, not a secret
+    one: list[list[tuple[float, ...]]] = [[] for _ in replicas]
+    all_: list[list[tuple[float, ...]]] = [[] for _ in replicas]
+    for replica in replicas:
+        _turn(replica, batch, replica.instances, warm=True)
+    end = time.monotonic() + seconds * sum(1 + (replica.instances > 1) for replica in replicas)
+    while True:
+        shuffle.shuffle(order)
+        for index in order:
+            replica = replicas[index]
+            all_[index].append(_turn(replica, batch, replica.instances))
+            pace.add((batch, index, replica.instances), all_[index][-1], replica.instances)
+            if replica.instances > 1:
+                one[index].append(_turn(replica, batch, 1))
+                pace.add((batch, index, 1), one[index][-1], 1)
+            else:
+                one[index].append(all_[index][-1])
+        logs = [(TurnLog(tuple(first)), TurnLog(tuple(second))) for first, second in zip(one, all_, strict=True)]
+        done = len(one[0])
+        if done >= _FEWEST_TURNS and (time.monotonic() > end or all(_narrow(log) for pair in logs for log in pair)):
+            return logs
+
+
+def _turn(replica: _Replica, batch: int, active: int, *, warm: bool = False) -> tuple[float, ...]:
+    replica.process.resume()
+    try:
+        found = replica.process.time(batch, TURN_SECONDS * (1 if warm else 2), 2, active=active)
+    finally:
+        replica.process.pause()
+    return tuple(latency for log in found for latency in log)
+
+
+def _narrow(log: TurnLog) -> bool:
+    """Whether the median is known well, and the p99 at all."""
+    if len(log.latencies) < _ENOUGH:
+        return False
+    median = percentile(log.medians, 0.5) if len(log.turns) > 5 else percentile(log.latencies, 0.5)
+    return median.high - median.low <= NARROW * median.value
+
+
+def padding_share(samples: Samples | Sequence[Feed], batch: int, most: int = 256) -> float | None:
+    """Share of the work that is padding when ``batch`` samples of the data's own shapes are stacked; None where all are alike.
+
+    Each sample counts with the product of its dimensions, padded to the largest of each dimension in its batch; batches are
+    drawn as requests come, at random.
+    """
+    count = min(len(samples), most)
+    shapes = [tuple(value.shape for value in samples[index].values()) for index in range(count)]
+    if len(set(shapes)) < 2 or batch < 2:
+        return None
+    draw = random.Random(0)  # noqa: S311 -- a sample, not a secret
+    real = padded = 0.0
+    for _ in range(200):
+        chosen = [shapes[draw.randrange(count)] for _ in range(batch)]
+        for tensor in zip(*chosen, strict=True):
+            real += sum(_product(shape) for shape in tensor)
+            padded += batch * _product([max(sizes) for sizes in zip(*tensor, strict=True)])
+    return round(1 - real / padded, 4) if padded else None
+
+
+def _product(shape: Sequence[int]) -> float:
+    product = 1.0
+    for size in shape:
+        product *= size
+    return product
+
+
+def _operators(
+    runtime: Runtime, model: Model, signature: Signature, samples: Samples | Sequence[Feed], sizes: Sequence[int]
+) -> tuple[OperatorProfile, ...]:
+    found = []
+    with SessionProcess(runtime, model) as session:
+        for batch in sorted(set(sizes)):
+            feed = batch_feeds(signature, samples, batch, count=1)[0]
+            operators = session.operators(feed)
+            if not operators:
+                return ()
+            total = statistics.median(session.time([feed], 0.2, 5))
+            found.append(OperatorProfile(batch=batch, threads=runtime.threads, operators=operators, total_ms=total))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Data in: readers, preprocessing, the split into calibration and evaluation."""

@@ -1,0 +1,266 @@
+"""Fit what a reader found to what the model takes: names, shapes and types, without changing a value."""
+
+from __future__ import annotations
+
+__all__ = ["Binding", "bind_array"]
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.datasets.preprocess import Tokenizer, image_array
+from mopt.datasets.readers._base import Reader
+from mopt.datasets.spec import DataSpec
+from mopt.errors import UserError
+from mopt.model.files import BATCH, Feed, Signature, TensorSpec, dtype_kind
+from mopt.system.plugins import nearest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """Which columns make which input. Made once, before any sample is read.
+
+    Attributes:
+        sources: Input name -> the column, or the columns that are put side by side.
+        text: Columns that are tokenized together.
+        image: The column that holds a picture, and the input that it makes.
+    """
+
+    reader: Reader
+    signature: Signature
+    spec: DataSpec
+    base: Path
+    sources: dict[str, str | tuple[str, ...]]
+    text: tuple[str, ...] = ()
+    image: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, reader: Reader, signature: Signature, spec: DataSpec, base: Path) -> Binding:
+        """Match names.
+
+        Raises:
+            UserError: At an input without a column, or a column that does not exist; the nearest one is named.
+        """
+        _check_inputs(spec, signature)
+        text, image = _text_columns(reader, spec), _image_column(reader, signature, spec)
+        made = set(_token_names(spec, signature)) | ({image[1]} if image else set())
+        sources = {
+            tensor.name: _source(tensor, reader, signature, spec) for tensor in signature.inputs if tensor.name not in made
+        }
+        return cls(reader, signature, spec, base, sources, text, image)
+
+    def feed(self, index: int) -> Feed:
+        """Read one sample and make the model's inputs of it, batch axis included.
+
+        Raises:
+            UserError: When it does not fit; sample and input are named.
+        """
+        import numpy as np
+
+        name = self.reader.name(index)
+        cells = self.reader.read(index, self._columns)
+        values: dict[str, Any] = {
+            target: cells[source] if isinstance(source, str) else np.asarray([cells[column] for column in source])
+            for target, source in self.sources.items()
+        }
+        if self.image is not None and self.spec.image is not None:
+            column, target = self.image
+            values[target] = image_array(cells[column], self.spec.image, name)
+        if self.text:
+            values |= self._tokenizer.encode([_string(cells[column], name, column) for column in self.text])
+        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+
+    @functools.cached_property
+    def _columns(self) -> tuple[str, ...]:
+        listed: list[str] = []
+        for source in self.sources.values():
+            listed += [source] if isinstance(source, str) else source
+        listed += [*self.text, *(self.image[:1] if self.image else ())]
+        return tuple(dict.fromkeys(listed))
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        assert self.spec.text is not None
+        return Tokenizer(self.base / self.spec.text.tokenizer, self.spec.text, self._texts())
+
+    def _texts(self) -> Iterator[list[str]]:
+        for index in range(len(self.reader)):
+            cells = self.reader.read(index, self.text)
+            yield [_string(cells[column], self.reader.name(index), column) for column in self.text]
+
+
+def _check_inputs(spec: DataSpec, signature: Signature) -> None:
+    known = [tensor.name for tensor in signature.inputs]
+    for name in spec.columns:
+        if name not in known:
+            raise UserError(f"the model has no input {name}, which columns names", nearest(name, known))
+
+
+def _token_names(spec: DataSpec, signature: Signature) -> tuple[str, ...]:
+    if spec.text is None:
+        return ()
+    known = [tensor.name for tensor in signature.inputs]
+    if spec.text.input_ids not in known:
+        raise UserError(f"the model has no input {spec.text.input_ids} for the tokens", nearest(spec.text.input_ids, known))
+    return (spec.text.input_ids, spec.text.attention_mask, spec.text.token_type_ids)
+
+
+def _text_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
+    if spec.text is None:
+        return ()
+    for column in spec.text.columns:
+        if column not in reader.columns:
+            raise UserError(f"{reader.path.name} has no column {column}", nearest(column, reader.columns))
+    if spec.text.columns:
+        return spec.text.columns
+    cells = reader.read(0, reader.columns)
+    found = [column for column, cell in cells.items() if _is_string(cell)]
+    if len(found) != 1:
+        raise UserError(
+            f"{reader.path.name} has {len(found)} text columns: {', '.join(found) or 'none'}",
+            'name the one to use: columns = ["..."] in [data.text]',
+        )
+    return (found[0],)
+
+
+def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple[str, str] | None:
+    if spec.image is None:
+        return None
+    column = spec.image.column
+    if column and column not in reader.columns:
+        raise UserError(f"{reader.path.name} has no column {column}", nearest(column, reader.columns))
+    mapped = {source: target for target, source in spec.columns.items() if isinstance(source, str)}
+    inputs = [tensor.name for tensor in signature.inputs]
+    if not column:
+        known = [name for name in reader.columns if name in mapped or name in inputs]
+        found = known if len(known) == 1 else list(reader.columns)
+        if len(found) != 1:
+            raise UserError(f"which column holds the picture: {', '.join(found)}", 'say it: column = "..." in [data.image]')
+        column = found[0]
+    target = mapped.get(column, column if column in inputs else inputs[0] if len(inputs) == 1 else "")
+    if not target:
+        raise UserError(f"which input takes the picture {column}: {', '.join(inputs)}", "say it in [data.columns]")
+    return column, target
+
+
+def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: DataSpec) -> str | tuple[str, ...]:
+    source = spec.columns.get(tensor.name)
+    for column in (source,) if isinstance(source, str) else source or ():
+        if column not in reader.columns:
+            raise UserError(f"{reader.path.name} has no column {column}", nearest(column, reader.columns))
+    if source:
+        return source
+    if tensor.name in reader.columns:
+        return tensor.name
+    if (vector := _side_by_side(tensor, reader, signature)) is not None:
+        return vector
+    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
+    raise UserError(
+        f"{reader.path.name} has no {tensor}; it has: {', '.join(reader.columns[:12]) or 'nothing'}",
+        f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is',
+    )
+
+
+def _side_by_side(tensor: TensorSpec, reader: Reader, signature: Signature) -> tuple[str, ...] | None:
+    """Return the columns of a table that make the one vector that the model takes, or None."""
+    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(reader.columns) or tensor.shape[1] == 1:
+        return None
+    return reader.columns
+
+
+def _string(cell: Any, name: str, column: str) -> str:
+    if not _is_string(cell):
+        raise UserError(f"{name}: {column} is {type(cell).__name__}, not text", "name the text column in [data.text]")
+    return str(cell)
+
+
+def _is_string(cell: Any) -> bool:
+    import numpy as np
+
+    return isinstance(cell, str) or (isinstance(cell, np.ndarray) and cell.ndim == 0 and isinstance(cell.item(), str))
+
+
+def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) -> npt.NDArray[Any]:
+    """Return ``value`` as the array that the model takes.
+
+    A missing batch axis is added with length 1. A type is changed only when every value survives it.
+
+    Raises:
+        UserError: When it does not fit, or has a NaN or an infinity in it.
+    """
+    array = _array(value, tensor, name)
+    array = _shaped(array, tensor, signature.batch_axes.get(tensor.name), name)
+    return _typed(array, tensor, name)
+
+
+def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
+    import numpy as np
+
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind == "O" and array.size and all(isinstance(item, str) for item in array.ravel()):
+        array = array.astype("U")
+    if array.dtype.kind not in "biufUS":
+        raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        what = "NaN" if np.isnan(array).any() else "an infinity"
+        raise UserError(f"{name}: {tensor.name} has {what} in it", "leave such samples out, or fill the gaps")
+    return array
+
+
+def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name: str) -> npt.NDArray[Any]:
+    import numpy as np
+
+    rank, given = len(tensor.shape), list(array.shape)
+    inner = [size for index, size in enumerate(tensor.shape) if index != axis]
+    if array.size == 1 and array.ndim < rank and all(size == 1 or isinstance(size, str) for size in inner):
+        return array.reshape((1,) * rank)
+    if axis is not None and array.ndim == rank - 1:
+        array = np.expand_dims(array, axis)
+    if not _fits(array.shape, tensor, axis):
+        batch = axis is not None and array.ndim == rank and array.shape[axis] != 1
+        raise UserError(
+            f"{name}: shape {given} does not fit the input {tensor}",
+            "give one sample at a time" if batch else "resize, crop, pad or reshape the samples to what the model takes",
+        )
+    return array
+
+
+def _fits(shape: Sequence[int], tensor: TensorSpec, axis: int | None) -> bool:
+    if len(shape) != len(tensor.shape) or 0 in shape:
+        return False
+    wanted = [1 if index == axis or size == BATCH else size for index, size in enumerate(tensor.shape)]
+    return all(isinstance(size, str) or size == given for size, given in zip(wanted, shape, strict=True))
+
+
+def _typed(array: npt.NDArray[Any], tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
+    import numpy as np
+
+    if dtype_kind(array.dtype) == tensor.dtype:
+        return array.astype("U") if tensor.dtype == "str" else array
+    try:
+        wanted = np.dtype(tensor.dtype)
+    except TypeError:
+        raise UserError(f"the input {tensor} has a type that samples cannot have", "give it a float32 input") from None
+    if "str" in (tensor.dtype, dtype_kind(array.dtype)) or (array.dtype.kind == "f" and wanted.kind in "biu"):
+        text = dtype_kind(array.dtype) == "str" and tensor.dtype != "str"
+        raise UserError(
+            f"{name}: {tensor.name} is {dtype_kind(array.dtype)}, the model takes {tensor.dtype}",
+            "add [data.text] for text that has to be tokenized" if text else f"convert it to {tensor.dtype}",
+        )
+    with np.errstate(over="ignore"):
+        converted = array.astype(wanted)
+    same = np.isfinite(converted).all() if array.dtype.kind == "f" else (converted.astype(array.dtype) == array).all()
+    if not same:
+        extreme = array.flat[int(np.abs(array.astype(np.float64)).argmax())]
+        raise UserError(
+            f"{name}: {tensor.name} has {extreme}, which {tensor.dtype} cannot hold", f"convert it to {tensor.dtype}"
+        )
+    return converted

@@ -1,0 +1,105 @@
+"""Read what a function of the user yields: inputs, or inputs and a label."""
+
+from __future__ import annotations
+
+__all__ = ["FunctionReader"]
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mopt.datasets.readers._base import Reader, plain_labels
+from mopt.errors import UserError
+from mopt.model.samples import Sample, Samples, write_samples
+from mopt.system.user_code import guarded, is_function, load_function
+
+if TYPE_CHECKING:
+    from mopt.model.files import Feed
+
+_EVALUATION_DEFAULT = 2000
+
+
+class FunctionReader(Reader):
+    """Samples that ``file.py:function`` or ``package.module:function`` yields.
+
+    The function is called without arguments and read up to the number of samples that the recipe asks for, so it may
+    yield without end. What it yields goes to the scratch folder one by one.
+    """
+
+    accepts: ClassVar[str] = "file.py:function that yields (inputs, label) or inputs"
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Whether it is written ``something:function``."""
+        return is_function(path.name)
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the arrays, as the first sample has them."""
+        return tuple(self.samples[0]) if len(self.samples) else ()
+
+    @functools.cached_property
+    def labels(self) -> list[Any] | None:
+        """Second half of what was yielded."""
+        labels = self.samples.labels
+        return None if labels is None else plain_labels(labels, self._what)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Return some arrays of one sample."""
+        sample = self.samples[index]
+        for name in columns:
+            if name not in sample:
+                raise UserError(
+                    f"{self.name(index)} lacks {name}", f"yield the same names each time: {', '.join(self.columns)}"
+                )
+        return {name: sample[name] for name in columns}
+
+    def name(self, index: int) -> str:
+        """Function and position."""
+        return f"{self._what}[{index}]"
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """Everything that was yielded, on disk."""
+        folder = self.scratch / "yielded"
+        folder.mkdir()
+        return write_samples(folder, self._yielded())
+
+    @property
+    def _what(self) -> str:
+        return self.path.name
+
+    def _yielded(self) -> Iterator[Sample]:
+        function = load_function(self.path.name, self.path.parent)
+        limit = self.spec.calibration + (self.spec.evaluation or _EVALUATION_DEFAULT)
+        with guarded(self._what, function):
+            iterator = iter(function())
+        for index in range(limit):
+            with guarded(f"{self._what} (sample {index})", function):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            inputs, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+            yield Sample(self._arrays(inputs, index), label)
+
+    def _arrays(self, inputs: Any, index: int) -> Feed:
+        import numpy as np
+
+        if not isinstance(inputs, Mapping):
+            if len(self.inputs) != 1:
+                wanted = ", ".join(spec.name for spec in self.inputs)
+                raise UserError(f"{self.name(index)} is no dictionary", f"yield a dictionary with the inputs: {wanted}")
+            inputs = {self.inputs[0].name: inputs}
+        arrays = {str(name): np.asarray(value) for name, value in inputs.items()}
+        for name, array in arrays.items():
+            if array.dtype.kind == "O":
+                strings = [item for item in array.ravel() if not isinstance(item, str)]
+                if strings:
+                    raise UserError(f"{self.name(index)}: {name} is no array of numbers", "yield NumPy arrays")
+                arrays[name] = array.astype("U")
+        return arrays

@@ -1,0 +1,377 @@
+"""Samples to calibrate with and other samples to evaluate with, from one source."""
+
+from __future__ import annotations
+
+__all__ = ["Split", "batched", "prepare"]
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.datasets.mapping import Binding
+from mopt.datasets.readers._base import LABEL_NAMES, Reader
+from mopt.datasets.spec import RANDOM, DataSpec
+from mopt.errors import UserError
+from mopt.model.files import BATCH, Feed, Signature, TensorSpec, digest, file_digest, folder_digest
+from mopt.model.samples import Sample, Samples, write_samples
+from mopt.system import plugins
+from mopt.system.store import Store, code_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EVALUATION_LIMIT = 2000
+"""Samples that are evaluated when nobody says how many."""
+RANDOM_EVALUATION = 128
+RANDOM_DIMENSION = 32
+"""Length of a symbolic dimension in made-up data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Two disjoint sets of samples.
+
+    Attributes:
+        digest: Of the content of both, labels included.
+        description: JSON data for the manifest: source, counts, classes, and what was done with small or repeated data.
+    """
+
+    calibration: Samples
+    evaluation: Samples
+    digest: str
+    description: dict[str, Any]
+
+
+def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> Split:
+    """Read, preprocess, check and split the data that the recipe names; a second call only hashes the source.
+
+    Samples are shuffled with the seed, in proportion to their classes where the labels are classes. Samples of the same
+    content, or of the same group, never lie on both sides.
+
+    Args:
+        spec: What the user said about the data.
+        signature: What the model takes.
+        store: Where the samples are written.
+        base: Folder that relative paths start from.
+
+    Raises:
+        UserError: When the data is missing, damaged, empty or does not fit the model.
+    """
+    key = {
+        "spec": spec.model_dump(mode="json", exclude={"path"}),
+        "inputs": [tensor.model_dump(mode="json") for tensor in signature.inputs],
+        "batch_axes": signature.batch_axes,
+        "tokenizer": _tokenizer_digest(spec, base),
+        "code": code_digest(),
+    }
+    if spec.is_random and (spec.group is not None or spec.slices):
+        raise UserError("made-up data has no groups and no slices", "leave them out, or give real samples")
+    if spec.is_random:
+        random = {**key, "random": _versions(("numpy",))}
+        folder, _ = store.get("data", random, lambda target: _write_random(target, spec, signature))
+        return _split(folder, spec, "random")
+    path = base / spec.path
+    name, reader_class = _find_reader(path)
+    with store.scratch() as scratch:
+        reader: Reader = reader_class(path, spec, signature.inputs, scratch)
+        key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
+        if spec.image is not None:
+            key["image"] = _versions(("pillow",))
+        folder, _ = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
+    return _split(folder, spec, name)
+
+
+def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
+    """Return the samples as a model of a fixed batch size takes them: several in each feed, the last ones repeated.
+
+    A model that takes one sample, or any number, gets them as they are.
+    """
+    size = signature.batch_size or 1
+    if size == 1:
+        return samples
+    key = {"samples": samples.digest, "axes": signature.batch_axes, "size": size, "code": code_digest()}
+
+    def feeds() -> Iterator[Sample]:
+        for start in range(0, len(samples), size):
+            chunk = [samples[min(index, len(samples) - 1)] for index in range(start, start + size)]
+            yield Sample(signature.stack(chunk), name=f"from sample {start}")
+
+    def make(folder: Path) -> None:
+        write_samples(folder, feeds(), synthetic=samples.synthetic)
+
+    return Samples.at(store.get("batched", key, make)[0])
+
+
+def _split(folder: Path, spec: DataSpec, reader: str) -> Split:
+    calibration, evaluation = Samples.at(folder / "calibration"), Samples.at(folder / "evaluation")
+    content = [calibration.digest, calibration.labels, evaluation.digest, evaluation.labels]
+    description = {
+        "source": spec.path,
+        "reader": reader,
+        **json.loads((folder / "description.json").read_text()),
+        "digest": digest(content),
+    }
+    return Split(calibration, evaluation, description["digest"], description)
+
+
+def _find_reader(path: Path) -> tuple[str, type[Reader]]:
+    accepted = []
+    for name in plugins.names("readers"):
+        reader: type[Reader] = plugins.load("readers", name)
+        if reader.matches(path):
+            return name, reader
+        accepted.append(reader.accepts)
+    if not path.exists():
+        raise UserError(f"no such data: {path}", "give an existing file or folder, file.py:function, or the word random")
+    if path.is_dir() and not any(path.iterdir()):
+        raise UserError(f"the data is empty: {path}", "give a folder with samples in it")
+    raise UserError(f"do not know how to read {path}", f"mopt reads {'; '.join(accepted)}")
+
+
+def _source_digest(reader: Reader) -> str:
+    """Digest of every byte that the samples come from; a program is run, because what it reads cannot be known."""
+    from mopt.datasets.readers.function import FunctionReader
+
+    if isinstance(reader, FunctionReader):
+        return digest([reader.samples.digest, reader.labels])
+    return folder_digest(reader.path) if reader.path.is_dir() else file_digest(reader.path)
+
+
+def _tokenizer_digest(spec: DataSpec, base: Path) -> list[Any]:
+    if spec.text is None:
+        return []
+    path = base / spec.text.tokenizer
+    if not path.is_file():
+        raise UserError(f"no such tokenizer: {path}", "give the path of a tokenizer.json in [data.text]")
+    return [file_digest(path), _versions(("tokenizers",))]
+
+
+def _versions(libraries: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for library in libraries:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
+
+
+def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, base: Path) -> None:
+    total = len(reader)
+    if total < 2:
+        what = "is empty" if total == 0 else "has one sample"
+        raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
+    binding = Binding.of(reader, signature, spec, base)
+    labels, groups = reader.labels, _groups(reader, spec)
+    parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
+    wanted, note = _counts(spec, total)
+    order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
+    walk = _Walk(binding, labels, groups, order, parts)
+    calibration = _write_side(folder / "calibration", walk.take(wanted[0]))
+    walk.closed = frozenset(walk.seen)
+    evaluation = _write_side(folder / "evaluation", walk.take(wanted[1]))
+    if not evaluation.count and groups is not None:
+        raise UserError(
+            f"no group of {reader.path} is left to evaluate with", "give more groups, or fewer samples to calibrate with"
+        )
+    if not evaluation.count:
+        raise UserError(f"all samples of {reader.path} have the same content", "give samples that differ")
+    description: dict[str, Any] = {
+        "samples": total,
+        "calibration": calibration.count,
+        "evaluation": evaluation.count,
+        "labelled": labels is not None,
+        "groups": None if groups is None else [len(set(side.groups or ())) for side in (calibration, evaluation)],
+        "classes": list(reader.classes),
+        "left_out_as_duplicates": walk.left_out,
+        "left_out_with_their_group": walk.left_behind,
+        "note": note,
+        "synthetic": False,
+    }
+    (folder / "description.json").write_text(json.dumps(description))
+
+
+def _write_side(folder: Path, samples: Iterator[Sample]) -> Samples:
+    folder.mkdir()
+    return write_samples(folder, samples)
+
+
+def _counts(spec: DataSpec, total: int) -> tuple[tuple[int, int], str]:
+    """Return how many samples each side gets, and what there is to say about it."""
+    wanted = spec.evaluation if spec.evaluation is not None else EVALUATION_LIMIT
+    needed = spec.evaluation if spec.evaluation is not None else spec.calibration
+    if total >= spec.calibration + needed:
+        return (spec.calibration, min(wanted, total - spec.calibration)), ""
+    calibration = min(spec.calibration, max(total // 2, total - needed))
+    evaluation = min(wanted, total - calibration)
+    return (calibration, evaluation), (
+        f"only {total} samples: {calibration} to calibrate with and {evaluation} to evaluate with, "
+        f"instead of {spec.calibration} and {needed if spec.evaluation is not None else f'at least {needed}'}"
+    )
+
+
+def _order(labels: list[Any] | None, total: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return all positions, shuffled; every beginning of it has the classes in proportion when the labels are classes.
+
+    Each sample of a class of ``n`` gets a place ``(rank + u) / n`` with one random ``u`` for the class.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    order = random.permutation(total)
+    if labels is None or not _are_classes(labels):
+        return order
+    counts, seen = collections.Counter(labels), collections.Counter[Any]()
+    offset = dict(zip(sorted(counts, key=str), random.random(len(counts)), strict=True))
+    place = np.empty(total)
+    for rank, index in enumerate(order):
+        label = labels[index]
+        place[rank] = (seen[label] + offset[label]) / counts[label]
+        seen[label] += 1
+    return order[np.argsort(place, kind="stable")]
+
+
+def _groups(reader: Reader, spec: DataSpec) -> list[str] | None:
+    """Return the group of each sample.
+
+    Raises:
+        UserError: When there is no such column.
+    """
+    if spec.group is None:
+        return None
+    if spec.group not in reader.columns:
+        raise UserError(f"{reader.path.name} has no group {spec.group}", plugins.nearest(spec.group, reader.columns))
+    return [str(reader.read(index, (spec.group,))[spec.group]) for index in range(len(reader))]
+
+
+def _parts(reader: Reader, spec: DataSpec, column: str, labels: list[Any] | None) -> list[str]:
+    """Return what part of the data each sample belongs to; the labels themselves may be what parts it.
+
+    Raises:
+        UserError: When there is no such column.
+    """
+    if labels is not None and column not in reader.columns and column in (spec.label, *LABEL_NAMES, "class"):
+        return [str(label) for label in labels]
+    if column not in reader.columns:
+        raise UserError(f"{reader.path.name} has no column {column} to slice by", plugins.nearest(column, reader.columns))
+    return [str(reader.read(index, (column,))[column]) for index in range(len(reader))]
+
+
+def _order_of_groups(groups: list[str], seed: int) -> npt.NDArray[np.int64]:
+    """Return all positions, group after group, the groups and what is in them shuffled."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(groups))
+    place = dict(zip(sorted(set(groups)), random.permutation(len(set(groups))), strict=True))
+    return order[np.argsort([place[groups[index]] for index in order], kind="stable")]
+
+
+def _are_classes(labels: Sequence[Any]) -> bool:
+    return all(isinstance(label, int | str) for label in labels) and len(set(labels)) <= len(labels) / 2
+
+
+@dataclasses.dataclass
+class _Walk:
+    """Goes through the samples in order, once, and leaves out of the second side what the first side has."""
+
+    binding: Binding
+    labels: list[Any] | None
+    groups: list[str] | None
+    order: npt.NDArray[np.int64]
+    parts: dict[str, list[str]]
+    closed: frozenset[bytes | str] = frozenset()
+    left_out: int = 0
+    left_behind: int = 0
+
+    def __post_init__(self) -> None:
+        self.seen: set[bytes | str] = set()
+        self._positions = iter(self.order.tolist())
+
+    def take(self, count: int) -> Iterator[Sample]:
+        """Yield ``count`` samples, or as many as there are."""
+        taken = 0
+        while taken < count and (index := next(self._positions, None)) is not None:
+            group = None if self.groups is None else self.groups[index]
+            if group in self.closed:
+                self.left_behind += 1
+                continue
+            feed = self.binding.feed(index)
+            content = _content(feed)
+            if content in self.closed:
+                self.left_out += 1
+                continue
+            self.seen.add(content)
+            if group is not None:
+                self.seen.add(group)
+            taken += 1
+            label = None if self.labels is None else self.labels[index]
+            parts = {column: values[index] for column, values in self.parts.items()}
+            yield Sample(feed, label, self.binding.reader.name(index), group, parts or None)
+
+
+def _content(feed: Feed) -> bytes:
+    parts = hashlib.sha256()
+    for name in sorted(feed):
+        value = feed[name]
+        parts.update(f"{name}{value.dtype}{value.shape}".encode())
+        parts.update(value.tobytes())
+    return parts.digest()
+
+
+def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
+    import numpy as np
+
+    random = np.random.default_rng(spec.seed)
+    sides = {"calibration": spec.calibration, "evaluation": spec.evaluation or RANDOM_EVALUATION}
+    for side, count in sides.items():
+        (folder / side).mkdir()
+        feeds = (Sample(_random_feed(signature, random), name=f"{RANDOM}[{index}]") for index in range(count))
+        write_samples(folder / side, feeds, synthetic=True)
+    free = sorted({str(size) for tensor in signature.inputs for size in _free(tensor, signature)})
+    description: dict[str, Any] = {
+        "samples": sum(sides.values()),
+        **sides,
+        "labelled": False,
+        "groups": None,
+        "classes": [],
+        "left_out_as_duplicates": 0,
+        "left_out_with_their_group": 0,
+        "note": f"made up; length {RANDOM_DIMENSION} for {', '.join(free)}" if free else "made up",
+        "synthetic": True,
+    }
+    (folder / "description.json").write_text(json.dumps(description))
+
+
+def _free(tensor: TensorSpec, signature: Signature) -> list[str]:
+    axis = signature.batch_axes.get(tensor.name)
+    return [size for index, size in enumerate(tensor.shape) if isinstance(size, str) and index != axis and size != BATCH]
+
+
+def _random_feed(signature: Signature, random: np.random.Generator) -> Feed:
+    return {tensor.name: _random_array(tensor, signature.batch_axes.get(tensor.name), random) for tensor in signature.inputs}
+
+
+def _random_array(tensor: TensorSpec, axis: int | None, random: np.random.Generator) -> npt.NDArray[Any]:
+    import numpy as np
+
+    def length(index: int, size: int | str) -> int:
+        if index == axis or size == BATCH:
+            return 1
+        return RANDOM_DIMENSION if isinstance(size, str) else size
+
+    shape = tuple(length(index, size) for index, size in enumerate(tensor.shape))
+    if tensor.dtype == "str":
+        return np.full(shape, "text")
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "f":
+        return random.standard_normal(shape).astype(dtype)
+    if dtype.name == "uint8":
+        return random.integers(0, 256, shape, dtype)
+    # 0 and 1 are masks, types and indices that every table has
+    return np.ones(shape, dtype) if "mask" in tensor.name.lower() else random.integers(0, 2, shape).astype(dtype)

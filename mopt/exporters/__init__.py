@@ -1,0 +1,1 @@
+"""Any source to ONNX: one file for each framework."""

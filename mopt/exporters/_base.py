@@ -1,0 +1,207 @@
+"""What every exporter is: the way from one kind of source to ONNX, and the source's own answers to compare with."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Exporter",
+    "Written",
+    "apply_in_child",
+    "open_onnxruntime",
+    "reference_in_child",
+    "rename_inputs",
+    "rename_outputs",
+    "require",
+    "run_onnxruntime",
+]
+
+import abc
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mopt.errors import MissingDependencyError
+from mopt.model.files import Feed, Signature, digest, file_digest
+from mopt.passes._base import PassResult, describe_fields, versions
+from mopt.system.process import Worker
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exporter(abc.ABC):
+    """Source in, ONNX out. The source is never modified.
+
+    It is a plugin among the passes, but it starts from what the user has, not from a :class:`~mopt.model.files.Model`:
+    so it is a sibling of ``Pass`` and not one.
+
+    Attributes:
+        source: What the user calls the model: a file, a folder, or ``file.py:function``.
+    """
+
+    takes: ClassVar[str] = "source"
+    makes: ClassVar[str] = "onnx"
+    accepts: ClassVar[str]
+    """What it takes, in the words of the command line."""
+    libraries: ClassVar[tuple[str, ...]] = ("onnx-ir",)
+    """Distributions whose version changes the result."""
+    extra: ClassVar[str] = ""
+    """The extra of mopt that installs what the exporter needs, when the core does not."""
+    timeout: ClassVar[float] = 1800.0
+    """Seconds."""
+
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The name of the exporter: its file's."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @classmethod
+    @abc.abstractmethod
+    def matches(cls, source: str) -> bool:
+        """Whether this exporter is the one for ``source``; looks at names, never into the model."""
+
+    @abc.abstractmethod
+    def files(self) -> dict[str, Path]:
+        """Return the files that the source is made of, as far as they can be known without running it.
+
+        The keys tell them apart and do not depend on where the source lies.
+        """
+
+    @abc.abstractmethod
+    def apply(self, folder: Path) -> PassResult:
+        """Write the model into the empty ``folder``. Runs in a child process.
+
+        ``detail["read"]`` lists the files that were read besides :meth:`files`: only a run can tell what a program reads.
+        """
+
+    @abc.abstractmethod
+    def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """Run the source in its own framework, one feed after the other. Runs in a child process."""
+
+    def environment(self) -> dict[str, str]:
+        """Variables for the child process, for settings that libraries read when they are imported."""
+        return {}
+
+    def cautious(self) -> Exporter | None:
+        """Return an exporter that changes less, for when this one's result is wrong; None when there is none."""
+        return None
+
+    def digest(self, read: Sequence[str] = ()) -> str:
+        """SHA-256 over every byte of the source; ``read`` names files that a run has shown to be part of it."""
+        found = {name: file_digest(path) for name, path in self.files().items()}
+        return digest({**found, **{path: file_digest(Path(path)) if Path(path).is_file() else "" for path in read}})
+
+    def key(self) -> dict[str, Any]:
+        """Everything besides the source's content that the result depends on, as JSON data."""
+        fields = {name: value for name, value in describe_fields(self).items() if name != "source"}
+        return {"pass": self.name, "fields": fields, "libraries": versions(self.libraries)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What an exporter wrote."""
+
+    result: PassResult
+    signature: Signature
+    opset: int
+
+
+class _Host:
+    """An exporter in the child process."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+
+    def apply(self, folder: Path) -> dict[str, Any]:
+        from mopt.model.onnx_io import load
+        from mopt.model.onnx_signature import signature_of
+
+        result = self._exporter.apply(folder)
+        model = load(folder / "model.onnx")
+        signature = signature_of(model).model_dump(mode="json")
+        return {"result": dataclasses.asdict(result), "signature": signature, "opset": model.opset_imports.get("", 0)}
+
+    def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
+        return self._exporter.reference(feeds)
+
+
+def apply_in_child(exporter: Exporter, folder: Path) -> Written:
+    """Export in a child process.
+
+    Raises:
+        CandidateRejectedError: When the framework crashes, hangs or fails.
+    """
+    with Worker(_Host, exporter, environment=exporter.environment()) as worker:
+        told = worker.call("apply", folder, timeout=exporter.timeout)
+    return Written(PassResult(**told["result"]), Signature.model_validate(told["signature"]), told["opset"])
+
+
+def reference_in_child(exporter: Exporter, feeds: Sequence[Feed]) -> list[Feed]:
+    """Run the source framework in a child process.
+
+    Raises:
+        CandidateRejectedError: When the framework crashes, hangs or fails.
+    """
+    with Worker(_Host, exporter, environment=exporter.environment()) as worker:
+        outputs: list[Feed] = worker.call("reference", list(feeds), timeout=exporter.timeout)
+        return outputs
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional library.
+
+    Raises:
+        MissingDependencyError: When it is not installed; the hint is the line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(str(error.name or module).partition(".")[0], extra) from error
+
+
+def open_onnxruntime(path: Path) -> Callable[[Feed], Feed]:
+    """Load a model as it is written, with every graph optimisation off; return what runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def run_onnxruntime(path: Path, feeds: Sequence[Feed]) -> list[Feed]:
+    """Run a model as it is written on one feed after the other."""
+    return list(map(open_onnxruntime(path), feeds))
+
+
+def rename_outputs(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give outputs the names that people know; a name that is taken inside the graph is freed first."""
+    _rename(model, model.graph.outputs, names)
+
+
+def rename_inputs(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give inputs the names that people know; a name that is taken inside the graph is freed first."""
+    _rename(model, model.graph.inputs, names)
+
+
+def _rename(model: ir.Model, values: Sequence[ir.Value], names: Mapping[str, str]) -> None:
+    wanted = {new for old, new in names.items() if old != new}
+    renamed = [value for value in values if names.get(str(value.name), value.name) != value.name]
+    for value in _values(model):
+        if value.name in wanted and value not in renamed:
+            value.name = f"{value.name}__inner"
+    for value, new in [(value, names[str(value.name)]) for value in renamed]:
+        value.name = new
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    found = [*model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        found.extend(node.outputs)
+    return found

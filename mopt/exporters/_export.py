@@ -1,0 +1,315 @@
+"""Any source to ONNX, proven on real samples: the first step of every build."""
+
+from __future__ import annotations
+
+__all__ = ["Bound", "Exported", "bind", "export", "find_exporter"]
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mopt.errors import CandidateRejectedError, UserError
+from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
+from mopt.exporters._batch_axes import find_batch_axes
+from mopt.exporters._parity import compare
+from mopt.model.files import Feed, Model, Signature, digest
+from mopt.passes._base import versions
+from mopt.passes.convert_dimensions import ConvertDimensions
+from mopt.records.manifest import Export
+from mopt.system import plugins
+from mopt.system.process import run
+from mopt.system.store import Store, code_digest
+
+SAMPLES = 8
+"""How many real samples an export is compared on."""
+_MODEL, _RECORD = "model", "export.json"
+_HINTS = {
+    ".zip": "unpack it, and give the folder",
+    ".gz": "unpack it, and give what is in it",
+    ".h5": "save it as a SavedModel: model.export('folder')",
+    ".keras": "save it as a SavedModel: model.export('folder')",
+    ".safetensors": "give the folder that has config.json in it, or file.py:function that builds the module",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A source that has become ONNX; nobody has run it yet.
+
+    Attributes:
+        model: The ONNX model.
+        signature: As the graph declares it, with a guess at the batch axes.
+        exporter: What made it.
+        source_digest: Of every byte of the source.
+        opset: Of the ONNX model.
+        detail: What the exporter told.
+    """
+
+    model: Model
+    signature: Signature
+    exporter: Exporter
+    source_digest: str
+    opset: int
+    detail: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """An export that real samples have gone through.
+
+    Attributes:
+        model: The same graph with its dimensions named.
+        signature: With the batch axes that an experiment has found.
+        record: For the manifest.
+    """
+
+    model: Model
+    signature: Signature
+    record: Export
+
+
+def find_exporter(source: str, *, trust_pickle: bool = False) -> Exporter:
+    """Return the exporter for what the user calls the model.
+
+    Raises:
+        UserError: When there is no such file, or no exporter takes it.
+    """
+    kinds = [plugins.load("exporters", name) for name in plugins.names("exporters")]
+    kind = next((kind for kind in kinds if kind.matches(source)), None)
+    path = Path(source)
+    if not path.exists() and (kind is None or ":" not in source):
+        raise UserError(f"no such file or folder: {source}", "check the path of the model")
+    if kind is None:
+        raise UserError(f"{source} is not a model that mopt knows", _hint(path, [kind.accepts for kind in kinds]))
+    fields = {field.name for field in dataclasses.fields(kind)}
+    found: Exporter = kind(source=source, **({"trust_pickle": True} if trust_pickle and "trust_pickle" in fields else {}))
+    return found
+
+
+def _hint(path: Path, accepted: Sequence[str]) -> str:
+    inside = sorted(path.glob("*.onnx")) if path.is_dir() else []
+    if inside:
+        return f"give the file in it: {inside[0]}"
+    return _HINTS.get(path.suffix.lower()) or f"mopt takes {'; '.join(accepted)}"
+
+
+class _MoreFilesError(Exception):
+    """The export read files that its key did not know of; it is in the store under the key that does."""
+
+
+def export(exporter: Exporter, store: Store) -> Exported:
+    """Convert the source, or find what it was converted to in the store.
+
+    What a program reads is known only after it ran. So the store keeps, for each known set of files, what else was read
+    with it: the key of an export covers them all, and a changed byte in any of them is a miss.
+
+    Raises:
+        UserError: When the source cannot be converted.
+    """
+    read = _known_reads(exporter, store)
+    try:
+        folder, _ = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read))
+    except _MoreFilesError:
+        return export(exporter, store)
+    except CandidateRejectedError as error:
+        if (cautious := exporter.cautious()) is not None:
+            return export(cautious, store)
+        raise UserError(
+            f"{exporter.source} cannot be exported: {error.message}", "mopt also takes an .onnx file that you export yourself"
+        ) from error
+    record = json.loads((folder / _RECORD).read_text())
+    return Exported(
+        model=Model("onnx", folder / _MODEL, record["digest"]),
+        signature=Signature.model_validate(record["signature"]),
+        exporter=exporter,
+        source_digest=exporter.digest(read),
+        opset=record["opset"],
+        detail=record["detail"],
+    )
+
+
+def _key(exporter: Exporter, read: Sequence[str]) -> dict[str, Any]:
+    return {"exporter": exporter.key(), "source": exporter.digest(read), "code": code_digest()}
+
+
+def _known_reads(exporter: Exporter, store: Store) -> list[str]:
+    """Return the files that earlier runs of the same source are known to have read besides its own."""
+    read: list[str] = []
+    while (folder := store.find("sources", _key(exporter, read))) is not None:
+        more = sorted({*read, *json.loads((folder / "read.json").read_text())})
+        if more == read:
+            break
+        read = more
+    return read
+
+
+def _make_export(exporter: Exporter, store: Store, read: Sequence[str], folder: Path) -> None:
+    (folder / _MODEL).mkdir()
+    written = apply_in_child(exporter, folder / _MODEL)
+    detail = dict(written.result.detail)
+    more = sorted({*read, *detail.pop("read", [])})
+    model = Model.at("onnx", folder / _MODEL)
+    record = {
+        "digest": model.digest,
+        "signature": written.signature.model_dump(mode="json"),
+        "opset": written.opset,
+        "detail": detail,
+    }
+    (folder / _RECORD).write_text(json.dumps(record))
+    if more != list(read):
+        store.get("exports", _key(exporter, more), functools.partial(_move, folder))
+        store.get("sources", _key(exporter, read), lambda target: _write_reads(target, more))
+        raise _MoreFilesError
+
+
+def _move(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        path.rename(target / path.name)
+
+
+def _write_reads(folder: Path, read: Sequence[str]) -> None:
+    (folder / "read.json").write_text(json.dumps(read))
+
+
+def bind(exported: Exported, feeds: Sequence[Feed], store: Store) -> Bound:
+    """Run real samples through the source and its export: compare them, and find the batch axes.
+
+    Args:
+        exported: From :func:`export`.
+        feeds: Real samples, each with a batch axis of length 1; the first 8 are used.
+        store: Where the result is kept.
+
+    Raises:
+        UserError: When the source does not take the samples, or the export does not give what the source gives.
+    """
+    if not feeds:
+        raise UserError("there is no sample to compare the export with its source on", "give at least one real sample")
+    used = list(feeds[:SAMPLES])
+    key = {
+        "export": _key(exported.exporter, []) | {"source": exported.source_digest},
+        "model": exported.model.digest,
+        "feeds": [_feed_digest(feed) for feed in used],
+        "libraries": versions(("onnxruntime", "onnx-ir")),
+    }
+    try:
+        folder, _ = store.get("bound", key, functools.partial(_make_bound, exported, used))
+    except CandidateRejectedError as error:
+        raise UserError(
+            f"{exported.exporter.source} does not run on the samples: {error.message}",
+            "compare the data with the inputs that mopt inspect shows",
+        ) from error
+    record = json.loads((folder / _RECORD).read_text())
+    if record["problem"]:
+        return _again(exported, feeds, store, record["problem"])
+    return Bound(
+        model=Model("onnx", folder / _MODEL, record["digest"]),
+        signature=Signature.model_validate(record["signature"]),
+        record=Export(
+            source=exported.exporter.source,
+            source_digest=exported.source_digest,
+            exporter=exported.exporter.name,
+            opset=exported.opset,
+            largest_difference=record["largest_difference"],
+            samples=len(used),
+            detail={**exported.detail, **record["detail"]},
+        ),
+    )
+
+
+def _again(exported: Exported, feeds: Sequence[Feed], store: Store, problem: str) -> Bound:
+    """Export with more caution, if the exporter can, and say why."""
+    cautious = exported.exporter.cautious()
+    if cautious is None:
+        raise UserError(
+            f"the ONNX export of {exported.exporter.source} is wrong: {problem}",
+            "another version of the framework may export it right; mopt also takes an .onnx file that you export yourself",
+        )
+    bound = bind(export(cautious, store), feeds, store)
+    detail = {**bound.record.detail, "opset kept because": f"the version converter's model is wrong: {problem}"}
+    return dataclasses.replace(bound, record=bound.record.model_copy(update={"detail": detail}))
+
+
+def _feed_digest(feed: Feed) -> str:
+    parts = {}
+    for name, value in sorted(feed.items()):
+        data = "\0".join(map(str, value.ravel())).encode() if value.dtype.kind in "OUS" else value.tobytes()
+        parts[name] = [value.dtype.name, list(value.shape), hashlib.sha256(data).hexdigest()]
+    return digest(parts)
+
+
+def _make_bound(exported: Exported, feeds: Sequence[Feed], folder: Path) -> None:
+    """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
+    signature = exported.signature
+    whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
+    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]])
+    random = compare(expected[:1], [repeated]).problem
+    (folder / _MODEL).mkdir()
+    try:
+        told = run(_examine, exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
+    except CandidateRejectedError as error:
+        told = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
+    if not told["problem"]:
+        told["digest"] = Model.at("onnx", folder / _MODEL).digest
+    (folder / _RECORD).write_text(json.dumps(told))
+
+
+def _examine(
+    path: Path,
+    signature: Signature,
+    feeds: Sequence[Feed],
+    whole: Sequence[Feed],
+    expected: Sequence[Feed],
+    random: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Compare, find the batch axes and name the dimensions. Called in a child process, for the model may crash it.
+
+    Args:
+        path: The export.
+        signature: Its signature, as guessed.
+        feeds: Single samples.
+        whole: The same, each repeated to the batch size that the model has fixed.
+        expected: What the source gives for ``whole``.
+        random: How the source differs from itself, if it does.
+        folder: Where the model with named dimensions goes.
+    """
+    run_model = open_onnxruntime(path)
+    difference = compare(expected, list(map(run_model, whole)))
+    if difference.problem and not random:
+        return {"problem": difference.problem}
+    batched = find_batch_axes(run_model, signature, feeds, random=bool(random))
+    axes = tuple(batched.axes.items()) if batched.size is None else ()
+    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()))
+    named, detail = _rename(step, path, folder)
+    found = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
+    detail |= {"batching": batched.reason} if batched.reason else {}
+    detail |= {"random": f"the source gives something else each time: {random}"} if random else {}
+    return {
+        "problem": "",
+        "signature": found.model_dump(mode="json"),
+        "largest_difference": 0.0 if random else difference.largest,
+        "detail": detail,
+    }
+
+
+def _rename(step: ConvertDimensions, source: Path, folder: Path) -> tuple[Signature, dict[str, Any]]:
+    """Rename the dimensions; large weights are copied byte for byte (onnx refuses a hard link as an attack)."""
+    import onnx_ir as ir
+
+    from mopt.model.onnx_io import load, save
+    from mopt.model.onnx_signature import signature_of
+
+    model = load(source)
+    result = step.rewrite(model)
+    weights = source.with_name(f"{source.name}.data")
+    if weights.is_file():
+        shutil.copyfile(weights, folder / weights.name)
+        ir.save(model, folder / source.name)
+    else:
+        save(model, folder)
+    return signature_of(model), dict(result.detail)

@@ -1,0 +1,323 @@
+"""Take in an ONNX file: check it, gather its external data, bring it up to a current opset."""
+
+from __future__ import annotations
+
+__all__ = ["ExportOnnx"]
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mopt.errors import UserError
+from mopt.exporters._base import Exporter, run_onnxruntime
+from mopt.model.files import Feed
+from mopt.passes._base import PassResult
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+OLDEST_OPSET = 7
+CURRENT_OPSET = 17
+"""From here on LayerNormalization is an operator, and every quantizer and converter knows the opset."""
+CURRENT_IR_VERSION = 8
+_BIG_TENSOR_BYTES = 4096
+"""Shapes, axes and the like are smaller: they are all that the version converter looks into."""
+_STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
+_RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOnnx(Exporter):
+    """Copy a ``.onnx`` file, with its weights memory-mapped.
+
+    Initializers stop being inputs, as files of IR version 3 have them, and the maps that skl2onnx gives for probabilities
+    become arrays. A custom operator, and external data that is
+    missing, cut off or outside of the model's folder, is the user's mistake. Nothing else of the graph is touched.
+
+    Attributes:
+        raise_opset: Convert an opset below 17 to 17 where the version converter can; whoever exports compares the outputs.
+    """
+
+    accepts: ClassVar[str] = "an ONNX file (.onnx)"
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
+
+    raise_opset: bool = True
+
+    @classmethod
+    def matches(cls, source: str) -> bool:
+        """Whether it is called ``.onnx``."""
+        return source.lower().endswith(".onnx") and not Path(source).is_dir()
+
+    def cautious(self) -> ExportOnnx | None:
+        """Return the exporter that keeps the opset."""
+        return dataclasses.replace(self, raise_opset=False) if self.raise_opset else None
+
+    def files(self) -> dict[str, Path]:
+        """Return the model file and its external data."""
+        path = Path(self.source)
+        locations = {tensor_location(tensor) for tensor in _external(_parse(path))}
+        return {"model": path, **{location: _inside(path, location) for location in sorted(locations)}}
+
+    def apply(self, folder: Path) -> PassResult:
+        """Write the model as it is, but for its opset and for initializers that are inputs."""
+        from mopt.model.onnx_io import save
+
+        path = Path(self.source)
+        model, flattened = _load(path)
+        before = model.opset_imports[""]
+        freed = _free_initializers(model)
+        detail: dict[str, Any] = {"opset": before}
+        detail |= {"arrays instead of maps": flattened} if flattened else {}
+        if self.raise_opset and before < CURRENT_OPSET:
+            model, failure = _raised(model)
+            detail |= {"opset": model.opset_imports[""], "raised from opset": before} if not failure else {}
+            detail |= {"opset kept because": failure} if failure else {}
+        save(model, folder)
+        return PassResult(freed or bool(flattened) or model.opset_imports[""] != before, detail)
+
+    def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """Run the original file with every graph optimisation off; maps are given as arrays, in the order of their keys."""
+        return [
+            {name: _array(value) for name, value in outputs.items()} for outputs in run_onnxruntime(Path(self.source), feeds)
+        ]
+
+
+def load_checked(path: Path) -> ir.Model:
+    """Load a model whose external data and operators are fit to be used.
+
+    Raises:
+        UserError: When it is no ONNX model, its data is not where it must be, or it has custom operators.
+    """
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[ir.Model, list[str]]:
+    """Return a checked model, and the names of its outputs that were maps."""
+    import onnx_ir as ir
+    from onnx_ir import external_data
+
+    proto = _parse(path)
+    flattened = _flatten_maps(proto)
+    for value in [*proto.graph.input, *proto.graph.output]:
+        if (kind := value.type.WhichOneof("value")) not in ("tensor_type", None):
+            raise UserError(
+                f"{path}: {value.name} is a {str(kind).removesuffix('_type')}, and only tensors can be inputs and outputs",
+                "export the model with tensors only",
+            )
+    for tensor in _external(proto):
+        _check_external(path, tensor)
+    try:
+        model = ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} is not a valid ONNX model: {_first_line(error)}", _DAMAGED) from None
+    external_data.set_base_dir(model.graph, str(path.parent))
+    _check_operators(path, model)
+    return model, flattened
+
+
+_DAMAGED = "export or download it again; was it cut off?"
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except DecodeError:
+        raise UserError(f"{path} is not an ONNX model, or is truncated ({path.stat().st_size} bytes)", _DAMAGED) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "give a file that you may read") from None
+    if not proto.graph.node or not proto.graph.output or not proto.opset_import:
+        raise UserError(f"{path} is not an ONNX model, or is truncated: it has no operators or no outputs", _DAMAGED)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if opset is not None and opset < OLDEST_OPSET:
+        raise UserError(
+            f"{path} has opset {opset}, and ONNX Runtime starts at {OLDEST_OPSET}", "export it again with a newer opset"
+        )
+    return proto
+
+
+def _flatten_maps(proto: onnx.ModelProto) -> list[str]:
+    """Let outputs that are a map for each row, as skl2onnx gives by default, be the arrays that the maps are made of.
+
+    Returns the names of these outputs. Columns are in the order of the operator's class labels.
+    """
+    from onnx import TensorProto
+
+    outputs = {value.name: value for value in proto.graph.output}
+    flattened = []
+    for node in proto.graph.node:
+        if node.op_type != "ZipMap" or node.domain != "ai.onnx.ml" or node.output[0] not in outputs:
+            continue
+        classes = sum(len(attribute.ints) + len(attribute.strings) for attribute in node.attribute)
+        kind = outputs[node.output[0]].type
+        kind.Clear()
+        kind.tensor_type.elem_type = TensorProto.FLOAT  # the only type that the operator takes
+        kind.tensor_type.shape.dim.add().CopyFrom(_rows(proto))
+        kind.tensor_type.shape.dim.add().dim_value = classes
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        flattened.append(node.output[0])
+    return flattened
+
+
+def _rows(proto: onnx.ModelProto) -> onnx.TensorShapeProto.Dimension:
+    from onnx import TensorShapeProto
+
+    sizes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    return next((dims[0] for dims in sizes if dims), TensorShapeProto.Dimension(dim_param="batch"))
+
+
+def _array(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, list):
+        return np.array([list(row.values()) for row in value], dtype=np.float32)
+    return value
+
+
+def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor with external data: initializers and attributes, those of subgraphs and functions too."""
+    from onnx import TensorProto
+
+    pending: list[Any] = [proto.graph, *proto.functions]
+    while pending:
+        graph = pending.pop()
+        tensors = list(getattr(graph, "initializer", ()))
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            tensors += [sparse.values, sparse.indices]
+        for node in graph.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+        yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
+
+
+def tensor_location(tensor: onnx.TensorProto) -> str:
+    """Return the relative path of a tensor's external data."""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _check_external(path: Path, tensor: onnx.TensorProto) -> None:
+    location = tensor_location(tensor)
+    data = _inside(path, location)
+    numbers = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
+    try:
+        needed = int(numbers.get("offset") or 0) + int(numbers.get("length") or _tensor_bytes(tensor))
+    except ValueError:
+        raise UserError(f"{path}: tensor {tensor.name} has an offset or length that is no number", _DAMAGED) from None
+    size = data.stat().st_size
+    if needed > size or any(int(number) < 0 for number in numbers.values() if number):
+        raise UserError(
+            f"the external data {location} of {path} is truncated: tensor {tensor.name} ends at byte {needed} of {size}",
+            _DAMAGED,
+        )
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    import math
+
+    import onnx_ir as ir
+
+    size: int = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).itemsize)
+    return size
+
+
+def _inside(path: Path, location: str) -> Path:
+    """Return the file of external data, which must be in the model's own folder."""
+    folder = path.parent
+    data = folder / location
+    rule = "external data must be a file in the model's own folder, or below it"
+    if not location or os.path.isabs(location) or ".." in Path(location).parts:
+        raise UserError(f"{path} points to external data outside of its folder: {location!r}", rule)
+    if not data.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"the external data {location} of {path} is a link out of its folder", f"{rule}; copy it with cp -rL")
+    if not data.is_file():
+        raise UserError(f"the external data of {path} is missing: {location}", f"put {location} next to the model")
+    return data
+
+
+def _check_operators(path: Path, model: ir.Model) -> None:
+    own = {(function.domain, function.name) for function in model.functions.values()}
+    nodes = [*model.graph.all_nodes(), *(node for function in model.functions.values() for node in function.all_nodes())]
+    for node in nodes:
+        known = node.domain in _STANDARD_DOMAINS | _RUNTIME_DOMAINS or (node.domain, node.op_type) in own
+        if not known:
+            raise UserError(
+                f"{path} has a custom operator: {node.op_type} of the domain {node.domain}",
+                "mopt runs standard operators and ONNX Runtime's own; export the model without it",
+            )
+    model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx", CURRENT_OPSET))
+
+
+def _free_initializers(model: ir.Model) -> bool:
+    """Make constants of the inputs that have an initializer."""
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    if len(inputs) == len(model.graph.inputs):
+        return False
+    model.graph.inputs[:] = inputs
+    model.ir_version = max(model.ir_version or 0, 4)
+    return True
+
+
+def _raised(model: ir.Model) -> tuple[ir.Model, str]:
+    """Return the model with a current opset, or as it is and the reason why."""
+    import onnx_ir as ir
+    from onnx import version_converter
+
+    if model.functions:
+        return model, "the version converter cannot convert a model with functions of its own"
+    big = {name: value for name, value in model.graph.initializers.items() if (value.const_value.nbytes > _BIG_TENSOR_BYTES)}
+    inputs = list(model.graph.inputs)
+    proto = _without_weights(model, big)
+    try:
+        converted = ir.from_proto(version_converter.convert_version(proto, CURRENT_OPSET))
+    except Exception as error:  # noqa: BLE001 - the converter raises whatever its C++ code throws
+        _restore(model, big, inputs)
+        return model, f"the version converter failed: {_first_line(error)}"
+    _restore(model, big, inputs)
+    return _with_weights(converted, model, big), ""
+
+
+def _without_weights(model: ir.Model, big: dict[str, ir.Value]) -> onnx.ModelProto:
+    """Serialise a model with its big initializers as inputs, so that no protobuf grows with the weights."""
+    import onnx_ir as ir
+
+    for name, value in big.items():
+        value.dtype, value.shape = value.const_value.dtype, ir.Shape(value.const_value.shape)
+        model.graph.initializers.pop(name)
+        model.graph.inputs.append(value)
+    model.ir_version = max(model.ir_version or 0, CURRENT_IR_VERSION)
+    return ir.to_proto(model)
+
+
+def _restore(model: ir.Model, big: dict[str, ir.Value], inputs: list[ir.Value]) -> None:
+    model.graph.inputs[:] = inputs
+    for value in big.values():
+        model.graph.register_initializer(value)
+
+
+def _with_weights(converted: ir.Model, model: ir.Model, big: dict[str, ir.Value]) -> ir.Model:
+    """Put the weights back, and what else the converter forgets."""
+    for value in [value for value in converted.graph.inputs if value.name in big]:
+        converted.graph.inputs.remove(value)
+        value.const_value = big[value.name].const_value
+        converted.graph.register_initializer(value)
+    converted.metadata_props.update(model.metadata_props)
+    converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
+    converted.ir_version = max(converted.ir_version or 0, CURRENT_IR_VERSION)
+    for before, after in zip(model.graph.inputs, converted.graph.inputs, strict=True):
+        after.shape = before.shape
+    for before, after in zip(model.graph.outputs, converted.graph.outputs, strict=True):
+        after.shape = before.shape
+    return converted
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,97 @@
+"""Find a model on a server and ask it, whichever protocol it speaks."""
+
+from __future__ import annotations
+
+__all__ = ["ask", "connect", "encode"]
+
+import dataclasses
+from collections.abc import Iterable
+
+from mopt.errors import UserError
+from mopt.loadgen.protocols._bentoml import bentoml_outputs, connect_bentoml
+from mopt.loadgen.protocols._endpoint import Endpoint, Protocol, Request, Server, parse
+from mopt.loadgen.protocols._grpc import ask_grpc, connect_grpc, grpc_request
+from mopt.loadgen.protocols._http import dictionary, fetch, json_request
+from mopt.loadgen.protocols._kserve import binary_request, connect_kserve, kserve_json_request, kserve_outputs, kserve_path
+from mopt.loadgen.protocols._tensors import fit, listed
+from mopt.model.files import Feed
+
+
+def connect(
+    url: str, *, model: str | None = None, protocol: Protocol | None = None, headers: tuple[tuple[str, str], ...] = ()
+) -> Endpoint:
+    """Find a model on a server that is up, and what it takes.
+
+    Args:
+        url: ``http(s)://host:port`` or ``grpc(s)://host:port``, with a path where the model or the route is meant by it:
+            ``http://host:8000/v2/models/NAME``, ``grpc://host:8001/NAME``, ``http://host:3000/ROUTE``.
+        model: The model, or BentoML's route, when it is not in the URL; not needed where the server has only one.
+        protocol: Default: what the server turns out to speak.
+        headers: Sent with every request.
+
+    Raises:
+        UserError: When no server answers, it speaks none of the protocols, or the model is not there or not ready.
+        MissingDependencyError: When gRPC is asked for and its libraries are not installed.
+    """
+    scheme, server, path = parse(url)
+    server = dataclasses.replace(server, headers=headers)
+    if scheme.startswith("grpc") and protocol not in (None, "kserve-grpc"):
+        raise UserError(
+            f"{url} is a URL for gRPC, and {protocol} is spoken over HTTP", "write http:// or leave the protocol out"
+        )
+    match protocol or ("kserve-grpc" if scheme.startswith("grpc") else _detect(server, path)):
+        case "kserve-grpc":
+            return connect_grpc(server, model or path.strip("/"))
+        case "bentoml":
+            return connect_bentoml(server, model or path.strip("/"))
+        case _:
+            return connect_kserve(server, path, model)
+
+
+def encode(endpoint: Endpoint, feeds: Iterable[Feed]) -> list[Request]:
+    """Serialise inputs, one request each; the batch axis is present.
+
+    Raises:
+        UserError: When names, types or shapes are not those that the server asks for, or JSON cannot carry them.
+    """
+    fitted = [fit(endpoint, feed) for feed in feeds]
+    match endpoint.protocol:
+        case "kserve-grpc":
+            return [grpc_request(endpoint, feed) for feed in fitted]
+        case "bentoml":
+            return [json_request({name: listed(value) for name, value in feed.items()}) for feed in fitted]
+        case _:
+            return [binary_request(feed) if endpoint.binary else kserve_json_request(feed) for feed in fitted]
+
+
+def ask(endpoint: Endpoint, request: Request, *, timeout_s: float = 60.0) -> Feed:
+    """Send one request, wait, and return the outputs by name (BentoML's single output is called ``output``).
+
+    Raises:
+        UserError: When the server does not answer it as it should.
+    """
+    if endpoint.protocol == "kserve-grpc":
+        return ask_grpc(endpoint, request, timeout_s)
+    answer = fetch(endpoint.server, endpoint.path, request, timeout_s)
+    if answer.status != 200:
+        raise UserError(
+            f"{endpoint} refuses a request: HTTP {answer.status}: {answer.text}",
+            "check the model's inputs and the server's log",
+        )
+    try:
+        return bentoml_outputs(answer.json()) if endpoint.protocol == "bentoml" else kserve_outputs(answer)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{endpoint} answers what is not {endpoint.protocol}: {error}", "choose another protocol") from None
+
+
+def _detect(server: Server, path: str) -> Protocol:
+    prefix, name, _ = kserve_path(path)
+    root = prefix if name else ""
+    if fetch(server, f"{root}/v2/health/ready").status != 404 and "name" in dictionary(fetch(server, f"{root}/v2")):
+        return "kserve-http"
+    if "routes" in dictionary(fetch(server, "/schema.json")):
+        return "bentoml"
+    raise UserError(
+        f"the server at {server} has neither KServe's /v2 nor BentoML's /schema.json",
+        "check the port; Triton's gRPC is grpc://host:8001",
+    )

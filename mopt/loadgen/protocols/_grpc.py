@@ -1,0 +1,107 @@
+"""KServe v2 over gRPC."""
+
+from __future__ import annotations
+
+__all__ = ["ALIVE", "INFER", "ask_grpc", "connect_grpc", "grpc_request"]
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from mopt.artifacts.serving.triton import raw_bytes
+from mopt.errors import MissingDependencyError, UserError
+from mopt.loadgen.protocols._endpoint import LOOK_SECONDS, Endpoint, Request, Server, missing, only
+from mopt.loadgen.protocols._tensors import from_list, from_raw, specs, tensor
+from mopt.model.files import Feed
+
+ALIVE = "/inference.GRPCInferenceService/ServerLive"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+"""The methods that are called over gRPC."""
+
+
+def _services() -> tuple[Any, Any, Any]:
+    """Import grpc, and the messages and stubs of the protocol."""
+    try:
+        import grpc
+    except ModuleNotFoundError:
+        raise MissingDependencyError("grpcio", "bench") from None
+    try:
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+    except ModuleNotFoundError:
+        raise MissingDependencyError("tritonclient", "bench") from None
+    return grpc, service_pb2, service_pb2_grpc
+
+
+@contextlib.contextmanager
+def _stub(server: Server) -> Iterator[tuple[Any, Any]]:
+    """Connect, and turn what goes wrong into a user's error; yield the stub and the messages."""
+    grpc, messages, services = _services()
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
+    channel = (
+        grpc.secure_channel(str(server), grpc.ssl_channel_credentials(), options)
+        if server.tls
+        else grpc.insecure_channel(str(server), options)
+    )
+    try:
+        with channel:
+            yield services.GRPCInferenceServiceStub(channel), messages
+    except grpc.RpcError as error:
+        code, text = error.code(), " ".join(str(error.details()).split())[:300]
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise UserError(f"no server answers over gRPC at {server}: {text}", "start it, or check host and port") from None
+        raise UserError(f"the server at {server} refuses: {code.name}: {text}", "look at the server's log") from None
+
+
+def connect_grpc(server: Server, model: str) -> Endpoint:
+    with _stub(server) as (stub, messages):
+        stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
+        name = model or only(server, _grpc_index(stub, server))
+        try:
+            about = stub.ModelMetadata(messages.ModelMetadataRequest(name=name), timeout=LOOK_SECONDS, metadata=server.metadata)
+        except Exception as error:
+            if getattr(error, "code", lambda: None)() is None:
+                raise
+            missing(server, name, _grpc_index(stub, server), str(error.details()))  # type: ignore[attr-defined]
+        if not stub.ModelReady(messages.ModelReadyRequest(name=name), timeout=LOOK_SECONDS, metadata=server.metadata).ready:
+            raise UserError(f"{name} at {server} is not ready", "wait until it is loaded, or look at the server's log")
+    entries = [{"name": entry.name, "datatype": entry.datatype, "shape": entry.shape} for entry in about.inputs]
+    return Endpoint("kserve-grpc", server, INFER, model=name, inputs=specs(entries))
+
+
+def _grpc_index(stub: Any, server: Server) -> list[str]:
+    _, messages, _ = _services()
+    try:
+        found = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
+    except Exception as error:
+        if getattr(error, "code", lambda: None)() is None:
+            raise
+        return []
+    return sorted({entry.name for entry in found.models if entry.state in ("READY", "")})
+
+
+def grpc_request(endpoint: Endpoint, feed: Feed) -> Request:
+    _, messages, _ = _services()
+    request = messages.ModelInferRequest(model_name=endpoint.model, model_version=endpoint.version)
+    for name, value in feed.items():
+        request.inputs.add(**tensor(name, value))
+        request.raw_input_contents.append(raw_bytes(value))
+    return Request(request.SerializeToString())
+
+
+def ask_grpc(endpoint: Endpoint, request: Request, timeout_s: float) -> Feed:
+    with _stub(endpoint.server) as (stub, messages):
+        answer = stub.ModelInfer(
+            messages.ModelInferRequest.FromString(request.body), timeout=timeout_s, metadata=endpoint.server.metadata
+        )
+    raw = list(answer.raw_output_contents)
+    return {
+        output.name: from_raw(raw[index], output.datatype, output.shape)
+        if raw
+        else from_list(_contents(output.contents), output.datatype, output.shape)
+        for index, output in enumerate(answer.outputs)
+    }
+
+
+def _contents(contents: Any) -> list[Any]:
+    """The one repeated field of InferTensorContents that is filled."""
+    return next((list(values) for _, values in contents.ListFields()), [])

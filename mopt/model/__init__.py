@@ -1,0 +1,1 @@
+"""A model: its files, its signature, its graph, and samples for it."""

@@ -1,0 +1,128 @@
+"""What passes need to know of a graph: its signature, its operators, its names."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Tensors",
+    "compare_graphs",
+    "constant_bytes",
+    "count_operators",
+    "external_domains",
+    "has_delicate_arithmetic",
+    "hold_signature",
+    "name_nodes",
+    "opset",
+    "protobuf_without_weights",
+]
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.errors import NotApplicableError
+from mopt.model.onnx_io import weight_bytes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx
+    import onnx_ir as ir
+
+Tensors = dict[str, "npt.NDArray[Any]"]
+
+_DELICATE = {"Erf", "Exp", "Gelu", "LayerNormalization", "Pow", "Reciprocal", "RMSNormalization", "Sqrt"}
+_STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+
+
+def opset(model: ir.Model) -> int:
+    """Version of the standard operator set that a model asks for."""
+    return int(max(model.opset_imports.get("", 0), model.opset_imports.get("ai.onnx", 0)))
+
+
+def count_operators(nodes: Iterable[ir.Node]) -> dict[str, int]:
+    """Count nodes by type, most frequent first."""
+    return dict(Counter(node.op_type for node in nodes).most_common())
+
+
+def compare_graphs(before: ir.Model, after: ir.Model) -> dict[str, Any]:
+    """Tell how the numbers of nodes and of weight bytes changed, and which operators came and went."""
+    old, new = (Counter(node.op_type for node in model.graph.all_nodes()) for model in (before, after))
+    return {
+        "nodes": [old.total(), new.total()],
+        "removed": dict((old - new).most_common()),
+        "added": dict((new - old).most_common()),
+        "weight_bytes": [constant_bytes(before), constant_bytes(after)],
+    }
+
+
+def constant_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers and Constant nodes, subgraphs included."""
+    tensors = [
+        node.attributes["value"].as_tensor()
+        for node in model.graph.all_nodes()
+        if node.op_type == "Constant" and "value" in node.attributes
+    ]
+    return int(weight_bytes(model) + sum(tensor.nbytes for tensor in tensors))
+
+
+def has_delicate_arithmetic(model: ir.Model) -> bool:
+    """Whether normalization, attention or activation functions are spelled out in elementary operators.
+
+    A square root, an exponential or the like gives it away. The tensors in between span so many orders of magnitude
+    that 8 bits ruin them, for no speed: only the operators with weights should be quantized then.
+    """
+    return any(node.op_type in _DELICATE for node in model.graph.all_nodes())
+
+
+def external_domains(model: ir.Model) -> set[str]:
+    """Domains in use that are not part of the ONNX standard."""
+    return {node.domain for node in model.graph.all_nodes() if node.domain not in _STANDARD_DOMAINS}
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every node that has none, or another node's, a name of its own."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.all_nodes()):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        node.name = name
+        taken.add(name)
+
+
+def protobuf_without_weights(path: Path) -> onnx.ModelProto:
+    """Load a model and leave external weights where they are."""
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False)
+
+
+def hold_signature(before: ir.Model, after: ir.Model, library: str) -> None:
+    """Give the inputs and outputs of ``after`` the shapes that ``before`` declares.
+
+    A library may rename a symbolic dimension or fix it; what the model declared stays true either way.
+
+    Raises:
+        NotApplicableError: When names, order, types or ranks are others, which cannot be put right.
+    """
+    for kind, old, new in (
+        ("input", before.graph.inputs, after.graph.inputs),
+        ("output", before.graph.outputs, after.graph.outputs),
+    ):
+        names = [value.name for value in old], [value.name for value in new]
+        if names[0] != names[1]:
+            raise NotApplicableError(f"{library} changed the {kind}s from {names[0]} to {names[1]}")
+        for was, now in zip(old, new, strict=True):
+            if was.dtype != now.dtype:
+                raise NotApplicableError(f"{library} changed the type of {kind} {was.name} from {was.dtype} to {now.dtype}")
+            if not _compatible(was.shape, now.shape):
+                raise NotApplicableError(f"{library} changed {kind} {was.name} from {was.shape} to {now.shape}")
+            now.shape = was.shape.copy() if was.shape is not None else None
+
+
+def _compatible(was: ir.Shape | None, now: ir.Shape | None) -> bool:
+    if was is None or now is None:
+        return True
+    return len(was) == len(now) and all(
+        a == b for a, b in zip(was, now, strict=True) if isinstance(a, int) and isinstance(b, int)
+    )

@@ -1,0 +1,136 @@
+"""Let two models compete in fresh processes, again and again.
+
+A process is faster or slower than the next one of the same model for as long as it lives, by several percent where weights
+do not fit into the cache: it depends on where its memory happens to lie, and on which of the two was loaded first. However
+long one pair of processes runs, it says no more about the models than that. So each heat loads both anew, in turn in either
+order, and the heats, not the inferences, are what is counted.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Entrant", "Heat", "Showing", "run_heat"]
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mopt.model.files import Feed
+from mopt.profiles.measure import Timed, TurnLog, interleave
+
+_ROUNDS, _FEWEST_ROUNDS = 6, 2
+
+
+class Loaded(Timed, Protocol):
+    """A model in a process of its own."""
+
+    def run(self, feed: Feed) -> Feed:
+        """Return all outputs by name."""
+
+    def load_ms(self) -> float:
+        """What loading took, in ms."""
+
+    def first_ms(self) -> float:
+        """What the first inference took, in ms."""
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory so far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """Who takes part.
+
+    Attributes:
+        open: Loads it into a new process, which ends with the context.
+        feeds: Inputs by batch size; the smallest comes first, since the first inference is one of it.
+    """
+
+    open: Callable[[], contextlib.AbstractContextManager[Loaded]]
+    feeds: Mapping[int, Sequence[Feed]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Showing:
+    """What one of the two did in a heat.
+
+    Attributes:
+        logs: Turns by batch size; those of the other have the same rounds.
+        load_ms: What loading took.
+        first_ms: What the first inference took.
+        peak_bytes: Largest resident memory.
+    """
+
+    logs: Mapping[int, TurnLog]
+    load_ms: float
+    first_ms: float
+    peak_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Heat:
+    """A pair of processes.
+
+    Attributes:
+        own: What the candidate did.
+        other: What it is compared with.
+        swapped: Whether the other one was loaded first.
+    """
+
+    own: Showing
+    other: Showing
+    swapped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """A loaded model with inputs of its own."""
+
+    loaded: Loaded
+    feeds: Sequence[Feed]
+
+    def time(self, _: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
+        return self.loaded.time(self.feeds, seconds, least)
+
+    def pause(self) -> None:
+        self.loaded.pause()
+
+    def resume(self) -> None:
+        self.loaded.resume()
+
+
+def run_heat(own: Entrant, other: Entrant, index: int, budget_seconds: float = float("inf")) -> Heat:
+    """Load both, measure them in turns, and end both.
+
+    Args:
+        own: The candidate.
+        other: What it is compared with, at the same batch sizes.
+        index: Of the heat: every other one loads the other first.
+        budget_seconds: Time for the turns, shared out over the batch sizes; two rounds are always run.
+    """
+    sides, swapped = {"own": own, "other": other}, bool(index % 2)
+    sizes = sorted(own.feeds)
+    with contextlib.ExitStack() as stack:
+        opened: dict[str, Loaded] = {}
+        for name in sorted(sides, reverse=not swapped):
+            opened[name] = stack.enter_context(sides[name].open())
+            opened[name].run(sides[name].feeds[sizes[0]][0])
+            opened[name].pause()
+        logs = {
+            batch: interleave(
+                {name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()},
+                [],
+                rounds=_ROUNDS,
+                fewest=_FEWEST_ROUNDS,
+                seed=index,
+                budget_seconds=budget_seconds / len(sizes),
+            )
+            for batch in sizes
+        }
+        shown = {
+            name: Showing(
+                {batch: logs[batch][name] for batch in sizes}, loaded.load_ms(), loaded.first_ms(), loaded.peak_bytes()
+            )
+            for name, loaded in opened.items()
+        }
+    return Heat(shown["own"], shown["other"], swapped)

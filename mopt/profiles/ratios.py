@@ -1,0 +1,132 @@
+"""How much more a candidate costs than what it is compared with: a ratio over heats, with an interval.
+
+Within a heat the median is compared round by round, so that drift of the machine cancels out. What a heat depends on besides
+the models is which of the two was loaded first, and chance: the two orders are averaged, as in a crossover trial, and the
+interval is Student's from what the heats of one order differ by. Other percentiles take more inferences than a heat has; the
+heats of each order are drawn again (a bootstrap by clusters), with the expanded percentiles that few clusters need.
+"""
+
+from __future__ import annotations
+
+__all__ = ["COMPARED", "FEWEST", "FEWEST_HEATS", "balanced", "balanced_ratio", "figure", "growth", "spread"]
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mopt.profiles.measure import TurnLog
+from mopt.profiles.paired_runs import Heat
+from mopt.records.manifest import Estimate
+
+Cost = Literal["p50", "p90", "p99", "throughput"]
+COMPARED: tuple[Cost, ...] = ("p50", "p90", "p99", "throughput")
+FEWEST = {"p50": 1, "p90": 29, "p99": 299, "throughput": 1}
+"""Inferences that a bound on it takes: with fewer the largest value is below the percentile too often."""
+FEWEST_HEATS = 4
+"""Two of each order: with fewer nothing is known of what heats differ by."""
+_SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+_RESAMPLES = 1000
+
+
+def figure(logs: Sequence[TurnLog], cost: Cost, batch: int) -> float:
+    """Return a percentile of the latency in ms, or samples per second, over all logs."""
+    import numpy as np
+
+    latencies = [latency for log in logs for latency in log.latencies]
+    if cost == "throughput":
+        return batch * 1e3 / float(np.mean(latencies))
+    return float(np.quantile(latencies, _SHARES[cost]))
+
+
+def growth(heats: Sequence[Heat], batch: int, cost: Cost, confidence: float) -> Estimate:
+    """Return how much more the candidate costs: its latency over the other's less 1, or time per sample for throughput.
+
+    Args:
+        heats: At least ``FEWEST_HEATS``.
+        batch: Batch size.
+        cost: What is compared.
+        confidence: Of each end of the interval, one-sided.
+    """
+    pairs = [(heat.own.logs[batch], heat.other.logs[batch]) for heat in heats]
+    swapped = [heat.swapped for heat in heats]
+    count = sum(len(own.latencies) for own, _ in pairs)
+    if cost in ("p90", "p99"):
+        return _bootstrapped(pairs, swapped, _SHARES[cost], confidence)
+    of_heat = _log_medians if cost == "p50" else _log_means
+    return _as_growth(balanced([of_heat(own, other) for own, other in pairs], swapped, confidence), count)
+
+
+def balanced_ratio(own: Sequence[float], other: Sequence[float], swapped: Sequence[bool], confidence: float) -> Estimate:
+    """Return how much larger figures of the candidate's processes are than those of the others, a pair for each heat."""
+    ratios = [math.log(mine / theirs) for mine, theirs in zip(own, other, strict=True)]
+    return _as_growth(balanced(ratios, swapped, confidence), len(ratios))
+
+
+def _as_growth(logarithm: Estimate, count: int) -> Estimate:
+    low, value, high = (math.expm1(part) for part in (logarithm.low, logarithm.value, logarithm.high))
+    return Estimate(value=value, low=low, high=high, count=count)
+
+
+def _log_medians(own: TurnLog, other: TurnLog) -> float:
+    return statistics.median(math.log(mine / theirs) for mine, theirs in zip(own.medians, other.medians, strict=True))
+
+
+def _log_means(own: TurnLog, other: TurnLog) -> float:
+    return math.log(statistics.fmean(own.latencies) / statistics.fmean(other.latencies))
+
+
+def balanced(values: Sequence[float], swapped: Sequence[bool], confidence: float) -> Estimate:
+    """Return the mean of the means of both orders, with Student's interval from the spread within an order.
+
+    That is the treatment effect of a crossover trial, with the order's taken out (Jones and Kenward, Design and Analysis of
+    Cross-Over Trials, 2014, section 2.3).
+    """
+    from scipy.stats import t
+
+    groups = _by_order(values, swapped)
+    value = statistics.fmean(statistics.fmean(group) for group in groups)
+    free = len(values) - len(groups)
+    error = _spread(groups) * math.sqrt(sum(1 / len(group) for group in groups)) / len(groups)
+    half = float(t.ppf(confidence, free)) * error
+    return Estimate(value=value, low=value - half, high=value + half, count=len(values))
+
+
+def spread(heats: Sequence[Heat], batch: int) -> float:
+    """Standard deviation of the ratio of medians from heat to heat, as a share: what one pair of processes is off by."""
+    values = [_log_medians(heat.own.logs[batch], heat.other.logs[batch]) for heat in heats]
+    return _spread(_by_order(values, [heat.swapped for heat in heats]))
+
+
+def _by_order(values: Sequence[Any], swapped: Sequence[bool]) -> list[list[Any]]:
+    ordered = list(zip(values, swapped, strict=True))
+    return [[value for value, other_first in ordered if other_first is order] for order in (False, True)]
+
+
+def _spread(groups: Sequence[Sequence[float]]) -> float:
+    free = sum(len(group) - 1 for group in groups)
+    return math.sqrt(sum((value - statistics.fmean(group)) ** 2 for group in groups for value in group) / free)
+
+
+def _bootstrapped(
+    pairs: Sequence[tuple[TurnLog, TurnLog]], swapped: Sequence[bool], share: float, confidence: float
+) -> Estimate:
+    import numpy as np
+    from scipy.stats import norm, t
+
+    random = np.random.default_rng(0)
+    groups = _by_order([(np.asarray(own.latencies), np.asarray(other.latencies)) for own, other in pairs], swapped)
+
+    def ratio(picked: Sequence[Sequence[int]]) -> float:
+        drawn = [group[index] for group, chosen in zip(groups, picked, strict=True) for index in chosen]
+        own, other = (np.concatenate(side) for side in zip(*drawn, strict=True))
+        return float(np.quantile(own, share) / np.quantile(other, share))
+
+    drawn = [ratio([random.integers(0, len(group), len(group)).tolist() for group in groups]) for _ in range(_RESAMPLES)]
+    # Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 3.3.
+    fewest = min(map(len, groups))
+    expanded = float(norm.cdf(math.sqrt(fewest / (fewest - 1)) * t.ppf(confidence, len(pairs) - len(groups))))
+    low, high = np.quantile(drawn, [1 - expanded, expanded])
+    value = ratio([range(len(group)) for group in groups])
+    count = sum(len(own.latencies) for own, _ in pairs)
+    return Estimate(value=value - 1, low=min(float(low), value) - 1, high=max(float(high), value) - 1, count=count)

@@ -1,0 +1,1 @@
+"""Every JSON that mopt writes, as one schema for memory and disk."""

@@ -1,0 +1,150 @@
+"""The record of a gate: every check with its evidence, and the verdict that follows from them."""
+
+from __future__ import annotations
+
+__all__ = ["Check", "GateVerdict", "LayerPair", "Side", "Verdict", "WorstSample", "overall"]
+
+from collections.abc import Iterable
+from typing import Literal
+
+import pydantic
+
+from mopt.records.manifest import Estimate, Machine
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Side(_Record):
+    """One of the two that are compared."""
+
+    name: str
+    source: str
+    """Where it was read from."""
+    digest: str
+    """Of the model's files."""
+    runtime: str
+    size_bytes: int
+    machine: Machine | None = None
+    """Where a stored baseline was measured; None for what was run here."""
+
+
+class Check(_Record):
+    """One thing that was compared.
+
+    For a metric, ``change`` is candidate minus baseline in its own units, turned so that negative is worse. For a cost
+    it is candidate over baseline minus 1, and positive is worse. Either way its interval has the given confidence on each
+    side.
+    """
+
+    name: str
+    kind: Literal["quality", "slice", "fidelity", "speed", "memory", "load", "size"]
+    unit: str
+    """``share``, ``ms``, ``bytes``, ``/s``, or the metric's own word."""
+    candidate: float
+    baseline: float
+    change: Estimate
+    relative: bool
+    """Whether ``change`` is a share of the baseline."""
+    limit: str
+    """As it was asked for; empty where the figure is only shown."""
+    allowed: float | None = None
+    """The limit in the units of ``change``: negative for a metric, positive for a cost."""
+    confidence: float
+    verdict: Verdict
+    counts: bool = True
+    """Whether it takes part in the verdict of the gate."""
+    method: str = ""
+    p_value: float | None = None
+    """Exact McNemar test of right against wrong, one-sided: how likely so many losses are when both are equally good."""
+    lost: int | None = None
+    """Samples that only the baseline has right."""
+    gained: int | None = None
+    power: float | None = None
+    """The chance that a candidate that is as good as the baseline passes with so many samples."""
+    detectable: float | None = None
+    """The loss, in the units of ``change``, that is refused in 90 of 100 gates with so many samples."""
+    needed: int | None = None
+    """About how many samples would decide, if what was seen is the truth."""
+    note: str = ""
+
+
+class LayerPair(_Record):
+    """An operator as both sides run it."""
+
+    name: str
+    kind: str
+    arithmetic: str
+    """What the candidate computes it in."""
+    candidate_ms: float | None
+    """None where the runtime fused it into another one."""
+    baseline_ms: float | None
+
+
+class WorstSample(_Record):
+    """A sample on which the candidate loses the most."""
+
+    name: str
+    index: int
+    """Among the evaluation samples."""
+    label: str
+    loss: float
+    """Of the metric's score, positive where the candidate is worse."""
+    distance: float
+    """One less the cosine between the outputs."""
+    candidate: str
+    """What it answers, in short."""
+    baseline: str
+    folder: str = ""
+    """Where its inputs and both answers were saved, below the report's folder."""
+    text: str = ""
+    picture: str = ""
+    """PNG as a data URL."""
+
+
+class GateVerdict(_Record):
+    """What a gate found."""
+
+    verdict: Verdict
+    candidate: Side
+    baseline: Side
+    samples: int
+    groups: int | None = None
+    data: str
+    confidence: float
+    inconclusive: Literal["fail", "pass"]
+    """What the user lets an inconclusive gate mean."""
+    deterministic: bool
+    checks: tuple[Check, ...]
+    fidelity: dict[str, float] = {}
+    """Agreement of the candidate with the baseline by output; empty without the baseline's outputs."""
+    paired: tuple[float, ...] = ()
+    """Score of the candidate less that of the baseline, sorted, for some of the samples that differ; negative is worse."""
+    worst: tuple[WorstSample, ...] = ()
+    layers: tuple[LayerPair, ...] = ()
+    """The operators that take the most time in either side; empty where costs were not measured."""
+    warnings: tuple[str, ...] = ()
+    machine: Machine
+    noise: dict[str, float]
+    spread: float | None = None
+    """Standard deviation of the ratio of median latencies from one pair of processes to the next, as a share."""
+    created: str
+    mopt_version: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the release may go on."""
+        return self.verdict == "pass" or (self.verdict == "inconclusive" and self.inconclusive == "pass")
+
+    def of(self, verdict: Verdict) -> list[Check]:
+        """Return the checks that count and ended so."""
+        return [check for check in self.checks if check.counts and check.verdict == verdict]
+
+
+def overall(checks: Iterable[Check]) -> Verdict:
+    """One failure fails the gate; else one open question leaves it open."""
+    found = {check.verdict for check in checks if check.counts}
+    return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"

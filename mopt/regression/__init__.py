@@ -1,0 +1,1 @@
+"""Two models compared: is the new one as good, and does it cost no more."""

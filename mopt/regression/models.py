@@ -1,0 +1,217 @@
+"""The two that a gate compares: how each is read, and what it answers."""
+
+from __future__ import annotations
+
+__all__ = [
+    "RUNS",
+    "Answers",
+    "Contestant",
+    "answer",
+    "is_artifact",
+    "is_steady",
+    "metrics_of",
+    "open_contestant",
+    "signature_of",
+    "usual_batches",
+]
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from mopt.artifacts import bundle
+from mopt.errors import UserError
+from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators.limit import COSTS
+from mopt.exporters._export import bind, export, find_exporter
+from mopt.model.files import Feed, Model, Signature
+from mopt.model.onnx_io import model_metadata
+from mopt.model.samples import Samples, batch_feeds
+from mopt.profiles.paired_runs import Entrant
+from mopt.recipe import Recipe
+from mopt.records.manifest import FILE_NAME, Manifest, read_manifest
+from mopt.records.verdict import Side
+from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
+from mopt.search.candidates import reference_candidate
+from mopt.search.compile import record_outputs, run_all
+from mopt.system.store import Store
+
+RUNS = 3
+"""How often a model that does not agree with itself answers each sample."""
+_LOOKED_AT = 32
+_STEADY = 1e-5
+"""Difference, as a share of the largest output, that is the order of a sum and not another answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A model that can be run.
+
+    Attributes:
+        name: What it is called.
+        source: What the user gave.
+        model: Its files.
+        runtime: What runs it.
+        signature: What it takes and gives.
+        manifest: Of an artifact; None for a plain model.
+    """
+
+    name: str
+    source: str
+    model: Model
+    runtime: Runtime
+    signature: Signature
+    manifest: Manifest | None
+
+    @property
+    def side(self) -> Side:
+        """For the record."""
+        return Side(
+            name=self.name,
+            source=self.source,
+            digest=self.model.digest,
+            runtime=self.runtime.name,
+            size_bytes=self.model.size,
+        )
+
+    @property
+    def answering(self) -> tuple[Model, Runtime]:
+        """What answers for it here: itself, or what stands in where its device is not here."""
+        return self.runtime.stand_in(self.model)
+
+    def open(self) -> SessionProcess:
+        """Load what answers for it, in a child process."""
+        model, runtime = self.answering
+        return SessionProcess(runtime, model)
+
+    def entrant(self, samples: Samples, batches: Sequence[int]) -> Entrant:
+        """As one of two that compete, with real inputs at each batch size."""
+        return Entrant(self.open, {batch: batch_feeds(self.signature, samples, batch) for batch in batches})
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Outputs for each sample, once or, for a model that does not agree with itself, several times.
+
+    Attributes:
+        runs: Each with all samples in their order.
+    """
+
+    runs: tuple[Samples, ...]
+
+
+def is_artifact(source: str) -> bool:
+    """Whether a folder is one that mopt build wrote."""
+    return (Path(source) / FILE_NAME).is_file()
+
+
+def signature_of(source: str, store: Store, *, trust_pickle: bool) -> Signature:
+    """Return what a model takes and gives, before any sample is read.
+
+    Raises:
+        UserError: When it is neither an artifact nor a model.
+    """
+    if is_artifact(source):
+        return read_manifest(Path(source)).signature
+    return export(find_exporter(source, trust_pickle=trust_pickle), store).signature
+
+
+def usual_batches(contestant: Contestant) -> tuple[int, ...]:
+    """Batch sizes at which costs are compared when nobody says: one, and the largest that is served."""
+    if not contestant.signature.batches:
+        return (contestant.signature.batch_size or 1,)
+    most = contestant.manifest.batching.max_batch if contestant.manifest else 8
+    return (1, most) if most > 1 else (1,)
+
+
+def open_contestant(
+    source: str, feeds: Sequence[Feed], store: Store, *, threads: int, trust_pickle: bool = False
+) -> Contestant:
+    """Read an artifact, or export a plain model for ONNX Runtime.
+
+    Raises:
+        UserError: When it is neither, or the artifact's files are not those that were built.
+    """
+    if is_artifact(source):
+        return _from_artifact(Path(source))
+    exporter = find_exporter(source, trust_pickle=trust_pickle)
+    bound = bind(export(exporter, store), feeds, store)
+    return Contestant(
+        name=Path(source.partition(":")[0]).stem,
+        source=source,
+        model=bound.model,
+        runtime=reference_candidate(threads).runtime,
+        signature=bound.signature,
+        manifest=None,
+    )
+
+
+def _from_artifact(folder: Path) -> Contestant:
+    manifest = read_manifest(folder)
+    if problems := bundle.verify_files(folder):
+        raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
+    return Contestant(
+        name=manifest.name,
+        source=str(folder),
+        model=Model.at(manifest.form, folder / "model"),
+        runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
+        signature=manifest.signature,
+        manifest=manifest,
+    )
+
+
+def metrics_of(contestant: Contestant, recipe: Recipe, samples: Samples) -> list[Metric]:
+    """Return the recipe's metric, and after it those that have a limit of their own.
+
+    Raises:
+        UserError: When there is no such metric, or it does not fit the samples.
+    """
+    model, _ = contestant.answering
+    told = model_metadata(model.file) if model.form == "onnx" else {}
+    first = load_metric(recipe.metric, samples, contestant.signature, recipe.metric_options, metadata=told)
+    more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
+    return [first, *(load_metric(name, samples, contestant.signature, metadata=told) for name in more)]
+
+
+def is_steady(contestant: Contestant, samples: Samples, answered: Samples) -> bool:
+    """Whether a model gives the same answers when it is loaded and run a second time.
+
+    Args:
+        contestant: Which.
+        samples: What it was given.
+        answered: What it answered.
+
+    Raises:
+        CandidateRejectedError: When the runtime fails on it.
+    """
+    few = samples.first(_LOOKED_AT)
+    with contestant.open() as session:
+        again = list(run_all(session, contestant.signature, few))
+    return all(_same(one, other) for one, other in zip(answered.first(len(few)), again, strict=True))
+
+
+def _same(one: Feed, other: Feed) -> bool:
+    import numpy as np
+
+    for name, value in one.items():
+        if value.shape != other[name].shape:
+            return False
+        if value.dtype.kind != "f":
+            if not bool((value == other[name]).all()):
+                return False
+            continue
+        largest = float(np.abs(value.astype(np.float64)).max(initial=0.0))
+        difference = np.abs(value.astype(np.float64) - other[name].astype(np.float64)).max(initial=0.0)
+        if float(difference) > _STEADY * max(largest, 1e-30):
+            return False
+    return True
+
+
+def answer(contestant: Contestant, samples: Samples, store: Store, runs: int) -> Answers:
+    """Run a model over all samples, ``runs`` times; what it answered is kept.
+
+    Raises:
+        CandidateRejectedError: When the runtime fails on it, or an output is not finite.
+    """
+    arguments = (*contestant.answering, contestant.signature, samples, store)
+    return Answers(tuple(record_outputs(*arguments, run=index) for index in range(runs)))

@@ -1,0 +1,308 @@
+"""What a candidate costs beside a baseline: speed, memory, loading, size.
+
+Both are loaded into fresh processes and run in turns, heat after heat, until all that has a limit is decided or the time is
+up; the interval comes from how much the heats differ, so that a noisy machine leaves a question open and accuses nobody.
+The error is shared out over the looks (Bonferroni), since each is another chance to be wrong.
+
+A stored baseline does not run. When it was stored, and now again, the yardstick runs beside the model, and the two ratios
+to it are compared.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Contest", "Field", "cost_checks", "size_check"]
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+from mopt.artifacts.baseline import Baseline
+from mopt.errors import CandidateRejectedError
+from mopt.evaluators.limit import COSTS, Limit
+from mopt.model.samples import Samples, batch_feeds
+from mopt.profiles.paired_runs import Heat, run_heat
+from mopt.profiles.ratios import COMPARED, FEWEST, FEWEST_HEATS, balanced_ratio, figure, growth, spread
+from mopt.progress import Progress
+from mopt.records.manifest import Estimate, LayerCost, Machine
+from mopt.records.verdict import Check, LayerPair, Verdict
+from mopt.regression.models import Contestant
+from mopt.regression.reference_workload import yardstick
+
+_LOOKS = (6, 12, 24, 48, 96)
+"""Heats after which it is asked whether all is decided; once more when the time is up."""
+_CLOSE = 0.005
+"""Distance from a limit, as a share of the baseline, that no reasonable time resolves."""
+_SHOWN_LAYERS = 30
+_USUAL_LIMITS = {"p50": "+10%"}
+"""Limits where none is given: a tenth is more than a machine in CI wavers in an interleaved run."""
+_YARDSTICK_ERROR = 0.05
+"""Share by which the ratio of a model to the yardstick moves between quiet hours of one machine: the two do not lean on
+memory and arithmetic alike."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """Who competes, and how.
+
+    Attributes:
+        candidate: The new one.
+        baseline: The other one; None when only its figures are stored.
+        stored: Those figures.
+        samples: Real inputs.
+        batches: Batch sizes to compare at.
+        confidence: Of a verdict on one cost.
+        budget_seconds: For all batch sizes together.
+    """
+
+    candidate: Contestant
+    baseline: Contestant | None
+    stored: Baseline | None
+    samples: Samples
+    batches: tuple[int, ...]
+    confidence: float
+    budget_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """What was measured.
+
+    Attributes:
+        checks: One for each cost at each batch size.
+        warnings: For the user.
+        spread: Standard deviation of the ratio of medians from heat to heat, at the smallest batch size.
+        layers: What each operator takes in either side.
+    """
+
+    checks: list[Check]
+    warnings: list[str]
+    spread: float | None
+    layers: tuple[LayerPair, ...] = ()
+
+
+def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progress: Progress) -> Contest:
+    """Compare all costs but the size; those without a limit are shown and do not count."""
+    asked = {name: Limit.parse(text, name) for name, text in limits.items() if name in COSTS}
+    speed_is_limited = any(name in COMPARED for name in asked)
+    if not speed_is_limited:
+        asked |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
+    if why := _not_comparable(field, machine):
+        refused = [
+            _refused(name, limit, why, field.confidence) for name, limit in asked.items() if name in limits and name != "size"
+        ]
+        return Contest(refused, [f"speed, memory and loading are not compared: {why}"], None)
+    progress.stage("measuring side by side", _LOOKS[-1])
+    heats, checks = _speed(field, asked, progress)
+    return Contest(checks, [], spread(heats, min(field.batches)), _layers(field))
+
+
+def _not_comparable(field: Field, machine: Machine) -> str:
+    for side in (field.candidate, field.baseline):
+        if side is not None and (why := side.runtime.absent()):
+            return f"{side.source} cannot be measured here: {why}"
+    stored = field.stored
+    if stored is None:
+        return ""
+    if not stored.speed:
+        return "the baseline was stored without them"
+    was = stored.machine
+    if not stored.comparable_here(machine):
+        return f"the baseline was measured on {was.cpu} with {was.cores} cores, and this is {machine.cpu} with {machine.cores}"
+    return ""
+
+
+# --- heats --------------------------------------------------------------------------------------------------------------
+
+
+def _speed(field: Field, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[Heat], list[Check]]:
+    """Run heats until everything that is limited is decided, or the time is up."""
+    own = field.candidate.entrant(field.samples, field.batches)
+    if field.baseline is not None:
+        other = field.baseline.entrant(field.samples, field.batches)
+    else:
+        other = yardstick(field.candidate.runtime.threads, field.batches)
+    confidence = 1 - (1 - field.confidence) / len(_LOOKS)
+    heats: list[Heat] = []
+    end = time.monotonic() + field.budget_seconds
+    while True:
+        heats.append(run_heat(own, other, len(heats), field.budget_seconds / FEWEST_HEATS))
+        late = time.monotonic() > end and len(heats) >= FEWEST_HEATS
+        if not late and len(heats) not in _LOOKS:
+            progress.step()
+            continue
+        checks = _compare(field, heats, asked, confidence)
+        progress.step(_told(checks, len(heats)))
+        if late or len(heats) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
+            return heats, checks
+
+
+def _told(checks: Sequence[Check], heats: int) -> str:
+    shown = next((check for check in checks if check.counts), checks[0])
+    return f"{heats} pairs of processes: {shown.name} {shown.change.value:+.1%}"
+
+
+def _compare(field: Field, heats: Sequence[Heat], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+    checks = [check for batch in field.batches for check in _speed_checks(field, heats, batch, asked, confidence)]
+    return [*checks, *_process_checks(field, heats, asked, confidence)]
+
+
+def _speed_checks(
+    field: Field, heats: Sequence[Heat], batch: int, asked: Mapping[str, Limit], confidence: float
+) -> list[Check]:
+    own = [heat.own.logs[batch] for heat in heats]
+    checks = []
+    for cost in COMPARED:
+        change, method = growth(heats, batch, cost, confidence), f"{len(heats)} pairs of processes, in turns"
+        if field.stored is not None:
+            known = field.stored.speed_at(batch)
+            if known is None:
+                continue
+            change, base = _beside_stick(change, known.growth[cost]), known.figures[cost]
+            method = "both beside the same yardstick"
+        else:
+            base = figure([heat.other.logs[batch] for heat in heats], cost, batch)
+        checks.append(
+            _cost_check(
+                f"{cost} at batch {batch}", "speed", cost, figure(own, cost, batch), base, change, asked.get(cost), confidence,
+                method,
+            )
+        )  # fmt: skip
+    return checks
+
+
+def _beside_stick(now: Estimate, then: Estimate) -> Estimate:
+    """Candidate over baseline less 1, from the growth of each over the yardstick."""
+    value = (1 + now.value) / (1 + then.value)
+    margin = math.hypot(_half(now), _half(then)) + _YARDSTICK_ERROR
+    return Estimate(value=value - 1, low=value * (1 - margin) - 1, high=value * (1 + margin) - 1, count=now.count)
+
+
+def _half(change: Estimate) -> float:
+    return (change.high - change.low) / 2 / (1 + change.value)
+
+
+_OF_PROCESSES = {
+    "memory": ("memory", "memory", "peak_bytes", "largest resident memory, runtime included"),
+    "load": ("load time", "load", "load_ms", ""),
+    "first": ("first inference", "load", "first_ms", ""),
+}
+"""Costs that a process has one figure of: the name and kind of the check, what the figure is called, and a note."""
+_STORED = {"memory": "memory_bytes", "load": "load_ms", "first": "first_ms"}
+
+
+def _process_checks(field: Field, heats: Sequence[Heat], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+    checks = []
+    for cost, (name, kind, figure_name, note) in _OF_PROCESSES.items():
+        own = [float(getattr(heat.own, figure_name)) for heat in heats]
+        if field.stored is not None:
+            other = [float(getattr(field.stored, _STORED[cost]))] * len(heats)
+        else:
+            other = [float(getattr(heat.other, figure_name)) for heat in heats]
+        if not min(*own, *other):
+            continue
+        change = balanced_ratio(own, other, [heat.swapped for heat in heats], confidence)
+        checks.append(
+            _cost_check(
+                name, kind, cost, statistics.median(own), statistics.median(other), change, asked.get(cost), confidence,
+                f"{len(heats)} processes each", note,
+            )
+        )  # fmt: skip
+    return checks
+
+
+def _cost_check(
+    name: str,
+    kind: str,
+    cost: str,
+    candidate: float,
+    baseline: float,
+    change: Estimate,
+    limit: Limit | None,
+    confidence: float,
+    method: str,
+    note: str = "",
+) -> Check:
+    allowed = limit.allowed(baseline) if limit is not None else None
+    verdict = _decide(change, allowed, FEWEST.get(cost, 1))
+    if allowed is not None and verdict == "inconclusive":
+        note = "; ".join(filter(None, (note, _deciding(change, allowed))))
+    return Check.model_validate(
+        {
+            "name": name, "kind": kind, "unit": COSTS[cost], "candidate": candidate, "baseline": baseline,
+            "change": change, "relative": True, "limit": limit.text if limit else "", "allowed": allowed,
+            "confidence": confidence, "verdict": verdict, "counts": limit is not None,
+            "method": method, "note": note,
+        }
+    )  # fmt: skip
+
+
+def _decide(change: Estimate, allowed: float | None, fewest: int) -> Verdict:
+    if allowed is None:
+        return "pass"
+    if change.count < fewest:
+        return "inconclusive"
+    if change.low > allowed:
+        return "fail"
+    return "pass" if change.high <= allowed else "inconclusive"
+
+
+def _deciding(change: Estimate, allowed: float) -> str:
+    """How much longer it would have to be measured: an interval becomes narrower with the root of the time."""
+    distance = abs(allowed - change.value)
+    if distance < _CLOSE:
+        return "too close to its limit to be decided"
+    half = max(change.high - change.value, change.value - change.low)
+    return f"about {(half / distance) ** 2:.1f} times the budget would decide"
+
+
+def _layers(field: Field) -> tuple[LayerPair, ...]:
+    """What each operator takes in either side, by the names that both know; nothing where a runtime does not tell."""
+    size = field.candidate.signature.batch_size or 1
+    (feed, *_) = batch_feeds(field.candidate.signature, field.samples, size, count=1)
+    found: list[dict[str, LayerCost]] = []
+    for side in (field.candidate, field.baseline):
+        costs: dict[str, LayerCost] = {}
+        with contextlib.suppress(CandidateRejectedError):
+            if side is not None:
+                with side.open() as session:
+                    session.run(feed)
+                    costs = {name: layer for layer in reversed(session.layers(feed)) for name in layer.name.split(",")}
+        found.append(costs)
+    own, other = found
+
+    def dearest(name: str) -> float:
+        return max(costs[name].ms if name in costs else 0.0 for costs in found)
+
+    shown = sorted({**other, **own}, key=dearest, reverse=True)[:_SHOWN_LAYERS]
+    return tuple(
+        LayerPair(
+            name=name,
+            kind=(own.get(name) or other[name]).kind,
+            arithmetic=own[name].arithmetic if name in own else "",
+            candidate_ms=own[name].ms if name in own else None,
+            baseline_ms=other[name].ms if name in other else None,
+        )
+        for name in shown
+    )
+
+
+def size_check(field: Field, limits: Mapping[str, str]) -> Check:
+    """Compare the bytes on disk, which takes no measuring."""
+    limit = Limit.parse(limits["size"], "size") if "size" in limits else None
+    own = float(field.candidate.model.size)
+    base = float(field.baseline.model.size if field.baseline is not None else field.stored.size_bytes if field.stored else own)
+    change = own / base - 1 if base else 0.0
+    return _cost_check(
+        "size", "size", "size", own, base, Estimate(value=change, low=change, high=change, count=1), limit, 1.0, "exact"
+    )
+
+
+def _refused(cost: str, limit: Limit, why: str, confidence: float) -> Check:
+    return Check(
+        name=cost, kind="speed", unit=COSTS[cost], candidate=0.0, baseline=0.0,
+        change=Estimate(value=0.0, low=0.0, high=0.0, count=0), relative=True, limit=limit.text, confidence=confidence,
+        verdict="inconclusive", note=why,
+    )  # fmt: skip

@@ -1,0 +1,198 @@
+"""The hardware sizing report: a table for the terminal, and one self-contained HTML page with charts."""
+
+from __future__ import annotations
+
+__all__ = ["COLUMNS", "facts", "render_sizing", "rows", "sentences"]
+
+from collections.abc import Sequence
+from typing import Any
+
+from mopt.records import units as q
+from mopt.records.sizing import Curve, Line, Sizing, Span
+from mopt.reports.build import Fact, environment
+from mopt.reports.charts import COLOURS, clean, draw, plain_log_ticks
+
+_NONE = "\N{EN DASH}"
+_ROLES = {"chosen": ("chosen", "-", 2.4), "gpu": ("bad", (0, (5, 3)), 1.4)}
+COLUMNS = {
+    "target": "Machine",
+    "precision": "Precision",
+    "origin": "Figures",
+    "replicas": "Machines",
+    "settings": "Instances x threads",
+    "p99": "p99",
+    "load": "Load",
+    "memory": "Memory",
+    "monthly": "A month",
+    "million": "A million",
+    "energy": "Energy",
+    "note": "Decided by",
+}
+"""Columns of the table with their headings."""
+
+
+def rows(sizing: Sizing) -> list[dict[str, str]]:
+    """Return the table: the recommended line first, then from cheap to dear, then what is excluded."""
+    order = sorted(range(len(sizing.lines)), key=lambda index: _order(sizing, index))
+    return [_row(sizing.lines[index], index == sizing.recommended) for index in order]
+
+
+def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float]:
+    line = sizing.lines[index]
+    monthly = line.monthly_usd.high if line.monthly_usd else float("inf")
+    machines = line.replicas.high if line.replicas else float("inf")
+    return index != sizing.recommended, bool(line.excluded), monthly, machines
+
+
+def _row(line: Line, recommended: bool) -> dict[str, str]:
+    settings = _NONE
+    if line.max_batch is not None:
+        delay = f", delay {q.milliseconds(line.queue_delay_us / 1e3)}" if line.queue_delay_us else ""
+        settings = f"{line.instances} x {line.threads}, batch {line.max_batch}{delay}"
+    return {
+        "target": line.target,
+        "precision": line.precision,
+        "origin": "measured" if line.origin == "measured" else "estimate",
+        "replicas": _span(line.replicas, lambda value: "many" if value > 1e6 else f"{value:.0f}"),
+        "settings": settings,
+        "p99": _span(line.p99_ms, q.milliseconds),
+        "load": f"{line.load:.0%}" if line.load is not None else _NONE,
+        "memory": q.memory(line.memory_bytes) if line.memory_bytes else _NONE,
+        "monthly": _span(line.monthly_usd, lambda value: "many" if value > 1e9 else f"${value:,.0f}"),
+        "million": _span(line.per_million_usd, lambda value: "many" if value > 1e6 else f"${q.digits(value)}"),
+        "energy": f"{q.digits(line.kwh_month)} kWh" if line.kwh_month else _NONE,
+        "note": line.excluded or ("recommended: " if recommended else "") + line.binding,
+        "state": "chosen" if recommended else "rejected" if line.excluded else "",
+    }
+
+
+def _span(span: Span | None, write: Any) -> str:
+    if span is None:
+        return _NONE
+    value, low, high = write(span.value), write(span.low), write(span.high)
+    if low == high:
+        return str(value)
+    unit = low.rpartition(" ")[2]
+    return f"{value} ({low.removesuffix(f' {unit}') if high.endswith(f' {unit}') else low} to {high})"
+
+
+def sentences(sizing: Sizing) -> list[str]:
+    """Say the answer: the machine, why, whether a GPU can pay, and how to scale."""
+    found = []
+    if sizing.recommended is None:
+        found.append(f"No recommendation: {sizing.why}.")
+    else:
+        line = sizing.lines[sizing.recommended]
+        assert line.replicas is not None
+        spare = f", {sizing.spare} of them spare" if sizing.spare else ""
+        money = f", {_span(line.monthly_usd, lambda value: f'${value:,.0f}')} a month" if line.monthly_usd else ""
+        found.append(
+            f"Recommended: {_span(line.replicas, lambda value: f'{value:.0f}')} x {line.target}{spare}, with "
+            f"{line.precision}, batches up to {line.max_batch}, {q.count(line.instances or 1, 'instance')} of "
+            f"{q.count(line.threads or 1, 'thread')}{money}."
+        )
+        found.append(f"Why: {sizing.why}.")
+        if line.origin == "projected":
+            found.append("That machine was not measured: its figures are estimates with a range. Run mopt bench on one first.")
+    found.append(sizing.gpu.sentence)
+    if sizing.autoscaling is not None:
+        scaling = sizing.autoscaling
+        found.append(
+            f"Autoscaling: at least {scaling.minimum}, one more from {q.digits(scaling.threshold)} {scaling.unit} each "
+            f"({scaling.metric}); {scaling.why}."
+        )
+    return [*found, *(f"Note: {warning}." for warning in sizing.warnings)]
+
+
+def facts(sizing: Sizing) -> list[Fact]:
+    """Return what was asked."""
+    limit = q.milliseconds(sizing.p99_ms) if sizing.p99_ms is not None else "none"
+    found = [
+        Fact("peak rate", f"{q.digits(sizing.rate)} requests per second, {sizing.arrivals}"),
+        Fact("mean rate", f"{q.digits(sizing.mean_rate)} requests per second"),
+        Fact("limit for the p99", limit),
+        Fact("highest load", f"{sizing.max_load:.0%} of the capacity"),
+        Fact("spare machines", str(sizing.spare)),
+        Fact("measured on", sizing.measured_on),
+    ]
+    return found + ([Fact("budget", f"${sizing.budget_usd:,.0f} a month")] if sizing.budget_usd is not None else [])
+
+
+def render_sizing(sizing: Sizing) -> str:
+    """Return the report as one page that loads nothing and runs nothing."""
+    page = {
+        "sizing": sizing,
+        "sentences": sentences(sizing),
+        "facts": facts(sizing),
+        "columns": COLUMNS,
+        "rows": rows(sizing),
+        "cost_chart": _cost_chart(sizing),
+        "p99_chart": _p99_chart(sizing),
+        "curves": [(curve.name, _style(curve, index)[0]) for index, curve in enumerate(sizing.cost)],
+    }
+    return environment().get_template("sizing.html.j2").render(page)
+
+
+def _style(curve: Curve, index: int) -> tuple[str, Any, float]:
+    return _ROLES.get(curve.role, (f"other-{min(index, 4)}", "-", 1.4))
+
+
+def _cost_chart(sizing: Sizing) -> str:
+    if not sizing.cost:
+        return ""
+
+    def paint(axes: Any) -> None:
+        for index, curve in reversed(list(enumerate(sizing.cost))):
+            role, dash, width = _style(curve, index)
+            axes.step(curve.rates, curve.values, where="post", color=COLOURS[role], linestyle=dash, linewidth=width)
+        _mark_rate(axes, sizing)
+        if sizing.gpu.pays_from and sizing.cost[0].rates[0] < sizing.gpu.pays_from < sizing.cost[0].rates[-1]:
+            axes.axvline(sizing.gpu.pays_from, color=COLOURS["bad"], linewidth=1, linestyle=(0, (2, 3)))
+            _text(axes, sizing.gpu.pays_from, "a GPU may pay", top=0.84)
+        axes.set_yscale("log")
+        _rate_axis(axes, sizing.cost)
+        plain_log_ticks(axes)
+        axes.set_ylabel("USD a month")
+
+    return draw("cost", "Cost by rate", (9.6, 4.4), paint)
+
+
+def _p99_chart(sizing: Sizing) -> str:
+    if not sizing.p99:
+        return ""
+
+    def paint(axes: Any) -> None:
+        for curve in sizing.p99:
+            axes.plot(curve.rates, curve.values, color=COLOURS["chosen"], linewidth=2.4, marker="o", markersize=4)
+            axes.fill_between(curve.rates, curve.low, curve.high, color=COLOURS["chosen"], alpha=0.14, linewidth=0)
+        if sizing.p99_ms is not None:
+            axes.axhline(sizing.p99_ms, color=COLOURS["bad"], linewidth=1.2, linestyle=(0, (5, 3)))
+        _mark_rate(axes, sizing)
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        plain_log_ticks(axes)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda value, _: q.digits(value))
+        axes.set_xlabel("requests per second")
+        axes.set_ylabel("p99, ms (band from p50 to p99.9)")
+
+    return draw("p99", "p99 by rate", (9.6, 3.8), paint)
+
+
+def _mark_rate(axes: Any, sizing: Sizing) -> None:
+    axes.axvline(sizing.rate, color=COLOURS["faint"], linewidth=1)
+    _text(axes, sizing.rate, "asked for", top=0.96)
+
+
+def _text(axes: Any, x: float, words: str, top: float) -> None:
+    axes.text(x, top, f" {clean(words)}", transform=axes.get_xaxis_transform(), fontsize=9, color=COLOURS["text"], va="top")
+
+
+def _rate_axis(axes: Any, curves: Sequence[Curve]) -> None:
+    axes.set_xscale("log")
+    low, high = curves[0].rates[0], curves[0].rates[-1]
+    ticks = [step * 10.0**power for power in range(-3, 8) for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    axes.set_xticks(ticks, [q.digits(tick, 1) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(low, high)
+    axes.set_xlabel("requests per second at the peak")

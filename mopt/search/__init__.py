@@ -1,0 +1,1 @@
+"""Candidates, trials, and the choice among them."""

@@ -1,0 +1,156 @@
+"""Mixed precision: the operators that quantization hurts most stay in float, and no more of them than must."""
+
+from __future__ import annotations
+
+__all__ = ["MOST_TRIALS", "Mixing", "fewest", "lowering", "mixing", "rank", "with_step"]
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mopt.errors import CandidateRejectedError, NotApplicableError
+from mopt.model.files import Model
+from mopt.model.samples import Samples
+from mopt.passes._sensitivity import rank_nodes
+from mopt.search.candidates import Candidate
+from mopt.search.compile import compile_candidate
+from mopt.system.process import run
+from mopt.system.store import Store, code_digest
+
+MOST_TRIALS = 10
+"""Each costs a compilation and a look at speed and quality."""
+_FIRST = 2
+_MOST = 0.6
+"""Share of the quantized operators; with more of them in float, little is left to gain."""
+_DROPPED = 2
+"""Of the operators that stay in float, how many of the slowest are tried in integers again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """A candidate that quantizes, with its operators in the order in which they would go back to float.
+
+    Attributes:
+        candidate: One of whose passes lowers the precision.
+        ranked: Names of the quantized operators, the one that adds the most noise first.
+    """
+
+    candidate: Candidate
+    ranked: tuple[str, ...]
+
+    @property
+    def most(self) -> int:
+        """How many may stay in float."""
+        return int(_MOST * len(self.ranked))
+
+    def alone(self, name: str) -> Candidate:
+        """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
+        variant = self.with_float([one for one in self.ranked if one != name])
+        return with_step(variant, float_inputs=False) if hasattr(lowering(variant), "float_inputs") else variant
+
+    def with_float(self, names: Sequence[str], suffix: str = "") -> Candidate:
+        """Return the candidate that leaves these operators in float."""
+        variant = with_step(self.candidate, float_nodes=tuple(sorted(names)))
+        return dataclasses.replace(variant, name=f"{self.candidate.name}-mixed{len(names)}{suffix}")
+
+
+def mixing(candidate: Candidate, source: Model, samples: Samples, store: Store, memory: int | None = None) -> Mixing | None:
+    """Rank the operators of a candidate; None where no pass leaves a choice, or they cannot be ranked.
+
+    Args:
+        candidate: That was rejected for its quality.
+        source: The model that its passes start from.
+        samples: Real samples, for a pass that needs none itself.
+        store: Where models and rankings are kept.
+        memory: Bytes that ranking may take; None for any.
+    """
+    step = lowering(candidate)
+    if step is None or step.float_nodes:
+        return None
+    try:
+        quantized = compile_candidate(_for_ranking(candidate), source, store, memory).model
+        ranked = rank(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
+    except (CandidateRejectedError, NotApplicableError):
+        return None
+    return Mixing(candidate, tuple(entry["node"] for entry in ranked))
+
+
+def _for_ranking(candidate: Candidate) -> Candidate:
+    """The candidate up to the pass that lowers the precision, and with what stays in float in FP32."""
+    step = lowering(candidate)
+    until = dataclasses.replace(candidate, passes=candidate.passes[: candidate.passes.index(step) + 1])
+    return with_step(until, half=False) if hasattr(step, "half") else until
+
+
+def lowering(candidate: Candidate) -> Any:
+    """Return the pass that quantizes or halves operators, and can leave some of them in float; None where there is none."""
+    return next((step for step in reversed(candidate.passes) if hasattr(step, "float_nodes")), None)
+
+
+def with_step(candidate: Candidate, **fields: object) -> Candidate:
+    """Return the candidate with other options of the pass that lowers the precision."""
+    old = lowering(candidate)
+    new = dataclasses.replace(old, **fields)
+    return dataclasses.replace(candidate, passes=tuple(new if step is old else step for step in candidate.passes))
+
+
+def rank(source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None) -> list[dict[str, Any]]:
+    """Return the quantized operators with the noise that each adds on its own; see :func:`rank_nodes`."""
+    key: dict[str, Any] = {
+        "float": source.digest, "quantized": quantized.digest, "samples": samples.digest, "code": code_digest()
+    }  # fmt: skip
+
+    def make(folder: Path) -> None:
+        ranked = run(rank_nodes, source.file, quantized.file, samples, memory=memory)
+        (folder / "ranking.json").write_text(json.dumps(ranked))
+
+    folder, _ = store.get("rankings", key, make)
+    found: list[dict[str, Any]] = json.loads((folder / "ranking.json").read_text())
+    return found
+
+
+def fewest(
+    plan: Mixing, holds: Callable[[Candidate], bool | None], slowest: Callable[[Sequence[str]], Sequence[str]]
+) -> Iterator[tuple[str, ...]]:
+    """Search for the fewest operators that have to stay in float; yield each set that holds, a better one after the other.
+
+    Their number is doubled until the candidate holds, then halved in between. At last the slowest of them are tried in
+    integers again, one by one: an operator that is cheap to keep may do for one that is dear.
+
+    Args:
+        plan: What may stay in float.
+        holds: Tries a candidate: whether its quality holds, or None where it gains nothing any more over what holds already.
+        slowest: Sorts names by what they cost in float, the dearest first.
+    """
+    tried, low, count = 0, 0, min(_FIRST, plan.most)
+    kept: tuple[str, ...] = ()
+    while 0 < count <= plan.most and tried < MOST_TRIALS and not kept:
+        tried += 1
+        found = holds(plan.with_float(plan.ranked[:count]))
+        if found is None:
+            return
+        if found:
+            kept = plan.ranked[:count]
+            yield kept
+        else:
+            low = count
+            count = min(2 * count, plan.most) if count < plan.most else plan.most + 1
+    high = len(kept)
+    while high - low > 1 and tried < MOST_TRIALS - _DROPPED:
+        tried += 1
+        middle = (low + high) // 2
+        found = holds(plan.with_float(plan.ranked[:middle]))
+        if found is False:
+            low = middle
+            continue
+        high = middle
+        if found:
+            kept = plan.ranked[:high]
+            yield kept
+    for name in slowest(kept)[:_DROPPED] if len(kept) > 1 else ():
+        fewer = tuple(one for one in kept if one != name)
+        if fewer and holds(plan.with_float(fewer, "-dropped")):
+            kept = fewer
+            yield kept

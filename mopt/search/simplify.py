@@ -1,0 +1,81 @@
+"""Simplify a model and keep the result only when it answers the same on real samples."""
+
+from __future__ import annotations
+
+__all__ = ["Simplified", "simplify"]
+
+import dataclasses
+from collections.abc import Sequence
+
+from mopt.errors import CandidateRejectedError, NotApplicableError
+from mopt.model.files import Feed, Model, Signature
+from mopt.passes._base import Pass
+from mopt.passes.fold_constants import FoldConstants
+from mopt.passes.fold_onnxsim import FoldOnnxsim
+from mopt.passes.fold_onnxslim import FoldOnnxslim
+from mopt.records.manifest import PassRecord
+from mopt.runtimes._base import SessionProcess
+from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.compile import run_cached
+from mopt.system.store import Store
+
+_CLOSE = 1e-4
+"""Of the largest output; a simplifier reorders arithmetic but changes nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Simplified:
+    """The model that candidates start from, the passes that made it, and what became of each attempt."""
+
+    model: Model
+    records: tuple[PassRecord, ...]
+    note: str
+
+
+def simplify(source: Model, signature: Signature, feeds: Sequence[Feed], store: Store, memory: int | None = None) -> Simplified:
+    """Fold constants, then let onnxslim simplify, or onnxsim where onnxslim cannot; keep what answers the same.
+
+    A simplifier that takes more than ``memory`` bytes is left out.
+    """
+    model, records, notes = source, list[PassRecord](), list[str]()
+    for alternatives in _STEPS:
+        for step in alternatives:
+            try:
+                candidate, found = run_cached((step,), model, store, memory)
+                _check_same(model, candidate, signature, feeds)
+            except (NotApplicableError, CandidateRejectedError) as error:
+                notes.append(f"{step.name} left out: {error.message.removeprefix(f'{step.name}: ')}")
+                continue
+            model = candidate
+            records.extend(found)
+            notes.append(step.name if found[0].modified else f"{step.name} changed nothing")
+            break
+    return Simplified(model, tuple(records), "; ".join(notes))
+
+
+_STEPS: tuple[tuple[Pass, ...], ...] = ((FoldConstants(),), (FoldOnnxslim(), FoldOnnxsim()))
+
+
+def _check_same(before: Model, after: Model, signature: Signature, feeds: Sequence[Feed]) -> None:
+    import numpy as np
+
+    if before.digest == after.digest:
+        return
+    runtime = OnnxRuntime(threads=2)
+    count = signature.batch_size or 1
+    answers = []
+    for model in (before, after):
+        with SessionProcess(runtime, model) as session:
+            answers.append([session.run(signature.stack([feed] * count)) for feed in feeds[:4]])
+    for expected, found in zip(*answers, strict=True):
+        for name, value in expected.items():
+            other = found.get(name)
+            if other is None or other.shape != value.shape or other.dtype != value.dtype:
+                raise NotApplicableError(f"output {name} changed its name, type or shape")
+            if value.dtype.kind not in "fc":
+                same = bool((other == value).all())
+            else:
+                top = float(np.abs(value).max(initial=0)) or 1.0
+                same = bool(np.allclose(other, value, rtol=0, atol=_CLOSE * top, equal_nan=True))
+            if not same:
+                raise NotApplicableError(f"output {name} differs on real samples")

@@ -1,0 +1,241 @@
+"""TensorRT engines: the shapes they cover, and which one to take when there is no GPU to ask."""
+
+from __future__ import annotations
+
+__all__ = ["NOT_MEASURED", "check_buildable", "choose_unmeasured", "engine_pass", "runs_here", "shape_ranges"]
+
+import statistics
+import time
+from collections.abc import Sequence
+
+from mopt.errors import Rejection, UserError
+from mopt.model.files import Signature, TensorSpec
+from mopt.model.samples import Samples
+from mopt.passes._tensorrt import ShapeRange
+from mopt.passes.build_tensorrt import BuildTensorrt
+from mopt.profiles.target import Gpu, Target
+from mopt.progress import Progress
+from mopt.recipe import Engine
+from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
+from mopt.search.candidates import Candidate
+from mopt.search.mixed_precision import lowering
+from mopt.search.quality import (
+    WRONG,
+    Truth,
+    compile_all,
+    compile_entry,
+    judge_all,
+    judge_few,
+    judge_reference,
+    quality_note,
+    record,
+    reference_entry,
+    refine,
+    step,
+)
+from mopt.search.selection import Found
+from mopt.search.trial import Entry, Question, faithfulness
+from mopt.system.nvidia import NO_GPU, devices, import_tensorrt, version_of
+
+_BEST_BATCH = 8
+NOT_MEASURED = f"skipped: {NO_GPU}"
+"""In place of every speed."""
+
+
+def runs_here(gpu: Gpu) -> bool:
+    """Whether this machine has a GPU of that kind, so that speed can be measured."""
+    return any(device.capability == gpu.capability for device in devices())
+
+
+def check_buildable(target: Target) -> None:
+    """Refuse a GPU whose engines cannot be built here, before any work.
+
+    Raises:
+        UserError: When it takes TensorRT on the GPU itself, or the library is not installed.
+    """
+    gpu = target.gpu
+    if gpu is None:
+        return
+    if runs_here(gpu) and not version_of(gpu.library) and OnnxRuntimeGpu().installed():
+        return
+    if gpu.library == "tensorrt" and not runs_here(gpu):
+        raise UserError(
+            f"engines for {target.name} are built by TensorRT on the GPU itself, and there is none of compute capability "
+            f"{gpu.capability} here",
+            "run this on such a machine; engines for T4, A100, A10G, L4, L40S and RTX cards can be built anywhere",
+        )
+    import_tensorrt(gpu.library)
+
+
+def engine_pass(gpu: Gpu, asked: Engine, signature: Signature, samples: Samples, max_batch: int) -> BuildTensorrt:
+    """Return the pass that builds engines for a GPU.
+
+    Raises:
+        UserError: When a profile does not fit the inputs.
+    """
+    rtx = gpu.library == "tensorrt_rtx"
+    capabilities = () if asked.portable or not rtx else tuple(sorted({gpu.capability, *asked.capabilities}))
+    return BuildTensorrt(
+        library=gpu.library,
+        capabilities=capabilities,
+        profiles=_given(asked, signature, max_batch) if asked.profiles else _seen(asked, signature, samples, max_batch),
+        workspace_bytes=asked.workspace,
+        level=asked.level,
+        version_compatible=asked.version_compatible and not rtx,
+        hardware="none" if rtx else asked.hardware,
+    )
+
+
+def _given(asked: Engine, signature: Signature, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
+    known = {spec.name: spec for spec in signature.inputs}
+    for profile in asked.profiles:
+        if unknown := sorted(profile.keys() - known.keys()):
+            raise UserError(f"a profile names {unknown[0]}, which is no input", f"the inputs are {', '.join(known)}")
+        for name, shapes in profile.items():
+            _check_profile(known[name], shapes)
+    for name, axis in signature.batch_axes.items() if signature.batches else ():
+        covered = max((profile[name][2][axis] for profile in asked.profiles if name in profile), default=0)
+        if name in known and covered < max_batch:
+            raise UserError(
+                f"the profiles cover batches of {name} up to {covered}, and batches up to {max_batch} are asked for",
+                f"set search.max_batch to {covered}, or give a larger profile" if covered else f"give shapes of {name} too",
+            )
+    return tuple(tuple(ShapeRange(name, *shapes) for name, shapes in profile.items()) for profile in asked.profiles)
+
+
+def _check_profile(spec: TensorSpec, shapes: Sequence[Sequence[int]]) -> None:
+    for shape in shapes:
+        fits = len(shape) == len(spec.shape) and all(
+            isinstance(wanted, str) or size == wanted for size, wanted in zip(shape, spec.shape, strict=True)
+        )
+        if not fits:
+            raise UserError(
+                f"a profile gives {spec.name} the shape {list(shape)}, and the model has {spec}", "give its own rank and sizes"
+            )
+    if any(not low <= best <= high for low, best, high in zip(*shapes, strict=True)):
+        raise UserError(
+            f"the profile of {spec.name} is not in the order smallest, best, largest", f"it is {list(map(list, shapes))}"
+        )
+
+
+def _seen(asked: Engine, signature: Signature, samples: Samples, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
+    best = min(asked.best_batch or _BEST_BATCH, max_batch)
+    ranges = shape_ranges(signature, samples, best, max_batch)
+    return (ranges,) if ranges else ()
+
+
+def shape_ranges(signature: Signature, samples: Samples, best_batch: int, max_batch: int) -> tuple[ShapeRange, ...]:
+    """Return what the inputs of variable size have to cover: batches up to the largest, and the shapes in the data."""
+    found = []
+    feeds = [samples[index] for index in range(len(samples))]
+    for spec in signature.inputs:
+        if all(isinstance(size, int) for size in spec.shape):
+            continue
+        shapes = [feed[spec.name].shape for feed in feeds]
+        axes = [_axis(spec, signature, index, shapes, best_batch, max_batch) for index in range(len(spec.shape))]
+        found.append(ShapeRange(spec.name, *(tuple(sizes) for sizes in zip(*axes, strict=True))))
+    return tuple(found)
+
+
+def _axis(
+    spec: TensorSpec, signature: Signature, index: int, shapes: Sequence[Sequence[int]], best_batch: int, max_batch: int
+) -> tuple[int, int, int]:
+    size = spec.shape[index]
+    if isinstance(size, int):
+        return size, size, size
+    if signature.batch_axes.get(spec.name) == index:
+        fixed = signature.batch_size
+        return (fixed, fixed, fixed) if fixed else (1, best_batch, max_batch)
+    seen = sorted(shape[index] for shape in shapes)
+    return seen[0], int(statistics.median_high(seen)), seen[-1]
+
+
+def choose_unmeasured(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
+    """Build every engine, judge what it came from, and take the first kind that is right: no speed is known, and none claimed.
+
+    Before a kind is passed over because its quality is not enough, mixed precision is tried for it.
+
+    Raises:
+        UserError: When no engine could be built, or none is right.
+    """
+    deadline = time.monotonic() + question.options.time_budget / 1e3
+    progress.stage("running the reference over the samples", 1)
+    truth = record(question, reference)
+    base = judge_reference(question, truth, reference_entry(question, reference))
+    progress.step(quality_note(base))
+    entries = compile_all(question, candidates, deadline, progress)
+    progress.stage("checking quality on all samples", sum(entry.alive for entry in entries))
+    judged = [step(progress, judge_all(question, truth, _with_evidence(entry))) if entry.alive else entry for entry in entries]
+    judged += _refine(question, truth, judged, deadline, progress)
+    winner = _first(judged)
+    if winner is None:
+        reasons = "; ".join(f"{entry.trial.name}: {entry.trial.outcome.reason}" for entry in judged if entry.trial.outcome)
+        raise UserError(
+            f"no engine could be built that is right: {reasons[:1500]}", "see which candidates there are with --dry-run"
+        )
+    lost = [entry if entry is winner or not entry.alive else _not_taken(entry, winner) for entry in judged]
+    assert winner.model is not None
+    return Found(
+        trials=(base.trial, *(entry.trial for entry in lost)),
+        chosen=winner.trial,
+        model=winner.model,
+        candidate=winner.candidate,
+        why=f"the first kind that is right, in the order in which such engines are usually fast, and the most faithful of it; "
+        f"how fast it is was not measured: {NOT_MEASURED}",
+        control=None,
+    )
+
+
+def _kinds(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Engines that compute in the same type, in the order of the candidates."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(_kind(entry), []).append(entry)
+    return list(found.values())
+
+
+def _kind(entry: Entry) -> str:
+    step = lowering(entry.candidate)
+    return str(getattr(step, "arithmetic", step.name)) if step else entry.trial.name
+
+
+def _first(entries: Sequence[Entry]) -> Entry | None:
+    """Of the first kind that is right, the one with the fewest operators in float; of several such the most faithful."""
+    for kind in _kinds(entries):
+        if right := [entry for entry in kind if entry.alive]:
+            return min(right, key=lambda entry: (_left_out(entry), -faithfulness(entry)))
+    return None
+
+
+def _left_out(entry: Entry) -> int:
+    return len(getattr(lowering(entry.candidate), "float_nodes", ()))
+
+
+def _refine(question: Question, truth: Truth, entries: Sequence[Entry], deadline: float, progress: Progress) -> list[Entry]:
+    """Try mixed precision for each kind that comes before the first right one, the most faithful of it, until one is right."""
+
+    def attempt(variant: Candidate) -> Entry:
+        entry = compile_entry(variant, question)
+        if entry.alive:
+            entry = judge_few(question, truth, _with_evidence(entry))
+        return judge_all(question, truth, entry) if entry.alive else entry
+
+    found: list[Entry] = []
+    for kind in _kinds(entries):
+        if any(entry.alive for entry in (*kind, *found)):
+            break
+        wrong = [entry for entry in kind if entry.trial.outcome and entry.trial.outcome.rejection in WRONG]
+        if wrong:
+            best = max(wrong, key=faithfulness).candidate
+            found += refine(question, best, attempt, lambda _: (), deadline, progress)
+    return found
+
+
+def _with_evidence(entry: Entry) -> Entry:
+    """What the engine computes in, as its layer table says."""
+    detail = entry.trial.passes[-1].detail if entry.trial.passes else {}
+    return entry.update(evidence={"layers": detail.get("computes", {}), "measured": NOT_MEASURED})
+
+
+def _not_taken(entry: Entry, winner: Entry) -> Entry:
+    return entry.reject(Rejection.SKIPPED, f"{winner.trial.name} is taken; which of them is faster only a GPU tells")

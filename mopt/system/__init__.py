@@ -1,0 +1,1 @@
+"""Processes, files, the cache, plugins, user code, NVIDIA's driver."""

@@ -1,0 +1,71 @@
+"""A recipe to start from, commented, for a given model."""
+
+from __future__ import annotations
+
+__all__ = ["render_recipe"]
+
+import json
+from pathlib import Path
+
+from mopt.errors import UserError
+from mopt.exporters._export import find_exporter
+from mopt.recipe import Recipe, make_recipe
+
+_TEXT = """\
+# What mopt build should make of {name}. Every key and its default: mopt init --schema
+model = {model}
+{signature}
+target = "cpu"              # or a GPU, such as "nvidia-l4"; mopt list targets
+tolerance = "1%"            # of the metric's score; or absolute: "0.5pp"
+metric = "auto"             # accuracy where the labels are classes, else fidelity; mopt list metrics
+objective = "latency"       # or "throughput" within the p99, or "size"
+serve = ["triton"]          # mopt list serving
+
+[data]
+path = {data}{data_note}
+# label = "label"           # array or column with the labels; without labels, fidelity to the reference counts
+# group = "patient"         # array or column: samples of one group are kept together and count as one witness
+calibration = 128           # samples to calibrate with
+evaluation = 2000           # most samples to evaluate with; never the same ones
+
+# [traffic]                 # to be told batch settings and replicas
+# rate = 1000               # requests per second
+# p99 = "100ms"
+
+[search]
+max_batch = 32              # largest batch size to measure
+time_budget = "30m"         # no new candidate is begun after it
+# memory = "16GB"           # that a pass, or the open sessions, may take; default: half of the machine's
+inconclusive = "accept"     # or "reject": what to do when too few samples prove the tolerance
+"""
+
+
+def render_recipe(source: str, data: str) -> str:
+    """Return the text of a recipe; it is one that :func:`mopt.recipe.load_recipe` takes.
+
+    Raises:
+        UserError: When ``source`` is nothing that mopt can build.
+    """
+    exporter = find_exporter(source)
+    recipe: Recipe = make_recipe({"model": source, "data": {"path": data or "samples.npz"}})
+    return _TEXT.format(
+        name=recipe.name,
+        model=json.dumps(source),
+        signature=_signature(Path(source)) if exporter.name == "onnx" else "",
+        data=json.dumps(data or "samples.npz"),
+        data_note="" if data else "       # .npz, folder of .npy or images, CSV, JSONL, Parquet, file.py:function",
+    )
+
+
+def _signature(path: Path) -> str:
+    from mopt.workflows.inspect import inspect_source
+
+    found = inspect_source(path)
+    lines = [
+        f"# {side[:-1]:6} {spec['name']}: {spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
+        for side in ("inputs", "outputs")
+        for spec in found[side]
+    ]
+    if any("\n" in line for line in lines):
+        raise UserError(f"{path} has a name with a line break in it", "rename the input or output")
+    return "\n".join(lines)

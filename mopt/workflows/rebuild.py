@@ -1,0 +1,131 @@
+"""Build the engine of an artifact again, from the ONNX that lies beside it, for the GPU or the version that will serve."""
+
+from __future__ import annotations
+
+__all__ = ["rebuild"]
+
+import dataclasses
+import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mopt.artifacts import bundle
+from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
+from mopt.model.files import Model
+from mopt.passes._base import describe_fields
+from mopt.passes._tensorrt import ShapeRange
+from mopt.passes.build_tensorrt import BuildTensorrt
+from mopt.profiles.machine import detect
+from mopt.profiles.target import Gpu, load_target
+from mopt.progress import Progress, Silent
+from mopt.records.manifest import Manifest, PassRecord, Trial, read_manifest
+from mopt.runtimes.tensorrt import TensorRT
+from mopt.search.compile import run_cached
+from mopt.search.without_device import NOT_MEASURED, check_buildable
+from mopt.system.nvidia import version_of
+from mopt.system.store import Store, default_root
+
+
+def rebuild(
+    artifact: Path,
+    target: str,
+    *,
+    out: Path,
+    force: bool = False,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Manifest:
+    """Build the engine for another target and write a new artifact; quality, data and golden samples stay as they are.
+
+    Args:
+        artifact: One with a TensorRT engine.
+        target: A GPU.
+        out: Folder to write.
+        force: Replace an artifact that is there.
+        store: Cache to use instead of the default one.
+        progress: Receives the stages.
+        command: The command line to record.
+
+    Raises:
+        UserError: When the artifact has no engine or was changed, or the engine cannot be built.
+    """
+    progress = progress or Silent()
+    manifest, machine = read_manifest(artifact), detect()
+    wanted = load_target(target, machine)
+    if manifest.form != "tensorrt":
+        raise UserError(f"{artifact} holds {manifest.form}, not an engine", "build it for a GPU: mopt build --target nvidia-l4")
+    if wanted.gpu is None:
+        raise UserError(f"target {wanted.name} is no GPU", "choose one with mopt list targets")
+    check_buildable(wanted)
+    if problems := bundle.verify_files(artifact):
+        raise UserError(f"{artifact} is not what was built: {problems[0]}", "fetch it again")
+    bundle.check_destination(out, force=force)
+    engine = _engine(manifest, wanted.gpu)
+    progress.stage(f"building the engine for {wanted.name}", 1)
+    try:
+        model, records = run_cached((engine,), _source(artifact), store or Store(default_root()))
+    except (NotApplicableError, CandidateRejectedError) as error:
+        raise UserError(f"the engine cannot be built for {wanted.name}: {error.message}") from None
+    progress.step(f"{model.size:,} bytes")
+    golden = bundle.read_golden(artifact)
+    return bundle.write_artifact(
+        out,
+        model=model,
+        manifest=_renewed(manifest, model, engine, records, wanted.model_dump(mode="json"), command),
+        golden_inputs=[inputs for inputs, _ in golden],
+        golden_outputs=[outputs for _, outputs in golden],
+        serving=manifest.recipe.get("serve", ()),
+        force=force,
+    )
+
+
+def _source(artifact: Path) -> Model:
+    return Model.at("onnx", artifact / "model" / "onnx")
+
+
+def _engine(manifest: Manifest, gpu: Gpu) -> BuildTensorrt:
+    """The pass that built it, for another GPU."""
+    record = manifest.winner.passes[-1]
+    fields = dict(record.fields)
+    fields["profiles"] = tuple(
+        tuple(ShapeRange(one["name"], *(tuple(one[key]) for key in ("least", "best", "most"))) for one in profile)
+        for profile in fields.get("profiles", ())
+    )
+    rtx = gpu.library == "tensorrt_rtx"
+    fields |= {"library": gpu.library, "capabilities": (gpu.capability,) if rtx else ()}
+    return BuildTensorrt(
+        **{field.name: fields[field.name] for field in dataclasses.fields(BuildTensorrt) if field.name in fields}
+    )
+
+
+def _renewed(
+    manifest: Manifest,
+    model: Model,
+    engine: BuildTensorrt,
+    records: list[PassRecord],
+    target: dict[str, Any],
+    command: str,
+) -> Manifest:
+    runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
+    fields, old = describe_fields(runtime), manifest.winner
+    measured = NOT_MEASURED if runtime.absent() else "not since it was rebuilt; mopt bench does"
+    evidence = {"layers": records[0].detail.get("computes", {}), "measured": measured}
+    new = old.model_copy(
+        update={
+            "runtime_fields": fields, "passes": (*old.passes[:-1], *records), "model_digest": model.digest,
+            "size_bytes": model.size, "evidence": evidence, "profile": None,
+        }
+    )  # fmt: skip
+
+    def trial(one: Trial) -> Trial:
+        return new if one.name == old.name else one
+
+    return manifest.model_copy(
+        update={
+            "target": target, "runtime_fields": fields, "trials": tuple(map(trial, manifest.trials)), "files": {},
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "mopt_version": metadata.version("mopt"), "command": command or manifest.command, "serving_profile": None,
+        }
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""An artifact proves itself on the machine that will serve it."""
+
+from __future__ import annotations
+
+__all__ = ["Verification", "verify"]
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydantic
+
+from mopt.artifacts import bundle
+from mopt.errors import CandidateRejectedError
+from mopt.model.files import Feed, Model
+from mopt.profiles.machine import detect
+from mopt.records.manifest import Manifest, read_manifest
+from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Verification(pydantic.BaseModel):
+    """What was checked and what was wrong."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    ok: bool
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    files: int
+    samples: int
+    summary: str
+    largest_difference: dict[str, float]
+
+
+def verify(artifact: Path) -> Verification:
+    """Check the digest of every file, then replay the golden samples.
+
+    A file that is not what was built ends the check: a model that somebody changed is not loaded.
+
+    Raises:
+        UserError: When the folder is no artifact, or its runtime is not installed.
+    """
+    manifest = read_manifest(artifact)
+    problems = bundle.verify_files(artifact)
+    warnings = _warnings(artifact, manifest)
+    if problems:
+        return Verification(
+            ok=False, problems=tuple(problems), warnings=warnings, files=len(manifest.files), samples=0,
+            summary="not run: files differ", largest_difference={},
+        )  # fmt: skip
+    try:
+        differences, wrong = _replay(artifact, manifest)
+    except CandidateRejectedError as error:
+        differences, wrong = {}, [f"{manifest.runtime}: {error.message}"]
+    largest = ", ".join(f"{name} within {value:.2g}" for name, value in differences.items())
+    return Verification(
+        ok=not wrong,
+        problems=tuple(wrong),
+        warnings=warnings,
+        files=len(manifest.files),
+        samples=manifest.golden.count,
+        summary=largest or "outputs compared",
+        largest_difference=differences,
+    )
+
+
+def _warnings(artifact: Path, manifest: Manifest) -> tuple[str, ...]:
+    here = detect()
+    found = []
+    if here.isa != manifest.machine.isa:
+        found.append(f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here")
+    elif here.cpu != manifest.machine.cpu or here.cores != manifest.machine.cores:
+        found.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
+    if why := make_runtime(manifest.runtime, manifest.runtime_fields).absent():
+        found.append(f"the model itself was not loaded, only what it came from: {why}")
+    if not manifest.deployable:
+        found.append(f"not deployable: {manifest.not_deployable_because}")
+    return tuple(found)
+
+
+def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[str]]:
+    model, runtime = _stand_in(artifact, manifest)
+    differences: dict[str, float] = {}
+    wrong: list[str] = []
+    signature = manifest.signature
+    with SessionProcess(runtime, model) as session:
+        for index, (inputs, expected) in enumerate(bundle.read_golden(artifact)):
+            count = signature.batch_size or 1
+            outputs = signature.unstack(session.run(signature.stack([inputs] * count)), count)[0]
+            for name, value in expected.items():
+                problem = _compare(name, outputs, value, manifest.golden.tolerance, differences)
+                wrong.extend([f"sample {index}: {problem}"] if problem else [])
+    return differences, wrong
+
+
+def _stand_in(artifact: Path, manifest: Manifest) -> tuple[Model, Runtime]:
+    """The model, or what answers for it where its device is not here."""
+    runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
+    return runtime.stand_in(Model(manifest.form, artifact / "model", manifest.winner.model_digest or ""))
+
+
+def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:
+    import numpy as np
+
+    found = outputs.get(name)
+    if found is None or found.shape != expected.shape:
+        return f"output {name} has shape {None if found is None else found.shape}, was {expected.shape}"
+    if expected.dtype.kind != "f":
+        return "" if bool((found == expected).all()) else f"output {name} differs"
+    difference = float(np.abs(found.astype(np.float64) - expected).max(initial=0))
+    differences[name] = max(difference, differences.get(name, 0.0))
+    if not difference <= tolerance[name]:
+        return f"output {name} differs by {difference:.3g}, allowed {tolerance[name]:.3g}"
+    return ""

@@ -1,0 +1,358 @@
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+from mopt.errors import CandidateRejectedError, Rejection, UserError
+from mopt.exporters import _export as exporting
+from mopt.exporters._base import Exporter
+from mopt.exporters._export import bind, export, find_exporter
+from mopt.exporters.onnx import ExportOnnx
+from mopt.model.files import Feed
+from mopt.passes._base import PassResult
+from mopt.passes.convert_dimensions import ConvertDimensions
+from mopt.system.store import Store
+
+pytestmark = pytest.mark.slow
+
+RNG = np.random.default_rng(0)
+
+
+def graph(inputs: str, outputs: str, body: str, opset: int = 17) -> str:
+    return f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) {body}'
+
+
+LINEAR = graph("float[?, 3] x", "float[?, 2] y", "<float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }")
+
+
+def write(folder: Path, text: str) -> ExportOnnx:
+    path = folder / "m.onnx"
+    onnx.save(parser.parse_model(text), path)
+    return ExportOnnx(source=str(path))
+
+
+def rows(*shape: int, count: int = 4) -> list[Feed]:
+    return [{"x": RNG.random(shape, dtype=np.float32)} for _ in range(count)]
+
+
+# Which exporter
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        ("m.onnx", "onnx"),
+        ("M.ONNX", "onnx"),
+        ("m.py:function", "torch"),
+        ("package.module:function", "torch"),
+        ("m.pt2", "torch"),
+        ("m.pth", "torch"),
+        ("m.skops", "sklearn"),
+        ("m.joblib", "sklearn"),
+        ("m.ubj", "sklearn"),
+        ("m.txt", "sklearn"),
+        ("hf/config.json", "huggingface"),
+        ("tf/saved_model.pb", "tensorflow"),
+    ],
+)
+def test_each_source_has_its_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, exporter: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    if ":" not in name:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    source = str(path.parent) if path.parent.name else name
+    assert find_exporter(source).name == exporter
+
+
+def test_trust_goes_to_whom_it_concerns(tmp_path: Path) -> None:
+    for name in ("m.pkl", "m.onnx"):
+        (tmp_path / name).touch()
+    assert find_exporter(str(tmp_path / "m.pkl"), trust_pickle=True).key()["fields"] == {"trust_pickle": True}
+    assert find_exporter(str(tmp_path / "m.pkl")).key()["fields"] == {"trust_pickle": False}
+    assert "trust_pickle" not in find_exporter(str(tmp_path / "m.onnx"), trust_pickle=True).key()["fields"]
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "missing", "missing.zip", "missing.pt2"])
+def test_a_missing_file_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=f"no such file or folder: {name}"):
+        find_exporter(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("m.zip", "unpack it"), ("m.h5", "SavedModel"), ("m.safetensors", "config.json"), ("m.tflite", "an ONNX file")],
+)
+def test_an_unknown_kind_says_what_is_taken(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="is not a model that mopt knows") as caught:
+        find_exporter(str(tmp_path / name))
+    assert hint in caught.value.hint
+
+
+def test_a_folder_with_a_model_in_it_is_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "inner.onnx").touch()
+    with pytest.raises(UserError) as caught:
+        find_exporter(str(tmp_path))
+    assert "inner.onnx" in caught.value.hint
+
+
+# The store
+
+
+def test_an_export_is_made_once_and_missed_after_any_change(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = write(tmp_path, LINEAR)
+    first = bind(export(exporter, store), rows(1, 3), store)
+    assert first.record.samples == 4
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is in the store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "apply_in_child", refuse)
+        again = export(exporter, store)
+        assert again.model == export(exporter, store).model
+    onnx.save(parser.parse_model(LINEAR.replace("6}", "7}")), exporter.source)
+    changed = export(exporter, store)
+    assert changed.model.digest != again.model.digest
+    assert changed.source_digest != again.source_digest
+
+
+def test_a_comparison_is_made_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported, feeds = export(write(tmp_path, LINEAR), store), rows(1, 3)
+    first = bind(exported, feeds, store)
+    calls: list[object] = []
+    original = exporting.reference_in_child
+    monkeypatch.setattr(exporting, "reference_in_child", lambda *given: calls.append(given) or original(*given))
+    assert bind(exported, feeds, store) == first
+    assert not calls
+    bind(exported, rows(1, 3), store)
+    assert len(calls) == 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromProgram(Exporter):
+    """Reads a scale from a second file that only a run can know of."""
+
+    accepts: ClassVar[str] = "a test"
+
+    @classmethod
+    def matches(cls, source: str) -> bool:
+        return False
+
+    def files(self) -> dict[str, Path]:
+        return {"program": Path(self.source)}
+
+    def apply(self, folder: Path) -> PassResult:
+        second = Path(self.source).with_name("scale.txt")
+        count = Path(self.source).with_name("runs.txt")
+        count.write_text(f"{int(count.read_text()) + 1 if count.exists() else 1}")
+        text = graph("float[N] x", "float[N] y", f"<float[1] s = {{{second.read_text()}}}> {{ y = Mul(x, s) }}")
+        onnx.save(parser.parse_model(text), folder / "model.onnx")
+        return PassResult(True, {"read": [str(second)]})
+
+    def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
+        scale = np.float32(Path(self.source).with_name("scale.txt").read_text())
+        return [{"y": feed["x"] * scale} for feed in feeds]
+
+
+def test_a_file_that_a_program_reads_is_part_of_the_source(tmp_path: Path, store: Store) -> None:
+    for name, text in (("program", "p"), ("scale.txt", "2")):
+        (tmp_path / name).write_text(text)
+    exporter, runs = FromProgram(source=str(tmp_path / "program")), tmp_path / "runs.txt"
+    first = export(exporter, store)
+    assert export(exporter, store) == first
+    assert runs.read_text() == "1"
+    (tmp_path / "scale.txt").write_text("3")
+    second = export(exporter, store)
+    assert runs.read_text() == "2"
+    assert second.source_digest != first.source_digest
+    assert second.model.digest != first.model.digest
+    (tmp_path / "scale.txt").write_text("2")
+    assert export(exporter, store) == first
+    assert runs.read_text() == "2"
+    assert bind(first, rows(1), store).record.largest_difference == 0
+
+
+# Wrong exports
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wrong(Exporter):
+    """Its first attempt is wrong in the way that ``mode`` says, its cautious one is right."""
+
+    accepts: ClassVar[str] = "a test"
+    mode: str
+    retry: bool = True
+
+    @classmethod
+    def matches(cls, source: str) -> bool:
+        return False
+
+    def files(self) -> dict[str, Path]:
+        return {"program": Path(self.source)}
+
+    def cautious(self) -> Exporter | None:
+        return dataclasses.replace(self, mode="right", retry=False) if self.retry else None
+
+    def apply(self, folder: Path) -> PassResult:
+        if self.mode == "raises":
+            raise ValueError("the converter is confused")
+        scale = {"value": "2.01", "right": "2", "unloadable": "2"}[self.mode]
+        body = f"<float[1] s = {{{scale}}}> {{ y = Mul(x, s) }}"
+        if self.mode == "unloadable":
+            body = body.replace("Mul", "Conv")
+        onnx.save(parser.parse_model(graph("float[N, 2] x", "float[N, 2] y", body)), folder / "model.onnx")
+        return PassResult(True)
+
+    def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
+        return [{"y": feed["x"] * 2} for feed in feeds]
+
+
+@pytest.mark.parametrize("mode", ["value", "unloadable", "raises"])
+def test_a_wrong_export_is_made_again_with_caution(tmp_path: Path, store: Store, mode: str) -> None:
+    (tmp_path / "program").write_text("p")
+    bound = bind(export(Wrong(source=str(tmp_path / "program"), mode=mode), store), rows(1, 2), store)
+    assert bound.record.largest_difference == 0
+    assert ("opset kept because" in bound.record.detail) == (mode != "raises")
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("value", "export of .* is wrong: output y differs by 0.005 of its largest value"),
+        ("unloadable", "ONNX Runtime cannot run it"),
+        ("raises", "cannot be exported: ValueError: the converter is confused"),
+    ],
+)
+def test_an_export_that_stays_wrong_is_an_error(tmp_path: Path, store: Store, mode: str, message: str) -> None:
+    (tmp_path / "program").write_text("p")
+    exporter = Wrong(source=str(tmp_path / "program"), mode=mode, retry=False)
+    for _ in range(2):  # a failure that comes from the store is the same
+        with pytest.raises(UserError, match=message) as caught:
+            bind(export(exporter, store), rows(1, 2), store)
+        assert caught.value.hint
+
+
+def test_samples_that_the_source_does_not_take_are_the_users_mistake(tmp_path: Path, store: Store) -> None:
+    exported = export(write(tmp_path, LINEAR), store)
+    with pytest.raises(UserError, match="does not run on the samples"):
+        bind(exported, rows(1, 5), store)
+    with pytest.raises(UserError, match="no sample"):
+        bind(exported, [], store)
+
+
+# Batch axes
+
+
+def bound_axes(tmp_path: Path, store: Store, text: str, feeds: list[Feed]) -> tuple[dict, int | None, str]:
+    bound = bind(export(write(tmp_path, text), store), feeds, store)
+    return bound.signature.batch_axes, bound.signature.batch_size, bound.record.detail.get("batching", "")
+
+
+def test_a_plain_batch(tmp_path: Path, store: Store) -> None:
+    bound = bind(export(write(tmp_path, LINEAR), store), rows(1, 3), store)
+    assert bound.signature.batches
+    assert bound.signature.batch_axes == {"x": 0, "y": 0}
+    assert [spec.shape for spec in (*bound.signature.inputs, *bound.signature.outputs)] == [("batch", 3), ("batch", 2)]
+    assert bound.record.opset == 17
+
+
+def test_a_state_that_batches_along_its_second_axis_and_a_shared_scalar(tmp_path: Path, store: Store) -> None:
+    body = "<float[1] one = {1}> { a = ReduceMean <axes = [0], keepdims = 0> (s)  y = Add(x, a)  n = Mul(s, r) }"
+    text = graph("float[?, 4] x, float[2, ?, 4] s, float r", "float[?, 4] y, float[2, ?, 4] n", body)
+    feeds = [
+        {"x": RNG.random((1, 4), np.float32), "s": RNG.random((2, 1, 4), np.float32), "r": np.array(2, np.float32)}
+        for _ in range(3)
+    ]
+    assert bound_axes(tmp_path, store, text, feeds) == ({"x": 0, "s": 1, "y": 0, "n": 1}, None, "")
+
+
+def test_an_input_that_all_samples_share_is_found(tmp_path: Path, store: Store) -> None:
+    text = graph("float[N, 3] x, float[M, 3] table", "float[N, M] y", "{ t = Transpose(table)  y = MatMul(x, t) }")
+    table = RNG.random((1, 3), np.float32)
+    feeds = [{"x": RNG.random((1, 3), np.float32), "table": table} for _ in range(3)]
+    assert bound_axes(tmp_path, store, text, feeds) == ({"x": 0, "y": 0}, None, "")
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_fixed_batch(tmp_path: Path, store: Store, size: int) -> None:
+    text = LINEAR.replace("float[?, 3]", f"float[{size}, 3]").replace("float[?, 2]", f"float[{size}, 2]")
+    axes, found, reason = bound_axes(tmp_path, store, text, rows(1, 3))
+    assert (axes, found) == ({"x": 0, "y": 0}, size)
+    assert reason == f"the batch size is fixed to {size}"
+
+
+def test_a_fixed_batch_with_a_dynamic_length_is_no_batch_of_lengths(tmp_path: Path, store: Store) -> None:
+    text = graph("float[1, T] x", "float[1, T] y", "{ y = Relu(x) }")
+    assert bound_axes(tmp_path, store, text, rows(1, 5))[:2] == ({"x": 0, "y": 0}, 1)
+
+
+def test_samples_that_change_each_other_cannot_be_put_together(tmp_path: Path, store: Store) -> None:
+    text = graph("float[N, 2] x", "float[N, 2] y", "{ m = ReduceMean <axes = [0]> (x)  y = Sub(x, m) }")
+    axes, size, reason = bound_axes(tmp_path, store, text, rows(1, 2))
+    assert (axes, size) == ({}, None)
+    assert "change each other" in reason
+
+
+def test_one_sample_is_enough_to_see_that_they_do(tmp_path: Path, store: Store) -> None:
+    text = graph("float[N, 2] x", "float[N, 2] y", "{ m = ReduceMax <axes = [0]> (x)  y = Sub(x, m) }")
+    assert "change each other" in bound_axes(tmp_path, store, text, rows(1, 2, count=1))[2]
+
+
+def test_an_output_that_flattens_the_batch_cannot_be_taken_apart(tmp_path: Path, store: Store) -> None:
+    text = graph("float[N, 3] x", "float[M] y", "<int64[1] s = {-1}> { y = Reshape(x, s) }")
+    axes, _, reason = bound_axes(tmp_path, store, text, rows(1, 3))
+    assert axes == {}
+    assert reason == "output y has shape [3] for one sample and [6] for two"
+
+
+def test_a_batch_that_fails_says_why(tmp_path: Path, store: Store) -> None:
+    text = graph("float[N, 2] x", "float[1, 2] y", "<int64[2] s = {1, 2}> { y = Reshape(x, s) }")
+    assert "a batch of 2 fails" in bound_axes(tmp_path, store, text, rows(1, 2))[2]
+
+
+def test_samples_of_different_lengths(tmp_path: Path, store: Store) -> None:
+    feeds = [{"x": RNG.random((1, size), np.float32)} for size in (3, 5, 7)]
+    text = graph("float[N, T] x", "float[N] y", "{ y = ReduceSum <keepdims = 0> (x, a) }").replace(
+        "{ y =", "<int64[1] a = {1}> { y ="
+    )
+    assert bound_axes(tmp_path, store, text, feeds)[0] == {"x": 0, "y": 0}
+
+
+def test_a_random_model_is_noted_and_not_refused(tmp_path: Path, store: Store) -> None:
+    body = "{ r = RandomUniformLike <dtype = 1> (x)  y = Add(x, r) }"
+    bound = bind(export(write(tmp_path, graph("float[N, 2] x", "float[N, 2] y", body)), store), rows(1, 2), store)
+    assert "something else each time" in bound.record.detail["random"]
+    assert bound.signature.batch_axes == {"x": 0, "y": 0}
+
+
+def test_large_weights_stay_outside(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, LINEAR).source)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    ir.save(ir.load(path), source / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=0)
+    exporting._rename(ConvertDimensions(), source / "model.onnx", target)
+    assert (target / "model.onnx.data").read_bytes() == (source / "model.onnx.data").read_bytes()
+    assert not onnx.load(target / "model.onnx", load_external_data=False).graph.initializer[0].raw_data
+    onnx.checker.check_model(str(target / "model.onnx"))
+
+
+def test_a_crash_of_the_source_is_the_users_to_know(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = export(write(tmp_path, LINEAR), store)
+
+    def crash(*_: object) -> list[Feed]:
+        raise CandidateRejectedError(Rejection.CRASHED, "the process died of SIGSEGV")
+
+    monkeypatch.setattr(exporting, "reference_in_child", crash)
+    with pytest.raises(UserError, match="SIGSEGV"):
+        bind(exported, rows(1, 3), store)

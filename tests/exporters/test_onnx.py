@@ -1,0 +1,294 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, parser
+
+from mopt.errors import UserError
+from mopt.exporters._base import run_onnxruntime
+from mopt.exporters.onnx import ExportOnnx
+from mopt.model.onnx_signature import read_signature
+
+TINY = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[N, 2] y)
+<float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }
+"""
+OPSET_7 = """
+<ir_version: 3, opset_import: ["" : 7]>
+g (float[N, 4] x, float[4, 3] w, float[3] b) => (float[N, 3] y)
+<float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}, float[3] b = {0.5, 0.25, 1}>
+{
+  h = Gemm <alpha = 0.5> (x, w, b)
+  d = Dropout <ratio = 0.5> (h)
+  s = Softmax <axis = 1> (d)
+  u = Unsqueeze <axes = [0]> (s)
+  y = Squeeze <axes = [0]> (u)
+}
+"""
+BRANCHES = """
+<ir_version: 8, opset_import: ["" : 16]>
+g (bool c, float[N] x) => (float[N] y)
+{
+  y = If (c) <
+    then_branch = t () => (float[N] p) <float[1] w = {2}> { p = Mul(x, w) },
+    else_branch = e () => (float[N] q) { k = Constant <value = float[1] {3}> ()  q = Add(x, k) }
+  >
+}
+"""
+
+
+def write(folder: Path, text: str = TINY) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "m.onnx"
+    onnx.save(parser.parse_model(text), path)
+    return path
+
+
+def write_external(folder: Path) -> Path:
+    path = write(folder)
+    ir.save(ir.load(path), path, external_data="weights.bin", size_threshold_bytes=0)
+    return path
+
+
+def locate(path: Path, location: str, **entries: str) -> None:
+    """Point the external data of the one initializer to somewhere else."""
+    model = onnx.load(path, load_external_data=False)
+    tensor = model.graph.initializer[0]
+    del tensor.external_data[:]
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    onnx.save(model, path)
+
+
+def same_outputs(exporter: ExportOnnx, folder: Path, feed: dict[str, np.ndarray]) -> bool:
+    (before,), (after,) = exporter.reference([feed]), run_onnxruntime(folder / "model.onnx", [feed])
+    return all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def test_a_current_model_is_copied_as_it_is(tmp_path: Path, out: Path) -> None:
+    exporter = ExportOnnx(source=str(write(tmp_path)))
+    result = exporter.apply(out)
+    assert not result.modified
+    assert result.detail == {"opset": 17}
+    assert same_outputs(exporter, out, {"x": np.ones((2, 3), np.float32)})
+
+
+def test_an_old_opset_is_raised_and_its_initializers_are_no_inputs(tmp_path: Path, out: Path) -> None:
+    exporter = ExportOnnx(source=str(write(tmp_path, OPSET_7)))
+    result = exporter.apply(out)
+    assert result.modified
+    assert result.detail == {"opset": 17, "raised from opset": 7}
+    assert [spec.name for spec in read_signature(out / "model.onnx").inputs] == ["x"]
+    assert same_outputs(exporter, out, {"x": np.random.default_rng(0).random((2, 4), dtype=np.float32)})
+
+
+def test_the_opset_stays_when_it_must(tmp_path: Path, out: Path) -> None:
+    exporter = ExportOnnx(source=str(write(tmp_path, OPSET_7))).cautious()
+    assert exporter is not None
+    assert exporter.apply(out).detail == {"opset": 7}
+    assert exporter.cautious() is None
+
+
+def test_the_opset_stays_when_the_converter_cannot_raise_it(tmp_path: Path, out: Path) -> None:
+    path = write(tmp_path, TINY.replace("17", "16"))
+    model = onnx.load(path)
+    add = helper.make_node("Add", ["a", "a"], ["b"])
+    model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], [add], [helper.make_opsetid("", 16)]))
+    model.graph.node.append(helper.make_node("Twice", ["y"], ["z"], domain="own"))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 2]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    onnx.save(model, path)
+    exporter = ExportOnnx(source=str(path))
+    assert "functions of its own" in exporter.apply(out).detail["opset kept because"]
+    assert same_outputs(exporter, out, {"x": np.ones((2, 3), np.float32)})
+
+
+def test_what_the_converter_forgets_is_kept(tmp_path: Path, out: Path) -> None:
+    path = write(tmp_path, OPSET_7)
+    model = onnx.load(path)
+    model.metadata_props.add(key="character", value="abc")
+    onnx.save(model, path)
+    ExportOnnx(source=str(path)).apply(out)
+    assert onnxruntime.InferenceSession(out / "model.onnx").get_modelmeta().custom_metadata_map == {"character": "abc"}
+    assert read_signature(out / "model.onnx").inputs[0].shape == ("N", 4)
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_subgraphs_go_through(tmp_path: Path, out: Path, condition: bool) -> None:
+    exporter = ExportOnnx(source=str(write(tmp_path, BRANCHES)))
+    exporter.apply(out)
+    assert same_outputs(exporter, out, {"c": np.array(condition), "x": np.arange(3, dtype=np.float32)})
+
+
+def test_external_data_comes_along_and_counts_for_the_digest(tmp_path: Path, out: Path) -> None:
+    exporter = ExportOnnx(source=str(write_external(tmp_path)))
+    exporter.apply(out)
+    assert [path.name for path in out.iterdir()] == ["model.onnx"]
+    assert same_outputs(exporter, out, {"x": np.ones((1, 3), np.float32)})
+    before = exporter.digest()
+    data = bytearray((tmp_path / "weights.bin").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(data)
+    assert exporter.digest() != before
+
+
+def test_the_digest_does_not_depend_on_the_place(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a"), write(tmp_path / "b")
+    assert ExportOnnx(source=str(first)).digest() == ExportOnnx(source=str(second)).digest()
+
+
+def missing(path: Path) -> None:
+    (path.parent / "weights.bin").unlink()
+
+
+def absolute(path: Path) -> None:
+    locate(path, str((path.parent / "weights.bin").resolve()))
+
+
+def parent(path: Path) -> None:
+    locate(path, "../weights.bin")
+
+
+def linked(path: Path) -> None:
+    outside = path.parent.parent / "outside.bin"
+    (path.parent / "weights.bin").rename(outside)
+    (path.parent / "weights.bin").symlink_to(outside)
+
+
+def short(path: Path) -> None:
+    os.truncate(path.parent / "weights.bin", 8)
+
+
+def beyond(path: Path) -> None:
+    locate(path, "weights.bin", offset="4096", length="24")
+
+
+def no_number(path: Path) -> None:
+    locate(path, "weights.bin", offset="x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing, "is missing: weights.bin"),
+        (absolute, "outside of its folder"),
+        (parent, "outside of its folder: '../weights.bin'"),
+        (linked, "is a link out of its folder"),
+        (short, "is truncated: tensor w ends at byte 24 of 8"),
+        (beyond, "is truncated: tensor w ends at byte 4120 of 24"),
+        (no_number, "offset or length that is no number"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_bad_external_data_is_the_users_mistake(tmp_path: Path, out: Path, spoil, message: str) -> None:
+    path = write_external(tmp_path / "model")
+    spoil(path)
+    with pytest.raises(UserError, match=message.replace("'", ".")) as caught:
+        ExportOnnx(source=str(path)).apply(out)
+    assert caught.value.hint
+    assert not list(out.iterdir())
+
+
+def test_bad_external_data_of_a_constant_in_a_branch_is_found(tmp_path: Path, out: Path) -> None:
+    path = write(tmp_path, BRANCHES)
+    model = onnx.load(path)
+    constant = model.graph.node[0].attribute[1].g.node[0].attribute[0].t
+    constant.ClearField("float_data")
+    constant.ClearField("raw_data")
+    constant.data_location = TensorProto.EXTERNAL
+    constant.external_data.add(key="location", value="../../etc/passwd")
+    onnx.save(model, path)
+    with pytest.raises(UserError, match="outside of its folder"):
+        ExportOnnx(source=str(path)).apply(out)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no operators"),
+        (b"<html>404</html>", "is not an ONNX model"),
+        (parser.parse_model(TINY).SerializeToString()[:60], "is not an ONNX model, or is truncated"),
+        (b"\x08\x08", "no operators"),
+    ],
+    ids=["empty", "html", "truncated", "header-only"],
+)
+def test_what_is_no_model_is_the_users_mistake(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        ExportOnnx(source=str(path)).digest()
+
+
+def test_every_cut_of_a_model_is_the_users_mistake_or_harmless(tmp_path: Path, out: Path) -> None:
+    whole = parser.parse_model(TINY).SerializeToString()
+    path = tmp_path / "m.onnx"
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError):
+            ExportOnnx(source=str(path)).apply(out)
+
+
+def test_a_custom_operator_is_named(tmp_path: Path, out: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17, "acme" : 1]> g (float[N] x) => (float[N] y) { y = acme.Warp(x) }'
+    with pytest.raises(UserError, match="Warp of the domain acme"):
+        ExportOnnx(source=str(write(tmp_path, text))).apply(out)
+
+
+def test_a_custom_operator_in_a_branch_is_named(tmp_path: Path, out: Path) -> None:
+    text = BRANCHES.replace("q = Add(x, k)", "q = acme.Warp(x)").replace('"" : 16', '"" : 16, "acme" : 1')
+    with pytest.raises(UserError, match="Warp of the domain acme"):
+        ExportOnnx(source=str(write(tmp_path, text))).apply(out)
+
+
+def test_the_runtimes_own_operators_are_welcome(tmp_path: Path, out: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[N, 2] x) => (float[N, 2] y)'
+    exporter = ExportOnnx(source=str(write(tmp_path, text + " { y = com.microsoft.Gelu(x) }")))
+    exporter.apply(out)
+    assert same_outputs(exporter, out, {"x": np.ones((1, 2), np.float32)})
+
+
+def test_an_opset_before_7_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="opset 6"):
+        ExportOnnx(source=str(write(tmp_path, TINY.replace("17", "6")))).digest()
+
+
+@pytest.mark.parametrize("labels", ["numbers", "names"])
+def test_maps_of_probabilities_become_arrays(tmp_path: Path, out: Path, labels: str) -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    features, classes = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=300).fit(features, classes if labels == "numbers" else np.array(list("abc"))[classes])
+    kind = skl2onnx.common.data_types.FloatTensorType([None, 4])
+    (tmp_path / "m.onnx").write_bytes(skl2onnx.convert_sklearn(model, initial_types=[("x", kind)]).SerializeToString())
+    exporter = ExportOnnx(source=str(tmp_path / "m.onnx"))
+    result = exporter.apply(out)
+    assert result.detail["arrays instead of maps"] == ["output_probability"]
+    feed = {"x": features[:5].astype(np.float32)}
+    assert same_outputs(exporter, out, feed)
+    (after,) = run_onnxruntime(out / "model.onnx", [feed])
+    np.testing.assert_allclose(after["output_probability"], model.predict_proba(features[:5]), atol=1e-5)
+    spec = next(spec for spec in read_signature(out / "model.onnx").outputs if spec.name == "output_probability")
+    assert spec.shape[1] == 3
+
+
+def test_other_values_than_tensors_are_refused(tmp_path: Path, out: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [2])
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="y is a sequence, and only tensors can be inputs and outputs"):
+        ExportOnnx(source=str(tmp_path / "m.onnx")).apply(out)

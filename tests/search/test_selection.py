@@ -1,0 +1,81 @@
+import dataclasses
+
+import pytest
+
+from mopt.records.manifest import BatchProfile, Estimate, Profile, Quality, Trial
+from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.candidates import Candidate
+from mopt.search.selection import among_equals
+from mopt.search.trial import Entry, most_promising
+
+
+@dataclasses.dataclass(frozen=True)
+class Stub:
+    objective: str = "latency"
+    latency_limit_ms: float | None = None
+
+
+def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> Entry:
+    """One that was measured at batches 1, 2, ...: value, low and high of its speed-up at each."""
+    quality = Quality(
+        metric="accuracy", value=0.9, reference=0.9, difference=0.0, bound=-0.01, allowed=-0.01, confidence=0.95, count=99,
+        verdict="pass", fidelity={"scores.snr_db": snr, "scores.cosine": 0.99, "boxes.snr_db": 40.0},
+    )  # fmt: skip
+
+    def batch(index: int, value: float, low: float, high: float) -> BatchProfile:
+        flat = Estimate(value=1 / value, low=1 / high, high=1 / low, count=9)
+        ratio = Estimate(value=value, low=low, high=high, count=9)
+        return BatchProfile(
+            batch=index, p50=flat, p90=flat, p99=flat, mean=1 / value, samples=(), throughput=index * value, ratio=ratio
+        )
+
+    profile = Profile(
+        threads=1, load_ms=1, first_ms=1, peak_bytes=1, depth="full", limit="",
+        batches=tuple(batch(index, *speed) for index, speed in enumerate(speeds, start=1)),
+    )  # fmt: skip
+    runtime = OnnxRuntime(threads=1)
+    trial = Trial(name=name, runtime="onnxruntime", runtime_fields={}, profile=profile, quality=quality)
+    quick = Estimate(value=speeds[0][0], low=speeds[0][1], high=speeds[0][2], count=7)
+    return Entry(trial, Candidate(name, (), runtime), quick=quick)
+
+
+BASE = entry("reference", (1, 1, 1), (1, 1, 1))
+LEADER = entry("leader", (1.84, 1.75, 1.95), (1.9, 1.8, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("rival", "winner"),
+    [
+        (entry("better at large batches", (1.80, 1.72, 1.90), (2.1, 2.0, 2.2)), "better at large batches"),
+        (entry("worse at large batches", (1.80, 1.72, 1.90), (1.5, 1.4, 1.6)), "leader"),
+        (entry("surely slower at batch 1", (1.70, 1.69, 1.72), (2.5, 2.4, 2.6)), "leader"),
+        (entry("slower, but uncertain", (1.70, 1.50, 1.90), (2.5, 2.4, 2.6)), "leader"),
+        (entry("far from the reference", (1.80, 1.72, 1.90), (2.1, 2.0, 2.2), snr=15), "leader"),
+        (entry("close to the reference", (1.80, 1.72, 1.90), (1.5, 1.4, 1.6), snr=25), "close to the reference"),
+        (entry("a little closer", (1.80, 1.72, 1.90), (1.5, 1.4, 1.6), snr=22), "leader"),
+    ],
+)
+def test_what_batch_1_cannot_tell_apart_is_decided_over_all_batches(rival, winner):
+    found, equals = among_equals(Stub(), [LEADER, rival], BASE)
+    assert found.trial.name == winner
+    assert ("leader" in equals) == (winner != "leader")
+
+
+def test_of_those_that_look_alike_the_most_faithful_come_first():
+    found = [
+        entry("fastest", (1.60, 1.55, 1.70), snr=10),
+        entry("as fast", (1.55, 1.45, 1.62), snr=30),
+        entry("surely slower", (1.58, 1.57, 1.59), snr=90),
+        entry("slower", (1.30, 1.00, 2.00), snr=90),
+    ]
+    names = [one.trial.name for one in most_promising(Stub(), found)]
+    assert names == ["as fast", "fastest", "surely slower", "slower"]
+
+
+def test_size_knows_no_equals():
+    rival = entry("faster", (1.84, 1.75, 1.95), (9, 9, 9))
+    assert among_equals(Stub(objective="size"), [LEADER, rival], BASE) == (LEADER, [])
+
+
+def test_without_rivals_the_reference_wins():
+    assert among_equals(Stub(), [], BASE) == (BASE, [])

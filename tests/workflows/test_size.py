@@ -1,0 +1,171 @@
+import dataclasses
+import datetime
+
+import pytest
+
+from mopt.capacity.batching import Demand
+from mopt.errors import UserError
+from mopt.profiles.machine import detect
+from mopt.records.manifest import BatchProfile, Estimate, Layout, OperatorCost, OperatorProfile, ServingProfile
+from mopt.reports.sizing import render_sizing, rows, sentences
+from mopt.workflows.size import Subject, Wish, read_subject, size
+
+SIZES = (1, 2, 4, 8)
+
+
+def linear(batch):
+    return 6 + 0.8 * batch
+
+
+def profile(scale=1.0, machine=None, operators=True):
+    def entry(batch):
+        value = scale * linear(batch)
+        estimate = Estimate(value=value, low=value, high=value, count=100)
+        return BatchProfile(
+            batch=batch, p50=estimate, p90=estimate, p99=estimate, mean=value, samples=(value,), throughput=batch * 1e3 / value
+        )
+
+    entries = tuple(entry(batch) for batch in SIZES)
+    costs = [
+        OperatorProfile(
+            batch=batch, threads=1, total_ms=scale * linear(batch),
+            operators=(
+                OperatorCost(
+                    kind="MatMul", arithmetic="fp32", nodes=4, flops=1e8 * batch, bytes=4e6, ms=0.95 * scale * linear(batch)
+                ),
+            ),
+        )
+        for batch in (1, 8)
+    ]  # fmt: skip
+    return ServingProfile(
+        machine=machine or detect(), noise={"load_1m": 0.1}, batches=True,
+        layouts=(Layout(instances=1, threads=1, alone=entries, together=entries),),
+        load_ms=1500, first_ms=300, warm_ms=200, memory=dict.fromkeys(SIZES, 10**9),
+        operators=tuple(costs) if operators else (),
+    )  # fmt: skip
+
+
+DEMAND = Demand(1000, 100, spare=1)
+
+
+@pytest.fixture(scope="module")
+def sizing():
+    subjects = [Subject("example", "fp32", profile()), Subject("example", "int8", profile(0.5))]
+    return size(subjects, Wish(DEMAND, price_usd=0.2, targets=("aws-c*", "gcp-c3*")))
+
+
+def test_this_machine_is_measured_and_others_are_estimates_with_a_range(sizing):
+    here = [line for line in sizing.lines if line.target == "here"]
+    assert [line.precision for line in here] == ["fp32", "int8"]
+    assert all(line.origin == "measured" and line.replicas.low == line.replicas.high for line in here)
+    others = [line for line in sizing.lines if line.target != "here"]
+    assert len(others) >= 12
+    assert all(line.origin == "projected" for line in others)
+    assert all(line.replicas.low <= line.replicas.value <= line.replicas.high for line in others)
+    assert any(line.replicas.low < line.replicas.high for line in others)
+
+
+def test_the_worked_example_with_a_spare_and_its_price(sizing):
+    line = sizing.lines[0]
+    assert line.replicas.value == 3  # two that hold it, and one that may be lost
+    assert line.monthly_usd.value == pytest.approx(3 * 0.2 * 730)
+    assert line.per_million_usd.value == pytest.approx(3 * 0.2 / 3.6)
+    assert line.load <= 0.8
+    assert line.p99_ms.value <= 100
+
+
+def test_the_cheapest_at_its_unfavourable_end_is_recommended(sizing):
+    best = sizing.lines[sizing.recommended]
+    assert best.monthly_usd.high == min(line.monthly_usd.high for line in sizing.lines if not line.excluded)
+    assert best.target in sentences(sizing)[0]
+    assert rows(sizing)[0]["target"] == best.target
+
+
+def test_a_gpu_that_costs_more_than_the_cpus_cannot_pay(sizing):
+    assert sizing.gpu.answer == "CPU"
+    dear = size(
+        [Subject("example", "fp32", profile())],
+        Wish(dataclasses.replace(DEMAND, rate=50_000), price_usd=0.2, targets=("here",)),
+    )
+    assert dear.gpu.answer == "perhaps a GPU"
+    assert 0 < dear.gpu.pays_from < 50_000
+
+
+def test_every_figure_of_a_target_names_its_source(sizing):
+    targets = {line.target for line in sizing.lines} - {"here"}
+    assert targets <= sizing.sources.keys()
+    assert all("https://" in text for figures in sizing.sources.values() for text in figures.values())
+
+
+def test_limits_exclude_with_a_reason():
+    subject = Subject("example", "fp32", profile())
+    poor = size([subject], Wish(DEMAND, price_usd=0.2, targets=("here",), budget_usd=100))
+    assert poor.recommended is None
+    assert "over the budget of 100 USD" in poor.lines[0].excluded
+    fast = size([subject], Wish(Demand(1000, 5), targets=("here",)))
+    assert "no setting keeps a p99 of 5 ms" in fast.lines[0].excluded
+    big = Subject("example", "fp32", profile().model_copy(update={"memory": dict.fromkeys(SIZES, 10**13)}))
+    assert "GB" in size([big], Wish(DEMAND, targets=("here",))).lines[0].excluded
+
+
+def test_a_profile_without_operators_is_not_projected():
+    found = size([Subject("example", "fp32", profile(operators=False))], Wish(DEMAND, price_usd=0.2, targets=("aws-c7i*",)))
+    assert "run mopt bench" in next(line for line in found.lines if line.target != "here").excluded
+
+
+def test_the_daily_curve_costs_less_when_machines_follow_it():
+    daily = tuple([100.0] * 12 + [1000.0] * 12)
+    found = size([Subject("example", "fp32", profile())], Wish(DEMAND, daily=daily, price_usd=0.2, targets=("here",)))
+    line = found.lines[0]
+    assert found.mean_rate == 550
+    assert line.autoscaled_usd < line.monthly_usd.value
+    assert found.autoscaling.minimum == 2  # one for 100 requests per second, and one that may be lost
+    assert found.autoscaling.start_seconds == pytest.approx(2.0)
+    assert found.autoscaling.threshold == pytest.approx(line.most_per_replica, abs=0.1)
+
+
+def test_profiles_of_two_machines_and_unknown_targets_are_mistakes():
+    other = detect().model_copy(update={"cpu": "another"})
+    with pytest.raises(UserError, match="two machines"):
+        size([Subject("a", "fp32", profile()), Subject("b", "fp32", profile(machine=other))], Wish(DEMAND))
+    with pytest.raises(UserError, match="aws-c7x"):
+        size([Subject("a", "fp32", profile())], Wish(DEMAND, targets=("aws-c7x",)))
+    with pytest.raises(UserError, match="kind of CPU"):
+        size([Subject("a", "fp32", profile())], Wish(DEMAND, machine="x86-amx"))
+
+
+def test_profiles_of_another_machine_are_projected_only_from_one_that_is_named():
+    other = profile(machine=detect().model_copy(update={"cpu": "another"}))
+    without = size([Subject("a", "fp32", other)], Wish(DEMAND, targets=("aws-c7i*",)))
+    assert [line.target for line in without.lines] == ["here"]
+    assert any("--machine" in warning for warning in without.warnings)
+    named = size([Subject("a", "fp32", other)], Wish(DEMAND, targets=("aws-c6i*",), machine="aws-c6a-2xlarge"))
+    assert [line.target for line in named.lines] == ["here", "aws-c6i-2xlarge"]
+    assert named.lines[0].hourly_usd > 0
+
+
+def test_the_same_machine_projected_is_what_was_measured():
+    """Projected from a named machine onto itself, the times are those that were measured."""
+    other = profile(machine=detect().model_copy(update={"cpu": "another"}))
+    wish = Wish(Demand(20_000, 100), targets=("aws-c6i*",), machine="aws-c6i-2xlarge")
+    here, there = size([Subject("a", "fp32", other)], wish).lines
+    assert there.most_per_replica == pytest.approx(4 * here.most_per_replica, rel=0.1)  # one core here, four there
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"name": 1}', "not json"])
+def test_nonsense_is_no_profile(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(UserError, match="not a profile"):
+        read_subject(tmp_path / "p.json")
+    with pytest.raises(UserError, match="no artifact and no profile"):
+        read_subject(tmp_path / "nothing")
+
+
+def test_the_page_loads_nothing_and_shows_both_charts(sizing):
+    page = render_sizing(sizing)
+    assert page.count("<svg") == 2
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+    assert datetime.date.today().isoformat()[:4] in page
+    hostile = sizing.model_copy(update={"name": "<script>alert(1)</script>"})
+    assert "<script>" not in render_sizing(hostile)
