@@ -33,10 +33,10 @@ from mopt.evaluators.tolerance import Tolerance
 from mopt.model.samples import Sample, write_samples
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
-from mopt.records.manifest import Quality
-from mopt.regression.models import open_contestant
+from mopt.records.quality import Quality
 from mopt.regression.performance import Field, cost_checks
 from mopt.system.store import Store
+from mopt.workflows._sources import open_contestant
 from tests.small import digits
 
 SIZES = (500, 2_000, 10_000)

@@ -31,15 +31,16 @@ import numpy as np
 
 from mopt.capacity.roofline import HOLDOUT, Peak, bound_by, measure_peak, project, reconciled, roofline_ms
 from mopt.errors import MoptError
-from mopt.model.files import Feed, Model
+from mopt.model.files import Model
 from mopt.model.samples import Sample, write_samples
+from mopt.model.signature import Feed
 from mopt.passes._base import FilePass
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
-from mopt.records.manifest import OperatorCost, OperatorProfile
+from mopt.records.measurement import OperatorCost, OperatorProfile
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO

@@ -31,12 +31,14 @@ import numpy as np
 import mopt
 from mopt.artifacts import bundle
 from mopt.capacity.arrivals import Arrivals
-from mopt.capacity.service_times import Probe, Sighting, fit, look
+from mopt.capacity.service_times import Probe, fit
 from mopt.capacity.simulate import Policy
 from mopt.loadgen.generator import generate_load, keep_busy, limited
+from mopt.loadgen.observe import look
 from mopt.loadgen.protocols import Endpoint, Request, Server, connect, encode
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
+from mopt.profiles.server import Sighting
 from tests import servers
 from tests.models import Case, case, load_samples, onnx_file
 

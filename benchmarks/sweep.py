@@ -24,11 +24,12 @@ from mopt.artifacts import bundle
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import layouts, measure_capacity
-from mopt.loadgen.find_rate import LoadTest, find_largest, requests_for, summarize_load
+from mopt.loadgen.find_rate import find_largest, requests_for, summarize_load
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
+from mopt.records.benchmark import LoadTest
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
 

@@ -11,8 +11,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mopt.artifacts.artifact import Artifact
     from mopt.recipe import Recipe
-    from mopt.workflows.build import Artifact, build
+    from mopt.workflows.build import build
 
 # ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
 # Face's libraries what is used of them. The models are not ours to talk about. (isolation.py does it for OpenVINO.)

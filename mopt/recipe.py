@@ -16,6 +16,7 @@ import pydantic
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
 from mopt.system.plugins import nearest
+from mopt.system.schema import Schema
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
 
@@ -63,11 +64,7 @@ Bytes = Annotated[int, pydantic.BeforeValidator(_bytes), pydantic.Field(gt=0)]
 """An amount of memory in bytes; text may have a unit: ``16GB``, ``512MiB``."""
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class Traffic(_Section):
+class Traffic(Schema):
     """What the server must hold."""
 
     rate: Annotated[float, pydantic.Field(gt=0, description="requests per second")] | None = None
@@ -79,7 +76,7 @@ class Traffic(_Section):
     spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 0
 
 
-class Search(_Section):
+class Search(Schema):
     """How widely and how long to look."""
 
     candidates: Annotated[tuple[str, ...], pydantic.Field(description="patterns of candidate names to try")] = ("*",)
@@ -103,7 +100,7 @@ class Search(_Section):
     ] = "accept"
 
 
-class Engine(_Section):
+class Engine(Schema):
     """How TensorRT engines are built, for a target with a GPU."""
 
     best_batch: Annotated[
@@ -129,7 +126,7 @@ class Engine(_Section):
     ] = "none"
 
 
-class Gate(_Section):
+class Gate(Schema):
     """What mopt gate holds a new model to, besides metric and tolerance; a build does not read it."""
 
     limits: Annotated[
@@ -155,7 +152,7 @@ class Gate(_Section):
     budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
 
 
-class Recipe(_Section):
+class Recipe(Schema):
     """What to build."""
 
     model: Annotated[str, pydantic.Field(description="the source: a file, a folder, or file.py:function")]

@@ -5,21 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mopt.errors import Rejection
-from mopt.model.files import Signature, TensorSpec
-from mopt.records.manifest import (
-    Batching,
-    BatchProfile,
-    Estimate,
-    Export,
-    Golden,
-    Machine,
-    Manifest,
-    Outcome,
-    PassRecord,
-    Profile,
-    Quality,
-    Trial,
-)
+from mopt.model.signature import Signature, TensorSpec
+from mopt.records.manifest import Golden, Manifest
+from mopt.records.measurement import BatchProfile, Estimate, Machine, Profile
+from mopt.records.quality import Quality
+from mopt.records.serving import Batching
+from mopt.records.trial import Export, Outcome, PassRecord, Trial
 
 HOSTILE = '<script>alert("x")</script>|`$\\frac$`\x00\n](javascript:1) *b* _x'
 BATCHES = (1, 2, 4, 8, 16, 32)

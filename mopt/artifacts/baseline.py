@@ -6,32 +6,18 @@ with the machine that they were measured on.
 
 from __future__ import annotations
 
-__all__ = [
-    "DEFAULT_FILE",
-    "Baseline",
-    "Packed",
-    "Speed",
-    "encode_answers",
-    "is_baseline",
-    "pack_rows",
-    "read_baseline",
-    "stored_answers",
-    "write_baseline",
-]
+__all__ = ["DEFAULT_FILE", "encode_answers", "is_baseline", "read_baseline", "stored_answers", "write_baseline"]
 
-import base64
 import tempfile
-import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import pydantic
 
 from mopt.errors import UserError
-from mopt.model.files import digest
 from mopt.model.samples import Sample, Samples, read_feed, write_feed, write_samples
-from mopt.records.manifest import Estimate, Machine
-from mopt.records.verdict import Side
+from mopt.records.baseline import Baseline, pack_bytes, unpack_bytes
+from mopt.system.digests import digest
 from mopt.system.files import check_file, disk_errors, write_whole
 from mopt.system.store import Store
 
@@ -44,93 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_FILE = "mopt-baseline.json"
 _MOST_OUTPUT_BYTES = 1_000_000
 """Of compressed outputs; a file that is committed stays small."""
-_MOST_UNPACKED_BYTES = 1 << 30
-
-
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class Speed(_Record):
-    """At one batch size: figures in ms and samples per second, and each over the yardstick's less 1."""
-
-    batch: int
-    figures: dict[str, float]
-    growth: dict[str, Estimate]
-
-
-class Packed(_Record):
-    """An array: its shape, and its bytes, compressed."""
-
-    shape: tuple[int, ...]
-    data: str
-
-
-class Baseline(_Record):
-    """What is kept of a model."""
-
-    baseline_version: Literal[1] = 1
-    name: str
-    source: str
-    digest: str
-    runtime: str
-    runtime_fields: dict[str, Any]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    data: str
-    samples: str
-    """Digest of the samples that it answered."""
-    count: int
-    calibration: int
-    evaluation: int
-    seed: int
-    rows: dict[str, Packed]
-    answers: str = ""
-    """Outputs for all samples, an archive in base64; empty where they are too large."""
-    speed: tuple[Speed, ...] = ()
-    load_ms: float = 0.0
-    first_ms: float = 0.0
-    memory_bytes: int = 0
-    size_bytes: int
-    machine: Machine
-    created: str
-    mopt_version: str
-
-    def side(self, path: str) -> Side:
-        """For the record of a gate."""
-        return Side(
-            name=self.name,
-            source=path,
-            digest=self.digest,
-            runtime=self.runtime,
-            size_bytes=self.size_bytes,
-            machine=self.machine,
-        )
-
-    def rows_of(self, metric: str) -> Rows:
-        """Return the rows of a metric.
-
-        Raises:
-            UserError: When the baseline was made without it.
-        """
-        import numpy as np
-
-        if metric not in self.rows:
-            raise UserError(
-                f"the baseline has no {metric}, only {', '.join(self.rows)}",
-                f"make it again with --metric {metric}, or name one",
-            )
-        packed = self.rows[metric]
-        return np.frombuffer(_unpack(packed.data), dtype="<f8").reshape(packed.shape)
-
-    def speed_at(self, batch: int) -> Speed | None:
-        """Return the figures at a batch size; None when it was not measured."""
-        return next((one for one in self.speed if one.batch == batch), None)
-
-    def comparable_here(self, machine: Machine) -> bool:
-        """Whether times that were measured then mean something here: the same processor and as many cores."""
-        own = self.machine
-        return (own.cpu, tuple(own.isa), own.cores) == (machine.cpu, tuple(machine.isa), machine.cores)
 
 
 def is_baseline(path: str) -> bool:
@@ -166,30 +65,6 @@ def write_baseline(baseline: Baseline, path: Path, *, force: bool) -> None:
 # --- packing ------------------------------------------------------------------------------------------------------------
 
 
-def pack_rows(rows: Rows) -> Packed:
-    """Pack the rows of a metric."""
-    import numpy as np
-
-    return Packed(shape=rows.shape, data=_pack(np.ascontiguousarray(rows, dtype="<f8").tobytes()))
-
-
-def _pack(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data, 9)).decode()
-
-
-def _unpack(text: str) -> bytes:
-    try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(base64.b64decode(text, validate=True), _MOST_UNPACKED_BYTES)
-        if unpacker.unconsumed_tail or not unpacker.eof:
-            raise zlib.error("too much, or cut off")
-        return data
-    except (ValueError, zlib.error):
-        raise UserError(
-            "the baseline is damaged: its data cannot be unpacked", "make it again with mopt baseline set"
-        ) from None
-
-
 def encode_answers(answers: Samples) -> str:
     """All outputs in one archive, or nothing when it is too large to be committed."""
     import numpy as np
@@ -201,7 +76,7 @@ def encode_answers(answers: Samples) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "answers.npz"
         write_feed(path, {name: np.stack([feed[name] for feed in feeds]) for name in names})
-        packed = _pack(path.read_bytes())
+        packed = pack_bytes(path.read_bytes())
     return packed if len(packed) <= _MOST_OUTPUT_BYTES else ""
 
 
@@ -217,7 +92,7 @@ def stored_answers(baseline: Baseline, store: Store) -> Samples | None:
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "answers.npz"
-            path.write_bytes(_unpack(baseline.answers))
+            path.write_bytes(unpack_bytes(baseline.answers))
             stacked = read_feed(path)
         write_samples(
             folder, (Sample({name: values[index] for name, values in stacked.items()}) for index in range(baseline.count))

@@ -13,15 +13,17 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from mopt.artifacts.artifact import FILE_NAME, read_manifest
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError, UserError
-from mopt.model.files import Feed, Model, file_digest
+from mopt.model.files import Model
 from mopt.model.samples import read_feed, write_feed
-from mopt.records.manifest import FILE_NAME, Manifest, read_manifest
-from mopt.reports.build import render_html, render_markdown
+from mopt.model.signature import Feed
+from mopt.records.manifest import Manifest
+from mopt.system.digests import file_digest
 from mopt.system.files import (
     disk_errors,
     exchange,
@@ -76,6 +78,7 @@ def write_artifact(
     manifest: Manifest,
     golden_inputs: Sequence[Feed],
     golden_outputs: Sequence[Feed],
+    reports: Mapping[str, str],
     serving: Sequence[str] = (),
     force: bool = False,
 ) -> Manifest:
@@ -91,6 +94,7 @@ def write_artifact(
         manifest: Without ``files``.
         golden_inputs: Single samples.
         golden_outputs: What the chosen model made of each of them.
+        reports: Text by file name.
         serving: Names of serving systems to write files for.
         force: Replace an artifact that is there already.
 
@@ -102,8 +106,8 @@ def write_artifact(
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         for name in serving:
             _write_serving(name, partial, manifest, golden_inputs)
-        (partial / "report.md").write_text(render_markdown(manifest), encoding="utf-8")
-        (partial / "report.html").write_text(render_html(manifest), encoding="utf-8")
+        for name, text in reports.items():
+            (partial / name).write_text(text, encoding="utf-8")
         manifest = manifest.model_copy(update={"files": _digests(partial)})
         (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest

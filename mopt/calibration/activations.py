@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mopt.calibration.observers import Range
 from mopt.errors import CandidateRejectedError, Rejection
-from mopt.model.files import Feed
 from mopt.model.graph import Tensors, protobuf_without_weights
 from mopt.model.samples import Samples
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import onnx

@@ -16,7 +16,7 @@ from typing import Literal
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.simulate import Forecast, Policy, Service, forecast, largest_rate, simulate
-from mopt.records.manifest import Batching, Layout, ServingProfile, Setting
+from mopt.records.serving import Batching, Layout, ServingProfile, Setting
 
 BURSTS = Arrivals("bursty", burst=3.0, burst_share=0.1, burst_seconds=1.0)
 _MOST_REPLICAS = 4096

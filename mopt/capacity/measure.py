@@ -11,12 +11,14 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
-from mopt.model.files import Feed, Model, Signature
+from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
+from mopt.model.signature import Feed, Signature
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, percentile, summarize
 from mopt.profiles.noise import Watch
 from mopt.progress import Progress
-from mopt.records.manifest import BatchProfile, Layout, Machine, OperatorProfile, Profile, ServingProfile
+from mopt.records.measurement import BatchProfile, Machine, OperatorProfile, Profile
+from mopt.records.serving import Layout, ServingProfile
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes._replica import ReplicaProcess
 

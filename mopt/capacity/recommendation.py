@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mopt.capacity.batching import Demand
 from mopt.capacity.simulate import Policy, Service, simulate
 from mopt.profiles.target import Target
-from mopt.records.manifest import ServingProfile
+from mopt.records.serving import ServingProfile
 from mopt.records.sizing import Autoscaling, Curve, GpuVerdict, Line
 
 HOURS_PER_MONTH = 730.0

@@ -32,7 +32,8 @@ from typing import Literal
 from mopt.errors import UserError
 from mopt.profiles import machine as local
 from mopt.profiles.target import Hardware
-from mopt.records.manifest import BatchProfile, Estimate, Layout, Machine, OperatorCost, OperatorProfile, ServingProfile
+from mopt.records.measurement import BatchProfile, Estimate, Machine, OperatorCost, OperatorProfile
+from mopt.records.serving import Layout, ServingProfile
 
 HOLDOUT = 0.65
 """Relative error by which a range is widened: what four of five held-out predictions stay within, by

@@ -10,18 +10,15 @@ for one instance that takes at once all that wait.
 
 from __future__ import annotations
 
-__all__ = ["Probe", "Sighting", "fit", "look"]
+__all__ = ["Probe", "fit"]
 
 import dataclasses
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.simulate import REQUESTS, Policy, Service, simulate_requests
-from mopt.errors import UserError
-from mopt.loadgen.generator import generate_load, keep_busy
-from mopt.loadgen.protocols import Endpoint, Request
+from mopt.profiles.server import Sighting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,18 +26,8 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-_SETTLING = 4
-"""Batches before the requests fall into step."""
-_DEPTH = 4
-"""Full batches that are under way: the server never waits for the way back and forth."""
 _SLOT_MS, _SLOT_BATCHES = 100.0, 3
 """How long a speed is taken to hold: at least so long, and for so many batches."""
-_MODERATE = 0.6
-"""Share of the capacity at which a server makes batches of every size."""
-_FEWEST, _SECONDS = 400, 3.0
-"""Least requests and time of a look."""
-_MOST_LONGER = 100
-"""How many times as many batches as were asked for are made to fill the time."""
 _EMPTY = 0.1
 """Share of the requests at the start of a load that find less of a queue than there will be."""
 _SHARES = tuple(share / 20 for share in range(2, 19))
@@ -49,21 +36,6 @@ _CLOSE, _TRIALS = 1e-3, 120
 """How close the search ends, as a share of the time of a full batch, and after how many simulations at most."""
 _SIMULATED = 60_000
 """Requests that are simulated to compare."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sighting:
-    """What was seen of a server at one time.
-
-    Attributes:
-        ends_ms: When one full batch after the other was answered, while more waited than the server takes.
-        arrivals_ms: When the requests of a moderate load were due.
-        latency_ms: What each of them took.
-    """
-
-    ends_ms: Floats
-    arrivals_ms: Floats
-    latency_ms: Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,53 +59,6 @@ class Probe:
         """Simulate a load; return what a caller sees of each request, in ms."""
         found, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
         return found + self.offset_ms
-
-
-def look(
-    endpoint: Endpoint,
-    requests: Sequence[Request],
-    max_batch: int,
-    *,
-    batches: int = 200,
-    timeout_s: float = 10.0,
-    cores: Collection[int] | None = None,
-) -> Sighting:
-    """Put a server that nobody else uses under a full and a moderate load.
-
-    Args:
-        endpoint: The model.
-        requests: Serialised requests of one sample, used in turn.
-        max_batch: The largest batch that the server makes.
-        batches: How many full ones; more where they pass too quickly for slow spells to be seen.
-        timeout_s: After it a request has failed.
-        cores: Where the generator runs.
-
-    Raises:
-        UserError: When the server does not answer every request.
-    """
-    import numpy as np
-
-    def full(batches: int) -> Floats:
-        count = max_batch * (batches + _SETTLING)
-        answered, error = keep_busy(
-            endpoint, requests, in_flight=max(2, _DEPTH * max_batch), answers=count, timeout_s=timeout_s, cores=cores
-        )
-        _check(len(answered), count, error, endpoint)
-        return np.asarray(answered[max_batch * _SETTLING - 1 :: max_batch])
-
-    ends = full(batches)
-    if (lasted := (ends[-1] - ends[0]) / 1e3) < _SECONDS:
-        ends = full(math.ceil(batches * _SECONDS / max(lasted, _SECONDS / _MOST_LONGER)))
-    rate = _MODERATE * max_batch * 1e3 * (len(ends) - 1) / (ends[-1] - ends[0])
-    arrivals = Arrivals().times(rate, max(_FEWEST, int(rate * _SECONDS)), np.random.default_rng(round(ends[-1] * 1e3)))
-    found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
-    _check(found.ok, len(arrivals), found.error, endpoint)
-    return Sighting(ends, arrivals, found.latency_ms)
-
-
-def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:
-    if ok < count:
-        raise UserError(f"{endpoint} answered {ok} of {count} requests: {error}", "look at its log")
 
 
 # --- from what was seen to what it takes --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ in the order in which they were seen.
 
 from __future__ import annotations
 
-__all__ = ["Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate", "simulate_requests"]
+__all__ = ["REQUESTS", "Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate", "simulate_requests"]
 
 import dataclasses
 import math
@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mopt.capacity.arrivals import Arrivals
-from mopt.records.manifest import Estimate, Layout
+from mopt.records.measurement import Estimate
+from mopt.records.serving import Layout
 
 if TYPE_CHECKING:
     import numpy as np

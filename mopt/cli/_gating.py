@@ -71,7 +71,7 @@ def gate_recipe(candidate: str, against: str, options: dict[str, Any]) -> tuple[
 
 
 def _recipe_of(source: str) -> dict[str, Any]:
-    from mopt.records.manifest import FILE_NAME, read_manifest
+    from mopt.artifacts.artifact import FILE_NAME, read_manifest
 
     if not (Path(source) / FILE_NAME).is_file():
         return {}

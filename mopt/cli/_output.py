@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TerminalProgress", "json_option", "print_json", "print_table", "result_console"]
+__all__ = ["TerminalProgress", "json_option", "print_json", "print_table", "result_console", "shown_progress"]
 
 import contextlib
 import json

@@ -67,7 +67,8 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
 def _artifact(
     artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool, out: Path | None
 ) -> bool | None:
-    from mopt.workflows.bench import bench_artifact, read_samples
+    from mopt.workflows._sources import read_samples
+    from mopt.workflows.bench import bench_artifact
 
     samples = read_samples(artifact, options["data"]) if options["data"] else None
     with shown_progress(quiet) as progress:
@@ -90,7 +91,7 @@ def _artifact(
 def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool) -> bool | None:
     from mopt.errors import UserError
     from mopt.recipe import parse_milliseconds
-    from mopt.workflows.bench import read_samples
+    from mopt.workflows._sources import read_samples
     from mopt.workflows.bench_server import bench_server
 
     if asked["rate"] is None and asked["p99_ms"] is None:

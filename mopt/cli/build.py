@@ -132,7 +132,7 @@ def _rebuild_command() -> str:
 
 
 def _print_plan(planned: Any, as_json: bool) -> None:
-    from mopt.passes._base import describe_fields
+    from mopt.system.digests import describe_fields
 
     candidates = [
         {

@@ -51,8 +51,8 @@ def command(source: str, as_json: bool, quiet: bool, top: int, **options: Any) -
 
 def _asked(source: str, options: dict[str, Any]) -> tuple[Any, str | None, tuple[str, ...]]:
     """Return recipe, candidate and the operators that it leaves in float."""
+    from mopt.artifacts.artifact import FILE_NAME, read_manifest
     from mopt.recipe import make_recipe
-    from mopt.records.manifest import FILE_NAME, read_manifest
 
     values: dict[str, Any] = {"model": source}
     candidate, kept = options["candidate"], ()

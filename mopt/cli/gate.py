@@ -44,10 +44,11 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     to tell; --inconclusive pass makes it 0. 2: the request is wrong.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from mopt.errors import GateFailedError, GateInconclusiveError
+    from mopt.regression.quality import GateRequest
     from mopt.reports.gate import github_commands, render_markdown
     from mopt.reports.junit import write_junit
     from mopt.system.files import check_file
-    from mopt.workflows.gate import GateRequest, run_gate
+    from mopt.workflows.gate import run_gate
 
     out, junit, markdown, force = (options.pop(name) for name in ("out", "junit", "markdown", "force"))
     for path in (junit, markdown):

@@ -66,9 +66,9 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, out: Path | N
 def _wish(options: dict[str, Any]) -> Any:
     from mopt.capacity.arrivals import parse_arrivals
     from mopt.capacity.batching import Demand
+    from mopt.capacity.recommendation import Wish
     from mopt.errors import UserError
     from mopt.recipe import parse_milliseconds
-    from mopt.workflows.size import Wish
 
     daily = _daily(options["daily"]) if options["daily"] else ()
     arrivals = parse_arrivals(options["arrivals"])

@@ -14,7 +14,7 @@ from mopt.datasets.preprocess import Tokenizer, image_array
 from mopt.datasets.readers._base import Reader
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
-from mopt.model.files import BATCH, Feed, Signature, TensorSpec, dtype_kind
+from mopt.model.signature import BATCH, Feed, Signature, TensorSpec, dtype_kind
 from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
+from mopt.system.schema import Schema
+
 RANDOM = "random"
 """The path that asks, by name, for data that means nothing."""
 
@@ -15,11 +17,7 @@ Pixels = Annotated[int, pydantic.Field(ge=1, le=65536)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageSpec(_Section):
+class ImageSpec(Schema):
     """How a picture becomes an array: resize, centre crop, then ``(pixel * scale - mean) / std`` for each channel."""
 
     column: Annotated[str, pydantic.Field(description="column or array that holds it; default: the only one there is")] = ""
@@ -55,7 +53,7 @@ class ImageSpec(_Section):
         return self
 
 
-class TextSpec(_Section):
+class TextSpec(Schema):
     """How text becomes token numbers."""
 
     tokenizer: Annotated[str, pydantic.Field(description="path of a tokenizer.json")]
@@ -73,7 +71,7 @@ class TextSpec(_Section):
     token_type_ids: Annotated[str, pydantic.Field(description="the same, where the model has one")] = "token_type_ids"  # noqa: S105
 
 
-class DataSpec(_Section):
+class DataSpec(Schema):
     """Where the samples are and what is in them."""
 
     path: Annotated[str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")]

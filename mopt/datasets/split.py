@@ -18,9 +18,10 @@ from mopt.datasets.mapping import Binding
 from mopt.datasets.readers._base import LABEL_NAMES, Reader
 from mopt.datasets.spec import RANDOM, DataSpec
 from mopt.errors import UserError
-from mopt.model.files import BATCH, Feed, Signature, TensorSpec, digest, file_digest, folder_digest
 from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.signature import BATCH, Feed, Signature, TensorSpec
 from mopt.system import plugins
+from mopt.system.digests import digest, file_digest, folder_digest
 from mopt.system.store import Store, code_digest
 
 if TYPE_CHECKING:

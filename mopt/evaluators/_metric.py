@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
-from mopt.model.files import Feed, Signature, TensorSpec
 from mopt.model.samples import Samples
+from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.system import plugins
 from mopt.system.user_code import is_function
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

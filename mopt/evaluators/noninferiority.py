@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Literal
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
-from mopt.records.manifest import Quality
+from mopt.records.quality import Quality
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,7 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.noninferiority import judge
 from mopt.evaluators.tolerance import Tolerance
-from mopt.records.manifest import Quality
+from mopt.records.quality import Quality
 
 if TYPE_CHECKING:
     import numpy as np

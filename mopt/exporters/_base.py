@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import MissingDependencyError
-from mopt.model.files import Feed, Signature, digest, file_digest
-from mopt.passes._base import PassResult, describe_fields, versions
+from mopt.model.signature import Feed, Signature
+from mopt.passes._base import PassResult
+from mopt.system.digests import describe_fields, digest, file_digest, versions
 from mopt.system.process import Worker
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mopt.exporters._parity import compare
-from mopt.model.files import Feed, Signature
+from mopt.model.signature import Feed, Signature
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -17,11 +17,12 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
 from mopt.exporters._batch_axes import find_batch_axes
 from mopt.exporters._parity import compare
-from mopt.model.files import Feed, Model, Signature, digest
-from mopt.passes._base import versions
+from mopt.model.files import Model
+from mopt.model.signature import Feed, Signature
 from mopt.passes.convert_dimensions import ConvertDimensions
-from mopt.records.manifest import Export
+from mopt.records.trial import Export
 from mopt.system import plugins
+from mopt.system.digests import digest, versions
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 

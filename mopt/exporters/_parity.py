@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

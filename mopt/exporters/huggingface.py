@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from mopt.errors import UserError
 from mopt.exporters._base import Exporter, require
 from mopt.exporters.torch import export_module, run_module
-from mopt.model.files import BATCH, Feed
+from mopt.model.signature import BATCH, Feed
 from mopt.passes._base import PassResult
 
 SEQUENCE = "sequence"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
 from mopt.exporters._base import Exporter, run_onnxruntime
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
 from mopt.exporters._base import Exporter, rename_outputs, require
-from mopt.model.files import BATCH, Feed
+from mopt.model.signature import BATCH, Feed
 from mopt.passes._base import PassResult
 
 if TYPE_CHECKING:

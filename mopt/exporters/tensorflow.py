@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from mopt.errors import UserError
 from mopt.exporters._base import Exporter, rename_inputs, rename_outputs, require
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 
 _OPSET = 18

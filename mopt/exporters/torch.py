@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mopt.errors import UserError
 from mopt.exporters import _python_source as python_source
 from mopt.exporters._base import Exporter, require
-from mopt.model.files import BATCH, Feed, digest
+from mopt.model.signature import BATCH, Feed
 from mopt.passes._base import PassResult
+from mopt.system.digests import digest
 
 if TYPE_CHECKING:
     import onnx_ir as ir

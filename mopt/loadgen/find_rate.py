@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["LESS", "TEST_SECONDS", "LoadTest", "find_largest", "load_test", "requests_for", "summarize_load"]
+__all__ = ["LESS", "TEST_SECONDS", "find_largest", "load_test", "requests_for", "summarize_load"]
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import pydantic
-
 from mopt.errors import UserError
 from mopt.profiles.measure import percentile
 from mopt.progress import Progress
-from mopt.records.manifest import Estimate
+from mopt.records.benchmark import LoadTest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,32 +25,7 @@ _STEP = 1.15
 _MOST_TESTS = 12
 _FEWEST_REQUESTS = 1_000
 _MOST_REQUESTS = 30_000
-_MISSED = 0.01
-"""Share of requests without an answer from which on a rate does not hold."""
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p999": 0.999}
-
-
-class LoadTest(pydantic.BaseModel):
-    """What came of an open-loop load; latencies in ms from the scheduled arrival."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    rate: float
-    achieved: float
-    requests: int
-    p50: Estimate
-    p95: Estimate
-    p99: Estimate
-    p999: Estimate
-    failed: int = 0
-    mean_batch: float | None = None
-    predicted_p99_ms: float | None = None
-    load: float | None = None
-    warning: str = ""
-
-    def holds(self, p99_ms: float) -> bool:
-        """Whether the p99 is within a limit and nearly every request was answered."""
-        return self.p99.value <= p99_ms and self.failed <= _MISSED * self.requests
 
 
 def summarize_load(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["load", "model_metadata", "save", "weight_bytes"]
+__all__ = ["INLINE_LIMIT", "load", "model_metadata", "save", "weight_bytes"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mopt.errors import UserError
-from mopt.model.files import Signature, TensorSpec, dtype_kind
+from mopt.model.signature import Signature, TensorSpec, dtype_kind
 
 if TYPE_CHECKING:
     import onnx_ir as ir

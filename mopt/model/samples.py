@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mopt.model.files import Feed, Signature, digest, folder_digest
+from mopt.model.signature import Feed, Signature
+from mopt.system.digests import digest, folder_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["FilePass", "GraphPass", "Pass", "PassResult", "describe_fields", "run_passes"]
+__all__ = ["FilePass", "GraphPass", "Pass", "PassResult", "run_passes"]
 
 import abc
 import dataclasses
 import os
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.model.files import Model
-from mopt.model.samples import Samples
+from mopt.system.digests import describe_fields, versions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,32 +75,6 @@ class GraphPass(Pass):
         result = self.rewrite(model)
         save(model, folder)
         return result
-
-
-def describe_fields(instance: Any) -> dict[str, Any]:
-    """Return the fields of a frozen dataclass as JSON data; samples and models by digest, never by path."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Samples | Model):
-            return value.digest
-        if isinstance(value, tuple | list):
-            return [plain(item) for item in value]
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return describe_fields(value)
-        return value
-
-    return {field.name: plain(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
-
-
-def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Return the installed version of each distribution (empty when it is missing)."""
-    found = {}
-    for library in libraries:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            found[library] = ""
-    return found
 
 
 def run_passes(passes: Sequence[Pass], source: Model, folder: Path) -> list[dict[str, Any]]:

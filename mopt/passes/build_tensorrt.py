@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.errors import NotApplicableError
-from mopt.model.files import Model, digest
+from mopt.model.files import Model
 from mopt.model.graph import external_domains, name_nodes
 from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._tensorrt import ShapeRange, engine_of
-from mopt.passes._tensorrt_layers import EngineLayer, count_types, left_in_float, parse_layers
+from mopt.passes._tensorrt_layers import count_types, parse_layers
+from mopt.records.engine import EngineLayer, left_in_float
+from mopt.system.digests import digest
 from mopt.system.files import write_whole
 from mopt.system.nvidia import LIBRARIES, Library, devices, import_tensorrt
 from mopt.system.process import peak_memory

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from mopt.model.files import BATCH
+from mopt.model.signature import BATCH
 from mopt.passes._base import GraphPass, PassResult
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bandwidth", "Cache", "caches", "clock_ghz", "detect", "memory_bandwidth", "per_cycle"]
+__all__ = ["FEATURES", "Bandwidth", "Cache", "caches", "clock_ghz", "detect", "memory_bandwidth", "per_cycle"]
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mopt.records.manifest import Machine
+from mopt.records.measurement import Machine
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ control: where its ratio with itself is far from 1, the machine was too noisy an
 
 from __future__ import annotations
 
-__all__ = ["Timed", "TurnLog", "interleave", "percentile", "ratio", "summarize"]
+__all__ = ["TURN_SECONDS", "Timed", "TurnLog", "interleave", "percentile", "ratio", "summarize"]
 
 import dataclasses
 import random
@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from mopt.model.files import Feed
-from mopt.records.manifest import BatchProfile, Estimate
+from mopt.model.signature import Feed
+from mopt.records.measurement import BatchProfile, Estimate
 
 TURN_SECONDS = 0.05
 """Shorter turns are decided by what the previous contestant left in the caches."""

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.profiles.measure import Timed, TurnLog, interleave
 
 _ROUNDS, _FEWEST_ROUNDS = 6, 2

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from mopt.profiles.measure import TurnLog
 from mopt.profiles.paired_runs import Heat
-from mopt.records.manifest import Estimate
+from mopt.records.measurement import Estimate
 
 Cost = Literal["p50", "p90", "p99", "throughput"]
 COMPARED: tuple[Cost, ...] = ("p50", "p90", "p99", "throughput")

@@ -12,17 +12,16 @@ from typing import Annotated, Literal
 import pydantic
 
 from mopt.errors import UserError
-from mopt.records.manifest import Machine
+from mopt.records.measurement import Machine
 from mopt.system.nvidia import Library
 from mopt.system.plugins import nearest
+from mopt.system.schema import Schema
 
 _FOLDER = Path(__file__).parent / "hardware"
 
 
-class Figure(pydantic.BaseModel):
+class Figure(Schema):
     """A number with its unit, where it was read, and when."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     value: Annotated[float, pydantic.Field(gt=0)]
     unit: str
@@ -31,14 +30,12 @@ class Figure(pydantic.BaseModel):
     note: str = ""
 
 
-class Hardware(pydantic.BaseModel):
+class Hardware(Schema):
     """What a machine that users rent can do, as far as latency and money depend on it.
 
     ``clock`` is sustained with all cores busy; ``bandwidth`` is what the whole rented machine may take of the memory;
     ``per_cycle`` are additions and multiplications of one physical core in a cycle, by arithmetic.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     cpu: str
     vendor: str
@@ -71,10 +68,8 @@ class Hardware(pydantic.BaseModel):
         return self
 
 
-class Gpu(pydantic.BaseModel):
+class Gpu(Schema):
     """What an NVIDIA GPU can do; ``peak`` is by type, dense, as NVIDIA states it."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     chip: str
     capability: Annotated[str, pydantic.Field(pattern=r"^[0-9]+\.[0-9]$")]
@@ -104,14 +99,12 @@ class Gpu(pydantic.BaseModel):
         return self
 
 
-class Target(pydantic.BaseModel):
+class Target(Schema):
     """A kind of machine.
 
     ``isa`` lists the instruction set extensions that decide which candidate wins; ``detect`` says that they are those of the
     machine that builds.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     name: str
     description: str

@@ -6,14 +6,10 @@ __all__ = ["Autoscaling", "Curve", "GpuVerdict", "Line", "Sizing", "Span"]
 
 from typing import Literal
 
-import pydantic
+from mopt.records._base import Record, StampedRecord
 
 
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Span(_Record):
+class Span(Record):
     """A figure and the range that a projection leaves it; the three are equal for what was measured."""
 
     value: float
@@ -21,7 +17,7 @@ class Span(_Record):
     high: float
 
 
-class Line(_Record):
+class Line(Record):
     """One precision of the model on one target."""
 
     target: str
@@ -55,7 +51,7 @@ class Line(_Record):
     """Why it cannot be recommended; empty for what can."""
 
 
-class Curve(_Record):
+class Curve(Record):
     """A line of a chart: y by rate (requests per second)."""
 
     name: str
@@ -66,7 +62,7 @@ class Curve(_Record):
     high: tuple[float, ...] = ()
 
 
-class GpuVerdict(_Record):
+class GpuVerdict(Record):
     """Whether a GPU can pay."""
 
     answer: Literal["CPU", "perhaps a GPU", "GPU", "not known"]
@@ -76,7 +72,7 @@ class GpuVerdict(_Record):
     gpu: str = ""
 
 
-class Autoscaling(_Record):
+class Autoscaling(Record):
     """What to tell an autoscaler."""
 
     metric: str
@@ -88,7 +84,7 @@ class Autoscaling(_Record):
     why: str
 
 
-class Sizing(_Record):
+class Sizing(StampedRecord):
     """The answer to: which machines, how many, for how much."""
 
     name: str
@@ -102,8 +98,6 @@ class Sizing(_Record):
     daily: tuple[float, ...] = ()
     """Requests per second in each hour of a day; empty when the rate is constant."""
     budget_usd: float | None = None
-    created: str
-    mopt_version: str
     measured_on: str
     noise: dict[str, float]
     lines: tuple[Line, ...]

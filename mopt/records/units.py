@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = [
     "count",
+    "digits",
     "interval",
+    "is_share",
     "memory",
     "milliseconds",
     "points",

@@ -7,18 +7,13 @@ __all__ = ["Check", "GateVerdict", "LayerPair", "Side", "Verdict", "WorstSample"
 from collections.abc import Iterable
 from typing import Literal
 
-import pydantic
-
-from mopt.records.manifest import Estimate, Machine
+from mopt.records._base import Record, StampedRecord
+from mopt.records.measurement import Estimate, Machine
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Side(_Record):
+class Side(Record):
     """One of the two that are compared."""
 
     name: str
@@ -32,7 +27,7 @@ class Side(_Record):
     """Where a stored baseline was measured; None for what was run here."""
 
 
-class Check(_Record):
+class Check(Record):
     """One thing that was compared.
 
     For a metric, ``change`` is candidate minus baseline in its own units, turned so that negative is worse. For a cost
@@ -72,7 +67,7 @@ class Check(_Record):
     note: str = ""
 
 
-class LayerPair(_Record):
+class LayerPair(Record):
     """An operator as both sides run it."""
 
     name: str
@@ -84,7 +79,7 @@ class LayerPair(_Record):
     baseline_ms: float | None
 
 
-class WorstSample(_Record):
+class WorstSample(Record):
     """A sample on which the candidate loses the most."""
 
     name: str
@@ -105,7 +100,7 @@ class WorstSample(_Record):
     """PNG as a data URL."""
 
 
-class GateVerdict(_Record):
+class GateVerdict(StampedRecord):
     """What a gate found."""
 
     verdict: Verdict
@@ -131,8 +126,6 @@ class GateVerdict(_Record):
     noise: dict[str, float]
     spread: float | None = None
     """Standard deviation of the ratio of median latencies from one pair of processes to the next, as a share."""
-    created: str
-    mopt_version: str
 
     @property
     def ok(self) -> bool:

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "RUNS",
-    "Answers",
-    "Contestant",
-    "answer",
-    "is_artifact",
-    "is_steady",
-    "metrics_of",
-    "open_contestant",
-    "signature_of",
-    "usual_batches",
-]
+__all__ = ["RUNS", "Answers", "Contestant", "answer", "is_steady", "usual_batches"]
+
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-from mopt.artifacts import bundle
-from mopt.errors import UserError
-from mopt.evaluators._metric import Metric, load_metric
-from mopt.evaluators.limit import COSTS
-from mopt.exporters._export import bind, export, find_exporter
-from mopt.model.files import Feed, Model, Signature
-from mopt.model.onnx_io import model_metadata
+from mopt.evaluators.inference import record_outputs, run_all
+from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
+from mopt.model.signature import Feed, Signature
 from mopt.profiles.paired_runs import Entrant
-from mopt.recipe import Recipe
-from mopt.records.manifest import FILE_NAME, Manifest, read_manifest
+from mopt.records.manifest import Manifest
 from mopt.records.verdict import Side
-from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
-from mopt.search.candidates import reference_candidate
-from mopt.search.compile import record_outputs, run_all
+from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.system.store import Store
 
 RUNS = 3
@@ -100,77 +82,12 @@ class Answers:
     runs: tuple[Samples, ...]
 
 
-def is_artifact(source: str) -> bool:
-    """Whether a folder is one that mopt build wrote."""
-    return (Path(source) / FILE_NAME).is_file()
-
-
-def signature_of(source: str, store: Store, *, trust_pickle: bool) -> Signature:
-    """Return what a model takes and gives, before any sample is read.
-
-    Raises:
-        UserError: When it is neither an artifact nor a model.
-    """
-    if is_artifact(source):
-        return read_manifest(Path(source)).signature
-    return export(find_exporter(source, trust_pickle=trust_pickle), store).signature
-
-
 def usual_batches(contestant: Contestant) -> tuple[int, ...]:
     """Batch sizes at which costs are compared when nobody says: one, and the largest that is served."""
     if not contestant.signature.batches:
         return (contestant.signature.batch_size or 1,)
     most = contestant.manifest.batching.max_batch if contestant.manifest else 8
     return (1, most) if most > 1 else (1,)
-
-
-def open_contestant(
-    source: str, feeds: Sequence[Feed], store: Store, *, threads: int, trust_pickle: bool = False
-) -> Contestant:
-    """Read an artifact, or export a plain model for ONNX Runtime.
-
-    Raises:
-        UserError: When it is neither, or the artifact's files are not those that were built.
-    """
-    if is_artifact(source):
-        return _from_artifact(Path(source))
-    exporter = find_exporter(source, trust_pickle=trust_pickle)
-    bound = bind(export(exporter, store), feeds, store)
-    return Contestant(
-        name=Path(source.partition(":")[0]).stem,
-        source=source,
-        model=bound.model,
-        runtime=reference_candidate(threads).runtime,
-        signature=bound.signature,
-        manifest=None,
-    )
-
-
-def _from_artifact(folder: Path) -> Contestant:
-    manifest = read_manifest(folder)
-    if problems := bundle.verify_files(folder):
-        raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
-    return Contestant(
-        name=manifest.name,
-        source=str(folder),
-        model=Model.at(manifest.form, folder / "model"),
-        runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
-        signature=manifest.signature,
-        manifest=manifest,
-    )
-
-
-def metrics_of(contestant: Contestant, recipe: Recipe, samples: Samples) -> list[Metric]:
-    """Return the recipe's metric, and after it those that have a limit of their own.
-
-    Raises:
-        UserError: When there is no such metric, or it does not fit the samples.
-    """
-    model, _ = contestant.answering
-    told = model_metadata(model.file) if model.form == "onnx" else {}
-    first = load_metric(recipe.metric, samples, contestant.signature, recipe.metric_options, metadata=told)
-    more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
-    return [first, *(load_metric(name, samples, contestant.signature, metadata=told) for name in more)]
 
 
 def is_steady(contestant: Contestant, samples: Samples, answered: Samples) -> bool:

@@ -19,14 +19,14 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
-from mopt.artifacts.baseline import Baseline
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.model.samples import Samples, batch_feeds
 from mopt.profiles.paired_runs import Heat, run_heat
 from mopt.profiles.ratios import COMPARED, FEWEST, FEWEST_HEATS, balanced_ratio, figure, growth, spread
 from mopt.progress import Progress
-from mopt.records.manifest import Estimate, LayerCost, Machine
+from mopt.records.baseline import Baseline
+from mopt.records.measurement import Estimate, LayerCost, Machine
 from mopt.records.verdict import Check, LayerPair, Verdict
 from mopt.regression.models import Contestant
 from mopt.regression.reference_workload import yardstick

@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopt.model.files import Feed, Model
+from mopt.model.files import Model
+from mopt.model.signature import Feed
 from mopt.profiles.paired_runs import Entrant
 from mopt.runtimes._base import SessionProcess
-from mopt.search.candidates import reference_candidate
+from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.system.store import Store, default_root
 
 _WIDTH = 384
@@ -30,7 +31,7 @@ def yardstick(threads: int, batches: Sequence[int]) -> Entrant:
     store = Store(default_root())
     folder, _ = store.get("yardstick", {"width": _WIDTH, "version": 1}, _write)
     model = Model("onnx", folder / "model", "yardstick")
-    runtime = reference_candidate(threads).runtime
+    runtime = OnnxRuntime.reference(threads)
     return Entrant(lambda: SessionProcess(runtime, model), dict.fromkeys(batches, _feeds()))
 
 

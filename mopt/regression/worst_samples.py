@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mopt.datasets.spec import DataSpec
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.fidelity import cosine, looks_like_scores
-from mopt.model.files import Feed
+from mopt.evaluators.inference import score
 from mopt.model.samples import Samples, write_feed
+from mopt.model.signature import Feed
 from mopt.records.verdict import WorstSample
 from mopt.regression.models import Answers
-from mopt.search.compile import score
 
 if TYPE_CHECKING:
     import numpy as np

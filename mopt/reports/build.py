@@ -9,6 +9,8 @@ __all__ = [
     "candidate_rows",
     "environment",
     "markdown_text",
+    "quality_sentence",
+    "render_files",
     "render_html",
     "render_markdown",
     "serving_sentence",
@@ -26,9 +28,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.passes._tensorrt_layers import EngineLayer
 from mopt.records import units as q
-from mopt.records.manifest import Batching, BatchProfile, Manifest, PassRecord, Quality, Setting, Trial
+from mopt.records.engine import EngineLayer
+from mopt.records.manifest import Manifest
+from mopt.records.measurement import BatchProfile
+from mopt.records.quality import Quality
+from mopt.records.serving import Batching, Setting
+from mopt.records.trial import PassRecord, Trial
 from mopt.reports.charts import latency_chart, quality_chart, series, speedup, throughput_chart
 
 if TYPE_CHECKING:
@@ -150,6 +156,11 @@ def quality_sentence(quality: Quality) -> str:
 def _samples(quality: Quality) -> str:
     groups = f" in {q.count(quality.groups, 'group')}" if quality.groups else ""
     return f"{q.count(quality.count, 'sample')}{groups}"
+
+
+def render_files(manifest: Manifest) -> dict[str, str]:
+    """Return the report in every form that an artifact carries, by file name."""
+    return {"report.md": render_markdown(manifest), "report.html": render_html(manifest)}
 
 
 def render_markdown(manifest: Manifest) -> str:

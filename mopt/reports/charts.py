@@ -23,7 +23,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mopt.records.manifest import BatchProfile, Manifest, Profile, Quality, Trial
+from mopt.records.manifest import Manifest
+from mopt.records.measurement import BatchProfile, Profile
+from mopt.records.quality import Quality
+from mopt.records.trial import Trial
 from mopt.records.units import digits, is_share
 
 _OTHERS = 4

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mopt.errors import CandidateRejectedError, Rejection, UserError
-from mopt.model.files import Feed, Model, TensorSpec
-from mopt.records.manifest import LayerCost, OperatorCost
+from mopt.model.files import Model
+from mopt.model.signature import Feed, TensorSpec
+from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.system.plugins import load
 from mopt.system.process import Worker, peak_memory
 

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mopt.model.files import Feed, Model
+from mopt.model.files import Model
+from mopt.model.signature import Feed
 from mopt.runtimes._base import HostedProcess, Runtime, Session
 from mopt.system.process import Worker
 

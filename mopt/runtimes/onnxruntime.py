@@ -12,9 +12,9 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from mopt.model.files import Feed, TensorSpec
+from mopt.model.signature import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes._operators import Executed, Tensor, layer_costs, mean_costs
 
@@ -41,6 +41,11 @@ class OnnxRuntime(Runtime):
 
     forms: ClassVar[tuple[str, ...]] = ("onnx",)
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    @classmethod
+    def reference(cls, threads: int) -> Self:
+        """The runtime that executes the reference: the exported model as it is, in FP32."""
+        return cls(threads=threads)
 
     def open(self, path: Path) -> Session:
         """Load a model file."""

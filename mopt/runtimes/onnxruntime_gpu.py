@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mopt.errors import CandidateRejectedError, Rejection
-from mopt.model.files import Feed, Model
+from mopt.model.files import Model
+from mopt.model.signature import Feed
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime, OnnxSession
 from mopt.system.nvidia import NO_GPU, device_state, devices

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mopt.errors import MissingDependencyError
-from mopt.model.files import Feed, TensorSpec
+from mopt.model.signature import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes._operators import Executed, Tensor, layer_costs, mean_costs
 

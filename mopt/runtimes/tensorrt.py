@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
-from mopt.model.files import Feed, Model, TensorSpec
+from mopt.model.files import Model
+from mopt.model.signature import Feed, TensorSpec
 from mopt.runtimes._base import Runtime, Session
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.system.nvidia import LIBRARIES, NO_GPU, PORTABLE, Device, Library, device_state, devices, import_tensorrt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Asked", "Candidate", "Traits", "plan", "reference_candidate", "traits_of"]
+__all__ = ["Asked", "Traits", "plan", "reference_candidate", "traits_of"]
 
 import dataclasses
 import fnmatch
@@ -23,22 +23,13 @@ from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.profiles.target import Target
-from mopt.runtimes._base import Runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.openvino import OpenVINO
 from mopt.runtimes.tensorrt import TensorRT
+from mopt.search.trial import Candidate
 from mopt.system.nvidia import version_of
 from mopt.system.plugins import nearest
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """Passes and the runtime that executes what they make."""
-
-    name: str
-    passes: tuple[Pass, ...]
-    runtime: Runtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +87,7 @@ def _is_constant(value: object) -> bool:
 
 def reference_candidate(threads: int) -> Candidate:
     """The exported model as it is, in ONNX Runtime and FP32: what everything is compared with."""
-    return Candidate("reference", (), OnnxRuntime(threads=threads))
+    return Candidate("reference", (), OnnxRuntime.reference(threads))
 
 
 @dataclasses.dataclass(frozen=True)

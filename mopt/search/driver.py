@@ -5,19 +5,13 @@ from __future__ import annotations
 __all__ = ["search"]
 
 import contextlib
-import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
-from mopt.model.files import Feed
+from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.samples import batch_feeds
-from mopt.profiles.measure import TurnLog, interleave, ratio, summarize
 from mopt.progress import Progress, Silent
-from mopt.records.manifest import Profile
-from mopt.runtimes._base import SessionProcess
-from mopt.search.candidates import Candidate
 from mopt.search.quality import (
     WRONG,
     Truth,
@@ -32,22 +26,10 @@ from mopt.search.quality import (
     refine,
     step,
 )
-from mopt.search.selection import Found, decide
-from mopt.search.trial import (
-    FINALISTS,
-    NARROW,
-    REFERENCE,
-    Entry,
-    Question,
-    memory_groups,
-    most_promising,
-    open_session,
-    promise,
-    reject_oversized,
-    times_text,
-)
+from mopt.search.screening import screen_latency, screening_batch
+from mopt.search.selection import FINALISTS, Found, decide, most_promising, promise
+from mopt.search.trial import Candidate, Entry, Question, open_session
 
-_QUICK_ROUNDS = 7
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
 
@@ -62,75 +44,10 @@ def search(question: Question, reference: Candidate, candidates: Sequence[Candid
     progress.step(quality_note(base))
 
     entries = compile_all(question, candidates, deadline, progress)
-    entries = _quick_look(question, base, entries, progress)
+    entries = screen_latency(question, base, entries, progress)
     entries = _check_quality(question, truth, entries, progress)
     entries += _refine(question, base, truth, entries, deadline, progress)
     return decide(question, base, entries, progress)
-
-
-def _quick_look(question: Question, base: Entry, entries: list[Entry], progress: Progress) -> list[Entry]:
-    """Load each candidate once, run it, and compare its speed with the reference's at one batch size."""
-    batch = _quick_batch(question)
-    feeds = batch_feeds(question.signature, question.evaluation, batch)
-    entries = reject_oversized(question, base, entries)
-    alive = [entry for entry in entries if entry.alive]
-    progress.stage("a quick look at the speed", len(alive))
-    looked: dict[str, Entry] = {entry.trial.name: entry for entry in entries}
-    for group in memory_groups(question, base, alive):
-        for entry in _look(question, base, group, feeds, batch):
-            looked[entry.trial.name] = step(progress, entry)
-    return list(looked.values())
-
-
-def _quick_batch(question: Question) -> int:
-    if not question.signature.batches:
-        return question.signature.batch_size or 1
-    return min(8, question.options.max_batch) if question.objective == "throughput" else 1
-
-
-def _look(question: Question, base: Entry, group: Sequence[Entry], feeds: Sequence[Feed], batch: int) -> list[Entry]:
-    with contextlib.ExitStack() as stack:
-        opened: dict[str, SessionProcess] = {REFERENCE: stack.enter_context(open_session(base))}
-        result: dict[str, Entry] = {}
-        for entry in group:
-            try:
-                session = stack.enter_context(open_session(entry))
-                session.run_finite(feeds[0])
-                evidence = session.evidence() | session.device_times(feeds[0])
-            except (CandidateRejectedError, MissingDependencyError) as error:
-                result[entry.trial.name] = _failed(entry, error)
-                continue
-            session.pause()
-            opened[entry.trial.name] = session
-            result[entry.trial.name] = entry.update(evidence=evidence)
-        logs = interleave(opened, feeds, rounds=_QUICK_ROUNDS, reference=REFERENCE, narrow=NARROW, budget_seconds=60)
-        for name in opened.keys() - {REFERENCE}:
-            result[name] = _quick_profile(result[name], opened[name], logs, batch)
-    return list(result.values())
-
-
-def _failed(entry: Entry, error: CandidateRejectedError | MissingDependencyError) -> Entry:
-    if isinstance(error, MissingDependencyError):
-        return entry.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
-    return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
-
-
-def _quick_profile(entry: Entry, session: SessionProcess, logs: Mapping[str, TurnLog], batch: int) -> Entry:
-    measured = summarize(batch, logs[entry.trial.name], logs[REFERENCE])
-    profile = Profile(
-        threads=entry.candidate.runtime.threads,
-        load_ms=session.load_ms(),
-        first_ms=session.first_ms(),
-        peak_bytes=session.peak_bytes(),
-        batches=(measured,),
-        depth="quick",
-        limit="a quick look at one batch size",
-    )
-    speed = ratio(logs[REFERENCE], logs[entry.trial.name])
-    entry = dataclasses.replace(entry, quick=speed).update(profile=profile)
-    if speed.high < 1:
-        return entry.reject(Rejection.SLOWER, f"{times_text(speed)} the speed of the reference at batch {batch}")
-    return entry
 
 
 def _check_quality(question: Question, truth: Truth, entries: list[Entry], progress: Progress) -> list[Entry]:
@@ -206,7 +123,7 @@ def _at_best(question: Question, entry: Entry) -> float:
 
 def _float_times(question: Question, base: Entry) -> dict[str, float]:
     """What each operator takes in the reference, in ms; empty where the runtime does not tell."""
-    feed = batch_feeds(question.signature, question.evaluation, _quick_batch(question), count=1)[0]
+    feed = batch_feeds(question.signature, question.evaluation, screening_batch(question), count=1)[0]
     with contextlib.suppress(CandidateRejectedError), open_session(base) as session:
         return {layer.name: layer.ms for layer in session.layers(feed)}
     return {}
@@ -215,7 +132,7 @@ def _float_times(question: Question, base: Entry) -> dict[str, float]:
 def _try_variant(question: Question, base: Entry, truth: Truth, variant: Candidate, bar: float) -> Entry:
     entry = compile_entry(variant, question)
     if entry.alive:
-        (entry,) = _quick_look(question, base, [entry], Silent())
+        (entry,) = screen_latency(question, base, [entry], Silent())
     if entry.alive and _at_best(question, entry) < bar:
         return entry.reject(Rejection.OUTRUN, "a candidate that holds is better than this one can be")
     if entry.alive:

@@ -14,8 +14,8 @@ from mopt.errors import CandidateRejectedError, NotApplicableError
 from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.passes._sensitivity import rank_nodes
-from mopt.search.candidates import Candidate
 from mopt.search.compile import compile_candidate
+from mopt.search.trial import Candidate
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 

@@ -25,13 +25,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
+from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.evaluators.noninferiority import judge
 from mopt.model.samples import Samples
 from mopt.progress import Progress
-from mopt.search.candidates import Candidate
-from mopt.search.compile import Compiled, compile_candidate, evaluate, record_outputs, score
+from mopt.search.compile import Compiled, compile_candidate
 from mopt.search.mixed_precision import MOST_TRIALS, fewest, mixing
-from mopt.search.trial import Entry, Question, samples_text, signed_text, start, unproven_text
+from mopt.search.trial import Candidate, Entry, Question, samples_text, signed_text, start, unproven_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Found", "among_equals", "decide"]
+__all__ = ["FINALISTS", "Found", "among_equals", "decide", "faithfulness", "most_promising", "promise"]
 
 import contextlib
 import dataclasses
@@ -14,23 +14,17 @@ from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, interleave, ratio, summarize
 from mopt.progress import Progress
-from mopt.records.manifest import Estimate, Profile, Trial
+from mopt.records.measurement import Estimate, Profile
+from mopt.records.trial import Trial
 from mopt.runtimes._base import SessionProcess
-from mopt.search.candidates import Candidate
-from mopt.search.trial import (
-    FINALISTS,
-    NARROW,
-    REFERENCE,
-    Entry,
-    Question,
-    faithfulness,
-    memory_groups,
-    most_promising,
-    open_session,
-    resident,
-    times_text,
-    unproven_text,
-)
+from mopt.search.memory import memory_groups, resident
+from mopt.search.trial import NARROW, REFERENCE, Candidate, Entry, Question, open_session, times_text, unproven_text
+
+FINALISTS = 3
+"""Candidates that are judged on all samples and measured in depth."""
+_ALIKE = 0.95
+"""Share of the best speed-up from which on a quick look sees no difference."""
+
 
 CONTROL = "reference again"
 _STEADY_CONTROL = (0.95, 1.05)
@@ -284,3 +278,30 @@ def _why(question: Question, winner: Entry, base: Entry, equals: Sequence[str]) 
         else ""
     )
     return f"{kind} of all that passed: {times_text(speed)} the speed of the reference{shared}; {proof}"
+
+
+def promise(question: Question, entry: Entry) -> float:
+    """How good a candidate looks for the objective after the quick look; more is better."""
+    if question.objective == "size":
+        return -float(entry.trial.size_bytes or 0)
+    return entry.quick.value if entry.quick else 0.0
+
+
+def faithfulness(entry: Entry) -> float:
+    """Signal-to-noise ratio in dB of the output that is furthest from the reference's; 0 where there is none."""
+    quality = entry.trial.quality
+    found = [value for name, value in quality.fidelity.items() if name.endswith(".snr_db")] if quality else []
+    return min(found, default=0.0)
+
+
+def most_promising(question: Question, entries: Sequence[Entry]) -> list[Entry]:
+    """The fastest first; of those that a quick look cannot tell from the fastest, the most faithful first."""
+    ranked = sorted(entries, key=lambda entry: promise(question, entry), reverse=True)
+    if not ranked or question.objective == "size":
+        return ranked
+    best = promise(question, ranked[0])
+
+    def alike(entry: Entry) -> bool:
+        return entry.quick is not None and entry.quick.high >= best and entry.quick.value >= _ALIKE * best
+
+    return sorted(ranked, key=lambda entry: (0, -faithfulness(entry)) if alike(entry) else (1, 0.0))

@@ -8,12 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from mopt.errors import CandidateRejectedError, NotApplicableError
-from mopt.model.files import Feed, Model, Signature
+from mopt.model.files import Model
+from mopt.model.signature import Feed, Signature
 from mopt.passes._base import Pass
 from mopt.passes.fold_constants import FoldConstants
 from mopt.passes.fold_onnxsim import FoldOnnxsim
 from mopt.passes.fold_onnxslim import FoldOnnxslim
-from mopt.records.manifest import PassRecord
+from mopt.records.trial import PassRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.compile import run_cached

@@ -9,15 +9,14 @@ import time
 from collections.abc import Sequence
 
 from mopt.errors import Rejection, UserError
-from mopt.model.files import Signature, TensorSpec
 from mopt.model.samples import Samples
+from mopt.model.signature import Signature, TensorSpec
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.profiles.target import Gpu, Target
 from mopt.progress import Progress
 from mopt.recipe import Engine
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
-from mopt.search.candidates import Candidate
 from mopt.search.mixed_precision import lowering
 from mopt.search.quality import (
     WRONG,
@@ -33,8 +32,8 @@ from mopt.search.quality import (
     refine,
     step,
 )
-from mopt.search.selection import Found
-from mopt.search.trial import Entry, Question, faithfulness
+from mopt.search.selection import Found, faithfulness
+from mopt.search.trial import Candidate, Entry, Question
 from mopt.system.nvidia import NO_GPU, devices, import_tensorrt, version_of
 
 _BEST_BATCH = 8

@@ -10,7 +10,9 @@ __all__ = [
     "link_or_copy",
     "make_durable",
     "partial_folder",
+    "partial_prefix",
     "remove_stale",
+    "sync",
     "write_whole",
 ]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mopt.model.files import digest
+from mopt.system.digests import digest
 from mopt.system.files import make_durable, partial_folder, remove_stale, sync
 
 KEY_FILE = "key.json"

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 __all__ = ["make_baseline"]
 
-import datetime
 import statistics
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mopt.artifacts.baseline import Baseline, Speed, encode_answers, pack_rows
+from mopt.artifacts.baseline import encode_answers
 from mopt.datasets.split import prepare
+from mopt.evaluators.inference import score
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
 from mopt.profiles.paired_runs import Heat, run_heat
 from mopt.profiles.ratios import COMPARED, FEWEST_HEATS, figure, growth
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
-from mopt.regression.models import Contestant, answer, metrics_of, open_contestant, signature_of, usual_batches
+from mopt.records._base import stamp
+from mopt.records.baseline import Baseline, Speed, pack_rows
+from mopt.regression.models import Contestant, answer, usual_batches
 from mopt.regression.reference_workload import yardstick
-from mopt.search.compile import score
 from mopt.system.store import Store, default_root
+from mopt.workflows._sources import metrics_of, open_contestant, signature_of
 
 _HEATS = 20
 _SECONDS = 40.0
@@ -85,8 +86,7 @@ def make_baseline(
         answers=encode_answers(answers),
         size_bytes=model.model.size,
         machine=detect(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        mopt_version=metadata.version("mopt"),
+        **stamp(),
         **costs,
     )
 

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-__all__ = ["Bench", "bench_artifact", "read_samples"]
+__all__ = ["bench_artifact"]
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import pydantic
 
 from mopt.artifacts import bundle
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import measure_capacity
 from mopt.capacity.simulate import Policy, Service, forecast, largest_rate
-from mopt.datasets.split import prepare
 from mopt.errors import UserError
-from mopt.loadgen.find_rate import TEST_SECONDS, LoadTest, load_test, requests_for, summarize_load
-from mopt.model.files import Feed, Model
+from mopt.loadgen.find_rate import TEST_SECONDS, load_test, requests_for, summarize_load
+from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
+from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
 from mopt.progress import Progress, Silent
-from mopt.recipe import make_recipe
-from mopt.records.manifest import Batching, Manifest, ServingProfile, read_manifest
+from mopt.records.benchmark import Bench, LoadTest
+from mopt.records.manifest import Manifest
+from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
-from mopt.system.store import Store, default_root
-
-_MOST_SAMPLES = 256
-
-
-class Bench(pydantic.BaseModel):
-    """What was measured of an artifact on this machine."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    chosen: str
-    profile: ServingProfile
-    batching: Batching
-    p99_ms: float | None
-    tests: tuple[LoadTest, ...] = ()
-    largest: float | None = None
-    """The largest rate in requests per second whose p99 held on one replica, as measured; None when it was not looked for."""
-    holds: bool | None = None
-    """Whether one replica holds the rate that was asked for; None when none was."""
+from mopt.workflows._sources import check_samples
 
 
 def bench_artifact(
@@ -82,7 +62,7 @@ def bench_artifact(
         CandidateRejectedError: When the runtime fails on it here.
     """
     progress = progress or Silent()
-    manifest = _checked(artifact)
+    manifest = check_samples(artifact)
     feeds = samples if samples is not None else [inputs for inputs, _ in bundle.read_golden(artifact)]
     machine = detect()
     threads = cores or machine.cores
@@ -116,25 +96,6 @@ def bench_artifact(
         tests, largest = load_test(test, rate, p99_ms, _expected(profile, batching, p99_ms, arrivals), progress)
     holds = tests[0].holds(p99_ms) if rate is not None and p99_ms is not None else None
     return found.model_copy(update={"tests": tests, "largest": largest, "holds": holds})
-
-
-def read_samples(artifact: Path, data: str) -> Sequence[Feed]:
-    """Read the evaluation samples of a data set, preprocessed as the artifact's recipe says.
-
-    Raises:
-        UserError: When they do not fit the model.
-    """
-    manifest = read_manifest(artifact)
-    spec = make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data
-    split = prepare(spec, manifest.signature, Store(default_root()), Path())
-    return [split.evaluation[index] for index in range(min(_MOST_SAMPLES, len(split.evaluation)))]
-
-
-def _checked(artifact: Path) -> Manifest:
-    manifest = read_manifest(artifact)
-    if problems := bundle.verify_files(artifact):
-        raise UserError(f"{artifact} is not what was built: {problems[0]}", "mopt verify names all that differs")
-    return manifest
 
 
 def _largest_measured(manifest: Manifest) -> int:

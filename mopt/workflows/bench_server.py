@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-__all__ = ["ServerBench", "bench_server"]
+__all__ = ["bench_server"]
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from mopt.artifacts import bundle
+from mopt.artifacts.artifact import read_manifest
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.arrivals import Arrivals
-from mopt.capacity.service_times import Probe, fit, look
+from mopt.capacity.service_times import Probe, fit
 from mopt.capacity.simulate import Policy, largest_rate, simulate
 from mopt.errors import UserError
-from mopt.loadgen.find_rate import LESS, TEST_SECONDS, LoadTest, load_test, requests_for, summarize_load
+from mopt.loadgen.find_rate import LESS, TEST_SECONDS, load_test, requests_for, summarize_load
 from mopt.loadgen.generator import generate_load, limited
+from mopt.loadgen.observe import look
 from mopt.loadgen.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
-from mopt.records.manifest import Manifest, read_manifest
+from mopt.records.benchmark import LoadTest, ServerBench
+from mopt.records.manifest import Manifest
 from mopt.system.plugins import nearest
 
 _OTHER = "check that it serves this artifact"
-
-
-class ServerBench(pydantic.BaseModel):
-    """What was measured of a server."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    server: str
-    protocol: str
-    p99_ms: float | None
-    tests: tuple[LoadTest, ...]
-    largest: float | None = None
-    """The largest rate in requests per second whose p99 held, as measured; None when it was not looked for."""
-    holds: bool | None = None
 
 
 def bench_server(

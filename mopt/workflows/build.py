@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Artifact", "Plan", "build", "explain_plan"]
+__all__ = ["Plan", "build", "explain_plan"]
 
 import dataclasses
-import datetime
 import shlex
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mopt.artifacts import bundle
+from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.capacity.arrivals import Arrivals, parse_arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import measure_capacity, without_layouts
@@ -22,23 +21,28 @@ from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._base import Exporter
 from mopt.exporters._export import Bound, Exported, bind, export, find_exporter
-from mopt.model.files import Feed, Signature, TensorSpec, digest
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
-from mopt.passes._base import versions
+from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import Watch
 from mopt.profiles.target import Target, check_measurable, load_target
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe, make_recipe
-from mopt.records.manifest import Batching, Golden, Machine, Manifest, ServingProfile, read_manifest
+from mopt.records._base import stamp
+from mopt.records.manifest import Golden, Manifest
+from mopt.records.measurement import Machine
+from mopt.records.serving import Batching, ServingProfile
+from mopt.reports.build import render_files
 from mopt.runtimes._base import SessionProcess
-from mopt.search.candidates import Asked, Candidate, Traits, plan, reference_candidate, traits_of
+from mopt.search.candidates import Asked, Traits, plan, reference_candidate, traits_of
 from mopt.search.driver import search
+from mopt.search.memory import memory_budget
 from mopt.search.selection import Found
 from mopt.search.simplify import Simplified, simplify
-from mopt.search.trial import Question, memory_budget
+from mopt.search.trial import Candidate, Question
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
+from mopt.system.digests import digest, versions
 from mopt.system.nvidia import LIBRARIES as TENSORRT
 from mopt.system.plugins import load
 from mopt.system.store import Store, code_digest, default_root
@@ -50,20 +54,6 @@ LIBRARIES = (
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
 """What another machine may differ by, as a share of the largest output: in FP32, and in a lower precision."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Artifact:
-    """A folder that a build wrote."""
-
-    folder: Path
-    manifest: Manifest
-    cached: bool
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Artifact:
-        """Read an artifact that is there already."""
-        return cls(Path(folder), read_manifest(Path(folder)), True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,12 +296,14 @@ def _write(built: _Built, folder: Path) -> None:
     with SessionProcess(runtime, model) as session:
         outputs = list(_answers(session, built.bound.signature, inputs))
         signature = _as_shipped(built.bound.signature, session)
+    manifest = _manifest(built, signature, _golden(found, outputs))
     bundle.write_artifact(
         folder,
         model=found.model,
-        manifest=_manifest(built, signature, _golden(found, outputs)),
+        manifest=manifest,
         golden_inputs=inputs,
         golden_outputs=outputs,
+        reports=render_files(manifest),
         serving=built.request.recipe.serve,
         force=False,
     )
@@ -361,8 +353,7 @@ def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
         name=recipe.name,
         deployable=not synthetic,
         not_deployable_because="it was calibrated and judged on random data, as asked for" if synthetic else "",
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        mopt_version=metadata.version("mopt"),
+        **stamp(),
         command=built.command,
         recipe=recipe.model_dump(mode="json"),
         target=request.target.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Explanation", "Layer", "explain"]
+__all__ = ["explain"]
 
 import dataclasses
 import fnmatch
@@ -11,74 +11,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from mopt.datasets.split import batched, prepare
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.exporters._export import bind, export, find_exporter
-from mopt.model.files import Model, Signature
+from mopt.model.files import Model
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples, batch_feeds
+from mopt.model.signature import Signature
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
-from mopt.records.manifest import LayerCost, PassRecord
+from mopt.records.explanation import Explanation, Layer
+from mopt.records.measurement import LayerCost
+from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
-from mopt.search.candidates import Asked, Candidate, plan, reference_candidate, traits_of
-from mopt.search.compile import compile_candidate, evaluate, record_outputs, score
+from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.candidates import Asked, plan, reference_candidate, traits_of
+from mopt.search.compile import compile_candidate
+from mopt.search.memory import memory_budget
 from mopt.search.mixed_precision import Mixing, lowering, rank
 from mopt.search.simplify import simplify
-from mopt.search.trial import memory_budget
+from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
 
 _EFFECT_SAMPLES = 256
 _COMPUTES = re.compile(r"Conv|MatMul|Gemm|LSTM|GRU|Attention|FullyConnected|Deconvolution|RNN")
 _MIXED = re.compile(r"-mixed\d+(-dropped)?$")
-
-
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class Layer(_Record):
-    """An operator of the model, as the candidate runs it."""
-
-    name: str
-    kind: str
-    sqnr_db: float | None = None
-    """Signal over the noise that its own quantization adds, at its output; None where it is not quantized."""
-    ms: float | None = None
-    """In the candidate; None where the runtime fused it into another one."""
-    float_ms: float | None = None
-    """In the reference."""
-    arithmetic: str = ""
-    """What the runtime computes it in."""
-    quantized: bool = False
-    """Whether the model asks for integers here."""
-    why: str = ""
-    """Why it is in float."""
-    effect: float | None = None
-    """Change of the metric when only this operator is quantized, negative is worse; None where nobody asked."""
-
-
-class Explanation(_Record):
-    """The layers of one candidate, the one that suffers most first."""
-
-    model: str
-    candidate: str
-    runtime: str
-    batch: int
-    total_ms: float
-    """Sum over all nodes, profiler included."""
-    reference_ms: float
-    metric: str = ""
-    """What ``effect`` is a change of."""
-    layers: tuple[Layer, ...]
-    passes: tuple[PassRecord, ...]
-    machine: str
 
 
 def explain(
@@ -140,7 +102,7 @@ def explain(
     inputs = batch_feeds(bound.signature, split.evaluation, size, count=1)[0]
     own = _layers(chosen.runtime, compiled.model, inputs)
     progress.step(chosen.runtime.name)
-    reference = _layers(reference_candidate(threads).runtime, prepared, inputs)
+    reference = _layers(OnnxRuntime.reference(threads), prepared, inputs)
     progress.step("the reference")
     wanted = ("int8",) if chosen.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
     layers = _joined(noise, own, reference, _reasons(compiled.records), wanted)

@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from mopt.artifacts.artifact import FILE_NAME, read_manifest
 from mopt.errors import UserError
-from mopt.records.manifest import FILE_NAME, read_manifest
 
 
 def inspect_source(source: Path) -> dict[str, Any]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 __all__ = ["rebuild"]
 
 import dataclasses
-import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mopt.artifacts import bundle
+from mopt.artifacts.artifact import read_manifest
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.model.files import Model
-from mopt.passes._base import describe_fields
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Gpu, load_target
 from mopt.progress import Progress, Silent
-from mopt.records.manifest import Manifest, PassRecord, Trial, read_manifest
+from mopt.records._base import stamp
+from mopt.records.manifest import Manifest
+from mopt.records.trial import PassRecord, Trial
+from mopt.reports.build import render_files
 from mopt.runtimes.tensorrt import TensorRT
 from mopt.search.compile import run_cached
 from mopt.search.without_device import NOT_MEASURED, check_buildable
+from mopt.system.digests import describe_fields
 from mopt.system.nvidia import version_of
 from mopt.system.store import Store, default_root
 
@@ -70,12 +72,14 @@ def rebuild(
         raise UserError(f"the engine cannot be built for {wanted.name}: {error.message}") from None
     progress.step(f"{model.size:,} bytes")
     golden = bundle.read_golden(artifact)
+    renewed = _renewed(manifest, model, engine, records, wanted.model_dump(mode="json"), command)
     return bundle.write_artifact(
         out,
         model=model,
-        manifest=_renewed(manifest, model, engine, records, wanted.model_dump(mode="json"), command),
+        manifest=renewed,
         golden_inputs=[inputs for inputs, _ in golden],
         golden_outputs=[outputs for _, outputs in golden],
+        reports=render_files(renewed),
         serving=manifest.recipe.get("serve", ()),
         force=force,
     )
@@ -125,7 +129,6 @@ def _renewed(
     return manifest.model_copy(
         update={
             "target": target, "runtime_fields": fields, "trials": tuple(map(trial, manifest.trials)), "files": {},
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "mopt_version": metadata.version("mopt"), "command": command or manifest.command, "serving_profile": None,
+            **stamp(), "command": command or manifest.command, "serving_profile": None,
         }
     )  # fmt: skip

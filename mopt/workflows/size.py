@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Subject", "Wish", "read_subject", "size"]
+__all__ = ["Subject", "read_subject", "size"]
 
 import dataclasses
-import datetime
 import fnmatch
 import math
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import pydantic
 
+from mopt.artifacts.artifact import FILE_NAME, read_manifest
 from mopt.capacity.batching import cheapest, holds_most, resize
 from mopt.capacity.measure import without_layouts
 from mopt.capacity.recommendation import HOURS_PER_MONTH, Wish, autoscaling, cost_curves, gpu_verdict, p99_curves, recommended
@@ -22,10 +21,12 @@ from mopt.errors import UserError
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target, target_names
 from mopt.progress import Progress, Silent
-from mopt.records.manifest import FILE_NAME, Machine, ServingProfile, Setting, read_manifest
+from mopt.records._base import stamp
+from mopt.records.benchmark import Bench
+from mopt.records.measurement import Machine
+from mopt.records.serving import ServingProfile, Setting
 from mopt.records.sizing import Line, Sizing, Span
 from mopt.system.plugins import nearest
-from mopt.workflows.bench import Bench
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +123,7 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
         arrivals=str(wish.demand.arrivals),
         daily=wish.daily,
         budget_usd=wish.budget_usd,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        mopt_version=metadata.version("mopt"),
+        **stamp(),
         measured_on=f"{machine.cpu}, {machine.cores} cores",
         noise=subjects[0].profile.noise,
         lines=tuple(lines),

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["Verification", "verify"]
+__all__ = ["verify"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pydantic
-
 from mopt.artifacts import bundle
+from mopt.artifacts.artifact import read_manifest
 from mopt.errors import CandidateRejectedError
-from mopt.model.files import Feed, Model
+from mopt.model.files import Model
+from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
-from mopt.records.manifest import Manifest, read_manifest
+from mopt.records.benchmark import Verification
+from mopt.records.manifest import Manifest
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-class Verification(pydantic.BaseModel):
-    """What was checked and what was wrong."""
-
-    model_config = pydantic.ConfigDict(frozen=True)
-
-    ok: bool
-    problems: tuple[str, ...]
-    warnings: tuple[str, ...]
-    files: int
-    samples: int
-    summary: str
-    largest_difference: dict[str, float]
 
 
 def verify(artifact: Path) -> Verification:

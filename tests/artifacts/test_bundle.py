@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 
 from mopt.artifacts import bundle
+from mopt.artifacts.artifact import FILE_NAME, read_manifest
 from mopt.artifacts.bundle import check_destination, read_golden, verify_files, write_artifact
 from mopt.errors import UserError
-from mopt.model.files import Model, TensorSpec
-from mopt.records.manifest import FILE_NAME, Golden, read_manifest
+from mopt.model.files import Model
+from mopt.model.signature import TensorSpec
+from mopt.records.manifest import Golden
+from mopt.reports.build import render_files
 from mopt.system.files import disk_errors, partial_folder, partial_prefix
 from tests.manifests import manifest, trial
 
@@ -44,6 +47,7 @@ def write(destination, model, *, force=False, **changes):
         manifest=manifest(**changes),
         golden_inputs=[INPUT],
         golden_outputs=[OUTPUT],
+        reports=render_files(manifest(**changes)),
         serving=["triton"],
         force=force,
     )
@@ -245,7 +249,7 @@ from mopt.errors import UserError
 place, entry = map(Path, sys.argv[1:])
 try:
     write_artifact(place / "made" / "artifact", model=Model("onnx", entry, ""), manifest=manifest(),
-                   golden_inputs=[], golden_outputs=[], serving=[])
+                   golden_inputs=[], golden_outputs=[], reports={}, serving=[])
 except UserError as error:
     print(error.message, "|", error.hint)
 print(sorted(path.name for path in place.rglob("*")))
@@ -282,6 +286,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, model):
             manifest=manifest(),
             golden_inputs=[INPUT],
             golden_outputs=[OUTPUT],
+            reports={},
             serving=["triton", "trition"],
         )
     assert _snapshot(tmp_path) == before
@@ -301,7 +306,7 @@ print("ready", flush=True)
 for number in itertools.count():
     write_artifact(destination, model=Model("onnx", entry, ""), manifest=manifest(name=f"build{number}"),
                    golden_inputs=[{"images": np.ones((1, 3, 8, 8), "f4")}],
-                   golden_outputs=[{"logits": np.ones((1, 10), "f4")}], serving=["triton"], force=True)
+                   golden_outputs=[{"logits": np.ones((1, 10), "f4")}], reports={}, serving=["triton"], force=True)
     print("written", flush=True)
 """
 

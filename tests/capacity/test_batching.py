@@ -4,7 +4,8 @@ import pytest
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import Demand, cheapest, holds_most, recommend, resize, settle
-from mopt.records.manifest import BatchProfile, Estimate, Layout, Machine, ServingProfile
+from mopt.records.measurement import BatchProfile, Estimate, Machine
+from mopt.records.serving import Layout, ServingProfile
 
 
 def entry(batch, value):

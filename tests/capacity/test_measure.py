@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mopt.capacity.measure import Pace, layouts, measure_capacity, padding_share
-from mopt.model.files import Model, Signature, TensorSpec
+from mopt.model.files import Model
+from mopt.model.signature import Signature, TensorSpec
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
 from mopt.runtimes.onnxruntime import OnnxRuntime

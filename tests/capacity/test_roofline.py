@@ -18,7 +18,7 @@ from mopt.capacity.roofline import (
 )
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Figure, Hardware
-from mopt.records.manifest import OperatorCost, OperatorProfile
+from mopt.records.measurement import OperatorCost, OperatorProfile
 
 HERE = Peak(flops={"fp32": 100e9, "int8": 200e9}, bandwidth=20e9, bandwidth_one=10e9, clock_ghz=3.0, cores=4, threads=4)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mopt.capacity.arrivals import Arrivals
-from mopt.capacity.service_times import Sighting, fit
+from mopt.capacity.service_times import fit
 from mopt.capacity.simulate import Policy, Service, simulate_requests
+from mopt.profiles.server import Sighting
 
 CAP, WAY_MS = 4, 1.5
 MEANS = {1: 8.0, 2: 10.0, 3: 12.0, 4: 14.0}

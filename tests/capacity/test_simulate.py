@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.simulate import Policy, Service, forecast, greedy, largest_rate, simulate
 from mopt.profiles.measure import TurnLog, summarize
-from mopt.records.manifest import Layout
+from mopt.records.serving import Layout
 
 
 def linear(most=128):

@@ -16,8 +16,8 @@ from mopt.datasets import split
 from mopt.datasets.mapping import bind_array
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
-from mopt.model.files import Signature, TensorSpec
 from mopt.model.samples import Samples
+from mopt.model.signature import Signature, TensorSpec
 from mopt.system.store import Store
 
 datasets_of_sklearn = pytest.importorskip("sklearn.datasets")

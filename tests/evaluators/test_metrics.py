@@ -9,8 +9,8 @@ from mopt.errors import UserError
 from mopt.evaluators._metric import Metric, load_metric, stack_rows
 from mopt.evaluators.noninferiority import judge
 from mopt.evaluators.tolerance import Tolerance
-from mopt.model.files import Signature, TensorSpec
 from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.signature import Signature, TensorSpec
 from mopt.system import plugins
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")

@@ -14,7 +14,7 @@ from mopt.exporters import _export as exporting
 from mopt.exporters._base import Exporter
 from mopt.exporters._export import bind, export, find_exporter
 from mopt.exporters.onnx import ExportOnnx
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.system.store import Store

@@ -20,7 +20,7 @@ from mopt.artifacts.serving.triton import Triton
 from mopt.errors import MissingDependencyError, UserError
 from mopt.loadgen.generator import LoadResult, _generate, _make_loop, generate_load, limited
 from mopt.loadgen.protocols import INFER, Endpoint, Request, Server, ask, connect, encode
-from mopt.model.files import Signature, TensorSpec
+from mopt.model.signature import Signature, TensorSpec
 from tests import servers
 from tests.manifests import manifest
 from tests.small import digits

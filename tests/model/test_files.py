@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from mopt.model.files import Model, Signature, TensorSpec, digest, folder_digest
+from mopt.model.files import Model
+from mopt.model.signature import Signature, TensorSpec
+from mopt.system.digests import digest, folder_digest
 
 
 @pytest.fixture

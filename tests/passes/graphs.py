@@ -9,8 +9,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mopt.model.files import Feed, Model
+from mopt.model.files import Model
 from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.signature import Feed
 from mopt.passes._base import Pass, PassResult
 
 CNN = """

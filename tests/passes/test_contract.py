@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mopt.errors import NotApplicableError
-from mopt.model.files import folder_digest
 from mopt.model.samples import Samples
-from mopt.passes._base import Pass, versions
+from mopt.passes._base import Pass
 from mopt.system import plugins
+from mopt.system.digests import folder_digest, versions
 from tests.passes import graphs
 
 NAMES = plugins.names("passes")

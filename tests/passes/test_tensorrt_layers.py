@@ -1,4 +1,5 @@
-from mopt.passes._tensorrt_layers import count_types, left_in_float, parse_layers
+from mopt.passes._tensorrt_layers import count_types, parse_layers
+from mopt.records.engine import left_in_float
 
 # As TensorRT for RTX 1.7 prints it, shortened in the strides.
 TABLE = """Layers:

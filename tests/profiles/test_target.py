@@ -6,7 +6,7 @@ import pytest
 from mopt.errors import UserError
 from mopt.profiles.machine import FEATURES, detect, per_cycle
 from mopt.profiles.target import Figure, Gpu, Hardware, Target, check_measurable, load_target, target_names
-from mopt.records.manifest import Machine
+from mopt.records.measurement import Machine
 from mopt.system.plugins import names
 
 

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from mopt.artifacts.artifact import FILE_NAME, read_manifest
 from mopt.errors import UserError
-from mopt.records.manifest import FILE_NAME, Manifest, read_manifest
+from mopt.records.manifest import Manifest
 from tests.manifests import hostile, manifest
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mopt.errors import Rejection
 from mopt.records import units as q
-from mopt.records.manifest import Outcome, PassRecord
+from mopt.records.trial import Outcome, PassRecord
 from mopt.reports.build import COLUMNS, candidate_rows, quality_sentence, render_html, render_markdown, verdict
 from tests.manifests import HOSTILE, estimate, hostile, manifest, profile, quality, trial, trials
 

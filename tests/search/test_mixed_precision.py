@@ -18,9 +18,9 @@ from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
 from mopt.runtimes.tensorrt import TensorRT
-from mopt.search.candidates import Candidate
 from mopt.search.compile import compile_candidate
 from mopt.search.mixed_precision import Mixing, fewest, mixing
+from mopt.search.trial import Candidate
 from tests.passes import graphs
 
 

@@ -2,11 +2,12 @@ import dataclasses
 
 import pytest
 
-from mopt.records.manifest import BatchProfile, Estimate, Profile, Quality, Trial
+from mopt.records.measurement import BatchProfile, Estimate, Profile
+from mopt.records.quality import Quality
+from mopt.records.trial import Trial
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.candidates import Candidate
-from mopt.search.selection import among_equals
-from mopt.search.trial import Entry, most_promising
+from mopt.search.selection import among_equals, most_promising
+from mopt.search.trial import Candidate, Entry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@ import onnx_ir as ir
 import pytest
 
 from mopt.errors import NotApplicableError
-from mopt.model.files import Model, Signature, TensorSpec
+from mopt.model.files import Model
+from mopt.model.signature import Signature, TensorSpec
 from mopt.search.simplify import _check_same, simplify
 
 TEXT = """

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from mopt.errors import Rejection
-from mopt.model.files import Model, Signature, TensorSpec
+from mopt.model.files import Model
 from mopt.model.samples import Sample, batch_feeds, write_samples
-from mopt.records.manifest import Estimate, Machine, Trial
+from mopt.model.signature import Signature, TensorSpec
+from mopt.records.measurement import Estimate, Machine
+from mopt.records.trial import Trial
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.candidates import Candidate
-from mopt.search.trial import Entry, memory_budget, memory_groups, reject_oversized, times_text
+from mopt.search.memory import memory_budget, memory_groups, reject_oversized
+from mopt.search.trial import Candidate, Entry, times_text
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", "width")), TensorSpec(name="rate", dtype="int64", shape=())),

@@ -17,19 +17,18 @@ from mopt.cli.inspect import command as inspect
 from mopt.cli.rebuild import command as rebuild_command
 from mopt.cli.size import command as size
 from mopt.errors import Rejection, UserError
-from mopt.model.files import Signature, TensorSpec
 from mopt.model.samples import Sample, write_samples
+from mopt.model.signature import Signature, TensorSpec
 from mopt.passes._tensorrt import ShapeRange
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target, target_names
 from mopt.recipe import Engine
-from mopt.records.manifest import Quality
+from mopt.records.quality import Quality
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.tensorrt import TensorRT
-from mopt.search.candidates import Candidate
-from mopt.search.trial import start
+from mopt.search.trial import Candidate, start
 from mopt.search.without_device import _first, engine_pass, runs_here, shape_ranges
 from mopt.system.nvidia import devices, version_of
 from mopt.system.store import Store

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from mopt.errors import UserError
-from mopt.loadgen.find_rate import LoadTest, find_largest, requests_for, summarize_load
-from mopt.records.manifest import Estimate
-from mopt.workflows.bench import bench_artifact, read_samples
+from mopt.loadgen.find_rate import find_largest, requests_for, summarize_load
+from mopt.records.benchmark import LoadTest
+from mopt.records.measurement import Estimate
+from mopt.workflows._sources import read_samples
+from mopt.workflows.bench import bench_artifact
 from tests.small import digits
 
 

@@ -16,8 +16,9 @@ from mopt.cli import root
 from mopt.errors import GateFailedError, GateInconclusiveError, UserError
 from mopt.recipe import make_recipe
 from mopt.records.verdict import GateVerdict
+from mopt.regression.quality import GateRequest
 from mopt.system.store import Store
-from mopt.workflows.gate import GateRequest, run_gate
+from mopt.workflows.gate import run_gate
 from tests import models
 from tests.small import digits
 

@@ -6,8 +6,8 @@ from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
-from mopt.search.candidates import Candidate
 from mopt.search.compile import compile_candidate
+from mopt.search.trial import Candidate
 from tests.passes import graphs
 
 STEPS = {

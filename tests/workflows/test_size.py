@@ -6,7 +6,8 @@ import pytest
 from mopt.capacity.batching import Demand
 from mopt.errors import UserError
 from mopt.profiles.machine import detect
-from mopt.records.manifest import BatchProfile, Estimate, Layout, OperatorCost, OperatorProfile, ServingProfile
+from mopt.records.measurement import BatchProfile, Estimate, OperatorCost, OperatorProfile
+from mopt.records.serving import Layout, ServingProfile
 from mopt.reports.sizing import render_sizing, rows, sentences
 from mopt.workflows.size import Subject, Wish, read_subject, size
 

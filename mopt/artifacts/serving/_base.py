@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 
 

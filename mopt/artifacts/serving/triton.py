@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError
-from mopt.model.files import Feed, Signature, TensorSpec
+from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    pass
 
 _TYPES = {
     "bool": "TYPE_BOOL", "str": "TYPE_STRING", "bfloat16": "TYPE_BF16",
@@ -289,16 +289,6 @@ def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -
         lines += ["model_warmup {", f"  name: {quote(f'golden sample, batch {batch}')}", f"  batch_size: {batch}"]
         lines += [*inputs, "}"]
     return lines
-
-
-def raw_bytes(array: npt.NDArray[Any]) -> bytes:
-    """Return the bytes that Triton reads: row-major, each string behind its length in four bytes."""
-    import numpy as np
-
-    if array.dtype.kind not in "OUS":
-        return np.ascontiguousarray(array).tobytes()
-    items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
-    return b"".join(len(item).to_bytes(4, "little") + item for item in items)
 
 
 def quote(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
-from mopt.model.files import TensorSpec
+from mopt.model.signature import TensorSpec
 
 LABEL_NAMES = ("label", "labels", "y")
 """What labels are called when nobody says it."""

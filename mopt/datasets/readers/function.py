@@ -15,7 +15,7 @@ from mopt.model.samples import Sample, Samples, write_samples
 from mopt.system.user_code import guarded, is_function, load_function
 
 if TYPE_CHECKING:
-    from mopt.model.files import Feed
+    from mopt.model.signature import Feed
 
 _EVALUATION_DEFAULT = 2000
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.errors import UserError
 from mopt.evaluators._metric import one_output
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
-from mopt.model.files import Feed, file_digest
+from mopt.model.signature import Feed
+from mopt.system.digests import file_digest
 from mopt.system.plugins import nearest
 from mopt.system.user_code import guarded, load_function, source_file
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.errors import UserError
 from mopt.evaluators._metric import one_output
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.metrics._classes import answer_and_truth
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import numpy as np

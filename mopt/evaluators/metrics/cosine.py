@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.fidelity import cosine
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import numpy as np

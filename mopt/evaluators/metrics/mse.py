@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.metrics._numbers import prediction_and_truth, share_of_spread, sides
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 if TYPE_CHECKING:
     import numpy as np

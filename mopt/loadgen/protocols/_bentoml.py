@@ -9,7 +9,7 @@ from typing import Any
 from mopt.errors import UserError
 from mopt.loadgen.protocols._endpoint import Endpoint, Server, only
 from mopt.loadgen.protocols._http import dictionary, fetch
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 
 def connect_bentoml(server: Server, route: str) -> Endpoint:

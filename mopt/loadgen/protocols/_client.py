@@ -14,7 +14,7 @@ from mopt.loadgen.protocols._grpc import ask_grpc, connect_grpc, grpc_request
 from mopt.loadgen.protocols._http import dictionary, fetch, json_request
 from mopt.loadgen.protocols._kserve import binary_request, connect_kserve, kserve_json_request, kserve_outputs, kserve_path
 from mopt.loadgen.protocols._tensors import fit, listed
-from mopt.model.files import Feed
+from mopt.model.signature import Feed
 
 
 def connect(

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from mopt.errors import UserError
-from mopt.model.files import TensorSpec
+from mopt.model.signature import TensorSpec
 
 Protocol = Literal["kserve-http", "kserve-grpc", "bentoml"]
 PROTOCOLS: tuple[Protocol, ...] = ("kserve-http", "kserve-grpc", "bentoml")

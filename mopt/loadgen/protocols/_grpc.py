@@ -8,11 +8,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from mopt.artifacts.serving.triton import raw_bytes
 from mopt.errors import MissingDependencyError, UserError
 from mopt.loadgen.protocols._endpoint import LOOK_SECONDS, Endpoint, Request, Server, missing, only
 from mopt.loadgen.protocols._tensors import from_list, from_raw, specs, tensor
-from mopt.model.files import Feed
+from mopt.model.signature import Feed, raw_bytes
 
 ALIVE = "/inference.GRPCInferenceService/ServerLive"
 INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -9,12 +9,11 @@ import json
 import re
 import urllib.parse
 
-from mopt.artifacts.serving.triton import raw_bytes
 from mopt.errors import UserError
 from mopt.loadgen.protocols._endpoint import Endpoint, Request, Server, missing, only
 from mopt.loadgen.protocols._http import Answer, dictionary, fetch, json_request
 from mopt.loadgen.protocols._tensors import from_list, from_raw, listed, specs, tensor
-from mopt.model.files import Feed, dtype_kind
+from mopt.model.signature import Feed, dtype_kind, raw_bytes
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _KSERVE_PATH = re.compile(r"(?P<prefix>.*?)(/v2(/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?)?)?/?")

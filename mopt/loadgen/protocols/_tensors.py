@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.errors import UserError
 from mopt.loadgen.protocols._endpoint import Endpoint
-from mopt.model.files import Feed, TensorSpec, dtype_kind
+from mopt.model.signature import Feed, TensorSpec, dtype_kind
 
 if TYPE_CHECKING:
     import numpy as np

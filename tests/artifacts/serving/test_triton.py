@@ -5,8 +5,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from mopt.artifacts.serving.triton import Triton, model_name, quote
 from mopt.errors import NotApplicableError
-from mopt.model.files import Signature, TensorSpec
-from mopt.records.manifest import Batching
+from mopt.model.signature import Signature, TensorSpec
+from mopt.records.serving import Batching
 from tests.manifests import HOSTILE, manifest, signature
 
 IMAGES = {"images": np.linspace(0, 1, 3 * 224 * 224, dtype=np.float32).reshape(1, 3, 224, 224)}

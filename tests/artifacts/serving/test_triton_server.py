@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc
 
 from mopt.artifacts.serving.triton import Triton
-from mopt.model.files import Signature, TensorSpec
+from mopt.model.signature import Signature, TensorSpec
 from tests import servers
 from tests.manifests import manifest
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mopt.datasets.readers._base import Reader
 from mopt.datasets.spec import DataSpec, ImageSpec
 from mopt.errors import UserError
-from mopt.model.files import TensorSpec
+from mopt.model.signature import TensorSpec
 from mopt.system import plugins
 
 Opener = Callable[..., Reader]

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from mopt.errors import MissingDependencyError, UserError
 from mopt.loadgen.protocols import Endpoint, Server, ask, connect, encode
-from mopt.model.files import TensorSpec
+from mopt.model.signature import TensorSpec
 from tests import servers
 
 ONE = {"x": np.array([[1, 2.5]], np.float32)}

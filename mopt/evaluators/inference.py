@@ -1,0 +1,147 @@
+"""Run a model over samples and score what it answers, each step cached by what it depends on."""
+
+from __future__ import annotations
+
+__all__ = ["Evaluation", "evaluate", "record_outputs", "run_all", "score"]
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.evaluators._metric import Metric, stack_rows
+from mopt.evaluators.fidelity import Fidelity
+from mopt.model.files import Model
+from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.signature import Feed, Signature
+from mopt.records.measurement import Machine
+from mopt.runtimes._base import Runtime, SessionProcess
+from mopt.system.digests import describe_fields, versions
+from mopt.system.store import Store, code_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+EVALUATION_BATCH = 8
+"""Samples that are evaluated together. More than one, because a range that is taken over a batch depends on its company."""
+
+
+def run_all(session: SessionProcess, signature: Signature, samples: Samples) -> Iterator[Feed]:
+    """Yield the outputs for each sample; samples of the same shapes that follow each other go through as one batch.
+
+    Raises:
+        CandidateRejectedError: When the runtime fails, or an output is not finite.
+    """
+    size = signature.batch_size or (EVALUATION_BATCH if signature.batches else 1)
+    for _, alike in itertools.groupby(samples, _shapes):
+        while chunk := list(itertools.islice(alike, size)):
+            padded = chunk + [chunk[-1]] * (size - len(chunk)) if signature.batch_size else chunk
+            outputs = session.run_finite(signature.stack(padded))
+            yield from signature.unstack(outputs, len(padded))[: len(chunk)]
+
+
+def _shapes(feed: Feed) -> list[tuple[int, ...]]:
+    return [value.shape for value in feed.values()]
+
+
+def record_outputs(
+    model: Model, runtime: Runtime, signature: Signature, samples: Samples, store: Store, run: int = 0
+) -> Samples:
+    """Run a model over the samples and keep its outputs on disk, for everything that is compared with them.
+
+    Args:
+        model: What to run.
+        runtime: What runs it.
+        signature: What it takes.
+        samples: The inputs.
+        store: Where outputs are kept.
+        run: Another number is another run, for a model that does not answer the same each time.
+    """
+    key = {**_session_key(model, runtime), "samples": samples.digest, "signature": signature.model_dump(mode="json")}
+    if run:
+        key["run"] = run
+
+    def make(folder: Path) -> None:
+        with SessionProcess(runtime, model) as session:
+            outputs = run_all(session, signature, samples)
+            write_samples(folder, (Sample(output) for output in outputs))
+
+    return Samples.at(store.get("outputs", key, make)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a candidate answered, sample by sample.
+
+    Attributes:
+        rows: Of the metric, shape [samples, columns].
+        fidelity: Agreement with the reference, a figure for each output and measure.
+    """
+
+    rows: npt.NDArray[np.float64]
+    fidelity: dict[str, float]
+
+
+def evaluate(
+    model: Model,
+    runtime: Runtime,
+    signature: Signature,
+    samples: Samples,
+    reference: Samples,
+    metric: Metric,
+    machine: Machine,
+    store: Store,
+    tick: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Run a candidate over the evaluation samples and score each answer against its label and the reference's answer.
+
+    Raises:
+        CandidateRejectedError: When the runtime crashes, hangs or fails, or an output is not finite.
+    """
+    import numpy as np
+
+    key = {
+        **_session_key(model, runtime),
+        "samples": samples.digest,
+        "reference": reference.digest,
+        "metric": metric.key(),
+        "isa": list(machine.isa),
+        "cpu": machine.cpu,
+    }
+
+    def make(folder: Path) -> None:
+        labels = samples.labels or [None] * len(samples)
+        fidelity, rows = Fidelity(), []
+        with SessionProcess(runtime, model) as session:
+            answers = run_all(session, signature, samples)
+            for answer, label, expected in zip(answers, labels, reference, strict=True):
+                rows.append(metric.rows(answer, label, expected))
+                fidelity.add(answer, expected)
+                tick()
+        np.save(folder / "rows.npy", stack_rows(rows))
+        (folder / "fidelity.json").write_text(json.dumps(fidelity.summary()))
+
+    folder, _ = store.get("evaluations", key, make)
+    rows = np.load(folder / "rows.npy", allow_pickle=False)
+    return Evaluation(rows, json.loads((folder / "fidelity.json").read_text()))
+
+
+def score(answers: Samples, metric: Metric, samples: Samples, reference: Samples | None = None) -> npt.NDArray[np.float64]:
+    """Score answers that are on disk already against the reference's, by default themselves; shape [samples, columns]."""
+    labels = samples.labels or [None] * len(samples)
+    truths = answers if reference is None else reference
+    return stack_rows([metric.rows(answer, label, truth) for answer, label, truth in zip(answers, labels, truths, strict=True)])
+
+
+def _session_key(model: Model, runtime: Runtime) -> Mapping[str, Any]:
+    return {
+        "model": model.digest,
+        "runtime": runtime.name,
+        "fields": describe_fields(runtime),
+        "libraries": versions(runtime.libraries),
+        "code": code_digest(),
+    }

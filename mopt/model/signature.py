@@ -1,0 +1,108 @@
+"""What goes into a model and what comes out of it."""
+
+from __future__ import annotations
+
+__all__ = ["BATCH", "Feed", "Signature", "TensorSpec", "dtype_kind", "raw_bytes"]
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mopt.system.schema import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+Feed = dict[str, "npt.NDArray[Any]"]
+"""Arrays by tensor name; the batch axis is present, with length 1 for one sample."""
+BATCH = "batch"
+"""The name of the symbolic dimension along which requests are put together."""
+
+
+class TensorSpec(Schema):
+    """Name, NumPy type name and shape of one input or output; a symbolic dimension is a string."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class Signature(Schema):
+    """What goes into a model and what comes out of it.
+
+    ``batch_axes`` gives the axis of each tensor along which samples are stacked; a tensor that is not in it is shared
+    by all samples of a batch. It is found by experiment, not by name. ``batch_size`` is a number where the model has it
+    fixed.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_axes: dict[str, int] = {}
+    batch_size: int | None = None
+
+    @property
+    def batches(self) -> bool:
+        """Whether requests can be put together freely."""
+        return bool(self.batch_axes) and self.batch_size is None
+
+    def input(self, name: str) -> TensorSpec:
+        """Return the input of this name."""
+        return next(spec for spec in self.inputs if spec.name == name)
+
+    def batch_sizes(self, most: int) -> list[int]:
+        """Batch sizes to measure: 1, 2, 4 and so on up to ``most``, or the only one that the model takes."""
+        if not self.batches:
+            return [self.batch_size or 1]
+        sizes = [1]
+        while sizes[-1] * 2 <= most:
+            sizes.append(sizes[-1] * 2)
+        return sizes
+
+    def stack(self, feeds: Sequence[Feed]) -> Feed:
+        """Put single samples together along their batch axes; a shared input is taken from the first."""
+        import numpy as np
+
+        if len(feeds) == 1:
+            return dict(feeds[0])
+        return {
+            name: np.concatenate([feed[name] for feed in feeds], axis=self.batch_axes[name])
+            if name in self.batch_axes
+            else value
+            for name, value in feeds[0].items()
+        }
+
+    def unstack(self, outputs: Feed, count: int) -> list[Feed]:
+        """Take the outputs of a batch apart again, each with a batch axis of length 1."""
+        if count == 1:
+            return [outputs]
+        return [
+            {
+                name: _slice(value, self.batch_axes[name], index) if name in self.batch_axes else value
+                for name, value in outputs.items()
+            }
+            for index in range(count)
+        ]
+
+
+def _slice(value: npt.NDArray[Any], axis: int, index: int) -> npt.NDArray[Any]:
+    piece: npt.NDArray[Any] = value[(slice(None),) * axis + (slice(index, index + 1),)]
+    return piece
+
+
+def dtype_kind(dtype: np.dtype[Any]) -> str:
+    """Return the NumPy type name that a signature uses (``str`` for strings)."""
+    return "str" if dtype.kind in "OUS" else dtype.name
+
+
+def raw_bytes(array: npt.NDArray[Any]) -> bytes:
+    """Return the bytes that Triton reads: row-major, each string behind its length in four bytes."""
+    import numpy as np
+
+    if array.dtype.kind not in "OUS":
+        return np.ascontiguousarray(array).tobytes()
+    items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)

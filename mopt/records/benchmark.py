@@ -1,0 +1,73 @@
+"""What ``mopt bench`` and ``mopt verify`` say."""
+
+from __future__ import annotations
+
+__all__ = ["Bench", "LoadTest", "ServerBench", "Verification"]
+
+
+from mopt.records._base import Record
+from mopt.records.measurement import Estimate
+from mopt.records.serving import Batching, ServingProfile
+
+_MISSED = 0.01
+"""Share of requests without an answer from which on a rate does not hold."""
+
+
+class Bench(Record):
+    """What was measured of an artifact on this machine."""
+
+    name: str
+    chosen: str
+    profile: ServingProfile
+    batching: Batching
+    p99_ms: float | None
+    tests: tuple[LoadTest, ...] = ()
+    largest: float | None = None
+    """The largest rate in requests per second whose p99 held on one replica, as measured; None when it was not looked for."""
+    holds: bool | None = None
+    """Whether one replica holds the rate that was asked for; None when none was."""
+
+
+class ServerBench(Record):
+    """What was measured of a server."""
+
+    server: str
+    protocol: str
+    p99_ms: float | None
+    tests: tuple[LoadTest, ...]
+    largest: float | None = None
+    """The largest rate in requests per second whose p99 held, as measured; None when it was not looked for."""
+    holds: bool | None = None
+
+
+class Verification(Record):
+    """What was checked and what was wrong."""
+
+    ok: bool
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    files: int
+    samples: int
+    summary: str
+    largest_difference: dict[str, float]
+
+
+class LoadTest(Record):
+    """What came of an open-loop load; latencies in ms from the scheduled arrival."""
+
+    rate: float
+    achieved: float
+    requests: int
+    p50: Estimate
+    p95: Estimate
+    p99: Estimate
+    p999: Estimate
+    failed: int = 0
+    mean_batch: float | None = None
+    predicted_p99_ms: float | None = None
+    load: float | None = None
+    warning: str = ""
+
+    def holds(self, p99_ms: float) -> bool:
+        """Whether the p99 is within a limit and nearly every request was answered."""
+        return self.p99.value <= p99_ms and self.failed <= _MISSED * self.requests

@@ -1,0 +1,61 @@
+"""What became of a candidate: what its passes did, what was measured, why it was not chosen."""
+
+from __future__ import annotations
+
+__all__ = ["Export", "Outcome", "PassRecord", "Trial"]
+
+from typing import Any
+
+from mopt.errors import Rejection
+from mopt.records._base import Record
+from mopt.records.measurement import Profile
+from mopt.records.quality import Quality
+
+
+class PassRecord(Record):
+    """What one pass did."""
+
+    name: str
+    fields: dict[str, Any]
+    modified: bool
+    cached: bool
+    seconds: float
+    detail: dict[str, Any] = {}
+
+
+class Outcome(Record):
+    """Why a trial was not chosen."""
+
+    rejection: Rejection
+    reason: str
+
+
+class Trial(Record):
+    """A candidate with what was measured of it."""
+
+    name: str
+    runtime: str
+    runtime_fields: dict[str, Any]
+    passes: tuple[PassRecord, ...] = ()
+    model_form: str | None = None
+    model_digest: str | None = None
+    size_bytes: int | None = None
+    evidence: dict[str, Any] = {}
+    """What the runtime really executes: operator counts by type of arithmetic."""
+    quality: Quality | None = None
+    profile: Profile | None = None
+    outcome: Outcome | None = None
+    """None for the chosen one and for the reference."""
+
+
+class Export(Record):
+    """How the source became ONNX, and how far the two agree on real samples."""
+
+    source: str
+    source_digest: str
+    exporter: str
+    opset: int
+    largest_difference: float
+    """Largest absolute difference between source framework and export, relative to the largest output."""
+    samples: int
+    detail: dict[str, Any] = {}

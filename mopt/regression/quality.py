@@ -1,0 +1,324 @@
+"""Whether a model is as good as its baseline on the same samples."""
+
+from __future__ import annotations
+
+__all__ = [
+    "GateRequest",
+    "Opponent",
+    "answer_both",
+    "broken_check",
+    "output_fidelity",
+    "paired_differences",
+    "parse_allowed_loss",
+    "quality_checks",
+    "slice_checks",
+]
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mopt.artifacts.baseline import stored_answers
+from mopt.datasets.split import Split
+from mopt.errors import CandidateRejectedError, UserError
+from mopt.evaluators._metric import Metric
+from mopt.evaluators.fidelity import Fidelity
+from mopt.evaluators.inference import score
+from mopt.evaluators.noninferiority import discordant, judge, mcnemar, power
+from mopt.evaluators.slices import Part, SliceQuality, judge_slices
+from mopt.evaluators.tolerance import Tolerance
+from mopt.model.samples import Samples
+from mopt.progress import Progress
+from mopt.recipe import Recipe
+from mopt.records.baseline import Baseline
+from mopt.records.measurement import Estimate
+from mopt.records.quality import Quality
+from mopt.records.verdict import Check
+from mopt.regression.models import RUNS, Answers, Contestant, answer, is_steady
+from mopt.system.plugins import nearest
+from mopt.system.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Rows = npt.NDArray[np.float64]
+
+
+_MANY_SLICES = 100
+_MOST_DIFFERENCES = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class GateRequest:
+    """What is asked.
+
+    Attributes:
+        candidate: An artifact, or any model that mopt build takes.
+        against: The same, or a file that mopt baseline wrote.
+        recipe: Data, metric, tolerance and the section ``gate``.
+        everything: Whether all samples are for evaluating; else those are left out that a build with this recipe would
+            calibrate with.
+        speed: Whether costs are measured at all.
+    """
+
+    candidate: str
+    against: str
+    recipe: Recipe
+    everything: bool = False
+    speed: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Opponent:
+    """What the candidate is compared with: a model that runs here, or what was stored of one.
+
+    Attributes:
+        contestant: None for a stored one.
+        stored: None for one that runs here.
+    """
+
+    contestant: Contestant | None
+    stored: Baseline | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedOutputs:
+    """Both sides on the same samples.
+
+    Attributes:
+        samples: What was answered.
+        candidate: Its answers; None when it failed.
+        baseline: Answers of the other side; None where a stored baseline kept only its scores.
+        groups: Of the rows.
+        repeats: How many runs the rows are of.
+    """
+
+    samples: Samples
+    candidate: Answers
+    baseline: Answers | None
+    stored: Baseline | None
+    groups: list[str] | None
+    repeats: int
+
+    def rows(self, metric: Metric) -> tuple[Rows, Rows]:
+        """Return candidate's and baseline's rows; several runs one after the other."""
+        import numpy as np
+
+        if self.baseline is not None:
+            truth = self.baseline.runs[0]
+            sides = [
+                np.concatenate([score(run, metric, self.samples, truth) for run in side.runs])
+                for side in (self.candidate, self.baseline)
+            ]
+            return sides[0], sides[1]
+        assert self.stored is not None
+        if metric.compares:
+            raise UserError(
+                f"{metric.name} compares outputs, and those of the baseline were too large to be kept",
+                "give --against the model itself, or a metric that needs labels",
+            )
+        own = np.concatenate([score(run, metric, self.samples) for run in self.candidate.runs])
+        stored = self.stored.rows_of(metric.name)
+        return own, np.concatenate([stored] * len(self.candidate.runs))
+
+
+def answer_both(
+    candidate: Contestant, opponent: Opponent, samples: Samples, store: Store, progress: Progress
+) -> tuple[ComparedOutputs, bool]:
+    """Run both over the samples, several times where one does not answer the same twice; return also whether both do."""
+    own, steady = _answers(candidate, samples, store)
+    progress.step(candidate.name + ("" if steady else ": it does not answer the same twice"))
+    other: Answers | None
+    if opponent.contestant is not None:
+        try:
+            other, other_steady = _answers(opponent.contestant, samples, store)
+        except CandidateRejectedError as error:
+            raise UserError(f"the baseline does not run: {error.message}", "compare with one that does") from None
+        steady = steady and other_steady
+    else:
+        assert opponent.stored is not None
+        kept = stored_answers(opponent.stored, store)
+        other = Answers((kept,)) if kept is not None else None
+    progress.step(opponent.contestant.name if opponent.contestant else "the stored baseline")
+    groups, runs = samples.groups, 1 if steady else RUNS
+    if not steady:
+        own = answer(candidate, samples, store, runs)
+        if opponent.contestant is not None:
+            other = answer(opponent.contestant, samples, store, runs)
+        elif other is not None:
+            other = Answers(other.runs * runs)
+        groups = (groups or [str(index) for index in range(len(samples))]) * runs
+    progress.step("both agree with themselves" if steady else f"answered {runs} times each")
+    return ComparedOutputs(samples, own, other, opponent.stored, groups, runs), steady
+
+
+def _answers(side: Contestant, samples: Samples, store: Store) -> tuple[Answers, bool]:
+    found = answer(side, samples, store, 1)
+    return found, is_steady(side, samples, found.runs[0])
+
+
+def parse_allowed_loss(text: str) -> Tolerance:
+    """Read what may be lost of a metric, such as ``-0.5pp`` or ``1%``.
+
+    Raises:
+        UserError: When it asks for more than the baseline has, or is no amount.
+    """
+    if text.strip().startswith("+"):
+        raise UserError(f"the limit {text} of a metric asks for more than the baseline has", "write what may be lost: -0.5pp")
+    return Tolerance.parse(text.strip().removeprefix("-"))
+
+
+def quality_checks(
+    request: GateRequest,
+    compared: ComparedOutputs,
+    metrics: Sequence[Metric],
+    limits: Mapping[str, str],
+    scored: Mapping[str, tuple[Rows, Rows]],
+) -> list[Check]:
+    """Return a check for each metric, the recipe's own first; ``scored`` holds the rows of candidate and baseline."""
+    recipe = request.recipe
+    found = []
+    for index, metric in enumerate(metrics):
+        text = limits.get(metric.name, recipe.tolerance if index == 0 else "")
+        own, other = scored[metric.name]
+        try:
+            quality = judge(
+                metric, own, other, parse_allowed_loss(text), recipe.gate.confidence, groups=compared.groups, fail_when="proven"
+            )
+        except CandidateRejectedError as error:
+            found.append(broken_check(error, metric.name))
+            continue
+        found.append(_quality_check(metric, quality, text, own, other, "quality"))
+    return found
+
+
+def _quality_check(metric: Metric, quality: Quality, text: str, own: Rows, other: Rows, kind: Any, name: str = "") -> Check:
+    pair = discordant(metric, own, other)
+    passes, detectable = power(quality)
+    assert quality.upper is not None
+    return Check(
+        name=name or metric.name,
+        kind=kind,
+        unit=metric.unit,
+        candidate=quality.value,
+        baseline=quality.reference,
+        change=Estimate(value=quality.difference, low=quality.bound, high=quality.upper, count=quality.count),
+        relative=False,
+        limit=text if text.startswith("-") or text.strip() == "0" else f"-{text}",
+        allowed=quality.allowed,
+        confidence=quality.confidence,
+        verdict=quality.verdict,
+        method=_method(metric, quality, pair),
+        p_value=mcnemar(*pair) if pair else None,
+        lost=pair[0] if pair else None,
+        gained=pair[1] if pair else None,
+        power=passes,
+        detectable=detectable,
+        needed=quality.samples_to_decide,
+        note=f"{quality.groups:,} groups" if quality.groups else "",
+    )
+
+
+def _method(metric: Metric, quality: Quality, pair: tuple[int, int] | None) -> str:
+    groups = ", by groups" if quality.groups else ""
+    if pair is not None:
+        return f"score interval of paired proportions{groups}; exact McNemar"
+    return f"BCa bootstrap of the paired mean{groups}" if _is_mean(metric) else f"paired bootstrap of the value{groups}"
+
+
+def _is_mean(metric: Metric) -> bool:
+    return type(metric).value is Metric.value
+
+
+def slice_checks(
+    request: GateRequest, compared: ComparedOutputs, split: Split, metric: Metric, rows: tuple[Rows, Rows]
+) -> list[Check]:
+    """Return a check for each value of the columns that are judged one by one."""
+    parts = _parts(request, compared, split)
+    if not parts:
+        return []
+    own, other = rows
+    gate = request.recipe.gate
+    judged = judge_slices(metric, own, other, parts, confidence=gate.confidence, groups=compared.groups)
+    return [_slice_check(metric, one, own, other, strict=gate.strict_slices) for one in judged]
+
+
+def _parts(request: GateRequest, compared: ComparedOutputs, split: Split) -> list[Part]:
+    gate, count = request.recipe.gate, len(compared.samples)
+    usual = gate.slice_tolerance or request.recipe.tolerance
+    parts: dict[str, list[int]] = {}
+    for column in gate.slices:
+        values = compared.samples.slices.get(column)
+        assert values is not None, "the reader has refused a column that is not there"
+        classes = split.description.get("classes") or []
+        for run in range(compared.repeats):
+            for index, value in enumerate(values):
+                shown = _class_name(value, classes) if column in (request.recipe.data.label, "label") else value
+                parts.setdefault(f"{column}={shown}", []).append(run * count + index)
+    if len(parts) > _MANY_SLICES:
+        raise UserError(
+            f"the slices have {len(parts):,} values, and {_MANY_SLICES} can be judged", "name a column with fewer values"
+        )
+    for name in gate.slice_tolerances:
+        if name not in parts:
+            raise UserError(f"there is no slice {name}", nearest(name, parts))
+    return [
+        Part(name, tuple(positions), parse_allowed_loss(gate.slice_tolerances.get(name, usual)))
+        for name, positions in sorted(parts.items())
+    ]
+
+
+def _class_name(value: str, classes: Sequence[str]) -> str:
+    return classes[int(value)] if value.isdigit() and int(value) < len(classes) else value
+
+
+def _slice_check(metric: Metric, one: SliceQuality, own: Rows, other: Rows, *, strict: bool) -> Check:
+    positions = list(one.part.positions)
+    text = _written(one.part.tolerance)
+    if one.quality is None:
+        return Check(
+            name=one.part.name, kind="slice", unit=metric.unit, candidate=0.0, baseline=0.0,
+            change=Estimate(value=0.0, low=0.0, high=0.0, count=len(positions)), relative=False, limit=text,
+            confidence=one.confidence, verdict="inconclusive", counts=strict, note=one.note,
+        )  # fmt: skip
+    check = _quality_check(metric, one.quality, text, own[positions], other[positions], "slice", one.part.name)
+    counts = strict or check.verdict == "fail"
+    return check.model_copy(update={"counts": counts})
+
+
+def _written(tolerance: Tolerance) -> str:
+    amount = tolerance.amount * (1 if tolerance.kind == "absolute" else 100)
+    return f"-{amount:g}{ {'relative': '%', 'points': 'pp', 'absolute': ''}[tolerance.kind] }"
+
+
+def output_fidelity(compared: ComparedOutputs) -> dict[str, float]:
+    """Return how far the outputs agree; nothing where the baseline's were not kept."""
+    if compared.baseline is None:
+        return {}
+    found = Fidelity()
+    for own, other in zip(compared.candidate.runs[0], compared.baseline.runs[0], strict=True):
+        found.add(own, other)
+    return found.summary()
+
+
+def paired_differences(metric: Metric, own: Rows, other: Rows) -> tuple[float, ...]:
+    """Return candidate minus baseline by sample, sorted and thinned out, negative is worse; none without scores by sample."""
+    import numpy as np
+
+    scores, truth = metric.scores(own), metric.scores(other)
+    if scores is None or truth is None:
+        return ()
+    differences = np.sort((scores - truth) if metric.higher_is_better else (truth - scores))
+    shown = differences[differences != 0]
+    step = max(1, len(shown) // _MOST_DIFFERENCES)
+    return tuple(round(float(value), 6) for value in shown[::step])
+
+
+def broken_check(error: CandidateRejectedError, name: str = "runs") -> Check:
+    """Return the failed check of a candidate that does not run."""
+    return Check(
+        name=name, kind="quality", unit="share", candidate=0.0, baseline=1.0,
+        change=Estimate(value=-1.0, low=-1.0, high=-1.0, count=1), relative=False, limit="", allowed=0.0,
+        confidence=1.0, verdict="fail", method="", note=f"{error.rejection}: {error.message}",
+    )  # fmt: skip

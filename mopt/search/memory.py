@@ -1,0 +1,63 @@
+"""What may be open at once: the memory of sessions."""
+
+from __future__ import annotations
+
+__all__ = ["memory_budget", "memory_groups", "reject_oversized", "resident"]
+
+from collections.abc import Iterable, Sequence
+
+from mopt.errors import Rejection
+from mopt.model.files import Model
+from mopt.records.measurement import Machine
+from mopt.search.trial import Entry, Question
+
+_SHARE_OF_MEMORY = 0.5
+_SHARE_OF_MODEL = 1.9
+"""Of a large model's size, so that with what a child grows by between two looks a build stays within twice that size."""
+_RESIDENT_FACTOR = 1.1
+_RESIDENT_BASE = 150e6
+"""Memory of a session: this share of its model's size, and these bytes for the runtime itself."""
+_SMALL_MODEL = 2e9
+"""Bytes up to which all sessions are kept open together, however large their sum is beside the model."""
+
+
+def reject_oversized(question: Question, base: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """Take those out of the race whose session does not fit into memory beside the reference's, where it is measured."""
+
+    def checked(entry: Entry) -> Entry:
+        together = resident(base) + resident(entry)
+        if not entry.alive or together <= question.memory:
+            return entry
+        return entry.reject(
+            Rejection.MEMORY,
+            f"would take {together / 1e9:.1f} GB of memory beside the reference, "
+            f"and {question.memory / 1e9:.1f} GB are allowed",
+        )
+
+    return [checked(entry) for entry in entries]
+
+
+def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> Iterable[list[Entry]]:
+    """As many candidates at a time as fit into memory beside the reference; each of them fits alone."""
+    budget = question.memory - resident(base)
+    group: list[Entry] = []
+    for entry in entries:
+        if group and sum(map(resident, group)) + resident(entry) > budget:
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
+
+
+def memory_budget(asked: int | None, machine: Machine, source: Model) -> int:
+    """Bytes that a build may take: what the user said, or half of the machine; for a large model just under twice its size."""
+    if asked:
+        return asked
+    half = int(machine.memory_bytes * _SHARE_OF_MEMORY)
+    return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size))
+
+
+def resident(entry: Entry) -> float:
+    """Bytes that a session of it will take, about."""
+    return _RESIDENT_FACTOR * (entry.trial.size_bytes or 0) + _RESIDENT_BASE
