@@ -228,17 +228,18 @@ def size_result(code: int, out: Path, printed: str) -> Result:
         sentence = f"nothing holds {sizing['rate']:g} requests per second: {sizing['why']}"
         return Result({"verdict": "fail"}, "warning", sentence, _size_summary(sizing, sentence))
     option = sizing["options"][sizing["recommended"]]
-    replicas, p99, monthly = (_middle(option[name]) for name in ("replicas", "p99_ms", "monthly_usd"))
+    replicas = f"{option['replicas']['value']:.0f}"
+    p99, monthly = (_middle(option[name]) for name in ("p99_ms", "monthly_usd"))
     outputs = {
         "verdict": "pass",
         "machine": option["target"],
         "chosen": option["precision"],
-        "replicas": _number(replicas),
+        "replicas": replicas,
         "p99-ms": _number(p99),
         "monthly-usd": "" if monthly is None else f"{monthly:.2f}",
     }
     price = "" if monthly is None else f", ${monthly:,.0f} a month"
-    sentence = f"{_number(replicas)} x {option['target']} with {option['precision']}{price}: {sizing['why']}"
+    sentence = f"{replicas} x {option['target']} with {option['precision']}{price}: {sizing['why']}"
     return Result(outputs, "notice", sentence, _size_summary(sizing, sentence))
 
 
