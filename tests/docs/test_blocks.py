@@ -1,0 +1,25 @@
+"""Recipes in the documentation are recipes, and its Python runs."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mopt.recipe import Recipe, make_recipe
+from tests.docs.pages import Block, blocks
+
+
+@pytest.mark.parametrize("block", [one for one in blocks("toml") if not one.note], ids=lambda block: block.place)
+def test_a_recipe_is_one(block: Block) -> None:
+    assert isinstance(make_recipe(tomllib.loads(block.text)), Recipe)
+
+
+@pytest.mark.parametrize("block", list(blocks("python")), ids=lambda block: block.place)
+def test_python_compiles(block: Block) -> None:
+    compile(block.text, block.place, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [one for one in blocks("python") if not one.note], ids=lambda block: block.place)
+def test_python_runs(block: Block, workshop: Path) -> None:
+    exec(compile(block.text, block.place, "exec"), {"__name__": "documented"})
