@@ -44,7 +44,6 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     to tell; --inconclusive pass makes it 0. 2: the request is wrong.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from mopt.errors import CheckFailedError, CheckInconclusiveError
-    from mopt.regression.quality import GateRequest
     from mopt.reports.gate import github_commands, render_markdown
     from mopt.reports.junit import write_junit
     from mopt.system.files import check_file
@@ -56,9 +55,11 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
             check_file(path, force=True)
     baseline = _against(against)
     recipe, use_all_samples = gate_recipe(candidate, baseline, options)
-    request = GateRequest(candidate, baseline, recipe, use_all_samples=use_all_samples, speed=not options["no_speed"])
     with _report_folder(out, force) as folder, shown_progress(options["quiet"]) as progress:
-        found = run_gate(request, out=folder, progress=progress)
+        found = run_gate(
+            candidate, baseline, recipe, use_all_samples=use_all_samples, speed=not options["no_speed"],
+            out=folder, progress=progress,
+        )  # fmt: skip
         if folder is not None:
             _write_report(found, folder)
     if junit is not None:

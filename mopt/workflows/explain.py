@@ -8,18 +8,13 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mopt.datasets.split import batched, prepare
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
-from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
-from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.model.files import Model
-from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples, batch_feeds
-from mopt.model.signature import Signature
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.progress import Progress, Silent
@@ -30,13 +25,12 @@ from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
-from mopt.search.compile import compile_passes
-from mopt.search.memory import memory_budget
+from mopt.search.compile import Compiled, compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
-from mopt.search.simplify import simplify
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
+from mopt.workflows._sources import PreparedModel, open_source, prepare_model
 
 _EFFECT_SAMPLES = 256
 _COMPUTES = re.compile(r"Conv|MatMul|Gemm|LSTM|GRU|Attention|FullyConnected|Deconvolution|RNN")
@@ -69,7 +63,6 @@ def explain(
         CandidateRejectedError: When it cannot be compiled or run.
     """
     progress, store = progress or Silent(), store or Store(default_root())
-    progress.stage("reading the model and the data", 3)
     machine = detect()
     target = load_target(recipe.target, machine)
     if target.gpu is not None:
@@ -77,55 +70,39 @@ def explain(
             f"target {target.name} is a GPU, and the layers of its engines are in the report of mopt build",
             "explain for --target cpu which layers quantization hurts",
         )
-    exported = export(find_exporter(recipe.model, trust_pickle=recipe.trust_pickle), store)
-    split = prepare(recipe.data, exported.signature, store, Path())
-    feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
-    bound = validate_export(exported, feeds, store)
-    progress.step(recipe.name)
-    memory = memory_budget(recipe.search.memory, machine, bound.model)
-    prepared = simplify(bound.model, bound.signature, feeds, store, memory).model
-    calibration = batched(split.calibration, bound.signature, store)
+    progress.stage("reading the model and the data", 5)
+    source = open_source(recipe, store, progress)
+    prepared = prepare_model(source, recipe, store, progress)
     threads = recipe.search.threads or machine.cores
-    every = search_space(SpaceInputs(graph_traits(prepared), target, calibration, threads), ("*",), recipe.objective)
-    chosen = _choose(every, candidate, float_nodes)
-    progress.step(chosen.name)
-    try:
-        compiled = compile_passes(chosen.passes, prepared, store, memory)
-    except NotApplicableError as error:
-        raise UserError(f"{chosen.name} is not for this model: {error.message}", "name another with --candidate") from None
-    progress.step("compiled")
+    inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
+    chosen = _choose(search_space(inputs, ("*",), recipe.objective), candidate, float_nodes)
+    compiled = _compile(chosen, prepared, store)
+    progress.step(f"{chosen.name}: compiled")
 
     progress.stage("ranking and timing the layers", 3)
-    noise = _noise(prepared, compiled.model, calibration if len(calibration) else split.evaluation, store, memory)
+    samples = prepared.calibration if len(prepared.calibration) else source.split.evaluation
+    noise = _noise(prepared.simplified.model, compiled.model, samples, store, prepared.memory)
     progress.step(f"{len(noise)} quantized operators")
-    size = bound.signature.batch_size or (batch if bound.signature.batches else 1)
-    inputs = batch_feeds(bound.signature, split.evaluation, size, count=1)[0]
-    own = _layers(chosen.runtime, compiled.model, inputs)
+    signature = prepared.signature
+    size = signature.batch_size or (batch if signature.batches else 1)
+    feed = batch_feeds(signature, source.split.evaluation, size, count=1)[0]
+    times = _layers(chosen.runtime, compiled.model, feed)
     progress.step(chosen.runtime.name)
-    reference = _layers(OnnxRuntime.reference(threads), prepared, inputs)
+    reference_times = _layers(OnnxRuntime.reference(threads), prepared.simplified.model, feed)
     progress.step("the reference")
-    wanted = ("int8",) if chosen.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
-    layers = _joined(noise, own, reference, _reasons(compiled.records), wanted)
-    metric = None
-    if effects and noise:
-        context = _Context(
-            bound.model, prepared, bound.signature, split.evaluation.first(_EFFECT_SAMPLES), store, memory, threads
-        )
-        metric = load_metric(
-            recipe.metric,
-            split.evaluation,
-            bound.signature,
-            recipe.metric_options,
-            metadata=model_metadata(exported.model.file),
-        )
-        layers = _with_effects(layers, chosen, context, metric, effects, progress)
+    arithmetic = ("int8",) if chosen.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
+    layers = _joined(noise, times, reference_times, _reasons(compiled.records), arithmetic)
+    metric = source.metric(recipe) if effects and noise else None
+    if metric is not None:
+        look = _MetricLook(prepared, source.split.evaluation.first(_EFFECT_SAMPLES), metric, threads, store)
+        layers = _with_effects(layers, chosen, look, effects, progress)
     return Explanation(
         model=recipe.name,
         candidate=chosen.name,
         runtime=chosen.runtime.name,
         batch=size,
-        total_ms=sum(layer.ms for layer in own),
-        reference_ms=sum(layer.ms for layer in reference),
+        total_ms=sum(layer.ms for layer in times),
+        reference_ms=sum(layer.ms for layer in reference_times),
         layers=tuple(layers),
         metric=metric.name if metric else "",
         passes=compiled.records,
@@ -133,40 +110,42 @@ def explain(
     )
 
 
+def _compile(candidate: Candidate, prepared: PreparedModel, store: Store) -> Compiled:
+    try:
+        return compile_passes(candidate.passes, prepared.simplified.model, store, prepared.memory)
+    except NotApplicableError as error:
+        raise UserError(f"{candidate.name} is not for this model: {error.message}", "name another with --candidate") from None
+
+
 @dataclasses.dataclass(frozen=True)
-class _Context:
-    """What a look at the metric takes."""
+class _MetricLook:
+    """What it takes to see how the metric changes when one operator is quantized."""
 
-    source: Model
-    prepared: Model
-    signature: Signature
+    prepared: PreparedModel
     samples: Samples
-    store: Store
-    memory: int
+    metric: Metric
     threads: int
+    store: Store
 
 
-def _with_effects(
-    layers: Sequence[Layer], chosen: Candidate, context: _Context, metric: Metric, count: int, progress: Progress
-) -> list[Layer]:
+def _with_effects(layers: Sequence[Layer], chosen: Candidate, look: _MetricLook, count: int, progress: Progress) -> list[Layer]:
     """Quantize each of the noisiest operators alone, and look at the metric."""
     noisy = [layer.name for layer in layers if layer.quantized]
+    metric, samples, signature, store = look.metric, look.samples, look.prepared.signature, look.store
     progress.stage(f"the change of {metric.name}", min(count, len(noisy)))
-    reference = reference_candidate(context.threads)
-    answers = record_outputs(context.source, reference.runtime, context.signature, context.samples, context.store)
-    own = metric.value(score(answers, metric, context.samples))
+    reference = reference_candidate(look.threads)
+    answers = record_outputs(look.prepared.validated.model, reference.runtime, signature, samples, store)
+    reference_value = metric.value(score(answers, metric, samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
         variant = MixedPrecisionPlan(chosen, tuple(noisy)).solo(name)
         try:
-            model = compile_passes(variant.passes, context.prepared, context.store, context.memory).model
-            found = evaluate(
-                model, variant.runtime, context.signature, context.samples, answers, metric, detect(), context.store
-            )  # fmt: skip
+            model = compile_passes(variant.passes, look.prepared.simplified.model, store, look.prepared.memory).model
+            evaluation = evaluate(model, variant.runtime, signature, samples, answers, metric, detect(), store)
         except (CandidateRejectedError, NotApplicableError) as error:
             progress.step(f"{name}: {error.message}")
             continue
-        change = metric.value(found.rows) - own
+        change = metric.value(evaluation.rows) - reference_value
         effects[name] = change if metric.higher_is_better else -change
         progress.step(f"{name}: {effects[name]:+.4g}")
     return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers]

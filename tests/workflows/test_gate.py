@@ -16,7 +16,6 @@ from mopt.cli import root
 from mopt.errors import CheckFailedError, CheckInconclusiveError, UserError
 from mopt.recipe import make_recipe
 from mopt.records.verdict import GateVerdict
-from mopt.regression.quality import GateRequest
 from mopt.system.store import Store
 from mopt.workflows.gate import run_gate
 from tests import models
@@ -120,8 +119,8 @@ NAN = (onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]), onnx.helper.make_
 
 def gate(candidate, against, small, store, *, speed=False, everything=True, out=None, data=None, **values) -> GateVerdict:
     own = {"model": str(candidate), "data": {"path": str(data or small.data)}, **values}
-    request = GateRequest(str(candidate), str(against), make_recipe(own), use_all_samples=everything, speed=speed)
-    return run_gate(request, out=out, store=store)
+    recipe = make_recipe(own)
+    return run_gate(str(candidate), str(against), recipe, use_all_samples=everything, speed=speed, out=out, store=store)
 
 
 def quality(found):
@@ -369,11 +368,11 @@ def test_a_baseline_of_another_machine_is_refused_for_speed_and_warned_of(small,
 
 
 @pytest.mark.slow
-def test_speed_is_compared_beside_the_yardstick(small, store, baseline):
+def test_speed_is_compared_beside_the_reference_workload(small, store, baseline):
     found = gate(small.model, baseline, small, store, speed=True, gate={"limits": {"p50": "+100%"}, "budget": "10s"})
     check = next(check for check in found.checks if check.name == "p50 at batch 1")
     assert check.verdict != "fail", "the same model; on a busy machine the interval may stay too wide to pass"
-    assert "reference_workload" in check.method
+    assert "reference workload" in check.method
 
 
 @pytest.mark.slow
