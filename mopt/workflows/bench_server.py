@@ -14,7 +14,7 @@ from mopt.artifacts.artifact import read_manifest
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.service_times import Probe, fit
-from mopt.capacity.simulate import Policy, largest_rate, simulate
+from mopt.capacity.simulate import Policy, check_installed, largest_rate, simulate
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import LESS, TEST_SECONDS, load_test, requests_for, summarize_load
 from mopt.loadgen.generator import generate_load, limited
@@ -66,8 +66,10 @@ def bench_server(
 
     Raises:
         UserError: When the server is not there, does not have the model, or answers something else.
-        MissingDependencyError: When a client library is not installed.
+        MissingDependencyError: When a client library, or Numba for a prediction, is not installed.
     """
+    if predict:
+        check_installed()
     manifest = read_manifest(artifact)
     golden = bundle.read_golden(artifact)
     endpoint = _endpoint(url, manifest, protocol, model, headers)

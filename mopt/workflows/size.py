@@ -17,6 +17,7 @@ from mopt.capacity.batching import cheapest, holds_most, resize
 from mopt.capacity.measure import without_layouts
 from mopt.capacity.recommendation import HOURS_PER_MONTH, Wish, autoscaling, cost_curves, gpu_verdict, p99_curves, recommended
 from mopt.capacity.roofline import Peak, measure_peak, move, peak_of
+from mopt.capacity.simulate import check_installed
 from mopt.errors import UserError
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target, target_names
@@ -83,7 +84,9 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
 
     Raises:
         UserError: When no target matches, or a profile was measured on another machine than this one.
+        MissingDependencyError: When Numba is not installed.
     """
+    check_installed()
     progress = progress or Silent()
     machine = _only_machine(subjects)
     here = detect()
