@@ -71,7 +71,7 @@ class Traffic(Schema):
 
     rate: Annotated[float, pydantic.Field(gt=0, description="requests per second")] | None = None
     p99: Annotated[Milliseconds, pydantic.Field(description="99th percentile of the latency, such as 100ms")] | None = None
-    load: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
+    utilization: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
     arrivals: Annotated[
         str, pydantic.Field(description="poisson, constant, bursty, or a file with one timestamp in seconds on each line")
     ] = "poisson"

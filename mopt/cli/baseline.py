@@ -37,9 +37,9 @@ def set_(source: str, out: Path | None, force: bool, as_json: bool, **options: A
 
     path = out or Path(DEFAULT_FILE)
     check_file(path, force=force)
-    recipe, everything = gate_recipe(source, "", options)
+    recipe, use_all_samples = gate_recipe(source, "", options)
     with shown_progress(options["quiet"]) as progress:
-        found = make_baseline(source, recipe, everything=everything, speed=not options["no_speed"], progress=progress)
+        found = make_baseline(source, recipe, use_all_samples=use_all_samples, speed=not options["no_speed"], progress=progress)
     write_baseline(found, path, force=force)
     _print(found, path, as_json)
 

@@ -35,7 +35,7 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
     """Profile ARTIFACT again on this machine, and put it, or a server that runs it, under an open-loop load.
 
     \b
-    mopt bench model.mopt                                   latency by batch size and layout, cold start, memory
+    mopt bench model.mopt                                   latency by batch size and instance group, cold start, memory
     mopt bench model.mopt --p99 100ms                       the largest rate that one replica holds
     mopt bench model.mopt --rate 500 --p99 100ms            whether that rate holds, and the largest that does
     mopt bench model.mopt --server http://host:8000 --rate 500
@@ -43,7 +43,7 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
     Leaves with exit code 3 when --rate does not hold within --p99.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from mopt.capacity.arrivals import parse_arrivals
-    from mopt.errors import GateFailedError, UserError
+    from mopt.errors import CheckFailedError, UserError
     from mopt.recipe import parse_milliseconds
     from mopt.system.files import check_file
 
@@ -61,7 +61,7 @@ def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force:
     else:
         holds = _artifact(artifact, asked, options, as_json, quiet, out)
     if holds is False:
-        raise GateFailedError(f"{rate:g} requests/s do not hold within {p99:g} ms", "mopt size says what would")
+        raise CheckFailedError(f"{rate:g} requests/s do not hold within {p99:g} ms", "mopt size says what would")
 
 
 def _artifact(
@@ -133,18 +133,18 @@ def _print_profile(found: Any) -> None:
     from mopt.reports.build import serving_sentence
 
     rows = []
-    for layout in found.profile.layouts:
-        for alone, together in zip(layout.alone, layout.together, strict=True):
+    for group in found.profile.instance_groups:
+        for solo, concurrent in zip(group.solo, group.concurrent, strict=True):
             rows.append(
                 [
-                    f"{layout.instances} x {layout.threads}",
-                    str(alone.batch),
-                    q.milliseconds(alone.p50.value),
-                    q.milliseconds(alone.p99.value),
-                    f"{q.digits(alone.p99.low)} to {q.digits(alone.p99.high)}",
-                    q.milliseconds(together.p50.value) if layout.instances > 1 else "",
-                    q.digits(together.throughput * layout.instances),
-                    f"{alone.p50.count:,}",
+                    f"{group.instances} x {group.threads}",
+                    str(solo.batch),
+                    q.milliseconds(solo.p50.value),
+                    q.milliseconds(solo.p99.value),
+                    f"{q.digits(solo.p99.low)} to {q.digits(solo.p99.high)}",
+                    q.milliseconds(concurrent.p50.value) if group.instances > 1 else "",
+                    q.digits(concurrent.throughput * group.instances),
+                    f"{solo.p50.count:,}",
                 ]
             )
     headings = ["instances x threads", "batch", "p50", "p99", "its interval", "p50, all busy", "samples /s", "runs"]
@@ -175,7 +175,7 @@ def _print_tests(tests: Any, largest: float | None, p99_ms: float | None) -> Non
             f"{q.milliseconds(test.p99.value)}\n{q.digits(test.p99.low)}-{q.digits(test.p99.high)}",
             q.milliseconds(test.p999.value),
             q.milliseconds(test.predicted_p99_ms) if test.predicted_p99_ms is not None else "",
-            f"{test.load:.0%}" if test.load is not None else "",
+            f"{test.utilization:.0%}" if test.utilization is not None else "",
             q.digits(test.mean_batch) if test.mean_batch is not None else "",
             _outcome(test, p99_ms),
         ]

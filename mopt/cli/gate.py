@@ -43,7 +43,7 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
     to tell; --inconclusive pass makes it 0. 2: the request is wrong.
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.errors import GateFailedError, GateInconclusiveError
+    from mopt.errors import CheckFailedError, CheckInconclusiveError
     from mopt.regression.quality import GateRequest
     from mopt.reports.gate import github_commands, render_markdown
     from mopt.reports.junit import write_junit
@@ -54,9 +54,9 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
     for path in (junit, markdown):
         if path is not None:
             check_file(path, force=True)
-    opponent = _against(against)
-    recipe, everything = gate_recipe(candidate, opponent, options)
-    request = GateRequest(candidate, opponent, recipe, everything=everything, speed=not options["no_speed"])
+    baseline = _against(against)
+    recipe, use_all_samples = gate_recipe(candidate, baseline, options)
+    request = GateRequest(candidate, baseline, recipe, use_all_samples=use_all_samples, speed=not options["no_speed"])
     with _report_folder(out, force) as folder, shown_progress(options["quiet"]) as progress:
         found = run_gate(request, out=folder, progress=progress)
         if folder is not None:
@@ -75,11 +75,13 @@ def command(candidate: str, against: str | None, as_json: bool, **options: Any) 
         return
     told = ", ".join(check.name for check in found.of(found.verdict))
     if found.verdict == "fail":
-        raise GateFailedError(
+        raise CheckFailedError(
             f"the gate failed: {told}",
             "the report names the samples and the figures" if out else "look at it with --out FOLDER",
         )
-    raise GateInconclusiveError(f"the gate is inconclusive: {told}", "give more samples, or accept it with --inconclusive pass")
+    raise CheckInconclusiveError(
+        f"the gate is inconclusive: {told}", "give more samples, or accept it with --inconclusive pass"
+    )
 
 
 def _against(against: str | None) -> str:

@@ -28,7 +28,7 @@ def command(source: str, as_json: bool) -> None:
 
 def _print(found: dict[str, Any]) -> None:
     console = result_console()
-    for key in ("form", "file", "opset", "producer", "parameters", "size_bytes"):
+    for key in ("format", "file", "opset", "producer", "parameters", "size_bytes"):
         if found.get(key) not in (None, ""):
             value = found[key]
             console.print(

@@ -11,7 +11,7 @@ import click
 
 from mopt.cli._output import json_option, print_json, print_table, result_console, shown_progress
 
-_WIDE = ("target", "precision", "origin", "replicas", "settings", "p99", "load", "monthly", "million", "note")
+_WIDE = ("target", "precision", "origin", "replicas", "settings", "p99", "utilization", "monthly", "million", "note")
 _NARROW = ("target", "precision", "replicas", "p99", "monthly")
 _WIDE_ENOUGH = 140
 _SHOWN = 24
@@ -48,14 +48,14 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, out: Path | N
     """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
     from mopt.reports.sizing import render_sizing
     from mopt.system.files import check_file
-    from mopt.workflows.size import read_subject, size
+    from mopt.workflows.size import read_profiled_models, size
 
-    subjects = [subject for source in sources for subject in read_subject(source)]
-    wish = _wish(options)
+    subjects = [subject for source in sources for subject in read_profiled_models(source)]
+    request = _wish(options)
     path = out or Path(f"{subjects[0].name}-sizing.html")
     check_file(path, force=force)
     with shown_progress(quiet) as progress:
-        found = size(subjects, wish, progress=progress)
+        found = size(subjects, request, progress=progress)
     path.write_text(render_sizing(found), encoding="utf-8")
     if as_json:
         print_json(found.model_dump(mode="json"))
@@ -66,7 +66,7 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, out: Path | N
 def _wish(options: dict[str, Any]) -> Any:
     from mopt.capacity.arrivals import parse_arrivals
     from mopt.capacity.batching import Demand
-    from mopt.capacity.recommendation import Wish
+    from mopt.capacity.recommendation import SizingRequest
     from mopt.errors import UserError
     from mopt.recipe import parse_milliseconds
 
@@ -81,7 +81,7 @@ def _wish(options: dict[str, Any]) -> Any:
             raise UserError(f"--{name} is {options[name]:g}", "give an amount of USD above 0")
     demand = Demand(rate, p99, options["load"], arrivals, options["balancer"], options["spare"])
     targets = options["targets"] or ("*",)
-    return Wish(demand, daily, options["budget"], targets, options["price"], options["machine"])
+    return SizingRequest(demand, daily, options["budget"], targets, options["price"], options["machine"])
 
 
 def _daily(text: str) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ def command(artifact: Path, as_json: bool) -> None:
 
     Leaves with exit code 3 when anything differs.
     """
-    from mopt.errors import GateFailedError
+    from mopt.errors import CheckFailedError
     from mopt.workflows.verify import verify
 
     found = verify(artifact)
@@ -29,7 +29,7 @@ def command(artifact: Path, as_json: bool) -> None:
     else:
         _print(found)
     if not found.ok:
-        raise GateFailedError(f"{artifact} is not what was built", "build it again, or fetch it again")
+        raise CheckFailedError(f"{artifact} is not what was built", "build it again, or fetch it again")
 
 
 def _print(found: Any) -> None:

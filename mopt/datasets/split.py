@@ -76,7 +76,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         raise UserError("made-up data has no groups and no slices", "leave them out, or give real samples")
     if spec.is_random:
         random = {**key, "random": _versions(("numpy",))}
-        folder, _ = store.get("data", random, lambda target: _write_random(target, spec, signature))
+        folder = store.get("data", random, lambda target: _write_random(target, spec, signature))
         return _split(folder, spec, "random")
     path = base / spec.path
     name, reader_class = _find_reader(path)
@@ -85,7 +85,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
         if spec.image is not None:
             key["image"] = _versions(("pillow",))
-        folder, _ = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
+        folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
     return _split(folder, spec, name)
 
 
@@ -107,7 +107,7 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
     def make(folder: Path) -> None:
         write_samples(folder, feeds(), synthetic=samples.synthetic)
 
-    return Samples.at(store.get("batched", key, make)[0])
+    return Samples.at(store.get("batched", key, make))
 
 
 def _split(folder: Path, spec: DataSpec, reader: str) -> Split:
@@ -167,12 +167,12 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
     if total < 2:
         what = "is empty" if total == 0 else "has one sample"
         raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
-    binding = Binding.of(reader, signature, spec, base)
+    limited_by = Binding.of(reader, signature, spec, base)
     labels, groups = reader.labels, _groups(reader, spec)
     parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
     wanted, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
-    walk = _Walk(binding, labels, groups, order, parts)
+    walk = _Walk(limited_by, labels, groups, order, parts)
     calibration = _write_side(folder / "calibration", walk.take(wanted[0]))
     walk.closed = frozenset(walk.seen)
     evaluation = _write_side(folder / "evaluation", walk.take(wanted[1]))
@@ -281,7 +281,7 @@ def _are_classes(labels: Sequence[Any]) -> bool:
 class _Walk:
     """Goes through the samples in order, once, and leaves out of the second side what the first side has."""
 
-    binding: Binding
+    limited_by: Binding
     labels: list[Any] | None
     groups: list[str] | None
     order: npt.NDArray[np.int64]
@@ -302,7 +302,7 @@ class _Walk:
             if group in self.closed:
                 self.left_behind += 1
                 continue
-            feed = self.binding.feed(index)
+            feed = self.limited_by.feed(index)
             content = _content(feed)
             if content in self.closed:
                 self.left_out += 1
@@ -313,7 +313,7 @@ class _Walk:
             taken += 1
             label = None if self.labels is None else self.labels[index]
             parts = {column: values[index] for column, values in self.parts.items()}
-            yield Sample(feed, label, self.binding.reader.name(index), group, parts or None)
+            yield Sample(feed, label, self.limited_by.reader.name(index), group, parts or None)
 
 
 def _content(feed: Feed) -> bytes:

@@ -15,7 +15,7 @@ from mopt.datasets.split import batched, prepare
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
-from mopt.exporters._export import bind, export, find_exporter
+from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.model.files import Model
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples, batch_feeds
@@ -29,10 +29,10 @@ from mopt.records.measurement import LayerCost
 from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.candidates import Asked, plan, reference_candidate, traits_of
-from mopt.search.compile import compile_candidate
+from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
+from mopt.search.compile import compile_passes
 from mopt.search.memory import memory_budget
-from mopt.search.mixed_precision import Mixing, lowering, rank
+from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.simplify import simplify
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
@@ -80,17 +80,17 @@ def explain(
     exported = export(find_exporter(recipe.model, trust_pickle=recipe.trust_pickle), store)
     split = prepare(recipe.data, exported.signature, store, Path())
     feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
-    bound = bind(exported, feeds, store)
+    bound = validate_export(exported, feeds, store)
     progress.step(recipe.name)
     memory = memory_budget(recipe.search.memory, machine, bound.model)
     prepared = simplify(bound.model, bound.signature, feeds, store, memory).model
     calibration = batched(split.calibration, bound.signature, store)
     threads = recipe.search.threads or machine.cores
-    every = plan(Asked(traits_of(prepared), target, calibration, threads), ("*",), recipe.objective)
+    every = search_space(SpaceInputs(graph_traits(prepared), target, calibration, threads), ("*",), recipe.objective)
     chosen = _choose(every, candidate, float_nodes)
     progress.step(chosen.name)
     try:
-        compiled = compile_candidate(chosen, prepared, store, memory)
+        compiled = compile_passes(chosen.passes, prepared, store, memory)
     except NotApplicableError as error:
         raise UserError(f"{chosen.name} is not for this model: {error.message}", "name another with --candidate") from None
     progress.step("compiled")
@@ -157,9 +157,9 @@ def _with_effects(
     own = metric.value(score(answers, metric, context.samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
-        variant = Mixing(chosen, tuple(noisy)).alone(name)
+        variant = MixedPrecisionPlan(chosen, tuple(noisy)).solo(name)
         try:
-            model = compile_candidate(variant, context.prepared, context.store, context.memory).model
+            model = compile_passes(variant.passes, context.prepared, context.store, context.memory).model
             found = evaluate(
                 model, variant.runtime, context.signature, context.samples, answers, metric, detect(), context.store
             )  # fmt: skip
@@ -173,7 +173,7 @@ def _with_effects(
 
 
 def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if lowering(one)]
+    quantizing = [one for one in every if quantizing_pass(one)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
     if name is None:
@@ -187,12 +187,12 @@ def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[
         chosen = found[0]
     if not float_nodes:
         return chosen
-    return dataclasses.replace(Mixing(chosen, ()).with_float(float_nodes), name=name or chosen.name)
+    return dataclasses.replace(MixedPrecisionPlan(chosen, ()).with_float(float_nodes), name=name or chosen.name)
 
 
 def _noise(source: Model, quantized: Model, samples: Any, store: Store, memory: int) -> dict[str, dict[str, Any]]:
     try:
-        return {entry["node"]: entry for entry in rank(source, quantized, samples, store, memory)}
+        return {entry["node"]: entry for entry in rank_sensitivity(source, quantized, samples, store, memory)}
     except (CandidateRejectedError, NotApplicableError):
         return {}
 

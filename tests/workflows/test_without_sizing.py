@@ -15,7 +15,7 @@ from mopt.recipe import make_recipe
 from mopt.workflows.bench import bench_artifact
 from mopt.workflows.bench_server import bench_server
 from mopt.workflows.build import build, explain_plan
-from mopt.workflows.size import Wish, size
+from mopt.workflows.size import SizingRequest, size
 
 LINE = "pip install 'mopt[sizing]'"
 NEVER = Path("/never/read")
@@ -57,7 +57,7 @@ def test_the_core_runs_without_it(tmp_path):
         lambda: bench_artifact(NEVER, p99_ms=10),
         lambda: bench_artifact(NEVER, rate=10),
         lambda: bench_server(NEVER, "http://localhost:1"),
-        lambda: size([], Wish(Demand(100, 10))),
+        lambda: size([], SizingRequest(Demand(100, 10))),
         lambda: simulate(Service.from_samples({1: (1.0,)}), 10, Policy(1), arrivals=Arrivals()),
     ],
     ids=["build-rate", "build-p99", "dry-run", "bench-p99", "bench-rate", "bench-server", "size", "simulate"],
