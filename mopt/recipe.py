@@ -19,8 +19,7 @@ from mopt.system.plugins import nearest
 from mopt.system.schema import Schema
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
-
-_PREFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_BITS = re.compile(r"[KMGTPE]b|bit")
 
 
 def _milliseconds(value: Any) -> Any:
@@ -51,17 +50,20 @@ Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydanti
 """A time in ms; text needs a unit: ``100ms``, ``1.5s``."""
 
 
-def _bytes(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kKMGT]i|[kMGT])?B?\s*", value)
-    if match is None:
+def _bytes(value: Any, parse: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    """Let ByteSize parse, which does not know Kubernetes' ``2Gi``, and takes bits too: nobody means them here."""
+    text = str(value).rstrip()
+    try:
+        size = 0 if _BITS.search(text) else parse(f"{text}B" if text.endswith("i") else value)
+    except pydantic.ValidationError:
+        size = 0
+    if size <= 0:
         raise ValueError(f"{value!r} is not an amount of memory: write a number and a unit, such as 16GB")
-    return round(float(match[1]) * _PREFIXES[match[2] or ""])
+    return size
 
 
-Bytes = Annotated[int, pydantic.BeforeValidator(_bytes), pydantic.Field(gt=0)]
-"""An amount of memory in bytes; text may have a unit: ``16GB``, ``512MiB``."""
+Bytes = Annotated[pydantic.ByteSize, pydantic.WrapValidator(_bytes)]
+"""An amount of memory in bytes above 0; text may have a unit: ``16GB``, ``512MiB``, ``2Gi``."""
 
 
 class Traffic(Schema):

@@ -117,7 +117,9 @@ def measure_peak(machine: Machine) -> Peak:
     """
     clock = local.clock_ghz()
     if clock is None:
-        raise UserError("the clock frequency of this machine is not known", "install numba, with which it is measured")
+        raise UserError(
+            "the clock frequency of this machine is not known", "pip install 'mopt[sizing]', with which it is measured"
+        )
     bandwidth = local.memory_bandwidth()
     return Peak(
         flops={arithmetic: value * clock * 1e9 for arithmetic, value in local.per_cycle(machine.isa).items()},

@@ -9,14 +9,27 @@ in the order in which they were seen.
 
 from __future__ import annotations
 
-__all__ = ["REQUESTS", "Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate", "simulate_requests"]
+__all__ = [
+    "REQUESTS",
+    "Forecast",
+    "Policy",
+    "Service",
+    "check_installed",
+    "forecast",
+    "greedy",
+    "largest_rate",
+    "simulate",
+    "simulate_requests",
+]
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mopt.capacity.arrivals import Arrivals
+from mopt.errors import MissingDependencyError
 from mopt.records.measurement import Estimate
 from mopt.records.serving import InstanceGroup
 
@@ -178,6 +191,16 @@ def _by_batch(samples: Mapping[int, Sequence[float]], max_batch: int | None) -> 
     return table
 
 
+def check_installed() -> None:
+    """Tell before any work is done that the compiler of the simulation is not there; it is looked for, and not imported.
+
+    Raises:
+        MissingDependencyError: When it is not installed.
+    """
+    if importlib.util.find_spec("numba") is None:
+        raise MissingDependencyError("numba", "sizing")
+
+
 def simulate(
     service: Service,
     rate: float,
@@ -223,6 +246,7 @@ def simulate_requests(
     """
     import numpy as np
 
+    check_installed()
     from mopt.capacity._events import run
 
     arrivals = arrivals or Arrivals()

@@ -6,9 +6,7 @@ __all__ = ["FEATURES", "Bandwidth", "Cache", "caches", "clock_ghz", "detect", "m
 
 import contextlib
 import dataclasses
-import os
 import platform
-import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,8 @@ FEATURES = (
 )  # fmt: skip
 """Instruction set extensions that change which candidate wins, by their names in ``/proc/cpuinfo``."""
 _CPUS = Path("/sys/devices/system/cpu")
+_CONTAINER = Path("/sys/fs/cgroup")
+"""Where the limits of the container are that this runs in; psutil sees those of the machine."""
 _STEPS = 400_000
 """Of the chain that the clock is measured with: a third of a millisecond, shorter than a turn of the scheduler."""
 _LOOKS = 40
@@ -123,11 +123,11 @@ def _measured_clock() -> float:
 
 
 def _named_clock() -> float | None:
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return float(next(line for line in lines if line.startswith("cpu MHz")).partition(":")[2]) / 1e3
-    with contextlib.suppress(OSError, ValueError):
-        return int((_CPUS / "cpu0" / "cpufreq" / "cpuinfo_max_freq").read_text()) / 1e6
+    import psutil
+
+    with contextlib.suppress(AttributeError, NotImplementedError, OSError, RuntimeError):  # where a system has no such figure
+        named = psutil.cpu_freq()
+        return float(named.max or named.current) / 1e3 or None
     return None
 
 
@@ -202,15 +202,20 @@ def _cpu() -> tuple[str, frozenset[str]]:
 
 
 def _cores() -> int:
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    import psutil
+
+    bound = hasattr(psutil.Process, "cpu_affinity")  # macOS binds no process to cores
+    available = len(psutil.Process().cpu_affinity()) if bound else psutil.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (_CONTAINER / "cpu.max").read_text().split()
         available = min(available, max(1, int(int(quota) / int(period))))
     return available
 
 
 def _memory() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
     with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int((_CONTAINER / "memory.max").read_text()))
     return total

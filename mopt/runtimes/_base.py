@@ -17,7 +17,7 @@ from mopt.model.files import Model
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.system.plugins import load
-from mopt.system.process import Worker, peak_memory
+from mopt.system.process import Worker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class HostedProcess:
 
     def peak_bytes(self) -> int:
         """Largest resident memory of the child so far."""
-        return peak_memory(self._worker.pid)
+        return self._worker.peak_memory()
 
     def pause(self) -> None:
         """Stop all its threads."""

@@ -12,7 +12,7 @@ from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import measure_capacity
-from mopt.capacity.simulate import Policy, Service, forecast, largest_rate
+from mopt.capacity.simulate import Policy, Service, check_installed, forecast, largest_rate
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import TEST_SECONDS, load_test, requests_for, summarize_load
 from mopt.model.samples import batch_feeds
@@ -57,9 +57,12 @@ def bench_artifact(
 
     Raises:
         UserError: When it is no artifact, or its files are not those that were built.
+        MissingDependencyError: When a rate or a p99 is given, and Numba is not installed.
         CandidateRejectedError: When the runtime fails on it here.
     """
     progress = progress or Silent()
+    if rate is not None or p99_ms is not None:
+        check_installed()
     built = Artifact.open(artifact)
     manifest, model = built.manifest, built.model
     feeds = samples if samples is not None else [inputs for inputs, _ in built.golden()]

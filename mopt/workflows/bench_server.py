@@ -13,7 +13,7 @@ from mopt.artifacts.artifact import Artifact
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
-from mopt.capacity.simulate import Policy, largest_rate, simulate
+from mopt.capacity.simulate import Policy, check_installed, largest_rate, simulate
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import LESS, TEST_SECONDS, load_test, requests_for, summarize_load
 from mopt.loadgen.generator import client_limited, generate_load
@@ -65,8 +65,10 @@ def bench_server(
 
     Raises:
         UserError: When the server is not there, does not have the model, or answers something else.
-        MissingDependencyError: When a client library is not installed.
+        MissingDependencyError: When a client library, or Numba for a prediction, is not installed.
     """
+    if predict:
+        check_installed()
     built = Artifact.read(artifact)
     manifest, golden = built.manifest, built.golden()
     endpoint = _endpoint(url, manifest, protocol, model, headers)

@@ -15,6 +15,7 @@ from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import measure_capacity, without_instance_groups
+from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
@@ -156,6 +157,8 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
 
 def _check(recipe: Recipe) -> _Site:
     """Refuse what cannot be built, before any work."""
+    if recipe.traffic.rate is not None or recipe.traffic.p99 is not None:
+        check_installed()
     machine = detect()
     target = load_target(recipe.target, machine)
     check_measurable(target, machine)

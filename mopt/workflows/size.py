@@ -25,6 +25,7 @@ from mopt.capacity.recommendation import (
     recommended,
 )
 from mopt.capacity.roofline import Peak, measure_peak, peak_of, project_profile
+from mopt.capacity.simulate import check_installed
 from mopt.errors import UserError
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target, target_names
@@ -91,7 +92,9 @@ def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress:
 
     Raises:
         UserError: When no target matches, or a profile was measured on another machine than this one.
+        MissingDependencyError: When Numba is not installed.
     """
+    check_installed()
     progress = progress or Silent()
     machine = _only_machine(subjects)
     here = detect()
