@@ -164,15 +164,15 @@ def verify_files(artifact: Path) -> list[str]:
         UserError: When it has no readable manifest.
     """
     manifest = read_manifest(artifact)
-    known: dict[tuple[int, int], str] = {}
+    hashed: dict[tuple[int, int], str] = {}
     problems = [
         f"{problem}: {name}"
         for name, expected in sorted(manifest.files.items())
-        if (problem := _file_problem(artifact, name, expected, known))
+        if (problem := _file_problem(artifact, name, expected, hashed))
     ]
     listed = {*manifest.files, FILE_NAME}
-    found = {path.relative_to(artifact).as_posix() for path in files_below(artifact)}
-    return problems + [f"not in the manifest: {name}" for name in sorted(found - listed)]
+    present = {path.relative_to(artifact).as_posix() for path in files_below(artifact)}
+    return problems + [f"not in the manifest: {name}" for name in sorted(present - listed)]
 
 
 def read_golden(artifact: Path) -> list[tuple[Feed, Feed]]:
@@ -272,17 +272,17 @@ def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequen
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    known: dict[tuple[int, int], str] = {}
-    return {path.relative_to(folder).as_posix(): _digest(path, known) for path in files_below(folder)}
+    hashed: dict[tuple[int, int], str] = {}
+    return {path.relative_to(folder).as_posix(): _digest(path, hashed) for path in files_below(folder)}
 
 
-def _digest(path: Path, known: dict[tuple[int, int], str]) -> str:
+def _digest(path: Path, hashed: dict[tuple[int, int], str]) -> str:
     """Hash a file, once for all its names."""
     status = path.stat()
     key = (status.st_dev, status.st_ino)
-    if key not in known:
-        known[key] = file_digest(path)
-    return known[key]
+    if key not in hashed:
+        hashed[key] = file_digest(path)
+    return hashed[key]
 
 
 def _set_folder_modes(folder: Path) -> None:
@@ -351,7 +351,7 @@ class _Place:
         return self.artifact / self.name
 
 
-def _file_problem(artifact: Path, name: str, expected: str, known: dict[tuple[int, int], str]) -> str:
+def _file_problem(artifact: Path, name: str, expected: str, hashed: dict[tuple[int, int], str]) -> str:
     place = _Place(artifact, name)
     if "\0" in name or place.escapes:
         return "path leaves the artifact"
@@ -364,6 +364,6 @@ def _file_problem(artifact: Path, name: str, expected: str, known: dict[tuple[in
     if not stat.S_ISREG(status.st_mode):
         return "not a file"
     try:
-        return "" if _digest(place.path, known) == expected else "changed"
+        return "" if _digest(place.path, hashed) == expected else "changed"
     except OSError as error:
         return f"unreadable ({error.strerror})"

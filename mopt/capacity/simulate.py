@@ -169,12 +169,12 @@ def _by_batch(samples: Mapping[int, Sequence[float]], max_batch: int | None) -> 
 
     sizes = sorted(samples)
     shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    known = np.stack([np.quantile(np.asarray(samples[size], dtype=np.float64), shares) for size in sizes])
-    wanted = np.arange(1, (max_batch or sizes[-1]) + 1)
-    position = np.interp(wanted, sizes, np.arange(len(sizes)))
+    measured = np.stack([np.quantile(np.asarray(samples[size], dtype=np.float64), shares) for size in sizes])
+    batch_sizes = np.arange(1, (max_batch or sizes[-1]) + 1)
+    position = np.interp(batch_sizes, sizes, np.arange(len(sizes)))
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, len(sizes) - 1)
-    table: Floats = known[below] + (position - below)[:, None] * (known[above] - known[below])
+    table: Floats = measured[below] + (position - below)[:, None] * (measured[above] - measured[below])
     return table
 
 
@@ -276,8 +276,8 @@ def forecast(
     service: Service, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS, seed: int = 0
 ) -> Forecast:
     """Predict by the formula where it applies, else by simulation."""
-    found = greedy(service, rate, policy) if arrivals is None or arrivals.independent else None
-    return found or simulate(service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
+    closed_form = greedy(service, rate, policy) if arrivals is None or arrivals.independent else None
+    return closed_form or simulate(service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
 
 
 def greedy(service: Service, rate: float, policy: Policy) -> Forecast | None:
@@ -339,9 +339,9 @@ def _stationary(chances: Floats, cap: int) -> Floats | None:
     over = mean[:, cap + 1]
     step[:, -1] += over
     equations = np.vstack([step.T - np.eye(cap), np.ones(cap)])
-    found: Floats = np.clip(np.linalg.lstsq(equations, np.append(np.zeros(cap), 1.0), rcond=None)[0], 0, None)
-    found /= found.sum()
-    return found if float((found * over).sum()) < _OVERFLOW else None
+    distribution: Floats = np.clip(np.linalg.lstsq(equations, np.append(np.zeros(cap), 1.0), rcond=None)[0], 0, None)
+    distribution /= distribution.sum()
+    return distribution if float((distribution * over).sum()) < _OVERFLOW else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,8 +389,8 @@ def largest_rate(
     top = service.capacity(policy) * min(max_utilization, 0.995)
 
     def holds(rate: float) -> bool:
-        found = simulate(service, rate, policy, arrivals=arrivals, requests=requests)
-        return found.p99.value <= p99_ms and found.rejected <= 0.01
+        predicted = simulate(service, rate, policy, arrivals=arrivals, requests=requests)
+        return predicted.p99.value <= p99_ms and predicted.rejected <= 0.01
 
     low, high = top / _SMALLEST, top
     if holds(high):

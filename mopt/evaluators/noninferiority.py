@@ -179,25 +179,25 @@ def mcnemar(lost: int, gained: int) -> float:
     return float(stats.binom.sf(lost - 1, lost + gained, 0.5)) if lost + gained else 1.0
 
 
-def power(quality: Quality, *, wanted: float = 0.9) -> tuple[float, float]:
+def power(quality: Quality, *, target_power: float = 0.9) -> tuple[float, float]:
     """Say what a gate with so many samples can do, from the spread that was seen.
 
     Returns:
         The chance that a candidate as good as the reference passes; and the loss, as a positive number, with which a candidate
-        is refused with the chance ``wanted``. Both are by the normal approximation of the bound; where no sample differs, by
-        the binomial distribution of the samples that would.
+        is refused with the chance ``target_power``. Both are by the normal approximation of the bound; where no sample
+        differs, by the binomial distribution of the samples that would.
     """
     from scipy import stats
 
     alpha, count = 1 - quality.confidence, quality.groups or quality.count
     if quality.difference == 0 and math.isclose(quality.bound, -_unseen(count, alpha)):
-        return _power_of_equals(count, alpha, quality.allowed, wanted)
+        return _power_of_equals(count, alpha, quality.allowed, target_power)
     level = float(stats.norm.ppf(quality.confidence))
     spread = (quality.difference - quality.bound) / level if level else 0.0
     if spread <= 0:
         return 1.0, -quality.allowed
     passes = float(stats.norm.cdf((-quality.allowed) / spread - level))
-    return passes, max(0.0, -quality.allowed + (float(stats.norm.ppf(wanted)) - level) * spread)
+    return passes, max(0.0, -quality.allowed + (float(stats.norm.ppf(target_power)) - level) * spread)
 
 
 def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, scale: float, alpha: float) -> float:
@@ -216,7 +216,7 @@ def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, 
     return _mean_bound(scores - truth if metric.higher_is_better else truth - scores, decides, scale, alpha)
 
 
-def _power_of_equals(count: int, alpha: float, allowed: float, wanted: float) -> tuple[float, float]:
+def _power_of_equals(count: int, alpha: float, allowed: float, target_power: float) -> tuple[float, float]:
     from scipy import stats
 
     if -_unseen(count, alpha) < allowed:
@@ -224,7 +224,7 @@ def _power_of_equals(count: int, alpha: float, allowed: float, wanted: float) ->
     most = 0
     while most < count and paired_bound(most + 1, 0, count, alpha) >= allowed:
         most += 1
-    return 1.0, float(stats.beta.ppf(wanted, most + 1, count - most))
+    return 1.0, float(stats.beta.ppf(target_power, most + 1, count - most))
 
 
 def _binary(scores: Rows) -> bool:
@@ -288,7 +288,7 @@ def _bca(differences: Rows, alpha: float) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
+        bootstrapped = stats.bootstrap(
             (differences,),
             np.mean,
             n_resamples=_MEAN_RESAMPLES,
@@ -298,17 +298,17 @@ def _bca(differences: Rows, alpha: float) -> float:
             method="BCa",
             random_state=np.random.default_rng(0),
         )
-    return float(found.confidence_interval.low)
+    return float(bootstrapped.confidence_interval.low)
 
 
 def _members(groups: Sequence[str] | None) -> list[Positions]:
     """Return the positions of each group's samples."""
     import numpy as np
 
-    found: dict[str, list[int]] = {}
+    by_group: dict[str, list[int]] = {}
     for index, group in enumerate(groups or ()):
-        found.setdefault(group, []).append(index)
-    return [np.array(positions) for positions in found.values()]
+        by_group.setdefault(group, []).append(index)
+    return [np.array(positions) for positions in by_group.values()]
 
 
 def _bound_of_groups(

@@ -243,11 +243,11 @@ def _inside(path: Path, location: str) -> Path:
 
 
 def _check_operators(path: Path, model: ir.Model) -> None:
-    own = {(function.domain, function.name) for function in model.functions.values()}
+    local_functions = {(function.domain, function.name) for function in model.functions.values()}
     nodes = [*model.graph.all_nodes(), *(node for function in model.functions.values() for node in function.all_nodes())]
     for node in nodes:
-        known = node.domain in _STANDARD_DOMAINS | _RUNTIME_DOMAINS or (node.domain, node.op_type) in own
-        if not known:
+        is_known = node.domain in _STANDARD_DOMAINS | _RUNTIME_DOMAINS or (node.domain, node.op_type) in local_functions
+        if not is_known:
             raise UserError(
                 f"{path} has a custom operator: {node.op_type} of the domain {node.domain}",
                 "mopt runs standard operators and ONNX Runtime's own; export the model without it",

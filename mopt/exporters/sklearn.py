@@ -101,9 +101,9 @@ class ExportSklearn(Exporter):
     def _load_skops(self) -> Any:
         skops = require("skops.io", self.extra)
         try:
-            found = skops.get_untrusted_types(file=self.source)
-            unknown = sorted(set(found) - _TREES)
-            estimator = skops.load(self.source, trusted=found) if self.trust_pickle or not unknown else None
+            untrusted = skops.get_untrusted_types(file=self.source)
+            unknown = sorted(set(untrusted) - _TREES)
+            estimator = skops.load(self.source, trusted=untrusted) if self.trust_pickle or not unknown else None
         except Exception as error:
             raise _unreadable(self.source, "skops", error) from error
         if estimator is None:
@@ -195,10 +195,10 @@ def _classifies(estimator: Any, outputs: tuple[str, ...]) -> Callable[[npt.NDArr
     def run(x: npt.NDArray[Any]) -> Feed:
         import numpy as np
 
-        found = {LABEL: np.asarray(estimator.predict(x))}
+        answers = {LABEL: np.asarray(estimator.predict(x))}
         if PROBABILITIES in outputs:
-            found[PROBABILITIES] = np.asarray(estimator.predict_proba(x), dtype=np.float32)
-        return found
+            answers[PROBABILITIES] = np.asarray(estimator.predict_proba(x), dtype=np.float32)
+        return answers
 
     return run
 

@@ -74,8 +74,8 @@ class ExportTorch(Exporter):
         with python_source.files_read() as read:
             module, arguments, keywords = self._load()
         detail = export_module(module, arguments, keywords, folder, dynamic=None if self._is_program else {})
-        known = {str(path.resolve()) for path in self.files().values()}
-        return PassResult(True, {**detail, "read": sorted(read - known)} if not self._is_program else detail)
+        source_files = {str(path.resolve()) for path in self.files().values()}
+        return PassResult(True, {**detail, "read": sorted(read - source_files)} if not self._is_program else detail)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the module itself."""

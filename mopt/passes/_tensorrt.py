@@ -177,9 +177,9 @@ def target_of(trt: ModuleType, capability: str) -> Any:
     """
     name = f"SM{capability.replace('.', '')}"
     if not hasattr(trt.ComputeCapability, name):
-        known = sorted(member for member in dir(trt.ComputeCapability) if member.startswith("SM"))
+        supported = sorted(member for member in dir(trt.ComputeCapability) if member.startswith("SM"))
         raise NotApplicableError(
-            f"TensorRT for RTX does not build for compute capability {capability}, only for {', '.join(known)}; "
+            f"TensorRT for RTX does not build for compute capability {capability}, only for {', '.join(supported)}; "
             "tensorrt does, on the GPU itself"
         )
     return getattr(trt.ComputeCapability, name)
@@ -206,9 +206,9 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Se
     given = {network.get_input(index).name for index in range(network.num_inputs)}
     for ranges in profiles:
         profile = builder.create_optimization_profile()
-        for one in ranges:
-            if one.name in given:
-                profile.set_shape(one.name, one.least, one.best, one.most)
+        for shape_range in ranges:
+            if shape_range.name in given:
+                profile.set_shape(shape_range.name, shape_range.least, shape_range.best, shape_range.most)
         if config.add_optimization_profile(profile) < 0:
             raise NotApplicableError(explain(reader.errors or ["invalid optimization profile: min, opt, max"]))
 

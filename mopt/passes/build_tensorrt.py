@@ -142,10 +142,10 @@ def _name_dimensions(model: ir.Model) -> None:
 
 def _quantized(model: ir.Model) -> set[str]:
     """Names of the convolutions and products whose weights come out of a DequantizeLinear."""
-    found = set()
+    names = set()
     for node in model.graph:
         weights = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
         producer = weights.producer() if weights is not None else None
         if producer is not None and producer.op_type == "DequantizeLinear":
-            found.add(str(node.name))
-    return found
+            names.add(str(node.name))
+    return names

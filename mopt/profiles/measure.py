@@ -100,7 +100,7 @@ def interleave(
         for name in order:
             turns[name].append(tuple(_turn(sessions[name], feeds, turn_seconds, least)))
             tick()
-        logs = {name: TurnLog(tuple(found)) for name, found in turns.items()}
+        logs = {name: TurnLog(tuple(latencies)) for name, latencies in turns.items()}
         late = time.monotonic() - start > budget_seconds
         if done >= min(fewest, rounds) and (late or (narrow and reference and _narrow_enough(logs, reference, narrow))):
             break
@@ -125,8 +125,8 @@ def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:
 
 
 def _narrow_enough(logs: Mapping[str, TurnLog], reference: str, width: float) -> bool:
-    found = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
-    return all(estimate.high - estimate.low <= width * estimate.value for estimate in found)
+    ratios = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
+    return all(estimate.high - estimate.low <= width * estimate.value for estimate in ratios)
 
 
 def ratio(reference: TurnLog, log: TurnLog) -> Estimate:

@@ -76,8 +76,8 @@ class OnnxSession(Session):
     @property
     def providers(self) -> list[str]:
         """Those that the session really has; one that cannot be loaded is left out without an error."""
-        found: list[str] = self._session.get_providers()
-        return found
+        active: list[str] = self._session.get_providers()
+        return active
 
     def run(self, feed: Feed) -> Feed:
         """Return all outputs by name."""
@@ -165,24 +165,24 @@ def _by_run(events: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def _numbered(run: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, int], dict[str, Any]]]:
     """Give each event a key that is the same in every inference of the same inputs: a loop runs a node many times."""
     seen: collections.Counter[str] = collections.Counter()
-    found = []
+    numbered = []
     for event in run:
-        found.append(((event["name"], seen[event["name"]]), event))
+        numbered.append(((event["name"], seen[event["name"]]), event))
         seen[event["name"]] += 1
-    return found
+    return numbered
 
 
 def _own_ms(run: Sequence[dict[str, Any]]) -> list[float]:
-    own = [float(event["dur"]) for event in run]
+    durations = [float(event["dur"]) for event in run]
     open_holders: list[int] = []
     for index, event in enumerate(run):
         while open_holders and event["ts"] >= run[open_holders[-1]]["ts"] + run[open_holders[-1]]["dur"]:
             open_holders.pop()
         if open_holders:
-            own[open_holders[-1]] -= event["dur"]
+            durations[open_holders[-1]] -= event["dur"]
         if event["args"]["op_name"] in _HOLDERS:
             open_holders.append(index)
-    return [max(0.0, micros) / 1e3 for micros in own]
+    return [max(0.0, micros) / 1e3 for micros in durations]
 
 
 def _executed(event: dict[str, Any], shapes: dict[str, Any], ms: float) -> Executed:

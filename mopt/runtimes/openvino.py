@@ -113,7 +113,7 @@ class _OpenVINOSession(Session):
             if kind in _COMPUTE:
                 counts[info.get("runtimePrecision", "?")][kind] += 1
         integer = counts.pop("i8", collections.Counter()) + counts.pop("u8", collections.Counter())
-        return {"integer": dict(integer), **{precision: dict(found) for precision, found in sorted(counts.items())}}
+        return {"integer": dict(integer), **{precision: dict(kinds) for precision, kinds in sorted(counts.items())}}
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Read OpenVINO's own counters; a subgraph, such as a loop's body, is one operator without operations."""

@@ -70,12 +70,12 @@ def connect_grpc(server: Server, model: str) -> Endpoint:
 def _grpc_index(stub: Any, server: Server) -> list[str]:
     _, messages, _ = _services()
     try:
-        found = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
+        index = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
     except Exception as error:
         if getattr(error, "code", lambda: None)() is None:
             raise
         return []
-    return sorted({entry.name for entry in found.models if entry.state in ("READY", "")})
+    return sorted({entry.name for entry in index.models if entry.state in ("READY", "")})
 
 
 def grpc_request(endpoint: Endpoint, feed: Feed) -> Request:
