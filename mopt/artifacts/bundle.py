@@ -190,7 +190,7 @@ def _parents(destination: Path) -> Iterator[None]:
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except BaseException:
+    except BaseException:  # even an interrupt must not leave empty folders behind; raised again
         for folder in missing:
             with contextlib.suppress(OSError):
                 folder.rmdir()

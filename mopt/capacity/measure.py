@@ -46,6 +46,19 @@ class _Replica:
     process: ReplicaProcess
 
 
+@dataclasses.dataclass(frozen=True)
+class _MeasuredModel:
+    """What is measured, and with which inputs."""
+
+    runtime: Runtime
+    model: Model
+    signature: Signature
+    samples: Samples | Sequence[Feed]
+
+    def feeds(self, batch: int) -> list[Feed]:
+        return batch_feeds(self.signature, self.samples, batch)
+
+
 def instance_groups(cores: int) -> list[tuple[int, int]]:
     """Ways to divide the cores among instances: (instances, threads of each), from one with all of them to one for each core.
 
@@ -103,13 +116,14 @@ def measure_capacity(
         CandidateRejectedError: When the runtime crashes, hangs or fails.
     """
     noise_monitor = NoiseMonitor()
+    measured = _MeasuredModel(runtime, model, signature, samples)
     sizes = signature.batch_sizes(max_batch)
-    cold = _cold_start(runtime, model, batch_feeds(signature, samples, sizes[0]))
+    cold = _cold_start(measured, sizes[0])
     divisions = [(count, runtime.threads) for count in runtime.side_by_side] or instance_groups(cores or runtime.threads)
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
     divisions = [division for index, division in enumerate(divisions) if index == 0 or division[0] <= room]
     progress.stage("measuring it as a server", len(sizes))
-    groups, peaks = _measure_groups(runtime, model, signature, samples, sizes, divisions, latency_limit_ms, seconds, progress)
+    groups, peaks = _measure_groups(measured, sizes, divisions, latency_limit_ms, seconds, progress)
     return ServingProfile(
         machine=machine,
         noise=noise_monitor.summary() | _range_of(groups[0].slowdown),
@@ -121,7 +135,7 @@ def measure_capacity(
         memory=peaks,
         padding=padding_share(samples, sizes[-1]),
         # The profiler loads the model a second time.
-        operators=_operators(runtime, model, signature, samples, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
+        operators=_operators(measured, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
     )
 
 
@@ -133,8 +147,9 @@ class _ColdStart:
     bytes: int
 
 
-def _cold_start(runtime: Runtime, model: Model, feeds: Sequence[Feed]) -> _ColdStart:
-    with SessionProcess(runtime, model) as session:
+def _cold_start(measured: _MeasuredModel, batch: int) -> _ColdStart:
+    feeds = measured.feeds(batch)
+    with SessionProcess(measured.runtime, measured.model) as session:
         latencies: list[float] = []
         while len(latencies) < _LONGEST_WARM_UP and sum(latencies) < 4 * _SLOW_MS:
             latencies += session.time(feeds, 0, _SEEN)
@@ -152,10 +167,7 @@ def _is_steady(latencies: Sequence[float]) -> bool:
 
 
 def _measure_groups(
-    runtime: Runtime,
-    model: Model,
-    signature: Signature,
-    samples: Samples | Sequence[Feed],
+    measured: _MeasuredModel,
     sizes: Sequence[int],
     divisions: Sequence[tuple[int, int]],
     latency_limit_ms: float | None,
@@ -166,9 +178,9 @@ def _measure_groups(
     concurrent: dict[int, list[BatchProfile]] = {index: [] for index in range(len(divisions))}
     peaks: dict[int, int] = {}
     slowdown = SpeedTrace()
-    with _opened(runtime, model, divisions) as replicas:
+    with _opened(measured, divisions) as replicas:
         for batch in sizes:
-            feeds = {batch: batch_feeds(signature, samples, batch)}
+            feeds = {batch: measured.feeds(batch)}
             for replica in replicas:
                 replica.process.keep(feeds)
             logs = _measure_batch(replicas, batch, seconds, slowdown)
@@ -224,11 +236,11 @@ class SpeedTrace:
 
 
 @contextlib.contextmanager
-def _opened(runtime: Runtime, model: Model, divisions: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
+def _opened(measured: _MeasuredModel, divisions: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
     with contextlib.ExitStack() as stack:
         replicas = []
         for instances, threads in divisions:
-            process = ReplicaProcess(dataclasses.replace(runtime, threads=threads), model, instances)
+            process = ReplicaProcess(dataclasses.replace(measured.runtime, threads=threads), measured.model, instances)
             replicas.append(_Replica(instances, threads, stack.enter_context(process)))
             process.pause()
         yield replicas
@@ -314,16 +326,14 @@ def _product(shape: Sequence[int]) -> float:
     return product
 
 
-def _operators(
-    runtime: Runtime, model: Model, signature: Signature, samples: Samples | Sequence[Feed], sizes: Sequence[int]
-) -> tuple[OperatorProfile, ...]:
+def _operators(measured: _MeasuredModel, sizes: Sequence[int]) -> tuple[OperatorProfile, ...]:
     profiles = []
-    with SessionProcess(runtime, model) as session:
+    with SessionProcess(measured.runtime, measured.model) as session:
         for batch in sorted(set(sizes)):
-            feed = batch_feeds(signature, samples, batch, count=1)[0]
+            feed = batch_feeds(measured.signature, measured.samples, batch, count=1)[0]
             operators = session.operators(feed)
             if not operators:
                 return ()
             total = statistics.median(session.time([feed], 0.2, 5))
-            profiles.append(OperatorProfile(batch=batch, threads=runtime.threads, operators=operators, total_ms=total))
+            profiles.append(OperatorProfile(batch=batch, threads=measured.runtime.threads, operators=operators, total_ms=total))
     return tuple(profiles)

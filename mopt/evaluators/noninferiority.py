@@ -87,15 +87,7 @@ def noninferiority_test(
         CandidateRejectedError: When it has one for the reference alone: the candidate answers a constant, say.
     """
     count = len(rows_reference)
-    reference = _value(metric, rows_reference)
-    if reference is None:
-        raise UserError(
-            f"the metric {metric.name} has no value on these {count} samples",
-            "give more samples: with every class in them, and labels that differ",
-        )
-    value = _value(metric, rows_candidate)
-    if value is None:
-        raise CandidateRejectedError(Rejection.WORSE, f"{metric.name} has no value on its answers, and one on the reference's")
+    value, reference = _values(metric, rows_candidate, rows_reference)
     difference = _turned(metric, value - reference)
     scale = metric.scale(rows_reference)
     allowed = tolerance.allowed(scale, metric.unit)
@@ -103,13 +95,11 @@ def noninferiority_test(
     bound = _lowest(metric, rows_candidate, rows_reference, members, difference, scale, alpha)
     upper = None
     if fail_when == "proven":
-        upper = -_lowest(metric, rows_reference, rows_candidate, members, -difference, scale, alpha)
-        if allowed == 0 and upper < 0 and (pair := discordant(metric, rows_candidate, rows_reference)) is not None:
-            upper = upper if mcnemar(*pair) <= alpha else 0.0
+        upper = _highest(metric, rows_candidate, rows_reference, members, difference, scale, alpha, allowed)
     verdict = _verdict(difference, bound, allowed, difference if upper is None else upper)
-    untouched = _same(metric.scores(rows_candidate), metric.scores(rows_reference), rows_candidate, rows_reference)
     needed = None
     if verdict == "inconclusive":
+        untouched = _same(metric.scores(rows_candidate), metric.scores(rows_reference), rows_candidate, rows_reference)
         needed = _needed(difference, bound, allowed, len(members) or count, alpha, untouched)
     return Quality(
         metric=metric.name,
@@ -126,6 +116,20 @@ def noninferiority_test(
         samples_to_decide=math.ceil(needed * count / (len(members) or count)) if needed else None,
         fidelity=dict(fidelity or {}),
     )
+
+
+def _values(metric: Metric, rows_candidate: Rows, rows_reference: Rows) -> tuple[float, float]:
+    """Return the value of the candidate and that of the reference, or say which of them has none."""
+    reference = _value(metric, rows_reference)
+    if reference is None:
+        raise UserError(
+            f"the metric {metric.name} has no value on these {len(rows_reference)} samples",
+            "give more samples: with every class in them, and labels that differ",
+        )
+    value = _value(metric, rows_candidate)
+    if value is None:
+        raise CandidateRejectedError(Rejection.WORSE, f"{metric.name} has no value on its answers, and one on the reference's")
+    return value, reference
 
 
 def _same(scores: Rows | None, truth: Rows | None, candidate: Rows, reference: Rows) -> bool:
@@ -160,6 +164,23 @@ def _lowest(
     bound = min(difference, _bound(metric, candidate, reference, difference, scale, alpha))
     if members:
         bound = min(bound, _bound_of_groups(metric, candidate, reference, members, difference, scale, alpha))
+    return bound
+
+
+def _highest(
+    metric: Metric,
+    candidate: Rows,
+    reference: Rows,
+    members: Sequence[Positions],
+    difference: float,
+    scale: float,
+    alpha: float,
+    allowed: float,
+) -> float:
+    """Return the upper bound: 0 where nothing is allowed and the exact McNemar test does not agree that there is a loss."""
+    bound = -_lowest(metric, reference, candidate, members, -difference, scale, alpha)
+    if allowed == 0 and bound < 0 and (pair := discordant(metric, candidate, reference)) is not None:
+        return bound if mcnemar(*pair) <= alpha else 0.0
     return bound
 
 

@@ -65,7 +65,7 @@ def load_function(source: str) -> Callable[..., Any]:
     sys.path.insert(0, str(path.parent.resolve()) if module.endswith(".py") else os.getcwd())
     try:
         loaded = _load_file(path) if module.endswith(".py") else importlib.import_module(module)
-    except Exception as error:
+    except Exception as error:  # user code: importing it runs it
         raise UserError(f"{module} raised {type(error).__name__} while it was imported: {error}", "run it by hand") from error
     function = getattr(loaded, name, None)
     if not callable(function):

@@ -88,7 +88,7 @@ class ExportHuggingface(Exporter):
             )
         except pickle.UnpicklingError as error:
             raise UserError(f"the weights of {folder} are a pickle that holds more than weights", _SAFE) from error
-        except Exception as error:
+        except Exception as error:  # transformers raises whatever its configuration, files and model classes do
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"transformers cannot load {folder}: {reason}", "save it again with save_pretrained") from error
         model.config.return_dict = True

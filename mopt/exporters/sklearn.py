@@ -104,7 +104,7 @@ class ExportSklearn(Exporter):
             untrusted = skops.get_untrusted_types(file=self.source)
             unknown = sorted(set(untrusted) - _TREES)
             estimator = skops.load(self.source, trusted=untrusted) if self.trust_pickle or not unknown else None
-        except Exception as error:
+        except Exception as error:  # skops rebuilds objects, and raises whatever their classes do
             raise _unreadable(self.source, "skops", error) from error
         if estimator is None:
             raise UserError(
@@ -122,7 +122,7 @@ class ExportSklearn(Exporter):
         joblib = require("joblib", self.extra)
         try:
             return joblib.load(self.source)
-        except Exception as error:
+        except Exception as error:  # a pickle runs whatever code it holds
             raise _unreadable(self.source, "joblib", error) from error
 
 

@@ -80,7 +80,7 @@ def write_whole(path: Path, content: bytes) -> None:
             stream.write(content)
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
-    except BaseException:
+    except BaseException:  # even an interrupt must not leave the partial file behind; raised again
         with contextlib.suppress(OSError):
             Path(partial).unlink()
         raise

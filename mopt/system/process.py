@@ -81,7 +81,7 @@ class Worker:
         self._answers = Connection(answer_read, writable=False)
         try:
             self._ask(("new", factory, arguments, {}), timeout)
-        except BaseException:
+        except BaseException:  # even an interrupt must not leave the child behind; raised again
             self.close()
             raise
 
