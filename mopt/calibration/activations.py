@@ -24,6 +24,7 @@ Observer = TypeVar("Observer", bound=Range)
 _GROUP_BYTES = 512 * 2**20
 """How much of one sample's inner tensors is looked at in one run."""
 _UNKNOWN_BYTES = 4 * 2**20
+"""Assumed of a tensor whose shape is known only when it runs."""
 
 
 def observe(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.float64]
 
 _FEWEST_IN_TRACE = 100
+"""A p99 takes a hundred."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,12 +27,18 @@ NARROW = 0.04
 _ENOUGH = 300
 """Inferences from which on a p99 has an upper bound."""
 _FEWEST_TURNS = 3
+"""Of a kind: with fewer their mean says nothing of the usual speed."""
 _POINT_SECONDS = 2.0
 _SLOW_MS = 2000.0
+"""A batch that takes half of it is not followed by a larger one, and a warm-up ends after four times it."""
 _STEADY = 0.1
+"""Relative difference up to which latencies are steady."""
 _LONGEST_WARM_UP = 60
+"""Inferences after which it ends in any case."""
 _SEEN = 5
+"""Inferences of one look at whether it is warm."""
 _SLOT_MS = 2e3 * TURN_SECONDS
+"""How long a speed is taken to hold: the length of a measured turn."""
 _NOTHING = 0.02
 """Spread of the speed from slot to slot that is not worth a simulation."""
 

@@ -15,6 +15,7 @@ from mopt.records.serving import ServingProfile
 from mopt.records.sizing import Autoscaling, Curve, GpuVerdict, SizingOption
 
 HOURS_PER_MONTH = 730.0
+"""A twelfth of 365 days, as cloud price lists count."""
 _CURVES = 4
 _POINTS = 25
 _SPAN = 16.0

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 QUANTILES = 256
+"""Of the measured times, from which a simulation draws: enough for a p99, two or three of them beyond it."""
 _SHARES = (0.5, 0.95, 0.99, 0.999)
 REQUESTS = 200_000
+"""Enough that two thousand are beyond the p99."""
 _WARM_UP = 0.05
 """Share of the requests that come before the queue is as long as it will be."""
 _SECTIONS = 20
@@ -36,11 +38,15 @@ _SECTIONS = 20
 _OVERFLOW = 1e-6
 """Chance of a batch at the cap up to which a cap does not bind."""
 _FORMULA_QUANTILES = 8
+"""Groups of quantiles in the formula, whose work grows with their square."""
 _GRID = 500
+"""Points at which the distribution is computed to be inverted."""
 _NEGLIGIBLE = 1e-9
+"""Chance of a state below which it is left out."""
 _SMALLEST = 1000.0
 """Share of the capacity, as a divisor, below which no rate is looked for."""
 _CLOSE = 1.01
+"""Factor to which the largest rate is found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Forecast:
         p95: As p50.
         p99: As p50.
         p999: As p50.
-        load: Arrival rate over capacity, 0 to 1 and beyond.
+        utilization: Arrival rate over capacity, 0 to 1 and beyond.
         mean_batch: Requests in a batch on average.
         rejected: Share of the requests that got no answer, for a full queue or a time-out.
         exact: Whether it comes from the formula.
@@ -102,7 +108,7 @@ class Service:
         table: In ms, ascending quantiles, shape [busy instances, batch size, :data:`QUANTILES`].
         slowdown: How much longer than that they take in one slot of time after the other; their harmonic mean is 1, as a slow
             slot has fewer batches.
-        pace_ms: Length of a slot.
+        slowdown_slot_ms: Length of a slot.
     """
 
     table: Floats

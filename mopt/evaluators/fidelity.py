@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 LARGEST_SNR = 200.0
 """dB that stand for no difference at all: JSON has no infinity."""
 LARGEST_KL = 1e3
+"""Nats that stand for an infinite divergence: JSON has no infinity."""
 _SMALLEST_SHARE = 1e-12
+"""A share that is not 0, so that its logarithm is finite."""
 
 
 class Fidelity:

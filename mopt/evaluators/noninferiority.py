@@ -49,11 +49,17 @@ if TYPE_CHECKING:
 ROUNDING = 1e-12
 """Difference that is arithmetic, not quality."""
 _MEAN_RESAMPLES = 9999
+"""Of the bootstrap of a mean; one less than a round number, so that a quantile falls on one of them (Davison and Hinkley)."""
 _VALUE_RESAMPLES = 999
+"""Of the bootstrap of any other value, which computes the metric each time."""
 _BATCH = 500
+"""Resamples that are drawn at a time, for the memory they take."""
 _FEW = 10
+"""Samples below which no spread can be told."""
 _NORMAL = 30
+"""Samples from which on the bootstrap takes over from Student's t."""
 _MOST_SAMPLES = 10_000_000
+"""More than these nobody collects: then it is said that no number decides."""
 
 
 def noninferiority_test(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 _MOST_TRIALS = 32
+"""Combinations of axes that are tried, the likeliest first; each runs the model twice."""
 _ROUNDING = 50.0
 """Slack between a sample alone and in a batch, where kernels add up in another order and a small output magnifies it."""
 Run = Callable[[Feed], Feed]

@@ -21,6 +21,7 @@ from mopt.passes._base import PassResult
 SEQUENCE = "sequence"
 _SAFE = "save it as safetensors: model.save_pretrained(folder, safe_serialization=True)"
 _EXAMPLE_LENGTH = 16
+"""Tokens of the example that the model is traced with; the length stays variable."""
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM", "ForSpeechSeq2Seq")
 _NOT_READ = (".git", ".cache", "onnx", "openvino")
 """Folders of a snapshot that transformers does not load the model from."""

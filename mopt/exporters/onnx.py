@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 OLDEST_OPSET = 7
+"""ONNX Runtime takes none that is older."""
 CURRENT_OPSET = 17
 """From here on LayerNormalization is an operator, and every quantizer and converter knows the opset."""
 CURRENT_IR_VERSION = 8
+"""The one that came with operator set 17."""
 _BIG_TENSOR_BYTES = 4096
 """Shapes, axes and the like are smaller: they are all that the version converter looks into."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})

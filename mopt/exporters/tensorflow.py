@@ -15,6 +15,7 @@ from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 
 _OPSET = 18
+"""The newest that tf2onnx writes."""
 _TAG = "serve"
 
 

@@ -22,8 +22,10 @@ LESS = "look at the server's log, or load it less"
 _CLOSE = 0.03
 """Share of a rate to which the largest one is found."""
 _STEP = 1.15
+"""First step away from the guess, as a factor; each is the square of the one before."""
 _MOST_TESTS = 12
 _FEWEST_REQUESTS = 1_000
+"""A p99 of fewer rests on less than ten requests."""
 _MOST_REQUESTS = 30_000
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 

@@ -41,9 +41,12 @@ _SECONDS_EACH = 2e-3
 """More than the generator needs for a request when the rate is more than it can send."""
 _LATE_SHARE = 0.05
 _LATE_MS = 1.0
+"""Lateness of the generator, as a share of the latency and in ms, up to which it does not change what is read off a p99."""
 _BUSY = 0.85
+"""Share of the time that the generator computes from which on requests queue in the generator itself."""
 _TOO_BUSY = (429, 503)
 _PR_SET_TIMERSLACK = 29
+"""From ``<linux/prctl.h>``: how late the kernel may wake a thread."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SMALLEST_OPSET = 13
 """The first operator set whose DequantizeLinear has an axis, which per-channel weights need."""
 RAISED_OPSET = 17
+"""As for a model that is imported: see ``mopt.exporters.onnx.CURRENT_OPSET``."""
 _PROTOBUF_LIMIT = 2**31 - 2**20
+"""A protobuf holds no more than 2 GiB; what is left is for the graph."""
 _GROWTH_LIMIT = 1.2
 """The largest factor by which folding may grow the weights."""
 

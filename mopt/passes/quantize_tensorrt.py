@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _HEADROOM = 4.0
+"""How far an observed range must stay from the limit of FP16: other inputs than those for calibration go further."""
 _FEWEST_CHANNELS = 8
 """Output channels below which an integer kernel only adds conversions; a matrix-vector product has one."""
 _OPSETS = {"int8": 19, "fp8": 19, "int4": 21}
 """The first in which the scale of such a tensor may be FP16, and blocks may have scales of their own."""
 _TOP = {"int8": 127.0, "fp8": 448.0, "int4": 7.0}
+"""What the largest magnitude is scaled to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

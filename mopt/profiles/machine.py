@@ -30,8 +30,10 @@ _CPUS = Path("/sys/devices/system/cpu")
 _STEPS = 400_000
 """Of the chain that the clock is measured with: a third of a millisecond, shorter than a turn of the scheduler."""
 _LOOKS = 40
+"""The fastest counts, so one undisturbed look is enough."""
 _COPY_SECONDS = 0.5
 _SMALLEST_COPY = 64 << 20
+"""Bytes: more than a cache holds, for where the system does not tell how large they are."""
 _PIECE = 8 << 20
 """Bytes that a thread copies at a time: a millisecond or two."""
 

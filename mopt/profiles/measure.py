@@ -23,8 +23,11 @@ from mopt.records.measurement import BatchProfile, Estimate
 TURN_SECONDS = 0.05
 """Shorter turns are decided by what the previous model left in the caches."""
 _STEADY = 0.05
+"""Relative difference between medians of two turns in a row from which on a session is warm."""
 _WARM_UP_TURNS = 6
+"""After so many turns a session that never gets steady is measured as it is."""
 _KEPT = 400
+"""Latencies in the record of a batch size: quantiles of them, so that a manifest stays small."""
 _CONFIDENCE = 0.95
 
 

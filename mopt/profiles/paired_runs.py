@@ -19,6 +19,7 @@ from mopt.model.signature import Feed
 from mopt.profiles.measure import Timed, TurnLog, interleave
 
 _ROUNDS, _FEWEST_ROUNDS = 6, 2
+"""Rounds of turns in a pair: processes differ more from each other than rounds of one do, so that time goes into pairs."""
 
 
 class Loaded(Timed, Protocol):
@@ -72,8 +73,8 @@ class PairedRun:
     """A pair of processes.
 
     Attributes:
-        own: What the candidate did.
-        other: What it is compared with.
+        candidate: What the candidate did.
+        baseline: What it is compared with.
         swapped: Whether the other one was loaded first.
     """
 

@@ -27,6 +27,7 @@ FEWEST_PAIRS = 4
 """Two of each order: with fewer nothing is known of what pairs differ by."""
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _RESAMPLES = 1000
+"""Of the bootstrap: fifty of them lie beyond a one-sided 95 % bound."""
 
 
 def figure(logs: Sequence[TurnLog], cost: Cost, batch: int) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _MOST_UNPACKED_BYTES = 1 << 30
+"""A file from somewhere else may unpack to no more: a small one can be made to fill the memory."""
 
 
 class Speed(Record):

@@ -31,6 +31,7 @@ _EVIDENCE_LIMIT = 1 << 30
 _HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 """Operators whose time in the profile holds that of their subgraphs' operators, which are in it as well."""
 _WARM_UPS = 3
+"""Inferences that allocate and lay out memory, and are left out of the profile."""
 _FUSED = re.compile(r"^fused |_(nchwc|nhwc|quant|MatMulIntegerToFloat.*|MatMulInteger_\d+|Mul_\d+|Add_\d+)$")
 """What fusing and changing the layout do to the name of a node; integer products are named after the float one."""
 

@@ -30,6 +30,7 @@ _COMPUTE = frozenset(
 _MOST_SHAPES = 16
 """Compiled models that are kept; the oldest goes first."""
 _WARM_UPS = 3
+"""Inferences that allocate memory, and are left out of the profile."""
 _RESOLUTION = 1e-6
 """Of the profiler, in seconds."""
 

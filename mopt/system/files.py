@@ -32,8 +32,10 @@ from mopt.errors import UserError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MANY = 64
+"""Files from which on the whole filesystem is flushed at once."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+"""From ``<fcntl.h>`` and ``<linux/fs.h>``: the working directory, and swapping two names."""
 
 
 @contextlib.contextmanager

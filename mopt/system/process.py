@@ -30,7 +30,9 @@ from typing import Any, Self
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
 
 _LOG_TAIL = 2000
+"""Bytes at the end of a child's log in which its last line is looked for."""
 _PR_SET_PDEATHSIG = 1
+"""From ``<linux/prctl.h>``: the signal that a child gets when its parent dies."""
 _LOOK_SECONDS = 0.02
 """Between two looks at the memory of a child, which may grow by a gigabyte in half a second."""
 

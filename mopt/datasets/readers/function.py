@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mopt.model.signature import Feed
 
 _EVALUATION_DEFAULT = 2000
+"""As for any other data: see ``mopt.datasets.split.EVALUATION_LIMIT``, which readers do not import."""
 
 
 class FunctionReader(Reader):
