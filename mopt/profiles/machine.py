@@ -30,8 +30,10 @@ _CONTAINER = Path("/sys/fs/cgroup")
 _STEPS = 400_000
 """Of the chain that the clock is measured with: a third of a millisecond, shorter than a turn of the scheduler."""
 _LOOKS = 40
+"""The fastest counts, so one undisturbed look is enough."""
 _COPY_SECONDS = 0.5
 _SMALLEST_COPY = 64 << 20
+"""Bytes: more than a cache holds, for where the system does not tell how large they are."""
 _PIECE = 8 << 20
 """Bytes that a thread copies at a time: a millisecond or two."""
 
@@ -74,15 +76,15 @@ def detect() -> Machine:
 
 def caches() -> tuple[Cache, ...]:
     """Return the data caches, nearest first; none where the system does not tell."""
-    found = []
+    data_caches = []
     for folder in (_CPUS / "cpu0" / "cache").glob("index*"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             if (folder / "type").read_text().strip() != "Instruction":
                 size = (folder / "size").read_text().strip()
                 number = int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[size[-1]]
                 shared = _count((folder / "shared_cpu_list").read_text())
-                found.append(Cache(int((folder / "level").read_text()), number, shared))
-    return tuple(sorted(found, key=lambda cache: cache.level))
+                data_caches.append(Cache(int((folder / "level").read_text()), number, shared))
+    return tuple(sorted(data_caches, key=lambda cache: cache.level))
 
 
 def _count(listed: str) -> int:
@@ -143,8 +145,8 @@ def memory_bandwidth(seconds: float = _COPY_SECONDS) -> Bandwidth:
     size = min(max(_SMALLEST_COPY, 2 * largest), _memory() // 16)
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
     cores = _cores()
-    one = _fastest_copy(source, target, 1, seconds)
-    return Bandwidth(one, max(one, _fastest_copy(source, target, cores, seconds)) if cores > 1 else one)
+    one_thread = _fastest_copy(source, target, 1, seconds)
+    return Bandwidth(one_thread, max(one_thread, _fastest_copy(source, target, cores, seconds)) if cores > 1 else one_thread)
 
 
 def _fastest_copy(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], threads: int, seconds: float) -> float:

@@ -23,8 +23,11 @@ from mopt.records.measurement import BatchProfile, Estimate
 TURN_SECONDS = 0.05
 """Shorter turns are decided by what the previous model left in the caches."""
 _STEADY = 0.05
+"""Relative difference between medians of two turns in a row from which on a session is warm."""
 _WARM_UP_TURNS = 6
+"""After so many turns a session that never gets steady is measured as it is."""
 _KEPT = 400
+"""Latencies in the record of a batch size: quantiles of them, so that a manifest stays small."""
 _CONFIDENCE = 0.95
 
 
@@ -100,7 +103,7 @@ def interleave(
         for name in order:
             turns[name].append(tuple(_turn(sessions[name], feeds, turn_seconds, least)))
             tick()
-        logs = {name: TurnLog(tuple(found)) for name, found in turns.items()}
+        logs = {name: TurnLog(tuple(latencies)) for name, latencies in turns.items()}
         late = time.monotonic() - start > budget_seconds
         if done >= min(fewest, rounds) and (late or (narrow and reference and _narrow_enough(logs, reference, narrow))):
             break
@@ -125,8 +128,8 @@ def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:
 
 
 def _narrow_enough(logs: Mapping[str, TurnLog], reference: str, width: float) -> bool:
-    found = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
-    return all(estimate.high - estimate.low <= width * estimate.value for estimate in found)
+    ratios = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
+    return all(estimate.high - estimate.low <= width * estimate.value for estimate in ratios)
 
 
 def ratio(reference: TurnLog, log: TurnLog) -> Estimate:

@@ -21,15 +21,15 @@ class NoiseMonitor:
         ``load_1m`` is the number of processes that wanted to run in the last minute; ``stolen`` the share of the time that
         the hypervisor gave to others; ``clock_low`` and ``clock_high`` the slowest and the fastest core in GHz.
         """
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         with contextlib.suppress(OSError, AttributeError):  # not psutil's: on Windows it starts at 0, which says quiet
-            found["load_1m"] = round(os.getloadavg()[0], 2)
+            figures["load_1m"] = round(os.getloadavg()[0], 2)
         now = _ticks()
         if now and self._ticks and now[0] > self._ticks[0]:
-            found["stolen"] = round((now[1] - self._ticks[1]) / (now[0] - self._ticks[0]), 4)
+            figures["stolen"] = round((now[1] - self._ticks[1]) / (now[0] - self._ticks[0]), 4)
         if clocks := [*self._clocks, *_clocks()]:
-            found["clock_low"], found["clock_high"] = min(clocks), max(clocks)
-        return found
+            figures["clock_low"], figures["clock_high"] = min(clocks), max(clocks)
+        return figures
 
 
 def _ticks() -> tuple[float, float] | None:

@@ -139,5 +139,5 @@ class GateVerdict(StampedRecord):
 
 def overall(checks: Iterable[Check]) -> Verdict:
     """One failure fails the gate; else one open question leaves it open."""
-    found = {check.verdict for check in checks if check.counts}
-    return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+    verdicts = {check.verdict for check in checks if check.counts}
+    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"

@@ -30,8 +30,8 @@ KINDS = {
 def names(kind: str) -> tuple[str, ...]:
     """Return the names of every plugin of a kind, sorted, without importing any of them."""
     package = importlib.import_module(KINDS[kind])
-    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
-    return tuple(sorted(own | _foreign(kind).keys()))
+    built_in = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    return tuple(sorted(built_in | _foreign(kind).keys()))
 
 
 def load(kind: str, name: str) -> Any:
@@ -56,8 +56,8 @@ def _foreign(kind: str) -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in metadata.entry_points(group=f"mopt.{kind}")}
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
     """Return a hint: the nearest known word, or all of them."""
-    choices = sorted(known)
+    choices = sorted(words)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     import psutil
 
 _LOG_TAIL = 2000
+"""Bytes at the end of a child's log in which its last line is looked for."""
 _PR_SET_PDEATHSIG = 1
+"""From ``<linux/prctl.h>``: the signal that a child gets when its parent dies."""
 _LOOK_SECONDS = 0.02
 """Between two looks at the memory of a child, which may grow by a gigabyte in half a second."""
 _PEAK_SECONDS = 10.0
@@ -94,7 +96,7 @@ class Worker:
         self._answers = Connection(answer_read, writable=False)
         try:
             self._ask(("new", factory, arguments, {}), timeout)
-        except BaseException:
+        except BaseException:  # even an interrupt must not leave the child behind; raised again
             self.close()
             raise
 
