@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SpeedTrace", "instance_groups", "measure_capacity", "padding_share", "without_instance_groups"]
+__all__ = ["MeasuredModel", "SpeedTrace", "instance_groups", "measure_capacity", "padding_share", "without_instance_groups"]
 
 import contextlib
 import dataclasses
@@ -53,8 +53,8 @@ class _Replica:
 
 
 @dataclasses.dataclass(frozen=True)
-class _MeasuredModel:
-    """What is measured, and with which inputs."""
+class MeasuredModel:
+    """What is measured, and with which real inputs for a batch of one."""
 
     runtime: Runtime
     model: Model
@@ -62,6 +62,7 @@ class _MeasuredModel:
     samples: Samples | Sequence[Feed]
 
     def feeds(self, batch: int) -> list[Feed]:
+        """Return inputs of a batch size, made of real samples."""
         return batch_feeds(self.signature, self.samples, batch)
 
 
@@ -90,10 +91,7 @@ def without_instance_groups(profile: Profile, machine: Machine, noise: dict[str,
 
 
 def measure_capacity(
-    runtime: Runtime,
-    model: Model,
-    signature: Signature,
-    samples: Samples | Sequence[Feed],
+    measured: MeasuredModel,
     *,
     machine: Machine,
     max_batch: int,
@@ -106,10 +104,7 @@ def measure_capacity(
     """Measure a replica on this machine.
 
     Args:
-        runtime: Of the artifact; its number of threads is varied.
-        model: What it loads.
-        signature: Of the model.
-        samples: Real inputs for a batch of one.
+        measured: What is measured; the number of threads of its runtime is varied.
         machine: This one.
         max_batch: Largest batch size.
         cores: What a replica may use; default: all.
@@ -122,7 +117,7 @@ def measure_capacity(
         CandidateRejectedError: When the runtime crashes, hangs or fails.
     """
     noise_monitor = NoiseMonitor()
-    measured = _MeasuredModel(runtime, model, signature, samples)
+    runtime, signature = measured.runtime, measured.signature
     sizes = signature.batch_sizes(max_batch)
     cold = _cold_start(measured, sizes[0])
     divisions = [(count, runtime.threads) for count in runtime.side_by_side] or instance_groups(cores or runtime.threads)
@@ -139,7 +134,7 @@ def measure_capacity(
         first_ms=cold.first_ms,
         warm_ms=cold.warm_ms,
         memory=peaks,
-        padding=padding_share(samples, sizes[-1]),
+        padding=padding_share(measured.samples, sizes[-1]),
         # The profiler loads the model a second time.
         operators=_operators(measured, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
     )
@@ -153,7 +148,7 @@ class _ColdStart:
     bytes: int
 
 
-def _cold_start(measured: _MeasuredModel, batch: int) -> _ColdStart:
+def _cold_start(measured: MeasuredModel, batch: int) -> _ColdStart:
     feeds = measured.feeds(batch)
     with SessionProcess(measured.runtime, measured.model) as session:
         latencies: list[float] = []
@@ -173,7 +168,7 @@ def _is_steady(latencies: Sequence[float]) -> bool:
 
 
 def _measure_groups(
-    measured: _MeasuredModel,
+    measured: MeasuredModel,
     sizes: Sequence[int],
     divisions: Sequence[tuple[int, int]],
     latency_limit_ms: float | None,
@@ -242,7 +237,7 @@ class SpeedTrace:
 
 
 @contextlib.contextmanager
-def _opened(measured: _MeasuredModel, divisions: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
+def _opened(measured: MeasuredModel, divisions: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
     with contextlib.ExitStack() as stack:
         replicas = []
         for instances, threads in divisions:
@@ -332,7 +327,7 @@ def _product(shape: Sequence[int]) -> float:
     return product
 
 
-def _operators(measured: _MeasuredModel, sizes: Sequence[int]) -> tuple[OperatorProfile, ...]:
+def _operators(measured: MeasuredModel, sizes: Sequence[int]) -> tuple[OperatorProfile, ...]:
     profiles = []
     with SessionProcess(measured.runtime, measured.model) as session:
         for batch in sorted(set(sizes)):

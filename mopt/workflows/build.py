@@ -14,11 +14,12 @@ from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import measure_capacity, without_instance_groups
+from mopt.capacity.measure import MeasuredModel, measure_capacity, without_instance_groups
 from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
+from mopt.exporters._export import find_exporter
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
@@ -163,6 +164,7 @@ def _check(recipe: Recipe) -> _Site:
     target = load_target(recipe.target, machine)
     check_measurable(target, machine)
     check_buildable(target)
+    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
         load("serving", system)
     Tolerance.parse(recipe.tolerance)
@@ -232,10 +234,7 @@ def _outcome(
     if traffic.rate is not None or traffic.p99 is not None:
         try:
             serving = measure_capacity(
-                result.candidate.runtime,
-                result.model,
-                prepared.signature,
-                source.split.evaluation,
+                MeasuredModel(result.candidate.runtime, result.model, prepared.signature, source.split.evaluation),
                 machine=site.machine,
                 max_batch=recipe.search.max_batch,
                 latency_limit_ms=traffic.p99,
