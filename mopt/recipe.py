@@ -69,11 +69,11 @@ class Traffic(Schema):
 
     rate: Annotated[float, pydantic.Field(gt=0, description="requests per second")] | None = None
     p99: Annotated[Milliseconds, pydantic.Field(description="99th percentile of the latency, such as 100ms")] | None = None
-    load: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
+    utilization: Annotated[float, pydantic.Field(gt=0, le=1, description="highest share of the capacity to plan with")] = 0.8
     arrivals: Annotated[
         str, pydantic.Field(description="poisson, constant, bursty, or a file with one timestamp in seconds on each line")
     ] = "poisson"
-    spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 0
+    spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 1
 
 
 class Search(Schema):
@@ -142,14 +142,14 @@ class Gate(Schema):
         False
     )
     confidence: Annotated[float, pydantic.Field(ge=0.5, lt=1, description="of each answer")] = 0.95
-    inconclusive: Annotated[Literal["fail", "pass"], pydantic.Field(description="what it means when it cannot be told")] = (
-        "fail"
-    )
-    batches: Annotated[
+    inconclusive: Annotated[
+        Literal["accept", "reject"], pydantic.Field(description="what to do when the samples or the timings cannot tell")
+    ] = "reject"
+    batch_sizes: Annotated[
         tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...],
         pydantic.Field(description="batch sizes to time; default: 1 and the largest that is served"),
     ] = ()
-    budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
+    time_budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
 
 
 class Recipe(Schema):

@@ -153,7 +153,7 @@ def _blame(check: Check) -> str:
 
 def github_commands(found: GateVerdict) -> list[str]:
     """Return GitHub's workflow commands: an error for each failure, a warning for each open question."""
-    level: dict[Verdict, str] = {"fail": "error", "inconclusive": "error" if found.inconclusive == "fail" else "warning"}
+    level: dict[Verdict, str] = {"fail": "error", "inconclusive": "error" if found.inconclusive == "reject" else "warning"}
     told = [
         f"::{level[check.verdict]} title={_property(f'mopt gate: {check.name}')}::{_data(_blame(check))}"
         for check in found.checks

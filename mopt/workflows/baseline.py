@@ -92,7 +92,7 @@ def make_baseline(
 
 
 def _costs(model: Contestant, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    sizes = recipe.gate.batches or usual_batches(model)
+    sizes = recipe.gate.batch_sizes or usual_batches(model)
     progress.stage("measuring beside the yardstick", _HEATS)
     own, other = model.entrant(samples, sizes), yardstick(model.runtime.threads, sizes)
     heats: list[Heat] = []

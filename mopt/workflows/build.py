@@ -390,7 +390,7 @@ def _batching(built: _Built) -> Batching:
         built.capacity,
         rate=traffic.rate,
         p99_ms=traffic.p99,
-        max_load=traffic.load,
+        max_load=traffic.utilization,
         spare=traffic.spare,
         arrivals=built.request.arrivals,
     )

@@ -207,7 +207,7 @@ def _limits(recipe: Recipe) -> dict[str, str]:
 
 def _field(request: GateRequest, candidate: Contestant, opponent: Opponent, samples: Samples) -> Field:
     gate = request.recipe.gate
-    sizes = gate.batches or usual_batches(candidate)
+    sizes = gate.batch_sizes or usual_batches(candidate)
     return Field(
         candidate=candidate,
         baseline=opponent.contestant,
@@ -215,7 +215,7 @@ def _field(request: GateRequest, candidate: Contestant, opponent: Opponent, samp
         samples=samples,
         batches=tuple(sizes),
         confidence=gate.confidence,
-        budget_seconds=gate.budget / 1e3,
+        budget_seconds=gate.time_budget / 1e3,
     )
 
 
