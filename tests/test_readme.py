@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mopt.cli import COMMANDS, root
+from mopt.cli import COMMANDS, load_command
 from mopt.recipe import make_recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -22,8 +22,7 @@ def test_the_python_example_is_a_recipe():
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"^    (mopt build .*)$", README, re.MULTILINE))))
 def test_every_flag_of_an_example_exists(line):
-    command = root.get_command(None, "build")
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {option for parameter in load_command("build").params for option in parameter.opts}
     assert set(re.findall(r"--[a-z0-9-]+", line)) <= known
 
 

@@ -45,7 +45,7 @@ _MIXED = re.compile(r"-mixed\d+(-dropped)?$")
 
 def explain(
     recipe: Recipe,
-    candidate: str | None = None,
+    candidate: str | Sequence[str] | None = None,
     *,
     float_nodes: Sequence[str] = (),
     batch: int = 1,
@@ -57,7 +57,7 @@ def explain(
 
     Args:
         recipe: Model, data and target, as for a build; what a build compiled is taken from the cache.
-        candidate: Its name; default: the first one that quantizes.
+        candidate: Its name or a pattern, or several; the first match that quantizes is taken. Default: the first that does.
         float_nodes: Operators that it leaves in float, for a mixed one.
         batch: Batch size to time at.
         effects: For how many of the noisiest operators the change of the metric is evaluated; each costs a compilation.
@@ -87,7 +87,7 @@ def explain(
     calibration = batched(split.calibration, bound.signature, store)
     threads = recipe.search.threads or machine.cores
     every = plan(Asked(traits_of(prepared), target, calibration, threads), ("*",), recipe.objective)
-    chosen = _choose(every, candidate, float_nodes)
+    chosen = _choose(every, (candidate,) if isinstance(candidate, str) else tuple(candidate or ()), float_nodes)
     progress.step(chosen.name)
     try:
         compiled = compile_candidate(chosen, prepared, store, memory)
@@ -172,22 +172,20 @@ def _with_effects(
     return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers]
 
 
-def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if lowering(one)]
+def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Sequence[str]) -> Candidate:
+    quantizing = [candidate for candidate in every if lowering(candidate)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
-    if name is None:
-        chosen = quantizing[0]
-    else:
-        plain = _MIXED.sub("", name)
-        found = [one for one in quantizing if one.name == plain or fnmatch.fnmatchcase(one.name, plain)]
-        if not found:
-            known = [one.name for one in quantizing]
-            raise UserError(f"no candidate that quantizes is called {name}", nearest(plain, known))
-        chosen = found[0]
+    plain = [_MIXED.sub("", pattern) for pattern in patterns or ("*",)]
+    matches = [candidate for candidate in quantizing if any(fnmatch.fnmatchcase(candidate.name, pattern) for pattern in plain)]
+    if not matches:
+        names = [candidate.name for candidate in quantizing]
+        raise UserError(f"no candidate that quantizes is called {' or '.join(patterns)}", nearest(plain[0], names))
     if not float_nodes:
-        return chosen
-    return dataclasses.replace(Mixing(chosen, ()).with_float(float_nodes), name=name or chosen.name)
+        return matches[0]
+    return dataclasses.replace(
+        Mixing(matches[0], ()).with_float(float_nodes), name=patterns[0] if patterns else matches[0].name
+    )
 
 
 def _noise(source: Model, quantized: Model, samples: Any, store: Store, memory: int) -> dict[str, dict[str, Any]]:

@@ -88,7 +88,7 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
     machine = _only_machine(subjects)
     here = detect()
     if wish.machine is not None and load_target(wish.machine, machine).hardware is None:
-        raise UserError(f"{wish.machine} is a kind of CPU, and has no price", "give --machine the name of a rented one")
+        raise UserError(f"{wish.machine} is a kind of CPU, and has no price", "give --this-machine the name of a rented one")
     targets = _targets(wish, machine)
     warnings = [] if same_machine(machine, here) else [f"measured on {machine.cpu}, and this is {here.cpu}"]
     lines: list[Line] = []
@@ -96,7 +96,7 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
     progress.stage("sizing", len(subjects) * (1 + len(targets)))
     peak = _own_peak(wish, machine, here)
     if peak is None and targets:
-        warnings.append("other machines are left out: give --machine, the target that the profiles were measured on")
+        warnings.append("other machines are left out: give --this-machine, the target that the profiles were measured on")
         targets = []
     for subject in subjects:
         own = load_target(wish.machine, machine) if wish.machine else None

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from click.testing import CliRunner
 from PIL import Image
+from typer.testing import CliRunner
 
-from mopt.cli import root
+from mopt.cli import app
 from mopt.errors import GateFailedError, GateInconclusiveError, UserError
 from mopt.recipe import make_recipe
 from mopt.records.verdict import GateVerdict
@@ -129,7 +129,7 @@ def quality(found):
 
 
 def run(*arguments):
-    return CliRunner().invoke(root, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 # --- quality ------------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_profiles_of_another_machine_are_projected_only_from_one_that_is_named()
     other = profile(machine=detect().model_copy(update={"cpu": "another"}))
     without = size([Subject("a", "fp32", other)], Wish(DEMAND, targets=("aws-c7i*",)))
     assert [line.target for line in without.lines] == ["here"]
-    assert any("--machine" in warning for warning in without.warnings)
+    assert any("--this-machine" in warning for warning in without.warnings)
     named = size([Subject("a", "fp32", other)], Wish(DEMAND, targets=("aws-c6i*",), machine="aws-c6a-2xlarge"))
     assert [line.target for line in named.lines] == ["here", "aws-c6i-2xlarge"]
     assert named.lines[0].hourly_usd > 0
