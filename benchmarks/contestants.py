@@ -1,4 +1,4 @@
-"""How each contestant makes its model out of the same ONNX file and the same samples.
+"""How each session makes its model out of the same ONNX file and the same samples.
 
 Each function writes ``model.onnx`` or ``model.xml`` into folders of its own and returns them as variants, of which the
 faster one competes. All run in a child process.
@@ -23,7 +23,7 @@ import numpy as np
 
 REFERENCE = "ONNX Runtime FP32"
 CALIBRATION = 128
-"""Samples that every contestant that calibrates is given."""
+"""Samples that every model that calibrates is given."""
 VALIDATION = 300
 """Samples on which those who tune judge what they tried."""
 OLIVE_SECONDS = 300.0
@@ -33,7 +33,7 @@ OPSET = 17
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a contestant is given.
+    """What a model is given.
 
     Attributes:
         name: Of the model.
@@ -90,11 +90,11 @@ class Variant:
 
 
 class SkippedError(Exception):
-    """The contestant cannot take part here; the message says why."""
+    """The model cannot take part here; the message says why."""
 
 
 def make(name: str, job: Job, folder: str) -> dict[str, Any]:
-    """Run a contestant's tool; return its variants, or the reason that there are none, and the seconds it took."""
+    """Run a model's tool; return its variants, or the reason that there are none, and the seconds it took."""
     home = Path(folder)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)

@@ -28,15 +28,15 @@ import onnxruntime
 from scipy import stats
 
 from mopt.evaluators.metrics.accuracy import Accuracy
-from mopt.evaluators.noninferiority import judge
+from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.samples import Sample, write_samples
 from mopt.profiles.machine import detect
 from mopt.progress import Silent
 from mopt.records.quality import Quality
-from mopt.regression.performance import Field, cost_checks
+from mopt.regression.performance import ComparisonSetup, compare_performance
 from mopt.system.store import Store
-from mopt.workflows._sources import open_contestant
+from mopt.workflows._sources import open_model
 from tests.small import digits
 
 SIZES = (500, 2_000, 10_000)
@@ -98,7 +98,9 @@ def _draw(
     if swap:
         turned = random.random(count) < 0.5
         own, other = np.where(turned, other, own), np.where(turned, own, other)
-    return judge(Accuracy(), own[:, None], other[:, None], Tolerance.parse(tolerance), CONFIDENCE, fail_when="proven")
+    return noninferiority_test(
+        Accuracy(), own[:, None], other[:, None], Tolerance.parse(tolerance), CONFIDENCE, fail_when="proven"
+    )
 
 
 def _power(folder: Path, repeats: int) -> None:
@@ -227,9 +229,7 @@ def _speed(folder: Path, repeats: int, rows: list[str], seconds: float) -> None:
         feeds = [{"pixels": row[None]} for row in arrays["pixels"][:64]]
     (folder / "samples").mkdir()
     samples = write_samples(folder / "samples", [Sample(feed) for feed in feeds])
-    sides = {
-        name: open_contestant(str(path), feeds[:8], store, threads=1) for name, path in (("wide", wide), ("slower", slower))
-    }
+    sides = {name: open_model(str(path), feeds[:8], store, threads=1) for name, path in (("wide", wide), ("slower", slower))}
     print(f"limit +5 % on the median, {seconds:.0f} s for a gate\n")
     print("| candidate | neighbour | failed | inconclusive | pairs of processes, median | seen, median |")
     print("|---|---|---|---|---|---|")
@@ -237,8 +237,8 @@ def _speed(folder: Path, repeats: int, rows: list[str], seconds: float) -> None:
         verdicts, seen, pairs = [], [], []
         with _neighbour(eaten):
             for _ in range(repeats):
-                field = Field(sides[name], sides["wide"], None, samples, (1,), CONFIDENCE, seconds)
-                found = cost_checks(field, {"p50": "+5%"}, detect(), Silent())
+                field = ComparisonSetup(sides[name], sides["wide"], None, samples, (1,), CONFIDENCE, seconds)
+                found = compare_performance(field, {"p50": "+5%"}, detect(), Silent())
                 check = next(check for check in found.checks if check.name.startswith("p50"))
                 verdicts.append(check.verdict)
                 seen.append(check.change.value)

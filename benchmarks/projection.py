@@ -39,7 +39,7 @@ from mopt.passes.build_openvino import BuildOpenvino
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import Watch
+from mopt.profiles.noise import NoiseMonitor
 from mopt.records.measurement import OperatorCost, OperatorProfile
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
@@ -310,7 +310,7 @@ def _circumstances(peak: Peak) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": detect().model_dump(),
-        "noise": Watch().seen(),
+        "noise": NoiseMonitor().summary(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "peak": dataclasses.asdict(peak),
         "widened_by": HOLDOUT,
@@ -321,7 +321,8 @@ def _markdown(table: str) -> str:
     machine = detect()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{machine.cpu}, {machine.cores} cores, {versions}, {today}, load {Watch().seen().get('load_1m', '?')}\n\n{table}\n"
+    load = NoiseMonitor().summary().get("load_1m", "?")
+    return f"{machine.cpu}, {machine.cores} cores, {versions}, {today}, load {load}\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How good outputs are, by the same yardstick for every contestant; 1 is perfect and written without mopt's metrics."""
+"""How good outputs are, by the same yardstick for every model; 1 is perfect and written without mopt's metrics."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Outputs = Sequence[dict[str, np.ndarray]]
 
 
 def score(kind: str, outputs: Outputs, labels: Sequence[Any], reference: Outputs, model: Path) -> float:
-    """Return the score of a contestant.
+    """Return the score of a model.
 
     Args:
         kind: ``accuracy``, ``cer`` (one minus the character error rate), ``decision`` (a probability against a label),
             ``overlap`` (intersection over union with the reference's pixels) or ``fidelity`` (cosine similarity).
-        outputs: Of the contestant.
+        outputs: Of the model.
         labels: What is true, where it is known.
         reference: Outputs of ONNX Runtime in FP32.
         model: The FP32 ONNX file; a recogniser carries its characters in there.

@@ -31,14 +31,14 @@ import numpy as np
 import mopt
 from mopt.artifacts import bundle
 from mopt.capacity.arrivals import Arrivals
-from mopt.capacity.service_times import Probe, fit
+from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy
-from mopt.loadgen.generator import generate_load, keep_busy, limited
-from mopt.loadgen.observe import look
+from mopt.loadgen.generator import client_limited, closed_loop, generate_load
+from mopt.loadgen.observe import observe_server
 from mopt.loadgen.protocols import Endpoint, Request, Server, connect, encode
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import Watch
-from mopt.profiles.server import Sighting
+from mopt.profiles.noise import NoiseMonitor
+from mopt.profiles.server import ServerObservation
 from tests import servers
 from tests.models import Case, case, load_samples, onnx_file
 
@@ -114,7 +114,7 @@ def main() -> None:
             if arguments.again or not all(path.exists() for path in kept):
                 _measure(name, artifact, server, arguments.requests, arguments.out)
             for path in kept:
-                found.append({"model": name, "server": server, **_row(Cell.load(path))})
+                found.append({"model": name, "server": server, **_row(Cell.utilization(path))})
                 print(_line(found[-1]), flush=True)
     (arguments.out / "serving.json").write_text(json.dumps(found, indent=1))
     report = _report(found)
@@ -237,7 +237,7 @@ def _measure(name: str, artifact: Path, server: str, requests: int, out: Path) -
         encoded = encode(endpoint, feeds) if server == "triton" else [_archive(feed) for feed in feeds]
         _warm(endpoint, encoded)
         for load in LOADS:
-            first = fit([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
+            first = fit_service_times([_look(endpoint, encoded, cap) for _ in range(FIRST_LOOKS)], cap)
             cell = _at_rate(endpoint, encoded, cap, load * first.capacity, requests)
             cell.save(out / f"serving-{name}-{server}-{load:.0%}.npz")
             print(f"{name} {server} {load:.0%}: p99 {np.quantile(cell.measured(), 0.99):.2f} ms", flush=True)
@@ -250,22 +250,22 @@ def _archive(feed: dict[str, Any]) -> Request:
     return Request(body.getvalue(), (("Content-Type", "application/octet-stream"),))
 
 
-def _look(endpoint: Endpoint, encoded: list[Any], cap: int) -> Sighting:
-    return look(endpoint, encoded, cap, batches=LOOKED_AT, cores=[OTHER_CORE])
+def _look(endpoint: Endpoint, encoded: list[Any], cap: int) -> ServerObservation:
+    return observe_server(endpoint, encoded, cap, batches=LOOKED_AT, cores=[OTHER_CORE])
 
 
 def _at_rate(endpoint: Endpoint, encoded: list[Any], cap: int, rate: float, requests: int) -> Cell:
     """Look at the server and load it, in turn."""
-    sightings, blocks, warnings = [], [], []
-    watch = Watch()
+    observations, blocks, warnings = [], [], []
+    watch = NoiseMonitor()
     for block in range(BLOCKS):
-        sightings += [_look(endpoint, encoded, cap) for _ in range(LOOKS)]
+        observations += [_look(endpoint, encoded, cap) for _ in range(LOOKS)]
         count = math.ceil(max(requests, rate * LEAST_SECONDS) / BLOCKS) + SETTLING
         moments = Arrivals().times(rate, count, np.random.default_rng([round(rate * 100), block]))
         found = generate_load(endpoint, encoded, moments, timeout_s=60, cores=[OTHER_CORE])
-        warnings.append(limited(found))
+        warnings.append(client_limited(found))
         blocks.append(Block(moments, found.latency_ms, found.lateness_ms))
-    return Cell(cap, rate, tuple(sightings), tuple(blocks), {"machine": watch.seen(), "warning": max(warnings, key=len)})
+    return Cell(cap, rate, tuple(observations), tuple(blocks), {"machine": watch.summary(), "warning": max(warnings, key=len)})
 
 
 # --- what was measured, and what was predicted -----------------------------------------------------------------------------
@@ -292,13 +292,13 @@ class Cell:
 
     cap: int
     rate: float
-    sightings: tuple[Sighting, ...]
+    observations: tuple[ServerObservation, ...]
     blocks: tuple[Block, ...]
     about: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Write it as NumPy's archive."""
-        parts = {"look": self.sightings, "block": self.blocks}
+        parts = {"look": self.observations, "block": self.blocks}
         arrays = {
             f"{kind}{index}_{key}": value
             for kind, found in parts.items()
@@ -308,9 +308,9 @@ class Cell:
         np.savez_compressed(path, cap=self.cap, rate=self.rate, about=json.dumps(self.about), **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Cell:
+    def utilization(cls, path: Path) -> Cell:
         """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.utilization(path, allow_pickle=False) as arrays:
             found = dict(arrays)
 
         def parts(kind: str, make: Any) -> tuple[Any, ...]:
@@ -319,14 +319,14 @@ class Cell:
             return tuple(make(*(found[f"{kind}{index}_{name}"] for name in names)) for index in range(count))
 
         about = json.loads(str(found["about"]))
-        return cls(int(found["cap"]), float(found["rate"]), parts("look", Sighting), parts("block", Block), about)
+        return cls(int(found["cap"]), float(found["rate"]), parts("look", ServerObservation), parts("block", Block), about)
 
     def drawn(self, rng: np.random.Generator) -> Cell:
         """Blocks drawn anew, each with the looks before it: requests close to each other are alike."""
-        each = len(self.sightings) // len(self.blocks)
+        each = len(self.observations) // len(self.blocks)
         chosen = rng.integers(0, len(self.blocks), len(self.blocks))
-        looks = tuple(one for index in chosen for one in self.sightings[index * each : (index + 1) * each])
-        return dataclasses.replace(self, sightings=looks, blocks=tuple(self.blocks[index] for index in chosen))
+        looks = tuple(one for index in chosen for one in self.observations[index * each : (index + 1) * each])
+        return dataclasses.replace(self, observations=looks, blocks=tuple(self.blocks[index] for index in chosen))
 
     def measured(self) -> Floats:
         """Latencies of all blocks."""
@@ -335,7 +335,7 @@ class Cell:
 
 def _row(cell: Cell) -> dict[str, Any]:
     """Predict from the looks alone, and compare."""
-    probe = fit(cell.sightings, cell.cap)
+    probe = fit_service_times(cell.observations, cell.cap)
     row: dict[str, Any] = {
         "cap": cell.cap,
         "rate": cell.rate,
@@ -344,7 +344,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         "s1": probe.service.mean_ms(1),
         "scap": probe.service.mean_ms(cell.cap),
         "offset": probe.offset_ms,
-        "pace": np.quantile(probe.service.pace, (0.05, 0.5, 0.95)).tolist(),
+        "pace": np.quantile(probe.service.slowdown, (0.05, 0.5, 0.95)).tolist(),
         "by_block": [float(np.quantile(block.answered, 0.99)) for block in cell.blocks],
         **cell.about,
     }
@@ -358,7 +358,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     return row | _noise(cell)
 
 
-def _same_arrivals(probe: Probe, block: Block, cell: Cell, seed: int) -> Floats:
+def _same_arrivals(probe: ServiceTimeFit, block: Block, cell: Cell, seed: int) -> Floats:
     trace = Arrivals("trace", trace=tuple(block.arrivals_ms.tolist()))
     return probe.latencies(cell.rate, Policy(cell.cap), arrivals=trace, requests=len(block.arrivals_ms), seed=seed)[SETTLING:]
 
@@ -371,7 +371,9 @@ def _noise(cell: Cell) -> dict[str, Any]:
     ratios = []
     for _ in range(REFITS):
         other = cell.drawn(rng)
-        predicted = fit(other.sightings, cell.cap).latencies(cell.rate, Policy(cell.cap), requests=SIMULATED // 5)
+        predicted = fit_service_times(other.observations, cell.cap).latencies(
+            cell.rate, Policy(cell.cap), requests=SIMULATED // 5
+        )
         ratios.append(float(np.quantile(predicted, 0.99) / np.quantile(other.measured(), 0.99)))
     return {"noise": float(high - low) / 2, "ratio_between": np.quantile(ratios, (0.025, 0.975)).tolist()}
 
@@ -427,7 +429,7 @@ def _warm(endpoint: Endpoint, encoded: list[Any]) -> None:
     """Until a thousand requests take no less time than the thousand before them: Java compiles for a while what it runs."""
     before = float("inf")
     for _ in range(MOST_WARM_UP):
-        moments, error = keep_busy(endpoint, encoded, in_flight=32, answers=1000, timeout_s=60, cores=[OTHER_CORE])
+        moments, error = closed_loop(endpoint, encoded, in_flight=32, answers=1000, timeout_s=60, cores=[OTHER_CORE])
         if error:
             raise RuntimeError(error)
         if moments[-1] - moments[0] > STEADY * before:

@@ -2,7 +2,7 @@
 
 The sweep puts a real replica under real loads for every layout, largest batch and queue delay, and searches for the largest
 rate whose p99 holds. mopt measures batch sizes of the layouts once and predicts the rest; its choice is then put under the same
-search. A measurement of the sweep is one load test; one of mopt's is one batch size of one layout.
+search. A measurement of the sweep is one load test; one of mopt's is one batch size of one instance group.
 
     python -m benchmarks.sweep
 """
@@ -23,7 +23,7 @@ from benchmarks.serving import MODELS, artifact_of
 from mopt.artifacts import bundle
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import layouts, measure_capacity
+from mopt.capacity.measure import instance_groups, measure_capacity
 from mopt.loadgen.find_rate import find_largest, requests_for, summarize_load
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    layout: tuple[int, int]
+    instance_group: tuple[int, int]
     cap: int
     delay_ms: float
     rate: float
@@ -56,20 +56,20 @@ def main() -> None:
     arguments = parser.parse_args()
     artifact = artifact_of(arguments.model, arguments.work)
     manifest = mopt.Artifact.open(artifact).manifest
-    model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
+    model = Model(manifest.format, artifact / "model", manifest.winner.model_digest or "")
     feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
     machine = detect()
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": machine.cores})
     start = time.monotonic()
     profile = measure_capacity(runtime, model, manifest.signature, feeds, machine=machine, max_batch=8, progress=Silent())
-    batching = recommend(profile, rate=None, p99_ms=arguments.p99, max_load=1.0)
-    measured = sum(len(layout.together) for layout in profile.layouts)
+    batching = recommend(profile, rate=None, p99_ms=arguments.p99, max_utilization=1.0)
+    measured = sum(len(layout.concurrent) for layout in profile.instance_groups)
     took = time.monotonic() - start
     setting = f"{batching.instances} x {batching.threads}, batch {batching.max_batch}"
-    print(f"mopt: {measured} measurements, {took:.0f} s: {setting}, predicted {batching.most_per_replica:.0f}/s", flush=True)
+    print(f"mopt: {measured} measurements, {took:.0f} s: {setting}, predicted {batching.peak_qps:.0f}/s", flush=True)
     start = time.monotonic()
     found: list[_Found] = []
-    for instances, threads in layouts(machine.cores):
+    for instances, threads in instance_groups(machine.cores):
         own = dataclasses.replace(runtime, threads=threads)
         with ReplicaProcess(own, model, instances) as replica:
             replica.keep({size: batch_feeds(manifest.signature, feeds, size) for size in range(1, 9)})
@@ -100,7 +100,7 @@ def _print(found: list[_Found], batching: Any, measured: int, took: float, swept
     chosen = next(
         one
         for one in found
-        if (*one.layout, one.cap, one.delay_ms) == (batching.instances, batching.threads, batching.max_batch, 0.0)
+        if (*one.instance_group, one.cap, one.delay_ms) == (batching.instances, batching.threads, batching.max_batch, 0.0)
     )
     tests = sum(one.tests for one in found)
     print(f"""
@@ -114,12 +114,12 @@ def _print(found: list[_Found], batching: Any, measured: int, took: float, swept
 | mopt | {_setting(chosen)} | {chosen.rate:.0f}/s | {measured} | {took:.0f} s |
 
 {chosen.rate / best.rate:.1%} of the best, for {measured / tests:.1%} of the measurements.
-Predicted: {batching.most_per_replica:.0f}/s.
+Predicted: {batching.peak_qps:.0f}/s.
 """)
 
 
 def _setting(one: _Found) -> str:
-    return f"{one.layout[0]} x {one.layout[1]} threads, batch {one.cap}, delay {one.delay_ms:g} ms"
+    return f"{one.instance_group[0]} x {one.instance_group[1]} threads, batch {one.cap}, delay {one.delay_ms:g} ms"
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 __all__ = [
     "CandidateRejectedError",
+    "CheckFailedError",
+    "CheckInconclusiveError",
     "ExitCode",
-    "GateFailedError",
-    "GateInconclusiveError",
     "MissingDependencyError",
     "MoptError",
     "NotApplicableError",
@@ -23,7 +23,7 @@ class ExitCode(enum.IntEnum):
     OK = 0
     BUG = 1
     USAGE = 2
-    GATE_FAILED = 3
+    CHECK_FAILED = 3
     INCONCLUSIVE = 4
     INTERRUPTED = 130
 
@@ -38,10 +38,10 @@ class Rejection(enum.StrEnum):
     UNCHANGED = "unchanged"
     NOT_FINITE = "not finite"
     WORSE = "worse"
-    UNPROVEN = "unproven"
+    INCONCLUSIVE = "inconclusive"
     SLOWER = "slower"
     MEMORY = "memory"
-    OUTRUN = "outrun"
+    NOT_BEST = "not best"
     SKIPPED = "skipped"
 
 
@@ -82,13 +82,13 @@ class MissingDependencyError(UserError):
         return type(self), (self.library, self.extra)
 
 
-class GateFailedError(MoptError):
+class CheckFailedError(MoptError):
     """What was measured is not within what was asked."""
 
-    exit_code = ExitCode.GATE_FAILED
+    exit_code = ExitCode.CHECK_FAILED
 
 
-class GateInconclusiveError(MoptError):
+class CheckInconclusiveError(MoptError):
     """What was measured does not tell whether it is within what was asked."""
 
     exit_code = ExitCode.INCONCLUSIVE

@@ -10,7 +10,7 @@ from mopt.records.manifest import Golden, Manifest
 from mopt.records.measurement import BatchProfile, Estimate, Machine, Profile
 from mopt.records.quality import Quality
 from mopt.records.serving import Batching
-from mopt.records.trial import Export, Outcome, PassRecord, Trial
+from mopt.records.trial import ExportRecord, Outcome, PassRecord, TrialRecord
 
 HOSTILE = '<script>alert("x")</script>|`$\\frac$`\x00\n](javascript:1) *b* _x'
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -63,7 +63,7 @@ def quality(difference: float, bound: float, verdict: str = "pass", count: int =
     )
 
 
-def trial(name: str, speed: float | None, judged: Quality | None, outcome: Outcome | None, **changes: Any) -> Trial:
+def trial(name: str, speed: float | None, judged: Quality | None, outcome: Outcome | None, **changes: Any) -> TrialRecord:
     fields: dict[str, Any] = {
         "name": name,
         "runtime": "openvino" if "openvino" in name else "onnxruntime",
@@ -79,7 +79,7 @@ def trial(name: str, speed: float | None, judged: Quality | None, outcome: Outco
                 detail={"quantized": {"Conv": 53, "MatMul": 1}, "left in float": ["Softmax"]},
             ),
         ),
-        "model_form": "onnx",
+        "model_format": "onnx",
         "model_digest": "a" * 64,
         "size_bytes": int(102.4e6 / (speed or 1.0)),
         "evidence": {"integer": {"QLinearConv": 53, "QGemm": 1}, "float": {}, "dequantize_left": 0},
@@ -87,18 +87,18 @@ def trial(name: str, speed: float | None, judged: Quality | None, outcome: Outco
         "profile": profile(4.2, speed) if speed else None,
         "outcome": outcome,
     }
-    return Trial(**(fields | changes))
+    return TrialRecord(**(fields | changes))
 
 
-def trials(name: str = "onnxruntime-int8") -> tuple[Trial, ...]:
+def trials(name: str = "onnxruntime-int8") -> tuple[TrialRecord, ...]:
     def out(rejection: Rejection, reason: str) -> Outcome:
         return Outcome(rejection=rejection, reason=reason)
 
     return (
         trial("onnxruntime-fp32", 1.0, quality(0.0, 0.0), None, passes=(), evidence={}),
         trial(name, 2.61, quality(-0.002, -0.0046), None),
-        trial("openvino-int8", 2.4, quality(-0.0012, -0.0041), out(Rejection.OUTRUN, "8 % slower than the chosen one")),
-        trial("openvino-fp32", 1.31, quality(0.0, -0.0002), out(Rejection.OUTRUN, "half as fast as the chosen one")),
+        trial("openvino-int8", 2.4, quality(-0.0012, -0.0041), out(Rejection.NOT_BEST, "8 % slower than the chosen one")),
+        trial("openvino-fp32", 1.31, quality(0.0, -0.0002), out(Rejection.NOT_BEST, "half as fast as the chosen one")),
         trial(
             "onnxruntime-int8-minmax",
             2.6,
@@ -109,7 +109,7 @@ def trials(name: str = "onnxruntime-int8") -> tuple[Trial, ...]:
             "onnxruntime-int4",
             1.7,
             quality(-0.0071, -0.0149, "inconclusive"),
-            out(Rejection.UNPROVEN, "a drop of 1.49 pp cannot be excluded; about 900 samples would decide"),
+            out(Rejection.INCONCLUSIVE, "a drop of 1.49 pp cannot be excluded; about 900 samples would decide"),
         ),
         trial(
             "onnxruntime-int8-dynamic",
@@ -149,7 +149,7 @@ def manifest(**changes: Any) -> Manifest:
         ),
         "noise": {"load at the end": 0.31, "stolen time, %": 0.0},
         "versions": {"onnxruntime": "1.22.0", "onnx": "1.19.0"},
-        "source": Export(
+        "source": ExportRecord(
             source="resnet50.onnx",
             source_digest="b" * 64,
             exporter="onnx",
@@ -163,7 +163,7 @@ def manifest(**changes: Any) -> Manifest:
         "chosen": "onnxruntime-int8",
         "runtime": "onnxruntime",
         "runtime_fields": {"threads": 2},
-        "form": "onnx",
+        "format": "onnx",
         "why": "It is the fastest at batch 1 of those that pass the gate",
         "control": estimate(1.004, 0.01),
         "trials": trials(),
@@ -173,9 +173,9 @@ def manifest(**changes: Any) -> Manifest:
             instances=1,
             replicas=2,
             predicted_p99_ms=23.4,
-            load=0.62,
+            utilization=0.62,
             rate=400.0,
-            binding="p99",
+            limited_by="p99",
         ),
         "golden": Golden(count=1, tolerance={"logits": 1e-3}),
         "files": {},

@@ -1,6 +1,7 @@
 """A baseline in a small file that is committed: what a model answered and cost, so that a gate runs without the model.
 
-It holds one row of each metric for every sample, the model's outputs where they are small, and its costs beside a yardstick,
+It holds one row of each metric for every sample, the model's outputs where they are small, and its costs beside a reference
+workload,
 with the machine that they were measured on.
 """
 
@@ -16,7 +17,7 @@ import pydantic
 
 from mopt.errors import UserError
 from mopt.model.samples import Sample, Samples, read_feed, write_feed, write_samples
-from mopt.records.baseline import Baseline, pack_bytes, unpack_bytes
+from mopt.records.baseline import StoredBaseline, pack_bytes, unpack_bytes
 from mopt.system.digests import digest
 from mopt.system.files import check_file, disk_errors, write_whole
 from mopt.system.store import Store
@@ -37,21 +38,21 @@ def is_baseline(path: str) -> bool:
     return path.endswith(".json") and Path(path).is_file()
 
 
-def read_baseline(path: Path) -> Baseline:
+def read_baseline(path: Path) -> StoredBaseline:
     """Read a baseline.
 
     Raises:
         UserError: When it is none, or damaged.
     """
     try:
-        return Baseline.model_validate_json(path.read_bytes())
+        return StoredBaseline.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} is no baseline: {where}: {first['msg']}", "mopt baseline set writes one") from None
 
 
-def write_baseline(baseline: Baseline, path: Path, *, force: bool) -> None:
+def write_baseline(baseline: StoredBaseline, path: Path, *, force: bool) -> None:
     """Write it whole or not at all.
 
     Raises:
@@ -80,7 +81,7 @@ def encode_answers(answers: Samples) -> str:
     return packed if len(packed) <= _MOST_OUTPUT_BYTES else ""
 
 
-def stored_answers(baseline: Baseline, store: Store) -> Samples | None:
+def stored_answers(baseline: StoredBaseline, store: Store) -> Samples | None:
     """Return the stored outputs as samples; None where they were not kept.
 
     Raises:

@@ -58,7 +58,7 @@ def run(
     replica_of: Integers,
     draws: Integers,
     service: Floats,
-    pace: Floats,
+    slowdown: Floats,
     pace_ms: float,
     shape: tuple[int, int],
     preferred: Integers,
@@ -73,7 +73,7 @@ def run(
         replica_of: The replica of each request; -1 for the one with the fewest requests in it.
         draws: Uniform in [0, quantiles), one for each batch.
         service: Times to serve a batch in ms, shape [busy instances, batch size, quantiles]; index 0 is one.
-        pace: What service times are multiplied with, one factor after the other, over and over, shape [slots].
+        slowdown: What service times are multiplied with, one factor after the other, over and over, shape [slots].
         pace_ms: How long each factor holds; infinity where there is one.
         shape: Replicas and instances of each.
         preferred: Batch sizes that need not wait; may be empty.
@@ -125,8 +125,8 @@ def run(
                     if state[replica, instance, _FREE] > start:
                         busy += 1
                 # Machines are slow at different times.
-                slot = (int(start / pace_ms) + replica * _APART) % len(pace)
-                done = start + service[busy, size - 1, draws[made]] * pace[slot]
+                slot = (int(start / pace_ms) + replica * _APART) % len(slowdown)
+                done = start + service[busy, size - 1, draws[made]] * slowdown[slot]
                 for _ in range(size):
                     request = head[replica]
                     latencies[request] = done - arrivals[request]

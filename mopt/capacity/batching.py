@@ -7,7 +7,7 @@ always from 40 % of its capacity on.
 
 from __future__ import annotations
 
-__all__ = ["BURSTS", "Demand", "cheapest", "holds_most", "recommend", "resize", "settle"]
+__all__ = ["BURSTS", "Demand", "cheapest", "choose_setting", "max_rate", "recommend", "rescale"]
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from typing import Literal
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.simulate import Forecast, Policy, Service, forecast, largest_rate, simulate
-from mopt.records.serving import Batching, Layout, ServingProfile, Setting
+from mopt.records.serving import Batching, InstanceGroup, ServingProfile, Setting
 
 BURSTS = Arrivals("bursty", burst=3.0, burst_share=0.1, burst_seconds=1.0)
 _MOST_REPLICAS = 4096
@@ -44,31 +44,31 @@ class Demand:
 
     rate: float
     p99_ms: float | None = None
-    max_load: float = 0.8
+    max_utilization: float = 0.8
     arrivals: Arrivals = dataclasses.field(default_factory=Arrivals)
     balancer: Literal["random", "round robin", "least loaded"] = "random"
-    spare: int = 0
+    spare_replicas: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class _Option:
     """A layout and a policy for one replica of it."""
 
-    layout: Layout
+    instance_group: InstanceGroup
     service: Service
     policy: Policy
 
-    def setting(self, replicas: int | None, found: Forecast | None, binding: str) -> Setting:
+    def setting(self, replicas: int | None, found: Forecast | None, limited_by: str) -> Setting:
         return Setting(
             max_batch=self.policy.max_batch,
             queue_delay_us=round(self.policy.delay_ms * 1e3),
             instances=self.policy.instances,
-            threads=self.layout.threads,
+            threads=self.instance_group.threads,
             replicas=replicas,
             p99_ms=round(found.p99.value, 3) if found else None,
-            load=round(found.load, 4) if found else None,
+            utilization=round(found.utilization, 4) if found else None,
             mean_batch=round(found.mean_batch, 2) if found else None,
-            binding=binding,
+            limited_by=limited_by,
         )
 
 
@@ -77,8 +77,8 @@ def recommend(
     *,
     rate: float | None,
     p99_ms: float | None,
-    max_load: float = 0.8,
-    spare: int = 0,
+    max_utilization: float = 0.8,
+    spare_replicas: int = 0,
     arrivals: Arrivals | None = None,
 ) -> Batching:
     """Return the settings that hold the traffic with the fewest replicas, or that a replica is best served with.
@@ -87,13 +87,15 @@ def recommend(
     p99, and without a p99 the smallest batch that reaches 95 % of the best throughput.
     """
     if rate is not None:
-        return settle(profile, Demand(rate, p99_ms, max_load, arrivals or Arrivals(), spare=spare))
+        return choose_setting(
+            profile, Demand(rate, p99_ms, max_utilization, arrivals or Arrivals(), spare_replicas=spare_replicas)
+        )
     if p99_ms is not None:
-        return _largest(profile, p99_ms, max_load, arrivals or Arrivals())
+        return _largest(profile, p99_ms, max_utilization, arrivals or Arrivals())
     return _by_throughput(profile)
 
 
-def settle(profile: ServingProfile, demand: Demand) -> Batching:
+def choose_setting(profile: ServingProfile, demand: Demand) -> Batching:
     """Return the cheapest setting that holds a demand, with all alternatives."""
     options = list(_options(profile))
     settings = [_size(option, demand) for option in options]
@@ -121,55 +123,56 @@ def _best(settings: Sequence[Setting]) -> Setting | None:
     fewest = [setting for setting in possible if setting.replicas == min(one.replicas or 0 for one in possible)]
     lowest = min(setting.p99_ms or 0.0 for setting in fewest)
     quick = [setting for setting in fewest if (setting.p99_ms or 0.0) <= _AS_QUICK * lowest]
-    roomy = min(setting.load or 0.0 for setting in quick)
+    roomy = min(setting.utilization or 0.0 for setting in quick)
     return min(
-        (setting for setting in quick if (setting.load or 0.0) <= _AS_ROOMY * roomy), key=lambda setting: setting.max_batch
+        (setting for setting in quick if (setting.utilization or 0.0) <= _AS_ROOMY * roomy),
+        key=lambda setting: setting.max_batch,
     )
 
 
-def resize(profile: ServingProfile, setting: Setting, demand: Demand) -> Setting:
+def rescale(profile: ServingProfile, setting: Setting, demand: Demand) -> Setting:
     """Return the same way to serve, sized anew, for a profile or a demand that is slightly different."""
     return _size(_option(profile, setting), demand)
 
 
-def holds_most(profile: ServingProfile, setting: Setting, demand: Demand) -> float:
+def max_rate(profile: ServingProfile, setting: Setting, demand: Demand) -> float:
     """The largest rate in requests per second that one replica holds within p99 and load."""
     option = _option(profile, setting)
     limit = demand.p99_ms if demand.p99_ms is not None else math.inf
     return largest_rate(
-        option.service, option.policy, limit, max_load=demand.max_load, arrivals=demand.arrivals, requests=_QUICK
+        option.service, option.policy, limit, max_utilization=demand.max_utilization, arrivals=demand.arrivals, requests=_QUICK
     )
 
 
 def _option(profile: ServingProfile, setting: Setting) -> _Option:
-    layout = profile.layout(setting.instances, setting.threads)
+    group = profile.instance_group(setting.instances, setting.threads)
     policy = Policy(setting.max_batch, setting.queue_delay_us / 1e3, instances=setting.instances)
-    return _Option(layout, Service.of(layout).capped(setting.max_batch), policy)
+    return _Option(group, Service.of(group).capped(setting.max_batch), policy)
 
 
 def _options(profile: ServingProfile) -> Iterable[_Option]:
-    for layout in profile.layouts:
-        service = Service.of(layout)
-        sizes = sorted(entry.batch for entry in layout.together)
+    for group in profile.instance_groups:
+        service = Service.of(group)
+        sizes = sorted(entry.batch for entry in group.concurrent)
         for cap in sizes if profile.batches else sizes[:1]:
             capped = service.capped(cap if profile.batches else 1)
-            yield _Option(layout, capped, Policy(capped.max_batch, instances=layout.instances))
+            yield _Option(group, capped, Policy(capped.max_batch, instances=group.instances))
 
 
 def _size(option: _Option, demand: Demand) -> Setting:
     """The fewest replicas of an option that hold the demand."""
     capacity = option.service.capacity(option.policy)
-    for_load = max(1, math.ceil(demand.rate / (capacity * demand.max_load) - 1e-9))
+    for_load = max(1, math.ceil(demand.rate / (capacity * demand.max_utilization) - 1e-9))
     limit = demand.p99_ms
     if limit is None:
-        return option.setting(for_load, _simulated(option, demand, for_load), "load")
+        return option.setting(for_load, _simulated(option, demand, for_load), "utilization")
     if float(option.service.table[0, 0].mean()) > limit:
         return option.setting(None, None, f"one request alone takes more than {limit:g} ms")
     found = _fewest(option, demand, for_load, limit)
     if found is None:
         return option.setting(None, None, f"no number of replicas keeps {limit:g} ms")
     replicas, seen = found
-    return option.setting(replicas, seen, "load" if replicas == for_load else "p99")
+    return option.setting(replicas, seen, "utilization" if replicas == for_load else "p99")
 
 
 def _fewest(option: _Option, demand: Demand, least: int, limit: float) -> tuple[int, Forecast] | None:
@@ -207,12 +210,12 @@ def _with_delay(option: _Option, demand: Demand, chosen: Setting) -> tuple[Setti
 
 def _rule_of_thumb(profile: ServingProfile, demand: Demand) -> Setting | None:
     """What the usual advice takes: one instance with all threads, 32 requests or 10 ms."""
-    layout = profile.layouts[0]
-    cap = min(_RULE_BATCH, max(entry.batch for entry in layout.together))
+    group = profile.instance_groups[0]
+    cap = min(_RULE_BATCH, max(entry.batch for entry in group.concurrent))
     if not profile.batches or cap == 1:
         return None
-    policy = Policy(cap, delay_ms=_RULE_DELAY_US / 1e3, instances=layout.instances)
-    return _size(_Option(layout, Service.of(layout, cap), policy), demand)
+    policy = Policy(cap, delay_ms=_RULE_DELAY_US / 1e3, instances=group.instances)
+    return _size(_Option(group, Service.of(group, cap), policy), demand)
 
 
 def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence[Setting], rule: Setting | None) -> Batching:
@@ -220,11 +223,11 @@ def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence
     needed = chosen.replicas
     policy = dataclasses.replace(option.policy, replicas=needed, balancer=demand.balancer)
     found = forecast(option.service, demand.rate, policy, arrivals=demand.arrivals)
-    if demand.p99_ms is not None and found.p99.value > demand.p99_ms:  # the quick look was lucky
+    if demand.p99_ms is not None and found.p99.value > demand.p99_ms:  # the screening was lucky
         needed += 1
         policy = dataclasses.replace(policy, replicas=needed)
         found = forecast(option.service, demand.rate, policy, arrivals=demand.arrivals)
-    everyone = dataclasses.replace(policy, replicas=needed + demand.spare)
+    everyone = dataclasses.replace(policy, replicas=needed + demand.spare_replicas)
     limit = demand.p99_ms if demand.p99_ms is not None else math.inf
     most = largest_rate(option.service, everyone, limit, arrivals=demand.arrivals)
     return Batching(
@@ -232,18 +235,18 @@ def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence
         queue_delay_us=chosen.queue_delay_us,
         instances=chosen.instances,
         threads=chosen.threads,
-        replicas=needed + demand.spare,
-        spare=demand.spare,
+        replicas=needed + demand.spare_replicas,
+        spare_replicas=demand.spare_replicas,
         predicted_p99_ms=round(found.p99.value, 3),
         p99=found.p99,
         mean_batch=round(found.mean_batch, 2),
-        load=round(found.load, 4),
+        utilization=round(found.utilization, 4),
         rate=demand.rate,
-        binding=chosen.binding,
+        limited_by=chosen.limited_by,
         arrivals=str(demand.arrivals),
         headroom=round(most / demand.rate, 3),
         burst_p99_ms=round(simulate(option.service, demand.rate, everyone, arrivals=BURSTS).p99.value, 3),
-        most_per_replica=round(most / everyone.replicas, 3),
+        peak_qps=round(most / everyone.replicas, 3),
         alternatives=tuple(settings),
         rule_of_thumb=rule,
     )
@@ -252,49 +255,51 @@ def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence
 def _impossible(profile: ServingProfile, demand: Demand, settings: Sequence[Setting]) -> Batching:
     fallback = _by_throughput(profile)
     said = f"no setting keeps a p99 of {demand.p99_ms:g} ms on this machine"
-    return fallback.model_copy(update={"rate": demand.rate, "binding": said, "alternatives": tuple(settings)})
+    return fallback.model_copy(update={"rate": demand.rate, "limited_by": said, "alternatives": tuple(settings)})
 
 
-def _largest(profile: ServingProfile, p99_ms: float, max_load: float, arrivals: Arrivals) -> Batching:
+def _largest(profile: ServingProfile, p99_ms: float, max_utilization: float, arrivals: Arrivals) -> Batching:
     """Settings under which one replica holds the largest rate within the p99."""
     best: tuple[float, _Option] | None = None
     for option in _options(profile):
-        rate = largest_rate(option.service, option.policy, p99_ms, max_load=max_load, arrivals=arrivals, requests=_QUICK)
+        rate = largest_rate(
+            option.service, option.policy, p99_ms, max_utilization=max_utilization, arrivals=arrivals, requests=_QUICK
+        )
         if best is None or rate > 1.01 * best[0]:
             best = rate, option
     assert best is not None
     rate, option = best
     if rate == 0:
         said = f"no setting keeps a p99 of {p99_ms:g} ms on this machine"
-        return _by_throughput(profile).model_copy(update={"binding": said})
+        return _by_throughput(profile).model_copy(update={"limited_by": said})
     return Batching(
         max_batch=option.policy.max_batch,
         queue_delay_us=0,
         instances=option.policy.instances,
-        threads=option.layout.threads,
+        threads=option.instance_group.threads,
         replicas=1,
         predicted_p99_ms=None,
-        load=None,
+        utilization=None,
         rate=None,
-        binding="the largest rate within the p99: no rate was given",
+        limited_by="the largest rate within the p99: no rate was given",
         arrivals=str(arrivals),
-        most_per_replica=round(rate, 3),
+        peak_qps=round(rate, 3),
     )
 
 
 def _by_throughput(profile: ServingProfile) -> Batching:
-    layout = profile.layouts[0]
-    entries = layout.together if profile.batches else layout.together[:1]
+    group = profile.instance_groups[0]
+    entries = group.concurrent if profile.batches else group.concurrent[:1]
     best = max(entry.throughput for entry in entries)
     cap = next(entry.batch for entry in entries if entry.throughput >= 0.95 * best)
     return Batching(
         max_batch=cap if profile.batches else 1,
         queue_delay_us=0,
-        instances=layout.instances,
-        threads=layout.threads,
+        instances=group.instances,
+        threads=group.threads,
         replicas=1,
         predicted_p99_ms=None,
-        load=None,
+        utilization=None,
         rate=None,
-        binding="throughput: no rate was given",
+        limited_by="throughput: no rate was given",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Pace", "layouts", "measure_capacity", "padding_share", "without_layouts"]
+__all__ = ["SpeedTrace", "instance_groups", "measure_capacity", "padding_share", "without_instance_groups"]
 
 import contextlib
 import dataclasses
@@ -15,10 +15,10 @@ from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
 from mopt.model.signature import Feed, Signature
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, percentile, summarize
-from mopt.profiles.noise import Watch
+from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
 from mopt.records.measurement import BatchProfile, Machine, OperatorProfile, Profile
-from mopt.records.serving import Layout, ServingProfile
+from mopt.records.serving import InstanceGroup, ServingProfile
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes._replica import ReplicaProcess
 
@@ -39,14 +39,14 @@ _NOTHING = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class _Replica:
-    """A layout that is being measured."""
+    """An instance group that is being measured."""
 
     instances: int
     threads: int
     process: ReplicaProcess
 
 
-def layouts(cores: int) -> list[tuple[int, int]]:
+def instance_groups(cores: int) -> list[tuple[int, int]]:
     """Ways to divide the cores among instances: (instances, threads of each), from one with all of them to one for each core.
 
     Powers of two between the two; what is left over by the division stays idle.
@@ -60,12 +60,12 @@ def layouts(cores: int) -> list[tuple[int, int]]:
     return found
 
 
-def without_layouts(profile: Profile, machine: Machine, noise: dict[str, float], *, batches: bool) -> ServingProfile:
+def without_instance_groups(profile: Profile, machine: Machine, noise: dict[str, float], *, batches: bool) -> ServingProfile:
     """What is known of a replica from the profile of a candidate alone: one instance."""
-    layout = Layout(instances=1, threads=profile.threads, alone=profile.batches, together=profile.batches)
+    group = InstanceGroup(instances=1, threads=profile.threads, solo=profile.batches, concurrent=profile.batches)
     largest = profile.batches[-1].batch
     return ServingProfile(
-        machine=machine, noise=noise, batches=batches, layouts=(layout,), load_ms=profile.load_ms,
+        machine=machine, noise=noise, batches=batches, instance_groups=(group,), load_ms=profile.load_ms,
         first_ms=profile.first_ms, warm_ms=profile.first_ms, memory={largest: profile.peak_bytes},
     )  # fmt: skip
 
@@ -95,33 +95,33 @@ def measure_capacity(
         max_batch: Largest batch size.
         cores: What a replica may use; default: all.
         latency_limit_ms: No batch size is measured beyond the first whose median is above it.
-        memory: Bytes that all layouts may take together; without that much, fewer layouts are measured.
-        seconds: Most time for one batch size of one layout.
+        memory: Bytes that all instance groups may take together; without that much, fewer of them are measured.
+        seconds: Most time for one batch size of one instance group.
         progress: Receives one step for each batch size.
 
     Raises:
         CandidateRejectedError: When the runtime crashes, hangs or fails.
     """
-    watch = Watch()
+    noise_monitor = NoiseMonitor()
     sizes = signature.batch_sizes(max_batch)
     cold = _cold_start(runtime, model, batch_feeds(signature, samples, sizes[0]))
-    wanted = [(count, runtime.threads) for count in runtime.side_by_side] or layouts(cores or runtime.threads)
+    wanted = [(count, runtime.threads) for count in runtime.side_by_side] or instance_groups(cores or runtime.threads)
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
     wanted = [one for index, one in enumerate(wanted) if index == 0 or one[0] <= room]
     progress.stage("measuring it as a server", len(sizes))
-    found, peaks = _measure_layouts(runtime, model, signature, samples, sizes, wanted, latency_limit_ms, seconds, progress)
+    found, peaks = _measure_groups(runtime, model, signature, samples, sizes, wanted, latency_limit_ms, seconds, progress)
     return ServingProfile(
         machine=machine,
-        noise=watch.seen() | _range_of(found[0].pace),
+        noise=noise_monitor.summary() | _range_of(found[0].slowdown),
         batches=signature.batches,
-        layouts=found,
+        instance_groups=found,
         load_ms=cold.load_ms,
         first_ms=cold.first_ms,
         warm_ms=cold.warm_ms,
         memory=peaks,
         padding=padding_share(samples, sizes[-1]),
         # The profiler loads the model a second time.
-        operators=_operators(runtime, model, signature, samples, [sizes[0], found[0].alone[-1].batch]) if room > 1 else (),
+        operators=_operators(runtime, model, signature, samples, [sizes[0], found[0].solo[-1].batch]) if room > 1 else (),
     )
 
 
@@ -151,7 +151,7 @@ def _is_steady(latencies: Sequence[float]) -> bool:
     return abs(before - after) <= _STEADY * after
 
 
-def _measure_layouts(
+def _measure_groups(
     runtime: Runtime,
     model: Model,
     signature: Signature,
@@ -161,48 +161,48 @@ def _measure_layouts(
     latency_limit_ms: float | None,
     seconds: float,
     progress: Progress,
-) -> tuple[tuple[Layout, ...], dict[int, int]]:
-    alone: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
-    together: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
+) -> tuple[tuple[InstanceGroup, ...], dict[int, int]]:
+    solo: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
+    concurrent: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
     peaks: dict[int, int] = {}
-    pace = Pace()
+    slowdown = SpeedTrace()
     with _opened(runtime, model, wanted) as replicas:
         for batch in sizes:
             feeds = {batch: batch_feeds(signature, samples, batch)}
             for replica in replicas:
                 replica.process.keep(feeds)
-            logs = _measure_batch(replicas, batch, seconds, pace)
+            logs = _measure_batch(replicas, batch, seconds, slowdown)
             for index, (one, all_) in enumerate(logs):
-                alone[index].append(summarize(batch, one, None))
-                together[index].append(summarize(batch, all_, None))
+                solo[index].append(summarize(batch, one, None))
+                concurrent[index].append(summarize(batch, all_, None))
             peaks[batch] = replicas[0].process.peak_bytes()
-            median = alone[0][-1].p50.value
+            median = solo[0][-1].p50.value
             progress.step(f"batch {batch}: {median:.2f} ms with {wanted[0][1]} threads")
             if median > _SLOW_MS / 2 or (latency_limit_ms and median > latency_limit_ms):
                 break
-    factors = pace.factors()
+    factors = slowdown.factors()
     found = tuple(
-        Layout(
+        InstanceGroup(
             instances=instances,
             threads=threads,
-            alone=tuple(alone[index]),
-            together=tuple(together[index]),
-            pace=factors or (1.0,),
-            pace_ms=_SLOT_MS if factors else None,
+            solo=tuple(solo[index]),
+            concurrent=tuple(concurrent[index]),
+            slowdown=factors or (1.0,),
+            slowdown_slot_ms=_SLOT_MS if factors else None,
         )
         for index, (instances, threads) in enumerate(wanted)
     )
     return found, peaks
 
 
-class Pace:
-    """How the speed of the machine changes while layouts take turns: each turn against the mean of its like."""
+class SpeedTrace:
+    """How the speed of the machine changes while instance groups take turns: each turn against the mean of its like."""
 
     def __init__(self) -> None:
         self._turns: list[tuple[tuple[int, int, int], float, float]] = []
 
     def add(self, like: tuple[int, int, int], latencies: Sequence[float], active: int) -> None:
-        """Note a turn: batch size, layout and active instances; and its latencies in ms."""
+        """Note a turn: batch size, instance group and active instances; and its latencies in ms."""
         self._turns.append((like, statistics.fmean(latencies), sum(latencies) / active))
 
     def factors(self) -> tuple[float, ...]:
@@ -234,16 +234,18 @@ def _opened(runtime: Runtime, model: Model, wanted: Sequence[tuple[int, int]]) -
         yield replicas
 
 
-def _range_of(pace: Sequence[float]) -> dict[str, float]:
+def _range_of(slowdown: Sequence[float]) -> dict[str, float]:
     """The quick and the slow end of what 90 % of the slots took, as factors."""
-    if len(pace) < 2:
+    if len(slowdown) < 2:
         return {}
-    low, *_, high = statistics.quantiles(pace, n=20)
+    low, *_, high = statistics.quantiles(slowdown, n=20)
     return {"pace_low": round(low, 3), "pace_high": round(high, 3)}
 
 
-def _measure_batch(replicas: Sequence[_Replica], batch: int, seconds: float, pace: Pace) -> list[tuple[TurnLog, TurnLog]]:
-    """Let the layouts take turns, with one instance and with all, until medians are narrow or the time is used up."""
+def _measure_batch(
+    replicas: Sequence[_Replica], batch: int, seconds: float, slowdown: SpeedTrace
+) -> list[tuple[TurnLog, TurnLog]]:
+    """Let the instance groups take turns, with one instance and with all, until medians are narrow or the time is used up."""
     order = list(range(len(replicas)))
     shuffle = random.Random(batch)  # noqa: S311 -- an order, not a secret
     one: list[list[tuple[float, ...]]] = [[] for _ in replicas]
@@ -256,10 +258,10 @@ def _measure_batch(replicas: Sequence[_Replica], batch: int, seconds: float, pac
         for index in order:
             replica = replicas[index]
             all_[index].append(_turn(replica, batch, replica.instances))
-            pace.add((batch, index, replica.instances), all_[index][-1], replica.instances)
+            slowdown.add((batch, index, replica.instances), all_[index][-1], replica.instances)
             if replica.instances > 1:
                 one[index].append(_turn(replica, batch, 1))
-                pace.add((batch, index, 1), one[index][-1], 1)
+                slowdown.add((batch, index, 1), one[index][-1], 1)
             else:
                 one[index].append(all_[index][-1])
         logs = [(TurnLog(tuple(first)), TurnLog(tuple(second))) for first, second in zip(one, all_, strict=True)]

@@ -1,8 +1,8 @@
-"""What the lines of a sizing say together: which one to rent, whether a GPU pays, how to scale, and the curves of what-if."""
+"""What the options of a sizing say together: which one to rent, whether a GPU pays, how to scale, and the curves of what-if."""
 
 from __future__ import annotations
 
-__all__ = ["HOURS_PER_MONTH", "Wish", "autoscaling", "cost_curves", "gpu_verdict", "p99_curves", "recommended"]
+__all__ = ["HOURS_PER_MONTH", "SizingRequest", "autoscaling", "cost_curves", "gpu_verdict", "p99_curves", "recommended"]
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from mopt.capacity.batching import Demand
 from mopt.capacity.simulate import Policy, Service, simulate
 from mopt.profiles.target import Target
 from mopt.records.serving import ServingProfile
-from mopt.records.sizing import Autoscaling, Curve, GpuVerdict, Line
+from mopt.records.sizing import Autoscaling, Curve, GpuVerdict, SizingOption
 
 HOURS_PER_MONTH = 730.0
 _CURVES = 4
@@ -23,7 +23,7 @@ _LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class SizingRequest:
     """What is asked.
 
     Attributes:
@@ -48,74 +48,76 @@ class Wish:
         return math.fsum(self.daily) / len(self.daily) if self.daily else self.demand.rate
 
 
-def recommended(lines: Sequence[Line], wish: Wish) -> tuple[int | None, str]:
+def recommended(options: Sequence[SizingOption], request: SizingRequest) -> tuple[int | None, str]:
     """Return the cheapest line even at the unfavourable end of its range; what was measured where it costs no more; and why."""
     possible = [
-        (line.monthly_usd.high, line.origin != "measured", index)
-        for index, line in enumerate(lines)
-        if not line.excluded and line.monthly_usd is not None
+        (option.monthly_usd.high, option.origin != "measured", index)
+        for index, option in enumerate(options)
+        if not option.excluded and option.monthly_usd is not None
     ]
     if possible:
         index = min(possible)[2]
-        line = lines[index]
-        assert line.monthly_usd is not None
-        assert line.replicas is not None
-        others = sorted({other for other, _, position in possible if lines[position].target != line.target})
-        gap = f"; the next machine costs {others[0] / line.monthly_usd.high:.2g} times as much" if others else ""
-        end = ", even at the unfavourable end of its range" if line.origin == "projected" else ""
-        return index, f"it holds the traffic for the least money{end}{gap}; decided by {line.binding}"
-    free = [(line.replicas.value, index) for index, line in enumerate(lines) if not line.excluded and line.replicas]
+        option = options[index]
+        assert option.monthly_usd is not None
+        assert option.replicas is not None
+        others = sorted({other for other, _, position in possible if options[position].target != option.target})
+        gap = f"; the next machine costs {others[0] / option.monthly_usd.high:.2g} times as much" if others else ""
+        end = ", even at the unfavourable end of its range" if option.origin == "projected" else ""
+        return index, f"it holds the traffic for the least money{end}{gap}; decided by {option.limited_by}"
+    free = [(option.replicas.value, index) for index, option in enumerate(options) if not option.excluded and option.replicas]
     if free:
         return min(free)[1], "it needs the fewest machines; no price is known, so that money could not decide"
     return None, "nothing that was compared holds the traffic within the limits"
 
 
-def gpu_verdict(lines: Sequence[Line], best: int | None, gpus: Sequence[Target], wish: Wish) -> GpuVerdict:
+def gpu_verdict(
+    options: Sequence[SizingOption], best: int | None, gpus: Sequence[Target], request: SizingRequest
+) -> GpuVerdict:
     """Return whether a GPU can pay: one that costs more than the CPUs cannot, however fast it is; one that costs less might."""
     priced = [(target.hardware.price.value, target) for target in gpus if target.hardware is not None]
-    line = lines[best] if best is not None else None
-    if not priced or line is None or line.monthly_usd is None or not line.most_per_replica or line.hourly_usd is None:
+    option = options[best] if best is not None else None
+    if not priced or option is None or option.monthly_usd is None or not option.peak_qps or option.hourly_usd is None:
         return GpuVerdict(answer="not known", sentence="Without prices and a setting that holds, GPUs cannot be compared.")
     price, gpu = min(priced, key=lambda pair: pair[0])
-    machines = 1 + wish.demand.spare
+    machines = 1 + request.demand.spare_replicas
     gpu_monthly = machines * price * HOURS_PER_MONTH
     # The first number of CPU machines that costs more than the GPU, and the rate at which that many are needed.
-    affordable = math.floor(machines * price / line.hourly_usd - 1e-9) - wish.demand.spare
-    pays_from = max(0, affordable) * line.most_per_replica
+    affordable = math.floor(machines * price / option.hourly_usd - 1e-9) - request.demand.spare_replicas
+    pays_from = max(0, affordable) * option.peak_qps
     told = f"{gpu.name} costs {gpu_monthly:,.0f} USD a month for {machines} of it"
-    if line.monthly_usd.high <= gpu_monthly:
+    if option.monthly_usd.high <= gpu_monthly:
         sentence = (
-            f"CPU: {told}, more than the CPUs at {line.monthly_usd.high:,.0f} USD, however fast it may be. "
+            f"CPU: {told}, more than the CPUs at {option.monthly_usd.high:,.0f} USD, however fast it may be. "
             f"It can pay from about {pays_from:,.0f} requests per second on."
         )
         return GpuVerdict(answer="CPU", sentence=sentence, pays_from=pays_from, gpu=gpu.name)
     sentence = (
-        f"Perhaps a GPU: {told}, less than the CPUs at {line.monthly_usd.value:,.0f} USD. It pays if one "
-        f"holds {wish.demand.rate:,.0f} requests per second within the limits, which was not measured."
+        f"Perhaps a GPU: {told}, less than the CPUs at {option.monthly_usd.value:,.0f} USD. It pays if one "
+        f"holds {request.demand.rate:,.0f} requests per second within the limits, which was not measured."
     )
     return GpuVerdict(answer="perhaps a GPU", sentence=sentence, pays_from=pays_from, gpu=gpu.name)
 
 
-def autoscaling(line: Line, start: float, wish: Wish) -> Autoscaling | None:
+def autoscaling(option: SizingOption, start: float, request: SizingRequest) -> Autoscaling | None:
     """Return how to scale the recommended machines.
 
     Args:
-        line: The recommended one.
+        option: The recommended one.
         start: Seconds until a new replica is warm.
-        wish: What is asked.
+        request: What is asked.
     """
-    if not line.most_per_replica:
+    if not option.peak_qps:
         return None
-    lowest = min(wish.daily) if wish.daily else wish.demand.rate
-    growth = _growth(wish.daily) * start
-    minimum = max(1, math.ceil((lowest + growth) / line.most_per_replica)) + wish.demand.spare
+    lowest = min(request.daily) if request.daily else request.demand.rate
+    growth = _growth(request.daily) * start
+    minimum = max(1, math.ceil((lowest + growth) / option.peak_qps)) + request.demand.spare_replicas
     why = (
         f"the lowest rate is {lowest:,.4g} requests per second, and while a replica starts ({start:.2g} s) it grows by at most "
-        f"{growth:.2g}" + (f"; {wish.demand.spare} more may be lost" if wish.demand.spare else "")
+        f"{growth:.2g}" + (f"; {request.demand.spare_replicas} more may be lost" if request.demand.spare_replicas else "")
     )
     return Autoscaling(
         metric="requests per second of a replica",
-        threshold=round(line.most_per_replica, 1),
+        threshold=round(option.peak_qps, 1),
         unit="requests/s",
         minimum=minimum,
         start_seconds=start,
@@ -128,58 +130,64 @@ def _growth(daily: Sequence[float]) -> float:
     return max([0.0, *((after - before) / 3600 for before, after in zip(daily, [*daily[1:], *daily[:1]], strict=True))])
 
 
-def _best_of_targets(lines: Sequence[Line], best: int | None) -> list[Line]:
+def _best_of_targets(options: Sequence[SizingOption], best: int | None) -> list[SizingOption]:
     """The cheapest line of each target, the recommended one first."""
-    found: dict[str, Line] = {}
+    found: dict[str, SizingOption] = {}
     ranked = sorted(
-        (line for line in lines if line.monthly_usd is not None and line.most_per_replica and not line.excluded),
-        key=lambda line: line.monthly_usd.value if line.monthly_usd else math.inf,
+        (option for option in options if option.monthly_usd is not None and option.peak_qps and not option.excluded),
+        key=lambda option: option.monthly_usd.value if option.monthly_usd else math.inf,
     )
-    if best is not None and lines[best] in ranked:
-        ranked = [lines[best], *ranked]
-    for line in ranked:
-        found.setdefault(line.target, line)
+    if best is not None and options[best] in ranked:
+        ranked = [options[best], *ranked]
+    for option in ranked:
+        found.setdefault(option.target, option)
     return list(found.values())[:_CURVES]
 
 
-def _rates(wish: Wish) -> list[float]:
+def _rates(request: SizingRequest) -> list[float]:
     step = _SPAN ** (2 / (_POINTS - 1))
-    return [wish.demand.rate / _SPAN * step**index for index in range(_POINTS)]
+    return [request.demand.rate / _SPAN * step**index for index in range(_POINTS)]
 
 
-def cost_curves(lines: Sequence[Line], best: int | None, gpus: Sequence[Target], wish: Wish) -> tuple[Curve, ...]:
+def cost_curves(
+    options: Sequence[SizingOption], best: int | None, gpus: Sequence[Target], request: SizingRequest
+) -> tuple[Curve, ...]:
     """Return what a month costs by rate: the cheapest line of each target, and one GPU."""
-    rates = _rates(wish)
+    rates = _rates(request)
     curves = []
-    for index, line in enumerate(_best_of_targets(lines, best)):
-        most, hourly = line.most_per_replica or 1.0, line.hourly_usd or 0.0
-        values = [(max(1, math.ceil(rate / most)) + wish.demand.spare) * hourly * HOURS_PER_MONTH for rate in rates]
+    for index, option in enumerate(_best_of_targets(options, best)):
+        most, hourly = option.peak_qps or 1.0, option.hourly_usd or 0.0
+        values = [(max(1, math.ceil(rate / most)) + request.demand.spare_replicas) * hourly * HOURS_PER_MONTH for rate in rates]
         role = "chosen" if index == 0 and best is not None else "cpu"
-        curves.append(Curve(name=f"{line.target}, {line.precision}", role=role, rates=tuple(rates), values=tuple(values)))
+        curves.append(Curve(name=f"{option.target}, {option.precision}", role=role, rates=tuple(rates), values=tuple(values)))
     priced = [(target.hardware.price.value, target.name) for target in gpus if target.hardware is not None]
     if curves and priced:
         price, name = min(priced)
-        flat = (1 + wish.demand.spare) * price * HOURS_PER_MONTH
+        flat = (1 + request.demand.spare_replicas) * price * HOURS_PER_MONTH
         curves.append(Curve(name=f"one {name}, if it holds", role="gpu", rates=tuple(rates), values=(flat,) * len(rates)))
     return tuple(curves)
 
 
-def p99_curves(lines: Sequence[Line], best: int | None, profiles: dict[int, ServingProfile], wish: Wish) -> tuple[Curve, ...]:
+def p99_curves(
+    options: Sequence[SizingOption], best: int | None, profiles: dict[int, ServingProfile], request: SizingRequest
+) -> tuple[Curve, ...]:
     """Return p99 by rate for the machines that are recommended, all of them up."""
-    if best is None or best not in profiles or lines[best].replicas is None:
+    if best is None or best not in profiles or options[best].replicas is None:
         return ()
-    line = lines[best]
-    assert line.replicas is not None
-    assert line.max_batch is not None
-    assert line.instances is not None
-    layout = profiles[best].layout(line.instances, line.threads or 1)
-    service = Service.of(layout).capped(line.max_batch)
-    policy = Policy(line.max_batch, line.queue_delay_us / 1e3, instances=line.instances, replicas=int(line.replicas.value))
+    option = options[best]
+    assert option.replicas is not None
+    assert option.max_batch is not None
+    assert option.instances is not None
+    group = profiles[best].instance_group(option.instances, option.threads or 1)
+    service = Service.of(group).capped(option.max_batch)
+    policy = Policy(
+        option.max_batch, option.queue_delay_us / 1e3, instances=option.instances, replicas=int(option.replicas.value)
+    )
     capacity = service.capacity(policy)
-    found = [simulate(service, load * capacity, policy, arrivals=wish.demand.arrivals) for load in _LOADS]
+    found = [simulate(service, load * capacity, policy, arrivals=request.demand.arrivals) for load in _LOADS]
     return (
         Curve(
-            name=f"{int(line.replicas.value)} x {line.target}",
+            name=f"{int(option.replicas.value)} x {option.target}",
             role="chosen",
             rates=tuple(load * capacity for load in _LOADS),
             values=tuple(one.p99.value for one in found),

@@ -18,9 +18,9 @@ __all__ = [
     "bound_by",
     "latency_ratio",
     "measure_peak",
-    "move",
     "peak_of",
     "project",
+    "project_profile",
     "reconciled",
     "roofline_ms",
 ]
@@ -33,7 +33,7 @@ from mopt.errors import UserError
 from mopt.profiles import machine as local
 from mopt.profiles.target import Hardware
 from mopt.records.measurement import BatchProfile, Estimate, Machine, OperatorCost, OperatorProfile
-from mopt.records.serving import Layout, ServingProfile
+from mopt.records.serving import InstanceGroup, ServingProfile
 
 HOLDOUT = 0.65
 """Relative error by which a range is widened: what four of five held-out predictions stay within, by
@@ -258,7 +258,9 @@ def latency_ratio(profiles: Sequence[OperatorProfile], here: Peak, there: Peak, 
     return Ratio(value, low, high)
 
 
-def move(profile: ServingProfile, here: Peak, there: Peak, cores: int, end: Literal["value", "low", "high"]) -> ServingProfile:
+def project_profile(
+    profile: ServingProfile, here: Peak, there: Peak, cores: int, end: Literal["value", "low", "high"]
+) -> ServingProfile:
     """Return the profile that another machine would have.
 
     Each number of threads that was measured is there, with as many instances as the cores allow.
@@ -271,23 +273,23 @@ def move(profile: ServingProfile, here: Peak, there: Peak, cores: int, end: Lite
         end: ``value``, or ``low`` or ``high`` for an end of the range.
     """
     moved = []
-    for layout in profile.layouts:
-        if layout.threads > cores:
+    for group in profile.instance_groups:
+        if group.threads > cores:
             continue
-        instances = cores // layout.threads
+        instances = cores // group.threads
         ratios = {
-            entry.batch: float(getattr(_ratio_of(profile, here, there, entry.batch, layout.threads), end))
-            for entry in layout.together
+            entry.batch: float(getattr(_ratio_of(profile, here, there, entry.batch, group.threads), end))
+            for entry in group.concurrent
         }
         moved.append(
-            Layout(
+            InstanceGroup(
                 instances=instances,
-                threads=layout.threads,
-                alone=tuple(_slowed(entry, ratios[entry.batch]) for entry in layout.alone),
-                together=tuple(_slowed(entry, ratios[entry.batch]) for entry in layout.together),
+                threads=group.threads,
+                solo=tuple(_slowed(entry, ratios[entry.batch]) for entry in group.solo),
+                concurrent=tuple(_slowed(entry, ratios[entry.batch]) for entry in group.concurrent),
             )
         )
-    return profile.model_copy(update={"layouts": tuple(moved)})
+    return profile.model_copy(update={"instance_groups": tuple(moved)})
 
 
 def _ratio_of(profile: ServingProfile, here: Peak, there: Peak, batch: int, threads: int) -> Ratio:

@@ -10,7 +10,7 @@ for one instance that takes at once all that wait.
 
 from __future__ import annotations
 
-__all__ = ["Probe", "fit"]
+__all__ = ["ServiceTimeFit", "fit_service_times"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.simulate import REQUESTS, Policy, Service, simulate_requests
-from mopt.profiles.server import Sighting
+from mopt.profiles.server import ServerObservation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ _SIMULATED = 60_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class ServiceTimeFit:
     """What a server takes.
 
     Attributes:
@@ -64,12 +64,12 @@ class Probe:
 # --- from what was seen to what it takes --------------------------------------------------------------------------------
 
 
-def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
+def fit_service_times(observations: Sequence[ServerObservation], max_batch: int) -> ServiceTimeFit:
     """Return what a server takes that was seen once or several times."""
     from scipy.optimize import minimize
 
-    full = _Full.of([sighting.ends_ms for sighting in sightings])
-    moderate = _Moderate.of(sightings, max_batch)
+    full = _Full.of([observation.ends_ms for observation in observations])
+    moderate = _Moderate.of(observations, max_batch)
 
     def service(guess: Floats) -> Service:
         """That of a time for one request and, where batches are made, one more for all others of a full batch."""
@@ -85,7 +85,7 @@ def fit(sightings: Sequence[Sighting], max_batch: int) -> Probe:
         options={"xatol": _CLOSE * full.mean_ms, "fatol": (_CLOSE * full.mean_ms) ** 2, "maxfev": _TRIALS},
     )
     fitted = service(found.x)
-    return Probe(fitted, moderate.compare(fitted)[0], max_batch * 1e3 / full.mean_ms)
+    return ServiceTimeFit(fitted, moderate.compare(fitted)[0], max_batch * 1e3 / full.mean_ms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +94,13 @@ class _Full:
 
     Attributes:
         mean_ms: Time that one takes.
-        pace: How that changes, in slots of ``pace_ms``; a slow slot has fewer batches, so that the harmonic mean is 1.
+        slowdown: How that changes, in slots of ``slowdown_slot_ms``; a slow slot has fewer batches, so the harmonic mean is 1.
         jitter: What remains, as factors with a mean of 1.
     """
 
     mean_ms: float
-    pace: tuple[float, ...]
-    pace_ms: float
+    slowdown: tuple[float, ...]
+    slowdown_slot_ms: float
     jitter: Floats
 
     @classmethod
@@ -110,20 +110,20 @@ class _Full:
         gaps = [np.diff(run) for run in runs]
         mean = float(np.concatenate(gaps).mean())
         slot = max(_SLOT_MS, _SLOT_BATCHES * mean)
-        pace: list[float] = []
+        slowdown: list[float] = []
         rest: list[Floats] = []
         for run in gaps:
             # Batches that end in the same slot; the last slot is not whole.
             numbers = (np.cumsum(run) / slot).astype(int)
             for number in range(numbers[-1]):
                 if len(inside := run[numbers == number]):
-                    pace.append(float(inside.mean()))
+                    slowdown.append(float(inside.mean()))
                     rest.append(inside / inside.mean())
                 else:
-                    pace.append(pace[-1] if pace else mean)
-        if not pace:
-            pace, rest = [mean], [run / mean for run in gaps]
-        factors = np.asarray(pace) * float(np.mean(1 / np.asarray(pace)))
+                    slowdown.append(slowdown[-1] if slowdown else mean)
+        if not slowdown:
+            slowdown, rest = [mean], [run / mean for run in gaps]
+        factors = np.asarray(slowdown) * float(np.mean(1 / np.asarray(slowdown)))
         jitter = np.concatenate(rest)
         spread = float(jitter.std())
         own = _own_spread(gaps) / mean
@@ -134,7 +134,7 @@ class _Full:
         import numpy as np
 
         samples = {size: np.maximum(1e-3, self.jitter * mean).tolist() for size, mean in means.items()}
-        return Service.from_samples(samples).paced(self.pace, self.pace_ms)
+        return Service.from_samples(samples).paced(self.slowdown, self.slowdown_slot_ms)
 
 
 def _own_spread(runs: Sequence[Floats]) -> float:
@@ -165,11 +165,11 @@ class _Moderate:
     policy: Policy
 
     @classmethod
-    def of(cls, sightings: Sequence[Sighting], max_batch: int) -> _Moderate:
+    def of(cls, observations: Sequence[ServerObservation], max_batch: int) -> _Moderate:
         import numpy as np
 
-        seen = [_settled(sighting.latency_ms) for sighting in sightings]
-        traces = tuple(Arrivals("trace", trace=tuple(sighting.arrivals_ms.tolist())) for sighting in sightings)
+        seen = [_settled(observation.latency_ms) for observation in observations]
+        traces = tuple(Arrivals("trace", trace=tuple(observation.arrivals_ms.tolist())) for observation in observations)
         return cls(traces, np.quantile(np.concatenate(seen), _SHARES), Policy(max_batch))
 
     def compare(self, service: Service) -> tuple[float, float]:
@@ -183,7 +183,7 @@ class _Moderate:
                     service, trace.own_rate or 1.0, self.policy, arrivals=trace, requests=len(trace.trace), seed=seed
                 )[0]
             )
-            for seed, trace in enumerate(self.traces * times)  # each begins at another place of the pace
+            for seed, trace in enumerate(self.traces * times)  # each begins at another place of the slowdown
         ]
         apart = self.quantiles_ms - np.quantile(np.concatenate(simulated), _SHARES)
         way = max(0.0, float(apart.mean()))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.records.measurement import Estimate
-from mopt.records.serving import Layout
+from mopt.records.serving import InstanceGroup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ class Forecast:
     p95: Estimate
     p99: Estimate
     p999: Estimate
-    load: float
+    utilization: float
     mean_batch: float
     rejected: float
     exact: bool
@@ -100,41 +100,41 @@ class Service:
 
     Attributes:
         table: In ms, ascending quantiles, shape [busy instances, batch size, :data:`QUANTILES`].
-        pace: How much longer than that they take in one slot of time after the other; their harmonic mean is 1, since a slow
+        slowdown: How much longer than that they take in one slot of time after the other; their harmonic mean is 1, as a slow
             slot has fewer batches.
         pace_ms: Length of a slot.
     """
 
     table: Floats
-    pace: tuple[float, ...] = (1.0,)
-    pace_ms: float = math.inf
+    slowdown: tuple[float, ...] = (1.0,)
+    slowdown_slot_ms: float = math.inf
 
     @classmethod
-    def of(cls, layout: Layout, max_batch: int | None = None) -> Service:
-        """The service of a layout that was measured, up to a batch size; what lies between measured points is interpolated."""
+    def of(cls, group: InstanceGroup, max_batch: int | None = None) -> Service:
+        """The service of a measured instance group, up to a batch size; between measured points it is interpolated."""
         import numpy as np
 
-        alone = _by_batch({entry.batch: entry.samples for entry in layout.alone}, max_batch)
-        together = _by_batch({entry.batch: entry.samples for entry in layout.together}, max_batch)
-        most = max(1, layout.instances - 1)
-        shares = [busy / most for busy in range(layout.instances)]
-        table = np.stack([alone + share * (together - alone) for share in shares])
-        if layout.pace_ms is None:
+        solo = _by_batch({entry.batch: entry.samples for entry in group.solo}, max_batch)
+        concurrent = _by_batch({entry.batch: entry.samples for entry in group.concurrent}, max_batch)
+        most = max(1, group.instances - 1)
+        shares = [busy / most for busy in range(group.instances)]
+        table = np.stack([solo + share * (concurrent - solo) for share in shares])
+        if group.slowdown_slot_ms is None:
             return cls(table)
-        # What was measured spreads also because the speed changed, and that is in the pace already.
+        # What was measured spreads also because the speed changed, and that is in the slowdown already.
         mean = table.mean(axis=-1, keepdims=True)
         spread = np.maximum(table.std(axis=-1, keepdims=True) / mean, 1e-9)
-        rest = np.sqrt(np.maximum(0.0, 1 - (float(np.std(layout.pace) / np.mean(layout.pace)) / spread) ** 2))
-        return cls(mean + rest * (table - mean), layout.pace, layout.pace_ms)
+        rest = np.sqrt(np.maximum(0.0, 1 - (float(np.std(group.slowdown) / np.mean(group.slowdown)) / spread) ** 2))
+        return cls(mean + rest * (table - mean), group.slowdown, group.slowdown_slot_ms)
 
     @classmethod
     def from_samples(cls, samples: Mapping[int, Sequence[float]], max_batch: int | None = None) -> Service:
         """The service of one instance from times in ms by batch size."""
         return cls(_by_batch(samples, max_batch)[None])
 
-    def paced(self, pace: Sequence[float], pace_ms: float) -> Service:
+    def paced(self, slowdown: Sequence[float], pace_ms: float) -> Service:
         """The same on a machine whose speed changes."""
-        return dataclasses.replace(self, pace=tuple(pace), pace_ms=pace_ms)
+        return dataclasses.replace(self, slowdown=tuple(slowdown), slowdown_slot_ms=pace_ms)
 
     @property
     def max_batch(self) -> int:
@@ -246,8 +246,8 @@ def simulate_requests(
         rng.integers(0, QUANTILES, requests),
         np.ascontiguousarray(service.table[: policy.instances, : policy.max_batch]),
         # It begins anywhere.
-        np.roll(np.asarray(service.pace, dtype=np.float64), rng.integers(0, len(service.pace))),
-        service.pace_ms,
+        np.roll(np.asarray(service.slowdown, dtype=np.float64), rng.integers(0, len(service.slowdown))),
+        service.slowdown_slot_ms,
         (replicas, policy.instances),
         np.array(sorted(policy.preferred), np.int64),
         float(policy.delay_ms),
@@ -292,7 +292,7 @@ def greedy(service: Service, rate: float, policy: Policy) -> Forecast | None:
     import numpy as np
 
     simple = policy.instances == 1 and policy.delay_ms == 0 and policy.queue_limit is None and policy.timeout_ms is None
-    simple = simple and len(service.pace) == 1
+    simple = simple and len(service.slowdown) == 1
     if not simple or (policy.replicas > 1 and policy.balancer != "random"):
         return None
     per_ms = rate / policy.replicas / 1e3
@@ -381,12 +381,12 @@ def largest_rate(
     policy: Policy,
     p99_ms: float,
     *,
-    max_load: float = 1.0,
+    max_utilization: float = 1.0,
     arrivals: Arrivals | None = None,
     requests: int = REQUESTS // 4,
 ) -> float:
     """The most requests per second whose p99 holds and whose load is within ``max_load``; 0 when none does."""
-    top = service.capacity(policy) * min(max_load, 0.995)
+    top = service.capacity(policy) * min(max_utilization, 0.995)
 
     def holds(rate: float) -> bool:
         found = simulate(service, rate, policy, arrivals=arrivals, requests=requests)

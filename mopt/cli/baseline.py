@@ -15,7 +15,7 @@ from mopt.cli._output import print_json, print_lines, shown_progress
 from mopt.cli._recipes import gate_recipe, given, parse_batch_sizes
 
 if TYPE_CHECKING:
-    from mopt.records.baseline import Baseline
+    from mopt.records.baseline import StoredBaseline
 
 _FILE = "mopt-baseline.json"
 
@@ -55,7 +55,7 @@ def set_(
     )  # fmt: skip
     merged, use_all_samples = gate_recipe(source, "", recipe, flags)
     with shown_progress(quiet) as progress:
-        baseline = make_baseline(source, merged, everything=use_all_samples, speed=not no_speed, progress=progress)
+        baseline = make_baseline(source, merged, use_all_samples=use_all_samples, speed=not no_speed, progress=progress)
     write_baseline(baseline, path, force=force)
     _print(baseline, path, as_json)
 
@@ -74,7 +74,7 @@ def show(
     _print(read_baseline(path), path, as_json)
 
 
-def _print(baseline: Baseline, path: Path, as_json: bool) -> None:
+def _print(baseline: StoredBaseline, path: Path, as_json: bool) -> None:
     from mopt.records import units as q
 
     if as_json:

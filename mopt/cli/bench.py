@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mopt.capacity.arrivals import Arrivals
     from mopt.model.signature import Feed
     from mopt.progress import Progress
-    from mopt.records.benchmark import Bench, LoadTest, ServerBench
+    from mopt.records.benchmark import Benchmark, LoadTest, ServerBenchmark
 
 app = command_app()
 
@@ -92,7 +92,7 @@ def command(
 
     Leaves with exit code 3 when --rate does not hold within --p99.
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
-    from mopt.errors import GateFailedError
+    from mopt.errors import CheckFailedError
     from mopt.system.files import check_file
 
     for_server = {
@@ -104,7 +104,7 @@ def command(
     load = _load(artifact, data, rate, p99, arrivals, duration, cores)
     with shown_progress(quiet) as progress:
         if server is None:
-            result: Bench | ServerBench = _bench_artifact(artifact, load, max_batch, progress)
+            result: Benchmark | ServerBenchmark = _bench_artifact(artifact, load, max_batch, progress)
         else:
             timeout_s = _seconds(timeout or "10s", "--timeout")
             sent = tuple(map(_header, headers or ()))
@@ -114,7 +114,7 @@ def command(
         out.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
     _print(result, out, as_json)
     if result.holds is False:
-        raise GateFailedError(f"{load.rate:g} requests/s do not hold within {load.p99_ms:g} ms", "mopt size says what would")
+        raise CheckFailedError(f"{load.rate:g} requests/s do not hold within {load.p99_ms:g} ms", "mopt size says what would")
 
 
 def _refuse_idle(server: str | None, for_server: Mapping[str, object], for_replica: Mapping[str, object]) -> None:
@@ -157,7 +157,7 @@ def _seconds(text: str, option: str) -> float:
     return parse_milliseconds(text, option) / 1e3
 
 
-def _bench_artifact(artifact: Path, load: _Load, max_batch: int | None, progress: Progress) -> Bench:
+def _bench_artifact(artifact: Path, load: _Load, max_batch: int | None, progress: Progress) -> Benchmark:
     from mopt.workflows.bench import bench_artifact
 
     return bench_artifact(
@@ -173,7 +173,7 @@ def _bench_artifact(artifact: Path, load: _Load, max_batch: int | None, progress
     )
 
 
-def _bench_server(artifact: Path, load: _Load, server: _Server, progress: Progress) -> ServerBench:
+def _bench_server(artifact: Path, load: _Load, server: _Server, progress: Progress) -> ServerBenchmark:
     from mopt.errors import UserError
     from mopt.workflows.bench_server import bench_server
 
@@ -206,36 +206,36 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _print(result: Bench | ServerBench, out: Path | None, as_json: bool) -> None:
-    from mopt.records.benchmark import Bench
+def _print(result: Benchmark | ServerBenchmark, out: Path | None, as_json: bool) -> None:
+    from mopt.records.benchmark import Benchmark
 
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
-    if isinstance(result, Bench):
+    if isinstance(result, Benchmark):
         _print_profile(result)
     _print_tests(result.tests, result.largest, result.p99_ms)
     if out is not None:
         result_console().print(f"profile   {out}", markup=False, soft_wrap=True)
 
 
-def _print_profile(bench: Bench) -> None:
+def _print_profile(bench: Benchmark) -> None:
     from mopt.records import units as q
     from mopt.reports.build import serving_sentence
 
     rows = []
-    for layout in bench.profile.layouts:
-        for alone, together in zip(layout.alone, layout.together, strict=True):
+    for group in bench.profile.instance_groups:
+        for solo, concurrent in zip(group.solo, group.concurrent, strict=True):
             rows.append(
                 [
-                    f"{layout.instances} x {layout.threads}",
-                    str(alone.batch),
-                    q.milliseconds(alone.p50.value),
-                    q.milliseconds(alone.p99.value),
-                    f"{q.digits(alone.p99.low)} to {q.digits(alone.p99.high)}",
-                    q.milliseconds(together.p50.value) if layout.instances > 1 else "",
-                    q.digits(together.throughput * layout.instances),
-                    f"{alone.p50.count:,}",
+                    f"{group.instances} x {group.threads}",
+                    str(solo.batch),
+                    q.milliseconds(solo.p50.value),
+                    q.milliseconds(solo.p99.value),
+                    f"{q.digits(solo.p99.low)} to {q.digits(solo.p99.high)}",
+                    q.milliseconds(concurrent.p50.value) if group.instances > 1 else "",
+                    q.digits(concurrent.throughput * group.instances),
+                    f"{solo.p50.count:,}",
                 ]
             )
     headings = ["instances x threads", "batch", "p50", "p99", "its interval", "p50, all busy", "samples /s", "runs"]
@@ -266,7 +266,7 @@ def _print_tests(tests: Sequence[LoadTest], largest: float | None, p99_ms: float
             f"{q.milliseconds(test.p99.value)}\n{q.digits(test.p99.low)}-{q.digits(test.p99.high)}",
             q.milliseconds(test.p999.value),
             q.milliseconds(test.predicted_p99_ms) if test.predicted_p99_ms is not None else "",
-            f"{test.load:.0%}" if test.load is not None else "",
+            f"{test.utilization:.0%}" if test.utilization is not None else "",
             q.digits(test.mean_batch) if test.mean_batch is not None else "",
             _outcome(test, p99_ms),
         ]

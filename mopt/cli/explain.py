@@ -17,7 +17,7 @@ from mopt.cli._recipes import given, merge
 if TYPE_CHECKING:
     from mopt.records.explanation import Explanation, Layer
     from mopt.records.manifest import Manifest
-    from mopt.records.trial import Trial
+    from mopt.records.trial import TrialRecord
 
 app = command_app()
 
@@ -79,7 +79,7 @@ def command(
         _print(explanation, top)
 
 
-def _quantized_trial(manifest: Manifest, patterns: tuple[str, ...]) -> Trial | None:
+def _quantized_trial(manifest: Manifest, patterns: tuple[str, ...]) -> TrialRecord | None:
     """The trial of an artifact that is asked about, with the operators that it left in float; None when it has none such."""
     import fnmatch
 

@@ -72,7 +72,7 @@ def command(
         ),
     )  # fmt: skip
     merged, use_all_samples = gate_recipe(candidate, baseline, recipe, flags)
-    request = GateRequest(candidate, baseline, merged, everything=use_all_samples, speed=not no_speed)
+    request = GateRequest(candidate, baseline, merged, use_all_samples=use_all_samples, speed=not no_speed)
     with _report_folder(out, force) as folder, shown_progress(quiet) as progress:
         verdict = run_gate(request, out=folder, progress=progress)
         if folder is not None:
@@ -127,15 +127,15 @@ def _write_for_ci(verdict: GateVerdict, junit: Path | None, markdown: Path | Non
 
 
 def _raise_unless_passed(verdict: GateVerdict, out: Path | None) -> None:
-    from mopt.errors import GateFailedError, GateInconclusiveError
+    from mopt.errors import CheckFailedError, CheckInconclusiveError
 
     if verdict.ok:
         return
     reasons = ", ".join(check.name for check in verdict.of(verdict.verdict))
     if verdict.verdict == "fail":
         hint = "the report names the samples and the figures" if out else "look at it with --out FOLDER"
-        raise GateFailedError(f"the gate failed: {reasons}", hint)
-    raise GateInconclusiveError(
+        raise CheckFailedError(f"the gate failed: {reasons}", hint)
+    raise CheckInconclusiveError(
         f"the gate is inconclusive: {reasons}", "give more samples, or accept it with --inconclusive accept"
     )
 

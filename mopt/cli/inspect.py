@@ -33,7 +33,7 @@ def command(
 
 def _print(description: dict[str, Any]) -> None:
     console = result_console()
-    for key in ("form", "file", "opset", "producer", "parameters", "size_bytes"):
+    for key in ("format", "file", "opset", "producer", "parameters", "size_bytes"):
         if description.get(key) not in (None, ""):
             value = description[key]
             console.print(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = command_app()
 
-_WIDE = ("target", "precision", "origin", "replicas", "settings", "p99", "load", "monthly", "million", "note")
+_WIDE = ("target", "precision", "origin", "replicas", "settings", "p99", "utilization", "monthly", "million", "note")
 _NARROW = ("target", "precision", "replicas", "p99", "monthly")
 _WIDE_ENOUGH = 140
 _SHOWN = 24
@@ -51,20 +51,20 @@ def command(
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.capacity.arrivals import parse_arrivals
     from mopt.capacity.batching import Demand
-    from mopt.capacity.recommendation import Wish
+    from mopt.capacity.recommendation import SizingRequest
     from mopt.recipe import make_traffic
     from mopt.reports.sizing import render_sizing
     from mopt.system.files import check_file
-    from mopt.workflows.size import read_subject, size
+    from mopt.workflows.size import read_profiled_models, size
 
     traffic = make_traffic(given(rate=rate, p99=p99, arrivals=arrivals, spare=spare, utilization=utilization))
     times, hours = parse_arrivals(traffic.arrivals), _hours(daily)
     peak = _peak(traffic.rate, hours, times.own_rate)
     demand = Demand(peak, traffic.p99, traffic.utilization, times, _BALANCERS[balancer], traffic.spare)
-    request = Wish(
+    request = SizingRequest(
         demand, hours, _amount(max_cost, "--max-cost"), tuple(compare or ("*",)), _amount(price, "--price"), this_machine
     )  # fmt: skip
-    subjects = [subject for source in sources for subject in read_subject(source)]
+    subjects = [subject for source in sources for subject in read_profiled_models(source)]
     path = out or Path(f"{subjects[0].name}-sizing.html")
     check_file(path, force=force)
     with shown_progress(quiet) as progress:

@@ -28,7 +28,7 @@ def command(
 
     Leaves with exit code 3 when anything differs.
     """
-    from mopt.errors import GateFailedError
+    from mopt.errors import CheckFailedError
     from mopt.workflows.verify import verify
 
     verification = verify(artifact)
@@ -37,7 +37,7 @@ def command(
     else:
         _print(verification)
     if not verification.ok:
-        raise GateFailedError(f"{artifact} is not what was built", "build it again, or fetch it again")
+        raise CheckFailedError(f"{artifact} is not what was built", "build it again, or fetch it again")
 
 
 def _print(verification: Verification) -> None:

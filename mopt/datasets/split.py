@@ -167,12 +167,12 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
     if total < 2:
         what = "is empty" if total == 0 else "has one sample"
         raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
-    binding = Binding.of(reader, signature, spec, base)
+    limited_by = Binding.of(reader, signature, spec, base)
     labels, groups = reader.labels, _groups(reader, spec)
     parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
     wanted, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
-    walk = _Walk(binding, labels, groups, order, parts)
+    walk = _Walk(limited_by, labels, groups, order, parts)
     calibration = _write_side(folder / "calibration", walk.take(wanted[0]))
     walk.closed = frozenset(walk.seen)
     evaluation = _write_side(folder / "evaluation", walk.take(wanted[1]))
@@ -281,7 +281,7 @@ def _are_classes(labels: Sequence[Any]) -> bool:
 class _Walk:
     """Goes through the samples in order, once, and leaves out of the second side what the first side has."""
 
-    binding: Binding
+    limited_by: Binding
     labels: list[Any] | None
     groups: list[str] | None
     order: npt.NDArray[np.int64]
@@ -302,7 +302,7 @@ class _Walk:
             if group in self.closed:
                 self.left_behind += 1
                 continue
-            feed = self.binding.feed(index)
+            feed = self.limited_by.feed(index)
             content = _content(feed)
             if content in self.closed:
                 self.left_out += 1
@@ -313,7 +313,7 @@ class _Walk:
             taken += 1
             label = None if self.labels is None else self.labels[index]
             parts = {column: values[index] for column, values in self.parts.items()}
-            yield Sample(feed, label, self.binding.reader.name(index), group, parts or None)
+            yield Sample(feed, label, self.limited_by.reader.name(index), group, parts or None)
 
 
 def _content(feed: Feed) -> bytes:

@@ -28,7 +28,7 @@ does the second below ten samples, from which no spread can be told.
 
 from __future__ import annotations
 
-__all__ = ["discordant", "judge", "mcnemar", "paired_bound", "power"]
+__all__ = ["discordant", "mcnemar", "noninferiority_test", "paired_bound", "power"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ _NORMAL = 30
 _MOST_SAMPLES = 10_000_000
 
 
-def judge(
+def noninferiority_test(
     metric: Metric,
     rows_candidate: Rows,
     rows_reference: Rows,

@@ -12,7 +12,7 @@ counts is the user's choice.
 
 from __future__ import annotations
 
-__all__ = ["Part", "SliceQuality", "judge_slices"]
+__all__ = ["Slice", "SliceQuality", "noninferiority_by_slice"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
-from mopt.evaluators.noninferiority import judge
+from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.evaluators.tolerance import Tolerance
 from mopt.records.quality import Quality
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Slice:
     """A slice of the samples.
 
     Attributes:
@@ -57,17 +57,17 @@ class SliceQuality:
         note: Why there is no quality.
     """
 
-    part: Part
+    part: Slice
     quality: Quality | None
     confidence: float
     note: str = ""
 
 
-def judge_slices(
+def noninferiority_by_slice(
     metric: Metric,
     candidate: Rows,
     baseline: Rows,
-    parts: Sequence[Part],
+    parts: Sequence[Slice],
     *,
     confidence: float,
     groups: Sequence[str] | None = None,
@@ -89,7 +89,7 @@ def judge_slices(
     while open_parts:
         level = 1 - alpha / len(open_parts)
         found: Mapping[str, SliceQuality] = {
-            part.name: _judge(metric, candidate, baseline, part, level, groups) for part in open_parts
+            part.name: _noninferiority(metric, candidate, baseline, part, level, groups) for part in open_parts
         }
         undefined |= {name: one for name, one in found.items() if one.quality is None}
         judged |= {name: one for name, one in found.items() if one.quality is not None}
@@ -101,13 +101,13 @@ def judge_slices(
     return [(judged | undefined)[part.name] for part in parts]
 
 
-def _judge(
-    metric: Metric, candidate: Rows, baseline: Rows, part: Part, confidence: float, groups: Sequence[str] | None
+def _noninferiority(
+    metric: Metric, candidate: Rows, baseline: Rows, part: Slice, confidence: float, groups: Sequence[str] | None
 ) -> SliceQuality:
     positions = list(part.positions)
     own_groups = None if groups is None else [groups[index] for index in positions]
     try:
-        quality = judge(
+        quality = noninferiority_test(
             metric, candidate[positions], baseline[positions], part.tolerance, confidence, groups=own_groups, fail_when="proven"
         )
     except (UserError, CandidateRejectedError) as error:

@@ -56,12 +56,12 @@ def find_batch_axes(run: Run, signature: Signature, feeds: Sequence[Feed], *, ra
     first, second = _pair(feeds)
     if signature.batch_size is not None:
         return _fixed(run, signature, first, second, random=random)
-    alone = run(first)
-    ranks = {name: value.ndim for name, value in alone.items()}
+    solo = run(first)
+    ranks = {name: value.ndim for name, value in solo.items()}
     reason = ""
     for axes in _guesses(signature, first):
         try:
-            outputs = _try(run, signature.model_copy(update={"batch_axes": axes}), alone, first, second, random=random)
+            outputs = _try(run, signature.model_copy(update={"batch_axes": axes}), solo, first, second, random=random)
         except _MixedError as error:
             reason = reason or str(error)
         else:
@@ -83,7 +83,7 @@ def _fixed(run: Run, signature: Signature, first: Feed, second: Feed, *, random:
     return Batched({**signature.batch_axes, **axes}, size, f"the batch size is fixed to {size}", ranks)
 
 
-def _try(run: Run, signature: Signature, alone: Feed, first: Feed, second: Feed, *, random: bool) -> dict[str, int]:
+def _try(run: Run, signature: Signature, solo: Feed, first: Feed, second: Feed, *, random: bool) -> dict[str, int]:
     """Return the batch axis of each output when the inputs are stacked as the signature says.
 
     A sample must give the same whatever its neighbour is: that is compared within one batch size, where the same kernels
@@ -94,20 +94,20 @@ def _try(run: Run, signature: Signature, alone: Feed, first: Feed, second: Feed,
     """
     second = {name: value if name in signature.batch_axes else first[name] for name, value in second.items()}
     try:
-        together, twins = run(signature.stack([first, second])), run(signature.stack([first, first]))
+        concurrent, twins = run(signature.stack([first, second])), run(signature.stack([first, first]))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has no public base class for what it raises
         raise _MixedError(f"a batch of 2 fails: {_last_line(error)}") from None
     axes = {}
-    for name, value in together.items():
-        axis = _grown(alone[name].shape, value.shape)
+    for name, value in concurrent.items():
+        axis = _grown(solo[name].shape, value.shape)
         if axis is not None:
             axes[name] = axis
-        elif value.shape != alone[name].shape:
-            shapes = f"{list(alone[name].shape)} for one sample and {list(value.shape)} for two"
+        elif value.shape != solo[name].shape:
+            shapes = f"{list(solo[name].shape)} for one sample and {list(value.shape)} for two"
             raise _MixedError(f"output {name} has shape {shapes}")
     if not axes:
         raise _MixedError("no output grows with the batch")
-    heads = [{name: _head(value, axes.get(name)) for name, value in group.items()} for group in (alone, twins, together)]
+    heads = [{name: _head(value, axes.get(name)) for name, value in group.items()} for group in (solo, twins, concurrent)]
     problem = compare(heads[1:2], heads[2:]).problem or compare(heads[:1], heads[2:], slack=_ROUNDING).problem
     if problem and not random:
         raise _MixedError(f"the samples of a batch change each other: {problem}")

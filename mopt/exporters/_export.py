@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bound", "Exported", "bind", "export", "find_exporter"]
+__all__ = ["ExportedModel", "ValidatedModel", "export", "find_exporter", "validate_export"]
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from mopt.exporters._parity import compare
 from mopt.model.files import Model
 from mopt.model.signature import Feed, Signature
 from mopt.passes.convert_dimensions import ConvertDimensions
-from mopt.records.trial import Export
+from mopt.records.trial import ExportRecord
 from mopt.system import plugins
 from mopt.system.digests import digest, versions
 from mopt.system.process import run
@@ -39,7 +39,7 @@ _HINTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """A source that has become ONNX; nobody has run it yet.
 
     Attributes:
@@ -60,7 +60,7 @@ class Exported:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
+class ValidatedModel:
     """An export that real samples have gone through.
 
     Attributes:
@@ -71,7 +71,7 @@ class Bound:
 
     model: Model
     signature: Signature
-    record: Export
+    record: ExportRecord
 
 
 def find_exporter(source: str, *, trust_pickle: bool = False) -> Exporter:
@@ -103,7 +103,7 @@ class _MoreFilesError(Exception):
     """The export read files that its key did not know of; it is in the store under the key that does."""
 
 
-def export(exporter: Exporter, store: Store) -> Exported:
+def export(exporter: Exporter, store: Store) -> ExportedModel:
     """Convert the source, or find what it was converted to in the store.
 
     What a program reads is known only after it ran. So the store keeps, for each known set of files, what else was read
@@ -124,7 +124,7 @@ def export(exporter: Exporter, store: Store) -> Exported:
             f"{exporter.source} cannot be exported: {error.message}", "mopt also takes an .onnx file that you export yourself"
         ) from error
     record = json.loads((folder / _RECORD).read_text())
-    return Exported(
+    return ExportedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
         exporter=exporter,
@@ -177,7 +177,7 @@ def _write_reads(folder: Path, read: Sequence[str]) -> None:
     (folder / "read.json").write_text(json.dumps(read))
 
 
-def bind(exported: Exported, feeds: Sequence[Feed], store: Store) -> Bound:
+def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store) -> ValidatedModel:
     """Run real samples through the source and its export: compare them, and find the batch axes.
 
     Args:
@@ -198,7 +198,7 @@ def bind(exported: Exported, feeds: Sequence[Feed], store: Store) -> Bound:
         "libraries": versions(("onnxruntime", "onnx-ir")),
     }
     try:
-        folder, _ = store.get("bound", key, functools.partial(_make_bound, exported, used))
+        folder, _ = store.get("bound", key, functools.partial(_make_validated, exported, used))
     except CandidateRejectedError as error:
         raise UserError(
             f"{exported.exporter.source} does not run on the samples: {error.message}",
@@ -207,10 +207,10 @@ def bind(exported: Exported, feeds: Sequence[Feed], store: Store) -> Bound:
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:
         return _again(exported, feeds, store, record["problem"])
-    return Bound(
+    return ValidatedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
-        record=Export(
+        record=ExportRecord(
             source=exported.exporter.source,
             source_digest=exported.source_digest,
             exporter=exported.exporter.name,
@@ -222,7 +222,7 @@ def bind(exported: Exported, feeds: Sequence[Feed], store: Store) -> Bound:
     )
 
 
-def _again(exported: Exported, feeds: Sequence[Feed], store: Store, problem: str) -> Bound:
+def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem: str) -> ValidatedModel:
     """Export with more caution, if the exporter can, and say why."""
     cautious = exported.exporter.cautious()
     if cautious is None:
@@ -230,7 +230,7 @@ def _again(exported: Exported, feeds: Sequence[Feed], store: Store, problem: str
             f"the ONNX export of {exported.exporter.source} is wrong: {problem}",
             "another version of the framework may export it right; mopt also takes an .onnx file that you export yourself",
         )
-    bound = bind(export(cautious, store), feeds, store)
+    bound = validate_export(export(cautious, store), feeds, store)
     detail = {**bound.record.detail, "opset kept because": f"the version converter's model is wrong: {problem}"}
     return dataclasses.replace(bound, record=bound.record.model_copy(update={"detail": detail}))
 
@@ -243,7 +243,7 @@ def _feed_digest(feed: Feed) -> str:
     return digest(parts)
 
 
-def _make_bound(exported: Exported, feeds: Sequence[Feed], folder: Path) -> None:
+def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path) -> None:
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
     signature = exported.signature
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]

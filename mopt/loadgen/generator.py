@@ -6,7 +6,7 @@ answers, or counts from sending, sends less the slower the server is, and hides 
 
 from __future__ import annotations
 
-__all__ = ["LoadResult", "generate_load", "keep_busy", "limited"]
+__all__ = ["LoadResult", "client_limited", "closed_loop", "generate_load"]
 
 import asyncio
 import contextlib
@@ -137,7 +137,7 @@ def generate_load(
     )
 
 
-def keep_busy(
+def closed_loop(
     endpoint: Endpoint,
     requests: Sequence[Request],
     *,
@@ -164,11 +164,11 @@ def keep_busy(
     """
     most = 2 * _START_SECONDS + timeout_s * (1 + answers / in_flight)
     own = sorted(cores) if cores else None
-    found = isolation.run(_keep_busy, endpoint, list(requests), in_flight, answers, timeout_s, own, timeout=most)
+    found = isolation.run(_closed_loop, endpoint, list(requests), in_flight, answers, timeout_s, own, timeout=most)
     return found["moments_ms"], found["error"]
 
 
-def limited(result: LoadResult) -> str:
+def client_limited(result: LoadResult) -> str:
     """Return a warning when the generator itself is what limits the figures, else an empty string."""
     import numpy as np
 
@@ -195,7 +195,7 @@ def _generate(
     return _in_loop(_run(endpoint, requests, arrivals_ms / 1e3, timeout_s), cores)
 
 
-def _keep_busy(
+def _closed_loop(
     endpoint: Endpoint, requests: Sequence[Request], in_flight: int, answers: int, timeout_s: float, cores: Sequence[int] | None
 ) -> dict[str, Any]:
     return _in_loop(_circulate(endpoint, requests, in_flight, answers, timeout_s), cores)
@@ -287,7 +287,7 @@ async def _run(endpoint: Endpoint, requests: Sequence[Request], arrivals: Floats
 async def _circulate(
     endpoint: Endpoint, requests: Sequence[Request], in_flight: int, answers: int, timeout_s: float
 ) -> dict[str, Any]:
-    """Run :func:`keep_busy`."""
+    """Run :func:`closed_loop`."""
     loop = asyncio.get_running_loop()
     open_sender = _grpc_sender if endpoint.protocol == "kserve-grpc" else _http_sender
     moments: list[float] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["look"]
+__all__ = ["observe_server"]
 
 import math
 from collections.abc import Collection, Sequence
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from mopt.capacity.arrivals import Arrivals
 from mopt.errors import UserError
-from mopt.loadgen.generator import generate_load, keep_busy
+from mopt.loadgen.generator import closed_loop, generate_load
 from mopt.loadgen.protocols import Endpoint, Request
-from mopt.profiles.server import Sighting
+from mopt.profiles.server import ServerObservation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ _MOST_LONGER = 100
 """How many times as many batches as were asked for are made to fill the time."""
 
 
-def look(
+def observe_server(
     endpoint: Endpoint,
     requests: Sequence[Request],
     max_batch: int,
@@ -40,7 +40,7 @@ def look(
     batches: int = 200,
     timeout_s: float = 10.0,
     cores: Collection[int] | None = None,
-) -> Sighting:
+) -> ServerObservation:
     """Put a server that nobody else uses under a full and a moderate load.
 
     Args:
@@ -58,7 +58,7 @@ def look(
 
     def full(batches: int) -> Floats:
         count = max_batch * (batches + _SETTLING)
-        answered, error = keep_busy(
+        answered, error = closed_loop(
             endpoint, requests, in_flight=max(2, _DEPTH * max_batch), answers=count, timeout_s=timeout_s, cores=cores
         )
         _check(len(answered), count, error, endpoint)
@@ -71,7 +71,7 @@ def look(
     arrivals = Arrivals().times(rate, max(_FEWEST, int(rate * _SECONDS)), np.random.default_rng(round(ends[-1] * 1e3)))
     found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
     _check(found.ok, len(arrivals), found.error, endpoint)
-    return Sighting(ends, arrivals, found.latency_ms)
+    return ServerObservation(ends, arrivals, found.latency_ms)
 
 
 def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:

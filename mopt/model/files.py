@@ -21,14 +21,14 @@ MAIN_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "model.
 class Model:
     """A folder that holds one model, named by the digest of its content."""
 
-    form: str
+    format: str
     folder: Path
     digest: str
 
     @property
     def file(self) -> Path:
         """The file that a runtime is given."""
-        return self.folder / MAIN_FILES[self.form]
+        return self.folder / MAIN_FILES[self.format]
 
     @property
     def size(self) -> int:
@@ -36,6 +36,6 @@ class Model:
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
     @classmethod
-    def at(cls, form: str, folder: Path) -> Model:
+    def at(cls, format_name: str, folder: Path) -> Model:
         """Hash a folder and describe it."""
-        return cls(form, folder, folder_digest(folder))
+        return cls(format_name, folder, folder_digest(folder))

@@ -181,13 +181,13 @@ class _Writer:
         return made.outputs[0]
 
     def _weight(
-        self, value: ir.Value | None, array: npt.NDArray[Any], merged: tuple[int, ...], form: tuple[Any, ...]
+        self, value: ir.Value | None, array: npt.NDArray[Any], merged: tuple[int, ...], format_name: tuple[Any, ...]
     ) -> _Weight:
         """Quantize a weight once for each form that it is used in; the ``merged`` axes share a scale."""
         import numpy as np
 
         assert value is not None
-        key = (value, merged, form)
+        key = (value, merged, format_name)
         if key not in self._weights:
             reach = np.abs(array).max(axis=merged, keepdims=True)
             scale = (np.where(reach == 0, 1, reach) / self._largest).astype(np.float32)

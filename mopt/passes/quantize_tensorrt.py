@@ -145,13 +145,13 @@ class QuantizeTensorrt(FilePass):
                 raise NotApplicableError(f"{self.arithmetic} needs samples to calibrate with")
             return {}
         names = {str(_data(node).name) for node in selected} | {str(value.name) for value in _residuals(selected)}
-        everything = {str(value.name) for node in model.graph for value in node.outputs if value.name}
-        everything |= {str(value.name) for value in model.graph.inputs}
-        names &= everything
+        use_all_samples = {str(value.name) for node in model.graph for value in node.outputs if value.name}
+        use_all_samples |= {str(value.name) for value in model.graph.inputs}
+        names &= use_all_samples
         make = Range if self.method == "minmax" else Histogram
         seen = observe(prepared, sorted(names), self.calibration, make)
         if self.half:
-            seen |= observe(prepared, sorted(everything - names), self.calibration, Range)
+            seen |= observe(prepared, sorted(use_all_samples - names), self.calibration, Range)
         return seen
 
     def _scale(self, seen: Range) -> float:

@@ -1,7 +1,7 @@
 """Measure latencies so that they can be compared.
 
-A runtime's threads keep spinning for a while after an inference and steal cores from whatever runs next, so each contestant
-has a process of its own and all others are stopped while one is measured. Contestants take turns, in a new order each
+A runtime's threads keep spinning for a while after an inference and steal cores from whatever runs next, so each session
+has a process of its own and all others are stopped while one is measured. Sessions take turns, in a new order each
 round; a ratio is taken within a round, so drift of the machine cancels out. The reference competes a second time as a
 control: where its ratio with itself is far from 1, the machine was too noisy and the figures say so.
 """
@@ -21,7 +21,7 @@ from mopt.model.signature import Feed
 from mopt.records.measurement import BatchProfile, Estimate
 
 TURN_SECONDS = 0.05
-"""Shorter turns are decided by what the previous contestant left in the caches."""
+"""Shorter turns are decided by what the previous model left in the caches."""
 _STEADY = 0.05
 _WARM_UP_TURNS = 6
 _KEPT = 400
@@ -43,7 +43,7 @@ class Timed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TurnLog:
-    """What one contestant did: one list of latencies (ms) for each round."""
+    """What one model did: one list of latencies (ms) for each round."""
 
     turns: tuple[tuple[float, ...], ...]
 
@@ -59,7 +59,7 @@ class TurnLog:
 
 
 def interleave(
-    contestants: Mapping[str, Timed],
+    sessions: Mapping[str, Timed],
     feeds: Sequence[Feed],
     *,
     rounds: int,
@@ -72,10 +72,10 @@ def interleave(
     budget_seconds: float = float("inf"),
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, TurnLog]:
-    """Let contestants take turns until the rounds, or the time, are used up.
+    """Let sessions take turns until the rounds, or the time, are used up.
 
     Args:
-        contestants: By name; all are paused on return.
+        sessions: By name; all are paused on return.
         feeds: Inputs of one batch size, used in turn.
         rounds: Most rounds to run.
         fewest: Rounds that are run however long they take.
@@ -83,22 +83,22 @@ def interleave(
         least: Fewest inferences in a turn.
         seed: For the order within each round.
         narrow: Stop early once every ratio to ``reference`` has an interval narrower than this share of itself.
-        reference: Name of the contestant that ratios are taken to.
+        reference: Name of the model that ratios are taken to.
         budget_seconds: Time after which no new round begins.
         tick: Called after each turn.
     """
-    for session in contestants.values():
+    for session in sessions.values():
         session.pause()
-    for session in contestants.values():
+    for session in sessions.values():
         _warm_up(session, feeds, turn_seconds)
-    order = list(contestants)
+    order = list(sessions)
     shuffle = random.Random(seed)  # noqa: S311 -- an order, not a secret
-    turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
+    turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in sessions}
     start = time.monotonic()
     for done in range(1, rounds + 1):
         shuffle.shuffle(order)
         for name in order:
-            turns[name].append(tuple(_turn(contestants[name], feeds, turn_seconds, least)))
+            turns[name].append(tuple(_turn(sessions[name], feeds, turn_seconds, least)))
             tick()
         logs = {name: TurnLog(tuple(found)) for name, found in turns.items()}
         late = time.monotonic() - start > budget_seconds

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["Watch"]
+__all__ = ["NoiseMonitor"]
 
 import contextlib
 import os
 from pathlib import Path
 
 
-class Watch:
+class NoiseMonitor:
     """Look at the machine at the start and at the end of a measurement."""
 
     def __init__(self) -> None:
         self._ticks = _ticks()
         self._clocks = _clocks()
 
-    def seen(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """Return what tells whether timings can be trusted.
 
         ``load_1m`` is the number of processes that wanted to run in the last minute; ``stolen`` the share of the time that

@@ -2,13 +2,13 @@
 
 A process is faster or slower than the next one of the same model for as long as it lives, by several percent where weights
 do not fit into the cache: it depends on where its memory happens to lie, and on which of the two was loaded first. However
-long one pair of processes runs, it says no more about the models than that. So each heat loads both anew, in turn in either
-order, and the heats, not the inferences, are what is counted.
+long one pair of processes runs, it says no more about the models than that. So each pair loads both anew, in turn in either
+order, and the pairs, not the inferences, are what is counted.
 """
 
 from __future__ import annotations
 
-__all__ = ["Entrant", "Heat", "Showing", "run_heat"]
+__all__ = ["BenchmarkSubject", "PairedRun", "RunMeasurements", "run_pair"]
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ class Loaded(Timed, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Entrant:
+class BenchmarkSubject:
     """Who takes part.
 
     Attributes:
@@ -51,8 +51,8 @@ class Entrant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Showing:
-    """What one of the two did in a heat.
+class RunMeasurements:
+    """What one of the two did in a pair.
 
     Attributes:
         logs: Turns by batch size; those of the other have the same rounds.
@@ -68,7 +68,7 @@ class Showing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heat:
+class PairedRun:
     """A pair of processes.
 
     Attributes:
@@ -77,8 +77,8 @@ class Heat:
         swapped: Whether the other one was loaded first.
     """
 
-    own: Showing
-    other: Showing
+    candidate: RunMeasurements
+    baseline: RunMeasurements
     swapped: bool
 
 
@@ -99,13 +99,13 @@ class _Bound:
         self.loaded.resume()
 
 
-def run_heat(own: Entrant, other: Entrant, index: int, budget_seconds: float = float("inf")) -> Heat:
+def run_pair(own: BenchmarkSubject, other: BenchmarkSubject, index: int, budget_seconds: float = float("inf")) -> PairedRun:
     """Load both, measure them in turns, and end both.
 
     Args:
         own: The candidate.
         other: What it is compared with, at the same batch sizes.
-        index: Of the heat: every other one loads the other first.
+        index: Of the pair: every other one loads the other first.
         budget_seconds: Time for the turns, shared out over the batch sizes; two rounds are always run.
     """
     sides, swapped = {"own": own, "other": other}, bool(index % 2)
@@ -128,9 +128,9 @@ def run_heat(own: Entrant, other: Entrant, index: int, budget_seconds: float = f
             for batch in sizes
         }
         shown = {
-            name: Showing(
+            name: RunMeasurements(
                 {batch: logs[batch][name] for batch in sizes}, loaded.load_ms(), loaded.first_ms(), loaded.peak_bytes()
             )
             for name, loaded in opened.items()
         }
-    return Heat(shown["own"], shown["other"], swapped)
+    return PairedRun(shown["own"], shown["other"], swapped)

@@ -1,14 +1,14 @@
-"""How much more a candidate costs than what it is compared with: a ratio over heats, with an interval.
+"""How much more a candidate costs than what it is compared with: a ratio over pairs, with an interval.
 
-Within a heat the median is compared round by round, so that drift of the machine cancels out. What a heat depends on besides
+Within a pair the median is compared round by round, so that drift of the machine cancels out. What a pair depends on besides
 the models is which of the two was loaded first, and chance: the two orders are averaged, as in a crossover trial, and the
-interval is Student's from what the heats of one order differ by. Other percentiles take more inferences than a heat has; the
-heats of each order are drawn again (a bootstrap by clusters), with the expanded percentiles that few clusters need.
+interval is Student's from what the pairs of one order differ by. Other percentiles take more inferences than a pair has; the
+pairs of each order are drawn again (a bootstrap by clusters), with the expanded percentiles that few clusters need.
 """
 
 from __future__ import annotations
 
-__all__ = ["COMPARED", "FEWEST", "FEWEST_HEATS", "balanced", "balanced_ratio", "figure", "growth", "spread"]
+__all__ = ["COMPARED", "FEWEST", "FEWEST_PAIRS", "balanced", "balanced_ratio", "figure", "growth", "spread"]
 
 import math
 import statistics
@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from mopt.profiles.measure import TurnLog
-from mopt.profiles.paired_runs import Heat
+from mopt.profiles.paired_runs import PairedRun
 from mopt.records.measurement import Estimate
 
 Cost = Literal["p50", "p90", "p99", "throughput"]
 COMPARED: tuple[Cost, ...] = ("p50", "p90", "p99", "throughput")
 FEWEST = {"p50": 1, "p90": 29, "p99": 299, "throughput": 1}
 """Inferences that a bound on it takes: with fewer the largest value is below the percentile too often."""
-FEWEST_HEATS = 4
-"""Two of each order: with fewer nothing is known of what heats differ by."""
+FEWEST_PAIRS = 4
+"""Two of each order: with fewer nothing is known of what pairs differ by."""
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _RESAMPLES = 1000
 
@@ -39,26 +39,26 @@ def figure(logs: Sequence[TurnLog], cost: Cost, batch: int) -> float:
     return float(np.quantile(latencies, _SHARES[cost]))
 
 
-def growth(heats: Sequence[Heat], batch: int, cost: Cost, confidence: float) -> Estimate:
+def growth(pairs: Sequence[PairedRun], batch: int, cost: Cost, confidence: float) -> Estimate:
     """Return how much more the candidate costs: its latency over the other's less 1, or time per sample for throughput.
 
     Args:
-        heats: At least ``FEWEST_HEATS``.
+        pairs: At least ``FEWEST_PAIRS``.
         batch: Batch size.
         cost: What is compared.
         confidence: Of each end of the interval, one-sided.
     """
-    pairs = [(heat.own.logs[batch], heat.other.logs[batch]) for heat in heats]
-    swapped = [heat.swapped for heat in heats]
-    count = sum(len(own.latencies) for own, _ in pairs)
+    logs = [(pair.candidate.logs[batch], pair.baseline.logs[batch]) for pair in pairs]
+    swapped = [pair.swapped for pair in pairs]
+    count = sum(len(own.latencies) for own, _ in logs)
     if cost in ("p90", "p99"):
-        return _bootstrapped(pairs, swapped, _SHARES[cost], confidence)
-    of_heat = _log_medians if cost == "p50" else _log_means
-    return _as_growth(balanced([of_heat(own, other) for own, other in pairs], swapped, confidence), count)
+        return _bootstrapped(logs, swapped, _SHARES[cost], confidence)
+    of_pair = _log_medians if cost == "p50" else _log_means
+    return _as_growth(balanced([of_pair(own, other) for own, other in logs], swapped, confidence), count)
 
 
 def balanced_ratio(own: Sequence[float], other: Sequence[float], swapped: Sequence[bool], confidence: float) -> Estimate:
-    """Return how much larger figures of the candidate's processes are than those of the others, a pair for each heat."""
+    """Return how much larger figures of the candidate's processes are than those of the others, a pair for each pair."""
     ratios = [math.log(mine / theirs) for mine, theirs in zip(own, other, strict=True)]
     return _as_growth(balanced(ratios, swapped, confidence), len(ratios))
 
@@ -92,10 +92,10 @@ def balanced(values: Sequence[float], swapped: Sequence[bool], confidence: float
     return Estimate(value=value, low=value - half, high=value + half, count=len(values))
 
 
-def spread(heats: Sequence[Heat], batch: int) -> float:
-    """Standard deviation of the ratio of medians from heat to heat, as a share: what one pair of processes is off by."""
-    values = [_log_medians(heat.own.logs[batch], heat.other.logs[batch]) for heat in heats]
-    return _spread(_by_order(values, [heat.swapped for heat in heats]))
+def spread(pairs: Sequence[PairedRun], batch: int) -> float:
+    """Standard deviation of the ratio of medians from pair to pair, as a share: what one pair of processes is off by."""
+    values = [_log_medians(pair.candidate.logs[batch], pair.baseline.logs[batch]) for pair in pairs]
+    return _spread(_by_order(values, [pair.swapped for pair in pairs]))
 
 
 def _by_order(values: Sequence[Any], swapped: Sequence[bool]) -> list[list[Any]]:

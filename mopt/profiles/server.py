@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Sighting"]
+__all__ = ["ServerObservation"]
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sighting:
+class ServerObservation:
     """What was seen of a server at one time.
 
     Attributes:

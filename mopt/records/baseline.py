@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Baseline", "Packed", "Speed", "pack_bytes", "pack_rows", "unpack_bytes"]
+__all__ = ["Packed", "Speed", "StoredBaseline", "pack_bytes", "pack_rows", "unpack_bytes"]
 
 import base64
 import zlib
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mopt.errors import UserError
 from mopt.records._base import Record, StampedRecord
 from mopt.records.measurement import Estimate, Machine
-from mopt.records.verdict import Side
+from mopt.records.verdict import ComparedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _MOST_UNPACKED_BYTES = 1 << 30
 
 
 class Speed(Record):
-    """At one batch size: figures in ms and samples per second, and each over the yardstick's less 1."""
+    """At one batch size: figures in ms and samples per second, and each over the reference workload's less 1."""
 
     batch: int
     figures: dict[str, float]
@@ -38,7 +38,7 @@ class Packed(Record):
     data: str
 
 
-class Baseline(StampedRecord):
+class StoredBaseline(StampedRecord):
     """What is kept of a model."""
 
     baseline_version: Literal[1] = 1
@@ -66,9 +66,9 @@ class Baseline(StampedRecord):
     size_bytes: int
     machine: Machine
 
-    def side(self, path: str) -> Side:
+    def record(self, path: str) -> ComparedModel:
         """For the record of a gate."""
-        return Side(
+        return ComparedModel(
             name=self.name,
             source=path,
             digest=self.digest,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bench", "LoadTest", "ServerBench", "Verification"]
+__all__ = ["Benchmark", "LoadTest", "ServerBenchmark", "Verification"]
 
 
 from mopt.records._base import Record
@@ -13,7 +13,7 @@ _MISSED = 0.01
 """Share of requests without an answer from which on a rate does not hold."""
 
 
-class Bench(Record):
+class Benchmark(Record):
     """What was measured of an artifact on this machine."""
 
     name: str
@@ -28,7 +28,7 @@ class Bench(Record):
     """Whether one replica holds the rate that was asked for; None when none was."""
 
 
-class ServerBench(Record):
+class ServerBenchmark(Record):
     """What was measured of a server."""
 
     server: str
@@ -65,7 +65,7 @@ class LoadTest(Record):
     failed: int = 0
     mean_batch: float | None = None
     predicted_p99_ms: float | None = None
-    load: float | None = None
+    utilization: float | None = None
     warning: str = ""
 
     def holds(self, p99_ms: float) -> bool:

@@ -16,7 +16,7 @@ from mopt.model.signature import Signature
 from mopt.records._base import Record, StampedRecord
 from mopt.records.measurement import Estimate, Machine
 from mopt.records.serving import Batching, ServingProfile
-from mopt.records.trial import Export, Trial
+from mopt.records.trial import ExportRecord, TrialRecord
 
 SCHEMA_VERSION = 1
 
@@ -43,7 +43,7 @@ class Manifest(StampedRecord):
     noise: dict[str, float]
     """Load, stolen time and spread of the clock frequency during the build."""
     versions: dict[str, str]
-    source: Export
+    source: ExportRecord
     simplified: str
     """What the simplifiers did, or why they were left out."""
     signature: Signature
@@ -51,14 +51,14 @@ class Manifest(StampedRecord):
     chosen: str
     runtime: str
     runtime_fields: dict[str, Any]
-    form: str
+    format: str
     why: str
     control: Estimate | None
     """The reference against itself, measured like a candidate; far from 1 means that the machine was too noisy."""
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialRecord, ...]
     batching: Batching
     serving_profile: ServingProfile | None = None
-    """The chosen model as a server runs it: layouts, cold start, memory, operators; None for an artifact of an older mopt."""
+    """The chosen model as a server runs it: instance groups, cold start, memory, operators; None where nothing was measured."""
     golden: Golden
     files: dict[str, str]
     """SHA-256 of every other file of the artifact, by relative path."""
@@ -70,11 +70,11 @@ class Manifest(StampedRecord):
         return self
 
     @property
-    def winner(self) -> Trial:
+    def winner(self) -> TrialRecord:
         """The trial that is shipped."""
         return next(trial for trial in self.trials if trial.name == self.chosen)
 
     @property
-    def reference(self) -> Trial:
+    def reference(self) -> TrialRecord:
         """The trial that all others were compared with: the first."""
         return self.trials[0]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["Batching", "Layout", "ServingProfile", "Setting"]
+__all__ = ["Batching", "InstanceGroup", "ServingProfile", "Setting"]
 
 from mopt.records._base import Record
 from mopt.records.measurement import BatchProfile, Estimate, Machine, OperatorProfile
 
 
-class Layout(Record):
+class InstanceGroup(Record):
     """How a replica divides its cores: instances side by side, each with its threads."""
 
     instances: int
     threads: int
-    alone: tuple[BatchProfile, ...]
+    solo: tuple[BatchProfile, ...]
     """One instance while the others rest."""
-    together: tuple[BatchProfile, ...]
+    concurrent: tuple[BatchProfile, ...]
     """Each instance while all of them work; the same as ``alone`` for a single one."""
-    pace: tuple[float, ...] = (1.0,)
+    slowdown: tuple[float, ...] = (1.0,)
     """How much longer everything took from one slot of time to the next while it was measured; the harmonic mean is 1."""
-    pace_ms: float | None = None
+    slowdown_slot_ms: float | None = None
     """Length of a slot; None where the machine was steady."""
 
 
@@ -28,10 +28,10 @@ class ServingProfile(Record):
 
     machine: Machine
     noise: dict[str, float]
-    """Load, stolen time, spread of the clock frequency and of the pace (see Layout) while it was measured."""
+    """Load, stolen time, spread of the clock frequency and of the slowdown (see InstanceGroup) while it was measured."""
     batches: bool
     """Whether requests can be put together."""
-    layouts: tuple[Layout, ...]
+    instance_groups: tuple[InstanceGroup, ...]
     load_ms: float
     first_ms: float
     warm_ms: float
@@ -42,9 +42,9 @@ class ServingProfile(Record):
     """Share of the work that is padding when requests of the data's own shapes are put together; None where all are alike."""
     operators: tuple[OperatorProfile, ...] = ()
 
-    def layout(self, instances: int, threads: int) -> Layout:
-        """Return a layout that was measured."""
-        return next(one for one in self.layouts if (one.instances, one.threads) == (instances, threads))
+    def instance_group(self, instances: int, threads: int) -> InstanceGroup:
+        """Return An instance group that was measured."""
+        return next(one for one in self.instance_groups if (one.instances, one.threads) == (instances, threads))
 
 
 class Setting(Record):
@@ -57,9 +57,9 @@ class Setting(Record):
     replicas: int | None
     """None when no number of replicas holds the p99."""
     p99_ms: float | None
-    load: float | None
+    utilization: float | None
     mean_batch: float | None
-    binding: str
+    limited_by: str
     """What decided the number of replicas: the load, the p99, or the service time alone."""
 
 
@@ -71,11 +71,11 @@ class Batching(Record):
     instances: int
     replicas: int
     predicted_p99_ms: float | None
-    load: float | None
+    utilization: float | None
     """Arrival rate over capacity of all replicas, 0 to 1."""
     rate: float | None
     """Requests per second that were asked for."""
-    binding: str
+    limited_by: str
     """What decided: the p99, the load, memory, or that no traffic was given."""
     threads: int | None = None
     """Threads of each instance; None for those that the runtime was measured with."""
@@ -84,13 +84,13 @@ class Batching(Record):
     mean_batch: float | None = None
     arrivals: str = ""
     """How requests were assumed to arrive."""
-    spare: int = 0
+    spare_replicas: int = 0
     """Replicas among ``replicas`` that may be lost while the others still hold the traffic."""
     headroom: float | None = None
     """The largest rate that all replicas hold within the p99, over the rate that was asked for."""
     burst_p99_ms: float | None = None
     """The p99 when the same requests come in bursts of three times the rate, a second long, a tenth of the time."""
-    most_per_replica: float | None = None
+    peak_qps: float | None = None
     """The largest rate of one replica that holds the p99, in requests per second."""
     alternatives: tuple[Setting, ...] = ()
     rule_of_thumb: Setting | None = None

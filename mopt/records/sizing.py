@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Autoscaling", "Curve", "GpuVerdict", "Line", "Sizing", "Span"]
+__all__ = ["Autoscaling", "Curve", "GpuVerdict", "Range", "Sizing", "SizingOption"]
 
 from typing import Literal
 
 from mopt.records._base import Record, StampedRecord
 
 
-class Span(Record):
+class Range(Record):
     """A figure and the range that a projection leaves it; the three are equal for what was measured."""
 
     value: float
@@ -17,7 +17,7 @@ class Span(Record):
     high: float
 
 
-class Line(Record):
+class SizingOption(Record):
     """One precision of the model on one target."""
 
     target: str
@@ -29,24 +29,24 @@ class Line(Record):
     threads: int | None = None
     max_batch: int | None = None
     queue_delay_us: int = 0
-    replicas: Span | None = None
+    replicas: Range | None = None
     """Machines, spare ones included; None when nothing holds the traffic."""
-    p99_ms: Span | None = None
-    load: float | None = None
-    most_per_replica: float | None = None
+    p99_ms: Range | None = None
+    utilization: float | None = None
+    peak_qps: float | None = None
     """The largest rate of one machine that holds p99 and load, in requests per second."""
     memory_bytes: int | None = None
     """Of all instances of a machine."""
     hourly_usd: float | None = None
     """Price of one machine."""
-    monthly_usd: Span | None = None
-    per_million_usd: Span | None = None
+    monthly_usd: Range | None = None
+    per_million_usd: Range | None = None
     """For a million requests at the mean rate."""
     autoscaled_usd: float | None = None
     """A month when machines follow the daily curve; None without one."""
     kwh_month: float | None = None
     """Energy in a month at the power that the processor is specified for; memory and the rest of the machine come on top."""
-    binding: str = ""
+    limited_by: str = ""
     excluded: str = ""
     """Why it cannot be recommended; empty for what can."""
 
@@ -92,15 +92,15 @@ class Sizing(StampedRecord):
     """Requests per second at the peak, which is what machines are counted for."""
     mean_rate: float
     p99_ms: float | None
-    max_load: float
-    spare: int
+    max_utilization: float
+    spare_replicas: int
     arrivals: str
     daily: tuple[float, ...] = ()
     """Requests per second in each hour of a day; empty when the rate is constant."""
     budget_usd: float | None = None
     measured_on: str
     noise: dict[str, float]
-    lines: tuple[Line, ...]
+    options: tuple[SizingOption, ...]
     recommended: int | None
     """Index into ``lines``; None when nothing holds the traffic within the budget."""
     why: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Export", "Outcome", "PassRecord", "Trial"]
+__all__ = ["ExportRecord", "Outcome", "PassRecord", "TrialRecord"]
 
 from typing import Any
 
@@ -30,14 +30,14 @@ class Outcome(Record):
     reason: str
 
 
-class Trial(Record):
+class TrialRecord(Record):
     """A candidate with what was measured of it."""
 
     name: str
     runtime: str
     runtime_fields: dict[str, Any]
     passes: tuple[PassRecord, ...] = ()
-    model_form: str | None = None
+    model_format: str | None = None
     model_digest: str | None = None
     size_bytes: int | None = None
     evidence: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class Trial(Record):
     """None for the chosen one and for the reference."""
 
 
-class Export(Record):
+class ExportRecord(Record):
     """How the source became ONNX, and how far the two agree on real samples."""
 
     source: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Check", "GateVerdict", "LayerPair", "Side", "Verdict", "WorstSample", "overall"]
+__all__ = ["Check", "ComparedModel", "GateVerdict", "LayerPair", "Verdict", "WorstSample", "overall"]
 
 from collections.abc import Iterable
 from typing import Literal
@@ -13,7 +13,7 @@ from mopt.records.measurement import Estimate, Machine
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
-class Side(Record):
+class ComparedModel(Record):
     """One of the two that are compared."""
 
     name: str
@@ -104,8 +104,8 @@ class GateVerdict(StampedRecord):
     """What a gate found."""
 
     verdict: Verdict
-    candidate: Side
-    baseline: Side
+    candidate: ComparedModel
+    baseline: ComparedModel
     samples: int
     groups: int | None = None
     data: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RUNS", "Answers", "Contestant", "answer", "is_steady", "usual_batches"]
+__all__ = ["RUNS", "OutputRuns", "RunnableModel", "collect_outputs", "default_batch_sizes", "is_deterministic"]
 
 
 import dataclasses
@@ -12,9 +12,9 @@ from mopt.evaluators.inference import record_outputs, run_all
 from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
 from mopt.model.signature import Feed, Signature
-from mopt.profiles.paired_runs import Entrant
+from mopt.profiles.paired_runs import BenchmarkSubject
 from mopt.records.manifest import Manifest
-from mopt.records.verdict import Side
+from mopt.records.verdict import ComparedModel
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.system.store import Store
 
@@ -26,7 +26,7 @@ _STEADY = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class Contestant:
+class RunnableModel:
     """A model that can be run.
 
     Attributes:
@@ -46,9 +46,9 @@ class Contestant:
     manifest: Manifest | None
 
     @property
-    def side(self) -> Side:
+    def record(self) -> ComparedModel:
         """For the record."""
-        return Side(
+        return ComparedModel(
             name=self.name,
             source=self.source,
             digest=self.model.digest,
@@ -57,22 +57,22 @@ class Contestant:
         )
 
     @property
-    def answering(self) -> tuple[Model, Runtime]:
+    def executable(self) -> tuple[Model, Runtime]:
         """What answers for it here: itself, or what stands in where its device is not here."""
-        return self.runtime.stand_in(self.model)
+        return self.runtime.fallback(self.model)
 
     def open(self) -> SessionProcess:
         """Load what answers for it, in a child process."""
-        model, runtime = self.answering
+        model, runtime = self.executable
         return SessionProcess(runtime, model)
 
-    def entrant(self, samples: Samples, batches: Sequence[int]) -> Entrant:
+    def benchmark_subject(self, samples: Samples, batches: Sequence[int]) -> BenchmarkSubject:
         """As one of two that compete, with real inputs at each batch size."""
-        return Entrant(self.open, {batch: batch_feeds(self.signature, samples, batch) for batch in batches})
+        return BenchmarkSubject(self.open, {batch: batch_feeds(self.signature, samples, batch) for batch in batches})
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
+class OutputRuns:
     """Outputs for each sample, once or, for a model that does not agree with itself, several times.
 
     Attributes:
@@ -82,19 +82,19 @@ class Answers:
     runs: tuple[Samples, ...]
 
 
-def usual_batches(contestant: Contestant) -> tuple[int, ...]:
+def default_batch_sizes(model: RunnableModel) -> tuple[int, ...]:
     """Batch sizes at which costs are compared when nobody says: one, and the largest that is served."""
-    if not contestant.signature.batches:
-        return (contestant.signature.batch_size or 1,)
-    most = contestant.manifest.batching.max_batch if contestant.manifest else 8
+    if not model.signature.batches:
+        return (model.signature.batch_size or 1,)
+    most = model.manifest.batching.max_batch if model.manifest else 8
     return (1, most) if most > 1 else (1,)
 
 
-def is_steady(contestant: Contestant, samples: Samples, answered: Samples) -> bool:
+def is_deterministic(model: RunnableModel, samples: Samples, answered: Samples) -> bool:
     """Whether a model gives the same answers when it is loaded and run a second time.
 
     Args:
-        contestant: Which.
+        model: Which.
         samples: What it was given.
         answered: What it answered.
 
@@ -102,8 +102,8 @@ def is_steady(contestant: Contestant, samples: Samples, answered: Samples) -> bo
         CandidateRejectedError: When the runtime fails on it.
     """
     few = samples.first(_LOOKED_AT)
-    with contestant.open() as session:
-        again = list(run_all(session, contestant.signature, few))
+    with model.open() as session:
+        again = list(run_all(session, model.signature, few))
     return all(_same(one, other) for one, other in zip(answered.first(len(few)), again, strict=True))
 
 
@@ -124,11 +124,11 @@ def _same(one: Feed, other: Feed) -> bool:
     return True
 
 
-def answer(contestant: Contestant, samples: Samples, store: Store, runs: int) -> Answers:
+def collect_outputs(model: RunnableModel, samples: Samples, store: Store, runs: int) -> OutputRuns:
     """Run a model over all samples, ``runs`` times; what it answered is kept.
 
     Raises:
         CandidateRejectedError: When the runtime fails on it, or an output is not finite.
     """
-    arguments = (*contestant.answering, contestant.signature, samples, store)
-    return Answers(tuple(record_outputs(*arguments, run=index) for index in range(runs)))
+    arguments = (*model.executable, model.signature, samples, store)
+    return OutputRuns(tuple(record_outputs(*arguments, run=index) for index in range(runs)))

@@ -1,16 +1,16 @@
 """What a candidate costs beside a baseline: speed, memory, loading, size.
 
-Both are loaded into fresh processes and run in turns, heat after heat, until all that has a limit is decided or the time is
-up; the interval comes from how much the heats differ, so that a noisy machine leaves a question open and accuses nobody.
+Both are loaded into fresh processes and run in turns, pair after pair, until all that has a limit is decided or the time is
+up; the interval comes from how much the pairs differ, so that a noisy machine leaves a question open and accuses nobody.
 The error is shared out over the looks (Bonferroni), since each is another chance to be wrong.
 
-A stored baseline does not run. When it was stored, and now again, the yardstick runs beside the model, and the two ratios
+A stored baseline does not run. When it was stored, and now again, the reference workload runs beside the model, and the ratios
 to it are compared.
 """
 
 from __future__ import annotations
 
-__all__ = ["Contest", "Field", "cost_checks", "size_check"]
+__all__ = ["ComparisonSetup", "PerformanceComparison", "compare_performance", "size_check"]
 
 import contextlib
 import dataclasses
@@ -22,29 +22,29 @@ from collections.abc import Mapping, Sequence
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.model.samples import Samples, batch_feeds
-from mopt.profiles.paired_runs import Heat, run_heat
-from mopt.profiles.ratios import COMPARED, FEWEST, FEWEST_HEATS, balanced_ratio, figure, growth, spread
+from mopt.profiles.paired_runs import PairedRun, run_pair
+from mopt.profiles.ratios import COMPARED, FEWEST, FEWEST_PAIRS, balanced_ratio, figure, growth, spread
 from mopt.progress import Progress
-from mopt.records.baseline import Baseline
+from mopt.records.baseline import StoredBaseline
 from mopt.records.measurement import Estimate, LayerCost, Machine
 from mopt.records.verdict import Check, LayerPair, Verdict
-from mopt.regression.models import Contestant
-from mopt.regression.reference_workload import yardstick
+from mopt.regression.models import RunnableModel
+from mopt.regression.reference_workload import reference_workload
 
 _LOOKS = (6, 12, 24, 48, 96)
-"""Heats after which it is asked whether all is decided; once more when the time is up."""
+"""Pairs after which it is asked whether all is decided; once more when the time is up."""
 _CLOSE = 0.005
 """Distance from a limit, as a share of the baseline, that no reasonable time resolves."""
 _SHOWN_LAYERS = 30
 _USUAL_LIMITS = {"p50": "+10%"}
 """Limits where none is given: a tenth is more than a machine in CI wavers in an interleaved run."""
-_YARDSTICK_ERROR = 0.05
-"""Share by which the ratio of a model to the yardstick moves between quiet hours of one machine: the two do not lean on
+_WORKLOAD_ERROR = 0.05
+"""Share by which the ratio of a model to the reference workload moves between quiet hours of a machine: they do not lean on
 memory and arithmetic alike."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
+class ComparisonSetup:
     """Who competes, and how.
 
     Attributes:
@@ -57,9 +57,9 @@ class Field:
         budget_seconds: For all batch sizes together.
     """
 
-    candidate: Contestant
-    baseline: Contestant | None
-    stored: Baseline | None
+    candidate: RunnableModel
+    baseline: RunnableModel | None
+    stored: StoredBaseline | None
     samples: Samples
     batches: tuple[int, ...]
     confidence: float
@@ -67,13 +67,13 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
+class PerformanceComparison:
     """What was measured.
 
     Attributes:
         checks: One for each cost at each batch size.
         warnings: For the user.
-        spread: Standard deviation of the ratio of medians from heat to heat, at the smallest batch size.
+        spread: Standard deviation of the ratio of medians from pair to pair, at the smallest batch size.
         layers: What each operator takes in either side.
     """
 
@@ -83,7 +83,9 @@ class Contest:
     layers: tuple[LayerPair, ...] = ()
 
 
-def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progress: Progress) -> Contest:
+def compare_performance(
+    field: ComparisonSetup, limits: Mapping[str, str], machine: Machine, progress: Progress
+) -> PerformanceComparison:
     """Compare all costs but the size; those without a limit are shown and do not count."""
     asked = {name: Limit.parse(text, name) for name, text in limits.items() if name in COSTS}
     speed_is_limited = any(name in COMPARED for name in asked)
@@ -93,15 +95,15 @@ def cost_checks(field: Field, limits: Mapping[str, str], machine: Machine, progr
         refused = [
             _refused(name, limit, why, field.confidence) for name, limit in asked.items() if name in limits and name != "size"
         ]
-        return Contest(refused, [f"speed, memory and loading are not compared: {why}"], None)
+        return PerformanceComparison(refused, [f"speed, memory and loading are not compared: {why}"], None)
     progress.stage("measuring side by side", _LOOKS[-1])
-    heats, checks = _speed(field, asked, progress)
-    return Contest(checks, [], spread(heats, min(field.batches)), _layers(field))
+    pairs, checks = _speed(field, asked, progress)
+    return PerformanceComparison(checks, [], spread(pairs, min(field.batches)), _layers(field))
 
 
-def _not_comparable(field: Field, machine: Machine) -> str:
+def _not_comparable(field: ComparisonSetup, machine: Machine) -> str:
     for side in (field.candidate, field.baseline):
-        if side is not None and (why := side.runtime.absent()):
+        if side is not None and (why := side.runtime.unavailable()):
             return f"{side.source} cannot be measured here: {why}"
     stored = field.stored
     if stored is None:
@@ -114,56 +116,56 @@ def _not_comparable(field: Field, machine: Machine) -> str:
     return ""
 
 
-# --- heats --------------------------------------------------------------------------------------------------------------
+# --- paired runs -------------------------------------------------------------------------------------------------------
 
 
-def _speed(field: Field, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[Heat], list[Check]]:
-    """Run heats until everything that is limited is decided, or the time is up."""
-    own = field.candidate.entrant(field.samples, field.batches)
+def _speed(field: ComparisonSetup, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[PairedRun], list[Check]]:
+    """Run pairs until everything that is limited is decided, or the time is up."""
+    own = field.candidate.benchmark_subject(field.samples, field.batches)
     if field.baseline is not None:
-        other = field.baseline.entrant(field.samples, field.batches)
+        other = field.baseline.benchmark_subject(field.samples, field.batches)
     else:
-        other = yardstick(field.candidate.runtime.threads, field.batches)
+        other = reference_workload(field.candidate.runtime.threads, field.batches)
     confidence = 1 - (1 - field.confidence) / len(_LOOKS)
-    heats: list[Heat] = []
+    pairs: list[PairedRun] = []
     end = time.monotonic() + field.budget_seconds
     while True:
-        heats.append(run_heat(own, other, len(heats), field.budget_seconds / FEWEST_HEATS))
-        late = time.monotonic() > end and len(heats) >= FEWEST_HEATS
-        if not late and len(heats) not in _LOOKS:
+        pairs.append(run_pair(own, other, len(pairs), field.budget_seconds / FEWEST_PAIRS))
+        late = time.monotonic() > end and len(pairs) >= FEWEST_PAIRS
+        if not late and len(pairs) not in _LOOKS:
             progress.step()
             continue
-        checks = _compare(field, heats, asked, confidence)
-        progress.step(_told(checks, len(heats)))
-        if late or len(heats) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
-            return heats, checks
+        checks = _compare(field, pairs, asked, confidence)
+        progress.step(_progress_note(checks, len(pairs)))
+        if late or len(pairs) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
+            return pairs, checks
 
 
-def _told(checks: Sequence[Check], heats: int) -> str:
+def _progress_note(checks: Sequence[Check], pairs: int) -> str:
     shown = next((check for check in checks if check.counts), checks[0])
-    return f"{heats} pairs of processes: {shown.name} {shown.change.value:+.1%}"
+    return f"{pairs} pairs of processes: {shown.name} {shown.change.value:+.1%}"
 
 
-def _compare(field: Field, heats: Sequence[Heat], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
-    checks = [check for batch in field.batches for check in _speed_checks(field, heats, batch, asked, confidence)]
-    return [*checks, *_process_checks(field, heats, asked, confidence)]
+def _compare(field: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+    checks = [check for batch in field.batches for check in _speed_checks(field, pairs, batch, asked, confidence)]
+    return [*checks, *_process_checks(field, pairs, asked, confidence)]
 
 
 def _speed_checks(
-    field: Field, heats: Sequence[Heat], batch: int, asked: Mapping[str, Limit], confidence: float
+    field: ComparisonSetup, pairs: Sequence[PairedRun], batch: int, asked: Mapping[str, Limit], confidence: float
 ) -> list[Check]:
-    own = [heat.own.logs[batch] for heat in heats]
+    own = [pair.candidate.logs[batch] for pair in pairs]
     checks = []
     for cost in COMPARED:
-        change, method = growth(heats, batch, cost, confidence), f"{len(heats)} pairs of processes, in turns"
+        change, method = growth(pairs, batch, cost, confidence), f"{len(pairs)} pairs of processes, in turns"
         if field.stored is not None:
             known = field.stored.speed_at(batch)
             if known is None:
                 continue
-            change, base = _beside_stick(change, known.growth[cost]), known.figures[cost]
-            method = "both beside the same yardstick"
+            change, base = _relative_to_workload(change, known.growth[cost]), known.figures[cost]
+            method = "both beside the same reference workload"
         else:
-            base = figure([heat.other.logs[batch] for heat in heats], cost, batch)
+            base = figure([pair.baseline.logs[batch] for pair in pairs], cost, batch)
         checks.append(
             _cost_check(
                 f"{cost} at batch {batch}", "speed", cost, figure(own, cost, batch), base, change, asked.get(cost), confidence,
@@ -173,10 +175,10 @@ def _speed_checks(
     return checks
 
 
-def _beside_stick(now: Estimate, then: Estimate) -> Estimate:
-    """Candidate over baseline less 1, from the growth of each over the yardstick."""
+def _relative_to_workload(now: Estimate, then: Estimate) -> Estimate:
+    """Candidate over baseline less 1, from the growth of each over the reference workload."""
     value = (1 + now.value) / (1 + then.value)
-    margin = math.hypot(_half(now), _half(then)) + _YARDSTICK_ERROR
+    margin = math.hypot(_half(now), _half(then)) + _WORKLOAD_ERROR
     return Estimate(value=value - 1, low=value * (1 - margin) - 1, high=value * (1 + margin) - 1, count=now.count)
 
 
@@ -193,21 +195,23 @@ _OF_PROCESSES = {
 _STORED = {"memory": "memory_bytes", "load": "load_ms", "first": "first_ms"}
 
 
-def _process_checks(field: Field, heats: Sequence[Heat], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+def _process_checks(
+    field: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float
+) -> list[Check]:
     checks = []
     for cost, (name, kind, figure_name, note) in _OF_PROCESSES.items():
-        own = [float(getattr(heat.own, figure_name)) for heat in heats]
+        own = [float(getattr(pair.candidate, figure_name)) for pair in pairs]
         if field.stored is not None:
-            other = [float(getattr(field.stored, _STORED[cost]))] * len(heats)
+            other = [float(getattr(field.stored, _STORED[cost]))] * len(pairs)
         else:
-            other = [float(getattr(heat.other, figure_name)) for heat in heats]
+            other = [float(getattr(pair.baseline, figure_name)) for pair in pairs]
         if not min(*own, *other):
             continue
-        change = balanced_ratio(own, other, [heat.swapped for heat in heats], confidence)
+        change = balanced_ratio(own, other, [pair.swapped for pair in pairs], confidence)
         checks.append(
             _cost_check(
                 name, kind, cost, statistics.median(own), statistics.median(other), change, asked.get(cost), confidence,
-                f"{len(heats)} processes each", note,
+                f"{len(pairs)} processes each", note,
             )
         )  # fmt: skip
     return checks
@@ -258,7 +262,7 @@ def _deciding(change: Estimate, allowed: float) -> str:
     return f"about {(half / distance) ** 2:.1f} times the budget would decide"
 
 
-def _layers(field: Field) -> tuple[LayerPair, ...]:
+def _layers(field: ComparisonSetup) -> tuple[LayerPair, ...]:
     """What each operator takes in either side, by the names that both know; nothing where a runtime does not tell."""
     size = field.candidate.signature.batch_size or 1
     (feed, *_) = batch_feeds(field.candidate.signature, field.samples, size, count=1)
@@ -289,7 +293,7 @@ def _layers(field: Field) -> tuple[LayerPair, ...]:
     )
 
 
-def size_check(field: Field, limits: Mapping[str, str]) -> Check:
+def size_check(field: ComparisonSetup, limits: Mapping[str, str]) -> Check:
     """Compare the bytes on disk, which takes no measuring."""
     limit = Limit.parse(limits["size"], "size") if "size" in limits else None
     own = float(field.candidate.model.size)

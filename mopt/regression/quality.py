@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
+    "Baseline",
     "GateRequest",
-    "Opponent",
     "answer_both",
     "broken_check",
     "output_fidelity",
@@ -24,17 +24,17 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.fidelity import Fidelity
 from mopt.evaluators.inference import score
-from mopt.evaluators.noninferiority import discordant, judge, mcnemar, power
-from mopt.evaluators.slices import Part, SliceQuality, judge_slices
+from mopt.evaluators.noninferiority import discordant, mcnemar, noninferiority_test, power
+from mopt.evaluators.slices import Slice, SliceQuality, noninferiority_by_slice
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.samples import Samples
 from mopt.progress import Progress
 from mopt.recipe import Recipe
-from mopt.records.baseline import Baseline
+from mopt.records.baseline import StoredBaseline
 from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
 from mopt.records.verdict import Check
-from mopt.regression.models import RUNS, Answers, Contestant, answer, is_steady
+from mopt.regression.models import RUNS, OutputRuns, RunnableModel, collect_outputs, is_deterministic
 from mopt.system.plugins import nearest
 from mopt.system.store import Store
 
@@ -65,21 +65,21 @@ class GateRequest:
     candidate: str
     against: str
     recipe: Recipe
-    everything: bool = False
+    use_all_samples: bool = False
     speed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Opponent:
+class Baseline:
     """What the candidate is compared with: a model that runs here, or what was stored of one.
 
     Attributes:
-        contestant: None for a stored one.
+        model: None for a stored one.
         stored: None for one that runs here.
     """
 
-    contestant: Contestant | None
-    stored: Baseline | None
+    model: RunnableModel | None
+    stored: StoredBaseline | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +95,9 @@ class ComparedOutputs:
     """
 
     samples: Samples
-    candidate: Answers
-    baseline: Answers | None
-    stored: Baseline | None
+    candidate: OutputRuns
+    baseline: OutputRuns | None
+    stored: StoredBaseline | None
     groups: list[str] | None
     repeats: int
 
@@ -124,38 +124,38 @@ class ComparedOutputs:
 
 
 def answer_both(
-    candidate: Contestant, opponent: Opponent, samples: Samples, store: Store, progress: Progress
+    candidate: RunnableModel, baseline: Baseline, samples: Samples, store: Store, progress: Progress
 ) -> tuple[ComparedOutputs, bool]:
     """Run both over the samples, several times where one does not answer the same twice; return also whether both do."""
-    own, steady = _answers(candidate, samples, store)
+    own, steady = _outputs_of(candidate, samples, store)
     progress.step(candidate.name + ("" if steady else ": it does not answer the same twice"))
-    other: Answers | None
-    if opponent.contestant is not None:
+    other: OutputRuns | None
+    if baseline.model is not None:
         try:
-            other, other_steady = _answers(opponent.contestant, samples, store)
+            other, other_steady = _outputs_of(baseline.model, samples, store)
         except CandidateRejectedError as error:
             raise UserError(f"the baseline does not run: {error.message}", "compare with one that does") from None
         steady = steady and other_steady
     else:
-        assert opponent.stored is not None
-        kept = stored_answers(opponent.stored, store)
-        other = Answers((kept,)) if kept is not None else None
-    progress.step(opponent.contestant.name if opponent.contestant else "the stored baseline")
+        assert baseline.stored is not None
+        kept = stored_answers(baseline.stored, store)
+        other = OutputRuns((kept,)) if kept is not None else None
+    progress.step(baseline.model.name if baseline.model else "the stored baseline")
     groups, runs = samples.groups, 1 if steady else RUNS
     if not steady:
-        own = answer(candidate, samples, store, runs)
-        if opponent.contestant is not None:
-            other = answer(opponent.contestant, samples, store, runs)
+        own = collect_outputs(candidate, samples, store, runs)
+        if baseline.model is not None:
+            other = collect_outputs(baseline.model, samples, store, runs)
         elif other is not None:
-            other = Answers(other.runs * runs)
+            other = OutputRuns(other.runs * runs)
         groups = (groups or [str(index) for index in range(len(samples))]) * runs
     progress.step("both agree with themselves" if steady else f"answered {runs} times each")
-    return ComparedOutputs(samples, own, other, opponent.stored, groups, runs), steady
+    return ComparedOutputs(samples, own, other, baseline.stored, groups, runs), steady
 
 
-def _answers(side: Contestant, samples: Samples, store: Store) -> tuple[Answers, bool]:
-    found = answer(side, samples, store, 1)
-    return found, is_steady(side, samples, found.runs[0])
+def _outputs_of(side: RunnableModel, samples: Samples, store: Store) -> tuple[OutputRuns, bool]:
+    found = collect_outputs(side, samples, store, 1)
+    return found, is_deterministic(side, samples, found.runs[0])
 
 
 def parse_allowed_loss(text: str) -> Tolerance:
@@ -183,7 +183,7 @@ def quality_checks(
         text = limits.get(metric.name, recipe.tolerance if index == 0 else "")
         own, other = scored[metric.name]
         try:
-            quality = judge(
+            quality = noninferiority_test(
                 metric, own, other, parse_allowed_loss(text), recipe.gate.confidence, groups=compared.groups, fail_when="proven"
             )
         except CandidateRejectedError as error:
@@ -235,16 +235,16 @@ def slice_checks(
     request: GateRequest, compared: ComparedOutputs, split: Split, metric: Metric, rows: tuple[Rows, Rows]
 ) -> list[Check]:
     """Return a check for each value of the columns that are judged one by one."""
-    parts = _parts(request, compared, split)
+    parts = _slices(request, compared, split)
     if not parts:
         return []
     own, other = rows
     gate = request.recipe.gate
-    judged = judge_slices(metric, own, other, parts, confidence=gate.confidence, groups=compared.groups)
+    judged = noninferiority_by_slice(metric, own, other, parts, confidence=gate.confidence, groups=compared.groups)
     return [_slice_check(metric, one, own, other, strict=gate.strict_slices) for one in judged]
 
 
-def _parts(request: GateRequest, compared: ComparedOutputs, split: Split) -> list[Part]:
+def _slices(request: GateRequest, compared: ComparedOutputs, split: Split) -> list[Slice]:
     gate, count = request.recipe.gate, len(compared.samples)
     usual = gate.slice_tolerance or request.recipe.tolerance
     parts: dict[str, list[int]] = {}
@@ -264,7 +264,7 @@ def _parts(request: GateRequest, compared: ComparedOutputs, split: Split) -> lis
         if name not in parts:
             raise UserError(f"there is no slice {name}", nearest(name, parts))
     return [
-        Part(name, tuple(positions), parse_allowed_loss(gate.slice_tolerances.get(name, usual)))
+        Slice(name, tuple(positions), parse_allowed_loss(gate.slice_tolerances.get(name, usual)))
         for name, positions in sorted(parts.items())
     ]
 
@@ -275,7 +275,7 @@ def _class_name(value: str, classes: Sequence[str]) -> str:
 
 def _slice_check(metric: Metric, one: SliceQuality, own: Rows, other: Rows, *, strict: bool) -> Check:
     positions = list(one.part.positions)
-    text = _written(one.part.tolerance)
+    text = _tolerance_text(one.part.tolerance)
     if one.quality is None:
         return Check(
             name=one.part.name, kind="slice", unit=metric.unit, candidate=0.0, baseline=0.0,
@@ -287,7 +287,7 @@ def _slice_check(metric: Metric, one: SliceQuality, own: Rows, other: Rows, *, s
     return check.model_copy(update={"counts": counts})
 
 
-def _written(tolerance: Tolerance) -> str:
+def _tolerance_text(tolerance: Tolerance) -> str:
     amount = tolerance.amount * (1 if tolerance.kind == "absolute" else 100)
     return f"-{amount:g}{ {'relative': '%', 'points': 'pp', 'absolute': ''}[tolerance.kind] }"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["worst_samples"]
+__all__ = ["largest_regressions"]
 
 import base64
 import io
@@ -18,7 +18,7 @@ from mopt.evaluators.inference import score
 from mopt.model.samples import Samples, write_feed
 from mopt.model.signature import Feed
 from mopt.records.verdict import WorstSample
-from mopt.regression.models import Answers
+from mopt.regression.models import OutputRuns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,8 @@ _PICTURE_SIDE = 160
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 4096
 
 
-def worst_samples(
-    metric: Metric, samples: Samples, candidate: Answers, baseline: Answers | None, spec: DataSpec, out: Path | None
+def largest_regressions(
+    metric: Metric, samples: Samples, candidate: OutputRuns, baseline: OutputRuns | None, spec: DataSpec, out: Path | None
 ) -> tuple[WorstSample, ...]:
     """Return the samples that lose the most of the metric; of equal ones, those whose outputs are furthest apart.
 

@@ -34,7 +34,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.measurement import BatchProfile
 from mopt.records.quality import Quality
 from mopt.records.serving import Batching, Setting
-from mopt.records.trial import PassRecord, Trial
+from mopt.records.trial import PassRecord, TrialRecord
 from mopt.reports.charts import latency_chart, quality_chart, series, speedup, throughput_chart
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _page(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _order(trial: Trial, manifest: Manifest) -> tuple[bool, bool, bool, float]:
+def _order(trial: TrialRecord, manifest: Manifest) -> tuple[bool, bool, bool, float]:
     entry = _at_one(trial)
     return (
         trial.name != manifest.chosen,
@@ -235,7 +235,7 @@ def _order(trial: Trial, manifest: Manifest) -> tuple[bool, bool, bool, float]:
     )
 
 
-def _row(trial: Trial, manifest: Manifest) -> CandidateRow:
+def _row(trial: TrialRecord, manifest: Manifest) -> CandidateRow:
     entry, profile, quality = _at_one(trial), trial.profile, trial.quality
     return CandidateRow(
         name=trial.name,
@@ -252,7 +252,7 @@ def _row(trial: Trial, manifest: Manifest) -> CandidateRow:
     )
 
 
-def _at_one(trial: Trial) -> BatchProfile | None:
+def _at_one(trial: TrialRecord) -> BatchProfile | None:
     """Return the profile of the smallest batch that was measured."""
     return min(trial.profile.batches, key=lambda entry: entry.batch, default=None) if trial.profile else None
 
@@ -261,7 +261,7 @@ def _difference(quality: Quality) -> str:
     return f"{q.signed(quality.difference, quality.metric)}, at least {q.signed(quality.bound, quality.metric)}"
 
 
-def _speedup(trial: Trial, manifest: Manifest) -> str:
+def _speedup(trial: TrialRecord, manifest: Manifest) -> str:
     entry = _at_one(trial)
     found = speedup(trial, manifest, entry.batch) if entry else None
     if found is None:
@@ -269,20 +269,20 @@ def _speedup(trial: Trial, manifest: Manifest) -> str:
     return q.ratio(found[0]) if found[1] else f"about {q.ratio(found[0])}"
 
 
-def _throughput(trial: Trial) -> str:
+def _throughput(trial: TrialRecord) -> str:
     if trial.profile is None or not trial.profile.batches:
         return _NONE
     best = max(trial.profile.batches, key=lambda entry: entry.throughput)
     return f"{q.rate(best.throughput)} at batch {best.batch}"
 
 
-def _state(trial: Trial, manifest: Manifest) -> str:
+def _state(trial: TrialRecord, manifest: Manifest) -> str:
     if trial.name == manifest.chosen:
         return "chosen"
     return "reference" if trial.name == manifest.reference.name else "rejected"
 
 
-def _outcome(trial: Trial, manifest: Manifest) -> str:
+def _outcome(trial: TrialRecord, manifest: Manifest) -> str:
     if trial.name == manifest.chosen:
         return "chosen: the reference itself" if trial.name == manifest.reference.name else "chosen"
     if trial.name == manifest.reference.name:
@@ -328,7 +328,7 @@ def _tiles(manifest: Manifest) -> list[_Tile]:
     return tiles
 
 
-def _ends(trial: Trial) -> Sequence[BatchProfile]:
+def _ends(trial: TrialRecord) -> Sequence[BatchProfile]:
     batches = sorted(trial.profile.batches, key=lambda entry: entry.batch) if trial.profile else []
     return [batches[0], batches[-1]] if len(batches) > 1 else batches
 
@@ -356,44 +356,44 @@ def _batch_table(manifest: Manifest) -> list[dict[str, str]]:
 def _batching(manifest: Manifest) -> list[Fact]:
     batching = manifest.batching
     threads = f", {q.count(batching.threads, 'thread')} each" if batching.threads else ""
-    spare = f", of which {batching.spare} may be lost" if batching.spare else ""
+    spare_replicas = f", of which {batching.spare_replicas} may be lost" if batching.spare_replicas else ""
     facts = [
         Fact("largest batch", str(batching.max_batch)),
         Fact("queue delay", q.milliseconds(batching.queue_delay_us / 1e3) if batching.queue_delay_us else "none"),
         Fact("instances on a server", f"{batching.instances}{threads}"),
-        Fact("servers", f"{batching.replicas}{spare}"),
+        Fact("servers", f"{batching.replicas}{spare_replicas}"),
     ]
     if batching.rate is not None:
         arrivals = f", {batching.arrivals}" if batching.arrivals else ""
         facts.append(Fact("planned for", f"{q.digits(batching.rate)} requests per second{arrivals}"))
-    if batching.load is not None:
-        facts.append(Fact("load", f"{q.digits(batching.load * 100)} % of capacity"))
+    if batching.utilization is not None:
+        facts.append(Fact("utilization", f"{q.digits(batching.utilization * 100)} % of capacity"))
     if batching.predicted_p99_ms is not None:
         facts.append(Fact("predicted p99", q.milliseconds(batching.predicted_p99_ms)))
     if batching.burst_p99_ms is not None:
         facts.append(Fact("p99 in bursts of 3 times the rate", q.milliseconds(batching.burst_p99_ms)))
     if batching.headroom is not None:
         facts.append(Fact("holds up to", f"{q.digits(batching.headroom)} times that rate"))
-    if batching.most_per_replica is not None:
-        facts.append(Fact("largest rate of one server", f"{q.digits(batching.most_per_replica)} requests per second"))
-    return [*facts, Fact("decided by", batching.binding)]
+    if batching.peak_qps is not None:
+        facts.append(Fact("largest rate of one server", f"{q.digits(batching.peak_qps)} requests per second"))
+    return [*facts, Fact("decided by", batching.limited_by)]
 
 
 def serving_sentence(batching: Batching) -> str:
     """Say the batch settings in one line."""
-    spare = f" ({batching.spare} of them may be lost)" if batching.spare else ""
+    spare_replicas = f" ({batching.spare_replicas} of them may be lost)" if batching.spare_replicas else ""
     delay = q.milliseconds(batching.queue_delay_us / 1e3) if batching.queue_delay_us else "no"
     parts = [
         f"batches up to {batching.max_batch}, {q.count(batching.instances, 'instance')}"
         + (f" of {q.count(batching.threads, 'thread')}" if batching.threads else ""),
         f"{delay} queue delay",
-        f"{q.count(batching.replicas, 'server')}{spare}",
+        f"{q.count(batching.replicas, 'server')}{spare_replicas}",
     ]
-    if batching.predicted_p99_ms is not None and batching.load is not None:
-        parts.append(f"predicted p99 {q.milliseconds(batching.predicted_p99_ms)} at {batching.load:.0%} load")
-    if batching.rate is None and batching.most_per_replica is not None:
-        parts.append(f"up to {q.rate(batching.most_per_replica)} within the p99")
-    return f"{'; '.join(parts)} (decided by {batching.binding})"
+    if batching.predicted_p99_ms is not None and batching.utilization is not None:
+        parts.append(f"predicted p99 {q.milliseconds(batching.predicted_p99_ms)} at {batching.utilization:.0%} utilization")
+    if batching.rate is None and batching.peak_qps is not None:
+        parts.append(f"up to {q.rate(batching.peak_qps)} within the p99")
+    return f"{'; '.join(parts)} (decided by {batching.limited_by})"
 
 
 def setting_rows(batching: Batching) -> list[dict[str, str]]:
@@ -407,7 +407,7 @@ def _setting_row(setting: Setting, batching: Batching, name: str) -> dict[str, s
     same = (setting.max_batch, setting.queue_delay_us, setting.instances) == (
         batching.max_batch, batching.queue_delay_us, batching.instances,
     )  # fmt: skip
-    needed = batching.replicas - batching.spare
+    needed = batching.replicas - batching.spare_replicas
     dearer = f": {setting.replicas / needed:.2g} times the servers" if setting.replicas and name else ""
     return {
         "": (name + dearer) or ("chosen" if same else ""),
@@ -416,9 +416,9 @@ def _setting_row(setting: Setting, batching: Batching, name: str) -> dict[str, s
         "Instances": f"{setting.instances} of {q.count(setting.threads, 'thread')}",
         "Servers": str(setting.replicas) if setting.replicas is not None else _NONE,
         "p99": q.milliseconds(setting.p99_ms) if setting.p99_ms is not None else _NONE,
-        "Load": f"{q.digits(setting.load * 100, 2)} %" if setting.load is not None else _NONE,
+        "Utilization": f"{q.digits(setting.utilization * 100, 2)} %" if setting.utilization is not None else _NONE,
         "Mean batch": q.digits(setting.mean_batch) if setting.mean_batch is not None else _NONE,
-        "Decided by": setting.binding,
+        "Decided by": setting.limited_by,
     }
 
 
@@ -431,12 +431,12 @@ def _capacity(manifest: Manifest) -> list[Fact]:
         Fact("steady after", q.milliseconds(profile.warm_ms)),
         Fact("memory", ", ".join(f"{q.memory(size)} up to batch {batch}" for batch, size in profile.memory.items() if size)),
     ]
-    for layout in profile.layouts[1:]:
-        first, single = layout.together[0].p50.value, layout.alone[0].p50.value
+    for group in profile.instance_groups[1:]:
+        first, single = group.concurrent[0].p50.value, group.solo[0].p50.value
         facts.append(
             Fact(
-                f"{layout.instances} instances",
-                f"of {q.count(layout.threads, 'thread')}: batch {layout.together[0].batch} takes {q.milliseconds(single)} "
+                f"{group.instances} instances",
+                f"of {q.count(group.threads, 'thread')}: batch {group.concurrent[0].batch} takes {q.milliseconds(single)} "
                 f"alone and {q.milliseconds(first)} when all work",
             )
         )
@@ -485,7 +485,7 @@ def _frontier(manifest: Manifest) -> list[dict[str, str]]:
     return rows
 
 
-def _kept(trial: Trial) -> list[str]:
+def _kept(trial: TrialRecord) -> list[str]:
     if "-mixed" not in trial.name or not trial.passes:
         return []
     return list(trial.passes[-1].fields.get("float_nodes") or ())

@@ -26,7 +26,7 @@ from typing import Any
 from mopt.records.manifest import Manifest
 from mopt.records.measurement import BatchProfile, Profile
 from mopt.records.quality import Quality
-from mopt.records.trial import Trial
+from mopt.records.trial import TrialRecord
 from mopt.records.units import digits, is_share
 
 _OTHERS = 4
@@ -94,7 +94,7 @@ def quality_chart(manifest: Manifest) -> str:
     return draw("quality", "Quality against speed", (9.6, 5.2), lambda axes: _scatter(axes, points)) if points[1:] else ""
 
 
-def speedup(trial: Trial, manifest: Manifest, batch: int) -> tuple[float, bool] | None:
+def speedup(trial: TrialRecord, manifest: Manifest, batch: int) -> tuple[float, bool] | None:
     """Return how much faster than the reference at a batch size, and whether the two were measured interleaved."""
     here, there = _entry(trial, batch), _entry(manifest.reference, batch)
     if trial.name == manifest.reference.name:
@@ -106,17 +106,17 @@ def speedup(trial: Trial, manifest: Manifest, batch: int) -> tuple[float, bool] 
     return there.p50.value / here.p50.value, False
 
 
-def _entry(trial: Trial, batch: int) -> BatchProfile | None:
+def _entry(trial: TrialRecord, batch: int) -> BatchProfile | None:
     batches = trial.profile.batches if trial.profile else ()
     return next((entry for entry in batches if entry.batch == batch), None)
 
 
-def _first(trial: Trial) -> BatchProfile:
+def _first(trial: TrialRecord) -> BatchProfile:
     assert trial.profile is not None
     return trial.profile.batches[0]
 
 
-def _plottable(trial: Trial) -> bool:
+def _plottable(trial: TrialRecord) -> bool:
     return trial.quality is not None and trial.profile is not None and bool(trial.profile.batches)
 
 
@@ -193,7 +193,7 @@ class _Point:
     scale: float
 
     @classmethod
-    def of(cls, trial: Trial, manifest: Manifest) -> _Point:
+    def of(cls, trial: TrialRecord, manifest: Manifest) -> _Point:
         quality = trial.quality
         assert quality is not None
         found = speedup(trial, manifest, _first(trial).batch)

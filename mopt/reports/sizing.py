@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mopt.records import units as q
-from mopt.records.sizing import Curve, Line, Sizing, Span
+from mopt.records.sizing import Curve, Range, Sizing, SizingOption
 from mopt.reports.build import Fact, environment
 from mopt.reports.charts import COLOURS, clean, draw, plain_log_ticks
 
@@ -21,7 +21,7 @@ COLUMNS = {
     "replicas": "Machines",
     "settings": "Instances x threads",
     "p99": "p99",
-    "load": "Load",
+    "utilization": "Utilization",
     "memory": "Memory",
     "monthly": "A month",
     "million": "A million",
@@ -33,40 +33,40 @@ COLUMNS = {
 
 def rows(sizing: Sizing) -> list[dict[str, str]]:
     """Return the table: the recommended line first, then from cheap to dear, then what is excluded."""
-    order = sorted(range(len(sizing.lines)), key=lambda index: _order(sizing, index))
-    return [_row(sizing.lines[index], index == sizing.recommended) for index in order]
+    order = sorted(range(len(sizing.options)), key=lambda index: _order(sizing, index))
+    return [_row(sizing.options[index], index == sizing.recommended) for index in order]
 
 
 def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float]:
-    line = sizing.lines[index]
-    monthly = line.monthly_usd.high if line.monthly_usd else float("inf")
-    machines = line.replicas.high if line.replicas else float("inf")
-    return index != sizing.recommended, bool(line.excluded), monthly, machines
+    option = sizing.options[index]
+    monthly = option.monthly_usd.high if option.monthly_usd else float("inf")
+    machines = option.replicas.high if option.replicas else float("inf")
+    return index != sizing.recommended, bool(option.excluded), monthly, machines
 
 
-def _row(line: Line, recommended: bool) -> dict[str, str]:
+def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
     settings = _NONE
-    if line.max_batch is not None:
-        delay = f", delay {q.milliseconds(line.queue_delay_us / 1e3)}" if line.queue_delay_us else ""
-        settings = f"{line.instances} x {line.threads}, batch {line.max_batch}{delay}"
+    if option.max_batch is not None:
+        delay = f", delay {q.milliseconds(option.queue_delay_us / 1e3)}" if option.queue_delay_us else ""
+        settings = f"{option.instances} x {option.threads}, batch {option.max_batch}{delay}"
     return {
-        "target": line.target,
-        "precision": line.precision,
-        "origin": "measured" if line.origin == "measured" else "estimate",
-        "replicas": _span(line.replicas, lambda value: "many" if value > 1e6 else f"{value:.0f}"),
+        "target": option.target,
+        "precision": option.precision,
+        "origin": "measured" if option.origin == "measured" else "estimate",
+        "replicas": _span(option.replicas, lambda value: "many" if value > 1e6 else f"{value:.0f}"),
         "settings": settings,
-        "p99": _span(line.p99_ms, q.milliseconds),
-        "load": f"{line.load:.0%}" if line.load is not None else _NONE,
-        "memory": q.memory(line.memory_bytes) if line.memory_bytes else _NONE,
-        "monthly": _span(line.monthly_usd, lambda value: "many" if value > 1e9 else f"${value:,.0f}"),
-        "million": _span(line.per_million_usd, lambda value: "many" if value > 1e6 else f"${q.digits(value)}"),
-        "energy": f"{q.digits(line.kwh_month)} kWh" if line.kwh_month else _NONE,
-        "note": line.excluded or ("recommended: " if recommended else "") + line.binding,
-        "state": "chosen" if recommended else "rejected" if line.excluded else "",
+        "p99": _span(option.p99_ms, q.milliseconds),
+        "utilization": f"{option.utilization:.0%}" if option.utilization is not None else _NONE,
+        "memory": q.memory(option.memory_bytes) if option.memory_bytes else _NONE,
+        "monthly": _span(option.monthly_usd, lambda value: "many" if value > 1e9 else f"${value:,.0f}"),
+        "million": _span(option.per_million_usd, lambda value: "many" if value > 1e6 else f"${q.digits(value)}"),
+        "energy": f"{q.digits(option.kwh_month)} kWh" if option.kwh_month else _NONE,
+        "note": option.excluded or ("recommended: " if recommended else "") + option.limited_by,
+        "state": "chosen" if recommended else "rejected" if option.excluded else "",
     }
 
 
-def _span(span: Span | None, write: Any) -> str:
+def _span(span: Range | None, write: Any) -> str:
     if span is None:
         return _NONE
     value, low, high = write(span.value), write(span.low), write(span.high)
@@ -82,17 +82,17 @@ def sentences(sizing: Sizing) -> list[str]:
     if sizing.recommended is None:
         found.append(f"No recommendation: {sizing.why}.")
     else:
-        line = sizing.lines[sizing.recommended]
-        assert line.replicas is not None
-        spare = f", {sizing.spare} of them spare" if sizing.spare else ""
-        money = f", {_span(line.monthly_usd, lambda value: f'${value:,.0f}')} a month" if line.monthly_usd else ""
+        option = sizing.options[sizing.recommended]
+        assert option.replicas is not None
+        spare_replicas = f", {sizing.spare_replicas} of them spare" if sizing.spare_replicas else ""
+        money = f", {_span(option.monthly_usd, lambda value: f'${value:,.0f}')} a month" if option.monthly_usd else ""
         found.append(
-            f"Recommended: {_span(line.replicas, lambda value: f'{value:.0f}')} x {line.target}{spare}, with "
-            f"{line.precision}, batches up to {line.max_batch}, {q.count(line.instances or 1, 'instance')} of "
-            f"{q.count(line.threads or 1, 'thread')}{money}."
+            f"Recommended: {_span(option.replicas, lambda value: f'{value:.0f}')} x {option.target}{spare_replicas}, with "
+            f"{option.precision}, batches up to {option.max_batch}, {q.count(option.instances or 1, 'instance')} of "
+            f"{q.count(option.threads or 1, 'thread')}{money}."
         )
         found.append(f"Why: {sizing.why}.")
-        if line.origin == "projected":
+        if option.origin == "projected":
             found.append("That machine was not measured: its figures are estimates with a range. Run mopt bench on one first.")
     found.append(sizing.gpu.sentence)
     if sizing.autoscaling is not None:
@@ -111,8 +111,8 @@ def facts(sizing: Sizing) -> list[Fact]:
         Fact("peak rate", f"{q.digits(sizing.rate)} requests per second, {sizing.arrivals}"),
         Fact("mean rate", f"{q.digits(sizing.mean_rate)} requests per second"),
         Fact("limit for the p99", limit),
-        Fact("highest load", f"{sizing.max_load:.0%} of the capacity"),
-        Fact("spare machines", str(sizing.spare)),
+        Fact("highest utilization", f"{sizing.max_utilization:.0%} of the capacity"),
+        Fact("spare machines", str(sizing.spare_replicas)),
         Fact("measured on", sizing.measured_on),
     ]
     return found + ([Fact("budget", f"${sizing.budget_usd:,.0f} a month")] if sizing.budget_usd is not None else [])

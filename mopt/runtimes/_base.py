@@ -28,7 +28,7 @@ class Runtime(abc.ABC):
         threads: Threads for one inference, set explicitly so that candidates are comparable.
     """
 
-    forms: ClassVar[tuple[str, ...]]
+    formats: ClassVar[tuple[str, ...]]
     """Forms of model that it loads."""
     libraries: ClassVar[tuple[str, ...]]
     """Distributions whose version changes what is measured."""
@@ -52,11 +52,11 @@ class Runtime(abc.ABC):
     def open(self, path: Path) -> Session:
         """Load a model file. Called in a child process only."""
 
-    def absent(self) -> str:
+    def unavailable(self) -> str:
         """Return why no session can be opened on this machine; nothing when it can."""
         return ""
 
-    def stand_in(self, model: Model) -> tuple[Model, Runtime]:
+    def fallback(self, model: Model) -> tuple[Model, Runtime]:
         """Return what answers for a model on this machine: another form of it where the model itself cannot run here."""
         return model, self
 

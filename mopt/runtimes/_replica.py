@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ReplicaProcess", "Served"]
+__all__ = ["ReplicaProcess", "ServedLoad"]
 
 import dataclasses
 import threading
@@ -24,7 +24,7 @@ _SPIN_SECONDS = 0.0003
 
 
 @dataclasses.dataclass(frozen=True)
-class Served:
+class ServedLoad:
     """What came of a load.
 
     Attributes:
@@ -162,8 +162,8 @@ class ReplicaProcess(HostedProcess):
         logs: list[list[float]] = self._worker.call("time", batch, seconds, least, active, timeout=self._timeout + seconds)
         return logs
 
-    def serve(self, arrivals_ms: npt.NDArray[np.float64], max_batch: int, delay_ms: float = 0.0) -> Served:
+    def serve(self, arrivals_ms: npt.NDArray[np.float64], max_batch: int, delay_ms: float = 0.0) -> ServedLoad:
         """Serve an open-loop load; every batch size up to ``max_batch`` must have been kept."""
         timeout = self._timeout + float(arrivals_ms[-1]) / 1e3 * 10
         found = self._worker.call("serve", arrivals_ms, max_batch, delay_ms, timeout=timeout)
-        return Served(found["latencies"], found["batches"], float(found["seconds"]))
+        return ServedLoad(found["latencies"], found["batches"], float(found["seconds"]))

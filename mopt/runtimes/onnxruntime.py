@@ -39,7 +39,7 @@ _FUSED = re.compile(r"^fused |_(nchwc|nhwc|quant|MatMulIntegerToFloat.*|MatMulIn
 class OnnxRuntime(Runtime):
     """``CPUExecutionProvider`` with all graph optimisations and a fixed number of threads."""
 
-    forms: ClassVar[tuple[str, ...]] = ("onnx",)
+    formats: ClassVar[tuple[str, ...]] = ("onnx",)
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     @classmethod

@@ -34,7 +34,7 @@ class OnnxRuntimeGpu(Runtime):
         provider: Which one.
     """
 
-    forms: ClassVar[tuple[str, ...]] = ("onnx",)
+    formats: ClassVar[tuple[str, ...]] = ("onnx",)
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
     side_by_side: ClassVar[tuple[int, ...]] = (1, 2, 4)
 
@@ -52,13 +52,13 @@ class OnnxRuntimeGpu(Runtime):
 
         return _NAMES[self.provider] in onnxruntime.get_available_providers()
 
-    def absent(self) -> str:
+    def unavailable(self) -> str:
         """Why it cannot run here."""
         return "" if devices() else NO_GPU
 
-    def stand_in(self, model: Model) -> tuple[Model, Runtime]:
+    def fallback(self, model: Model) -> tuple[Model, Runtime]:
         """Without a GPU: the CPU's provider."""
-        return (model, OnnxRuntime(threads=self.threads)) if self.absent() else (model, self)
+        return (model, OnnxRuntime(threads=self.threads)) if self.unavailable() else (model, self)
 
     def open(self, path: Path) -> Session:
         """Load a model file, and make sure that the provider is there."""
@@ -71,7 +71,7 @@ class OnnxRuntimeGpu(Runtime):
                 f"this ONNX Runtime has no {wanted}, only {', '.join(onnxruntime.get_available_providers())}; "
                 "pip install onnxruntime-gpu brings those for NVIDIA",
             )
-        if why := self.absent():
+        if why := self.unavailable():
             raise CandidateRejectedError(Rejection.SKIPPED, why)
         if hasattr(onnxruntime, "preload_dlls"):  # CUDA and cuDNN from NVIDIA's wheels, which the loader does not look for
             with contextlib.redirect_stdout(sys.stderr):

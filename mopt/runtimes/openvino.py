@@ -45,7 +45,7 @@ class OpenVINO(Runtime):
             the first request of a shape wait for the compiler; ``dynamic`` compiles it once.
     """
 
-    forms: ClassVar[tuple[str, ...]] = ("openvino",)
+    formats: ClassVar[tuple[str, ...]] = ("openvino",)
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
     extra: ClassVar[str] = "openvino"
 

@@ -38,7 +38,7 @@ class TensorRT(Runtime):
         graph: Record the inference as a CUDA graph, which spares the host most of the launches.
     """
 
-    forms: ClassVar[tuple[str, ...]] = ("tensorrt",)
+    formats: ClassVar[tuple[str, ...]] = ("tensorrt",)
     libraries: ClassVar[tuple[str, ...]] = (*LIBRARIES["tensorrt_rtx"], *LIBRARIES["tensorrt"])
     extra: ClassVar[str] = "tensorrt-rtx"
     side_by_side: ClassVar[tuple[int, ...]] = (1, 2, 4)
@@ -54,15 +54,15 @@ class TensorRT(Runtime):
         """What is imported before loading is timed."""
         return self.library
 
-    def stand_in(self, model: Model) -> tuple[Model, Runtime]:
+    def fallback(self, model: Model) -> tuple[Model, Runtime]:
         """Without a GPU of that kind: the ONNX that the engine came from, in ONNX Runtime."""
-        if not self.absent():
+        if not self.unavailable():
             return model, self
         return Model.at("onnx", model.folder / "onnx"), OnnxRuntime(threads=os.cpu_count() or 1)
 
     def open(self, path: Path) -> Session:
         """Load an engine, unless this is not the GPU or the version that it was built for."""
-        if why := self.absent():
+        if why := self.unavailable():
             raise CandidateRejectedError(Rejection.SKIPPED, why)
         trt = import_tensorrt(self.library)
         if self.version and trt.__version__ != self.version:
@@ -73,7 +73,7 @@ class TensorRT(Runtime):
             )
         return _TensorrtSession(trt, path, devices()[0], graph=self.graph)
 
-    def absent(self) -> str:
+    def unavailable(self) -> str:
         """Why the engine cannot be loaded here: no GPU, or not one that it was built for."""
         if not devices():
             return NO_GPU

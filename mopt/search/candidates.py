@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Asked", "Traits", "plan", "reference_candidate", "traits_of"]
+__all__ = ["GraphTraits", "SpaceInputs", "graph_traits", "reference_candidate", "search_space"]
 
 import dataclasses
 import fnmatch
@@ -33,7 +33,7 @@ from mopt.system.plugins import nearest
 
 
 @dataclasses.dataclass(frozen=True)
-class Traits:
+class GraphTraits:
     """What of a model decides which candidates make sense.
 
     Attributes:
@@ -61,7 +61,7 @@ class Traits:
         return self.convolutions + self.constant_products + self.recurrent
 
 
-def traits_of(model: Model) -> Traits:
+def graph_traits(model: Model) -> GraphTraits:
     """Count the operators of an ONNX model, subgraphs included."""
     from mopt.model.onnx_io import load
 
@@ -77,7 +77,7 @@ def traits_of(model: Model) -> Traits:
             counts["recurrent"] += 1
         else:
             counts["other"] += 1
-    return Traits(**counts)
+    return GraphTraits(**counts)
 
 
 def _is_constant(value: object) -> bool:
@@ -91,7 +91,7 @@ def reference_candidate(threads: int) -> Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class SpaceInputs:
     """What candidates are made from.
 
     Attributes:
@@ -102,14 +102,14 @@ class Asked:
         engine: How TensorRT engines are built; None for a target without.
     """
 
-    traits: Traits
+    traits: GraphTraits
     target: Target
     calibration: Samples
     threads: int
     engine: BuildTensorrt | None = None
 
 
-def plan(asked: Asked, patterns: Sequence[str], objective: str) -> list[Candidate]:
+def search_space(asked: SpaceInputs, patterns: Sequence[str], objective: str) -> list[Candidate]:
     """Return the candidates, the likeliest winners first.
 
     What makes a model smaller and seldom faster is tried for the objective ``size``, or when a pattern names it.
@@ -135,7 +135,7 @@ def _matches(candidate: Candidate, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(candidate.name, pattern) for pattern in patterns)
 
 
-def _openvino(asked: Asked) -> Iterator[Candidate]:
+def _openvino(asked: SpaceInputs) -> Iterator[Candidate]:
     traits, target, calibration, threads = asked.traits, asked.target, asked.calibration, asked.threads
     float32 = OpenVINO(threads=threads)
     static = OpenVINO(threads=threads, shapes="static")
@@ -161,7 +161,7 @@ def _openvino(asked: Asked) -> Iterator[Candidate]:
         yield Candidate("openvino-int4", (QuantizeInt4Nncf(calibration=calibration),), float32)
 
 
-def _onnxruntime(asked: Asked) -> Iterator[Candidate]:
+def _onnxruntime(asked: SpaceInputs) -> Iterator[Candidate]:
     traits, target, calibration, threads = asked.traits, asked.target, asked.calibration, asked.threads
     runtime = OnnxRuntime(threads=threads)
     narrow = not target.integer_dot and not target.arm
@@ -178,7 +178,7 @@ def _onnxruntime(asked: Asked) -> Iterator[Candidate]:
         yield Candidate("onnxruntime-int4-block128", (QuantizeInt4(block_size=128),), runtime)
 
 
-def _small(asked: Asked) -> Iterator[Candidate]:
+def _small(asked: SpaceInputs) -> Iterator[Candidate]:
     traits, target, calibration, threads = asked.traits, asked.target, asked.calibration, asked.threads
     runtime = OnnxRuntime(threads=threads)
     if "onnxruntime" in target.runtimes:
@@ -191,19 +191,19 @@ def _small(asked: Asked) -> Iterator[Candidate]:
         yield Candidate("openvino-fp16", (BuildOpenvino(half=True),), OpenVINO(threads=threads))
 
 
-def _gpu(asked: Asked) -> Iterator[Candidate]:
+def _gpu(asked: SpaceInputs) -> Iterator[Candidate]:
     """Engines where TensorRT is installed, and ONNX Runtime's own provider where there is a GPU to run it on."""
     engine = asked.engine
     assert engine is not None
     runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
-    if runtime.version or runtime.absent():
+    if runtime.version or runtime.unavailable():
         yield from _tensorrt(asked, engine, runtime)
-    if not runtime.absent():
+    if not runtime.unavailable():
         yield Candidate("onnxruntime-cuda-fp16", (ConvertFloat16(calibration=asked.calibration),), OnnxRuntimeGpu())
         yield Candidate("onnxruntime-cuda-fp32", (), OnnxRuntimeGpu())
 
 
-def _tensorrt(asked: Asked, engine: BuildTensorrt, runtime: TensorRT) -> Iterator[Candidate]:
+def _tensorrt(asked: SpaceInputs, engine: BuildTensorrt, runtime: TensorRT) -> Iterator[Candidate]:
     """Types are in the graph; what is narrow comes first where it is fast: convolutions, and FP8 for attention."""
     traits, calibration, gpu = asked.traits, asked.calibration, asked.target.gpu
     assert gpu is not None
@@ -221,12 +221,12 @@ def _tensorrt(asked: Asked, engine: BuildTensorrt, runtime: TensorRT) -> Iterato
     half = made("fp16", ConvertFloat16(calibration=calibration))
     first = [narrow.pop(name) for name in (("fp8",) if traits.transformer else ("int8", "int8-entropy")) if name in narrow]
     yield from (*first, half, *narrow.values())
-    if "bf16" in gpu.peak and not runtime.absent():  # no CPU can judge it: ONNX Runtime has no such operators for one
+    if "bf16" in gpu.peak and not runtime.unavailable():  # no CPU can judge it: ONNX Runtime has no such operators for one
         yield made("bf16", ConvertBfloat16())
     if traits.constant_products and "int4" in gpu.peak and gpu.capability != "7.5":
         yield made("int4", QuantizeTensorrt(arithmetic="int4"))
     yield made("fp32")
-    if not runtime.absent():
+    if not runtime.unavailable():
         yield Candidate(f"onnxruntime-{engine.library}-fp16", (half.passes[0],), OnnxRuntimeGpu(provider=engine.library))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Compiled", "compile_candidate", "run_cached"]
+__all__ = ["Compiled", "compile_candidate", "run_passes_cached"]
 
 
 import dataclasses
@@ -51,7 +51,7 @@ def compile_candidate(candidate: Candidate, source: Model, store: Store, memory:
     model = source
     records: list[PassRecord] = []
     for group in _groups(candidate.passes):
-        model, found = run_cached(group, model, store, memory)
+        model, found = run_passes_cached(group, model, store, memory)
         records.extend(found)
     return Compiled(candidate, model, tuple(records))
 
@@ -64,9 +64,11 @@ def _groups(passes: Sequence[Pass]) -> Iterator[tuple[Pass, ...]]:
             yield from ((step,) for step in steps)
 
 
-def run_cached(group: Sequence[Pass], source: Model, store: Store, memory: int | None = None) -> tuple[Model, list[PassRecord]]:
+def run_passes_cached(
+    group: Sequence[Pass], source: Model, store: Store, memory: int | None = None
+) -> tuple[Model, list[PassRecord]]:
     """Run passes that share one model in memory, or find their result in the store."""
-    form = group[-1].makes
+    format_name = group[-1].makes
     key = {"source": source.digest, "passes": [step.key() for step in group], "code": code_digest()}
 
     def make(folder: Path) -> None:
@@ -75,7 +77,7 @@ def run_cached(group: Sequence[Pass], source: Model, store: Store, memory: int |
         timeout = sum(step.timeout for step in group)
         results = run(run_passes, tuple(group), source, folder / "model", timeout=timeout, memory=memory)
         seconds = (time.perf_counter() - start) / len(group)
-        model = Model.at(form, folder / "model")
+        model = Model.at(format_name, folder / "model")
         if not model.file.is_file():
             raise CandidateRejectedError(Rejection.FAILED, f"{group[-1].name} wrote no model")
         result = {"digest": model.digest, "seconds": seconds, "results": results}
@@ -99,4 +101,4 @@ def run_cached(group: Sequence[Pass], source: Model, store: Store, memory: int |
         )
         for step, told in zip(group, result["results"], strict=True)
     ]
-    return Model(form, folder / "model", result["digest"]), records
+    return Model(format_name, folder / "model", result["digest"]), records

@@ -1,4 +1,4 @@
-"""Find the fastest candidate that is still right: a quick look at all, depth for the promising."""
+"""Find the fastest candidate that is still right: all are screened, the shortlist is measured in depth."""
 
 from __future__ import annotations
 
@@ -13,128 +13,138 @@ from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.samples import batch_feeds
 from mopt.progress import Progress, Silent
 from mopt.search.quality import (
-    WRONG,
-    Truth,
+    QUALITY_REJECTIONS,
+    ReferenceOutputs,
+    check_quality,
+    check_reference,
     compile_all,
-    compile_entry,
-    judge_all,
-    judge_few,
-    judge_reference,
+    compile_trial,
     quality_note,
-    record,
-    reference_entry,
-    refine,
-    step,
+    record_reference,
+    reference_trial,
+    report_step,
+    screen_quality,
+    search_mixed_precision,
 )
 from mopt.search.screening import screen_latency, screening_batch
-from mopt.search.selection import FINALISTS, Found, decide, most_promising, promise
-from mopt.search.trial import Candidate, Entry, Question, open_session
+from mopt.search.selection import SHORTLIST, SearchResult, estimated_objective, rank_by_estimate, select_best
+from mopt.search.trial import Candidate, SearchTask, Trial, open_session
 
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
 
 
-def search(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
+def search(
+    task: SearchTask, reference_candidate: Candidate, candidates: Sequence[Candidate], progress: Progress
+) -> SearchResult:
     """Try every candidate and choose."""
-    deadline = time.monotonic() + question.options.time_budget / 1e3
-    base = reference_entry(question, reference)
+    deadline = time.monotonic() + task.options.time_budget / 1e3
+    reference = reference_trial(task, reference_candidate)
     progress.stage("running the reference over the samples", 1)
-    truth = record(question, reference)
-    base = judge_reference(question, truth, base)
-    progress.step(quality_note(base))
+    expected = record_reference(task, reference_candidate)
+    reference = check_reference(task, expected, reference)
+    progress.step(quality_note(reference))
 
-    entries = compile_all(question, candidates, deadline, progress)
-    entries = screen_latency(question, base, entries, progress)
-    entries = _check_quality(question, truth, entries, progress)
-    entries += _refine(question, base, truth, entries, deadline, progress)
-    return decide(question, base, entries, progress)
+    trials = compile_all(task, candidates, deadline, progress)
+    trials = screen_latency(task, reference, trials, progress)
+    trials = _check_quality(task, expected, trials, progress)
+    trials += _refine(task, reference, expected, trials, deadline, progress)
+    return select_best(task, reference, trials, progress)
 
 
-def _check_quality(question: Question, truth: Truth, entries: list[Entry], progress: Progress) -> list[Entry]:
-    """Judge every candidate on a few samples, then the promising ones on all, the fastest first."""
-    alive = [entry for entry in entries if entry.alive]
-    done: dict[str, Entry] = {}
+def _check_quality(task: SearchTask, expected: ReferenceOutputs, trials: list[Trial], progress: Progress) -> list[Trial]:
+    """Check the quality of every candidate on a few samples, then of the best on all, the fastest first."""
+    alive = [trial for trial in trials if trial.alive]
+    done: dict[str, Trial] = {}
     progress.stage("checking quality on a few samples", len(alive))
-    for entry in alive:
-        done[entry.trial.name] = step(progress, judge_few(question, truth, entry))
-    alive = most_promising(question, [entry for entry in done.values() if entry.alive])
-    progress.stage("checking quality on all samples", min(len(alive), FINALISTS))
+    for trial in alive:
+        done[trial.record.name] = report_step(progress, screen_quality(task, expected, trial))
+    alive = rank_by_estimate(task, [trial for trial in done.values() if trial.alive])
+    progress.stage("checking quality on all samples", min(len(alive), SHORTLIST))
     passed = 0
-    for entry in alive:
-        if passed == FINALISTS:
+    for trial in alive:
+        if passed == SHORTLIST:
             break
-        judged = judge_all(question, truth, entry)
-        done[entry.trial.name] = judged
+        judged = check_quality(task, expected, trial)
+        done[trial.record.name] = judged
         passed += judged.alive
         progress.step(quality_note(judged))
-    return [done.get(entry.trial.name, entry) for entry in entries]
+    return [done.get(trial.record.name, trial) for trial in trials]
 
 
 def _refine(
-    question: Question, base: Entry, truth: Truth, entries: Sequence[Entry], deadline: float, progress: Progress
-) -> list[Entry]:
+    task: SearchTask, reference: Trial, expected: ReferenceOutputs, trials: Sequence[Trial], deadline: float, progress: Progress
+) -> list[Trial]:
     """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
-    least = -float(base.trial.size_bytes or 0) if question.objective == "size" else 1.0
-    bar = max([least, *(promise(question, entry) for entry in entries if entry.alive)])
+    least = -float(reference.record.size_bytes or 0) if task.objective == "size" else 1.0
+    bar = max([least, *(estimated_objective(task, trial) for trial in trials if trial.alive)])
     wrong = [
-        entry
-        for entry in entries
-        if entry.trial.outcome and entry.trial.outcome.rejection in WRONG and promise(question, entry) > bar
+        trial
+        for trial in trials
+        if trial.record.outcome
+        and trial.record.outcome.rejection in QUALITY_REJECTIONS
+        and estimated_objective(task, trial) > bar
     ]
-    found: list[Entry] = []
+    found: list[Trial] = []
     refined: set[str | None] = set()
-    for entry in sorted(wrong, key=functools.partial(promise, question), reverse=True):
-        if len(refined) == _REFINED or entry.trial.model_digest in refined:
+    for trial in sorted(wrong, key=functools.partial(estimated_objective, task), reverse=True):
+        if len(refined) == _REFINED or trial.record.model_digest in refined:
             continue
-        refined.add(entry.trial.model_digest)
-        found += _mix(question, base, truth, entry, bar, deadline, progress)
+        refined.add(trial.record.model_digest)
+        found += _mix(task, reference, expected, trial, bar, deadline, progress)
     return found
 
 
 def _mix(
-    question: Question, base: Entry, truth: Truth, entry: Entry, bar: float, deadline: float, progress: Progress
-) -> list[Entry]:
+    task: SearchTask,
+    reference: Trial,
+    expected: ReferenceOutputs,
+    trial: Trial,
+    bar: float,
+    deadline: float,
+    progress: Progress,
+) -> list[Trial]:
     """Try variants of one candidate; all are returned, so that the report shows quality against speed of each.
 
     Args:
-        question: What is asked.
-        base: The reference.
-        truth: Its answers.
-        entry: The candidate.
-        bar: What the best that holds promises already.
+        task: What is asked.
+        reference: The trial of the reference.
+        expected: Its answers.
+        trial: Of the candidate.
+        bar: The estimated objective of the best that holds already.
         deadline: On the monotonic clock.
         progress: Receives the trials.
     """
 
-    def attempt(variant: Candidate) -> Entry:
-        return _try_variant(question, base, truth, variant, bar)
+    def attempt(variant: Candidate) -> Trial:
+        return _try_variant(task, reference, expected, variant, bar)
 
     def slowest(names: Sequence[str]) -> Sequence[str]:
-        times = _float_times(question, base)
+        times = _float_times(task, reference)
         return sorted(names, key=lambda name: times.get(name, 0.0), reverse=True)
 
-    return refine(question, entry.candidate, attempt, slowest, deadline, progress)
+    return search_mixed_precision(task, trial.candidate, attempt, slowest, deadline, progress)
 
 
-def _at_best(question: Question, entry: Entry) -> float:
-    """What a candidate may promise, as far as the quick look tells."""
-    return promise(question, entry) if question.objective == "size" or entry.quick is None else entry.quick.high
+def _at_best(task: SearchTask, trial: Trial) -> float:
+    """The best that a candidate may reach, as far as screening tells."""
+    return estimated_objective(task, trial) if task.objective == "size" or trial.quick is None else trial.quick.high
 
 
-def _float_times(question: Question, base: Entry) -> dict[str, float]:
+def _float_times(task: SearchTask, reference: Trial) -> dict[str, float]:
     """What each operator takes in the reference, in ms; empty where the runtime does not tell."""
-    feed = batch_feeds(question.signature, question.evaluation, screening_batch(question), count=1)[0]
-    with contextlib.suppress(CandidateRejectedError), open_session(base) as session:
+    feed = batch_feeds(task.signature, task.evaluation, screening_batch(task), count=1)[0]
+    with contextlib.suppress(CandidateRejectedError), open_session(reference) as session:
         return {layer.name: layer.ms for layer in session.layers(feed)}
     return {}
 
 
-def _try_variant(question: Question, base: Entry, truth: Truth, variant: Candidate, bar: float) -> Entry:
-    entry = compile_entry(variant, question)
-    if entry.alive:
-        (entry,) = screen_latency(question, base, [entry], Silent())
-    if entry.alive and _at_best(question, entry) < bar:
-        return entry.reject(Rejection.OUTRUN, "a candidate that holds is better than this one can be")
-    if entry.alive:
-        entry = judge_few(question, truth, entry)
-    return judge_all(question, truth, entry) if entry.alive else entry
+def _try_variant(task: SearchTask, reference: Trial, expected: ReferenceOutputs, variant: Candidate, bar: float) -> Trial:
+    trial = compile_trial(variant, task)
+    if trial.alive:
+        (trial,) = screen_latency(task, reference, [trial], Silent())
+    if trial.alive and _at_best(task, trial) < bar:
+        return trial.reject(Rejection.NOT_BEST, "a candidate that holds is better than this one can be")
+    if trial.alive:
+        trial = screen_quality(task, expected, trial)
+    return check_quality(task, expected, trial) if trial.alive else trial

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.records.measurement import Machine
-from mopt.search.trial import Entry, Question
+from mopt.search.trial import SearchTask, Trial
 
 _SHARE_OF_MEMORY = 0.5
 _SHARE_OF_MODEL = 1.9
@@ -21,31 +21,30 @@ _SMALL_MODEL = 2e9
 """Bytes up to which all sessions are kept open together, however large their sum is beside the model."""
 
 
-def reject_oversized(question: Question, base: Entry, entries: Sequence[Entry]) -> list[Entry]:
+def reject_oversized(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> list[Trial]:
     """Take those out of the race whose session does not fit into memory beside the reference's, where it is measured."""
 
-    def checked(entry: Entry) -> Entry:
-        together = resident(base) + resident(entry)
-        if not entry.alive or together <= question.memory:
-            return entry
-        return entry.reject(
+    def checked(trial: Trial) -> Trial:
+        concurrent = resident(reference) + resident(trial)
+        if not trial.alive or concurrent <= task.memory:
+            return trial
+        return trial.reject(
             Rejection.MEMORY,
-            f"would take {together / 1e9:.1f} GB of memory beside the reference, "
-            f"and {question.memory / 1e9:.1f} GB are allowed",
+            f"would take {concurrent / 1e9:.1f} GB of memory beside the reference, and {task.memory / 1e9:.1f} GB are allowed",
         )
 
-    return [checked(entry) for entry in entries]
+    return [checked(trial) for trial in trials]
 
 
-def memory_groups(question: Question, base: Entry, entries: Sequence[Entry]) -> Iterable[list[Entry]]:
+def memory_groups(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> Iterable[list[Trial]]:
     """As many candidates at a time as fit into memory beside the reference; each of them fits alone."""
-    budget = question.memory - resident(base)
-    group: list[Entry] = []
-    for entry in entries:
-        if group and sum(map(resident, group)) + resident(entry) > budget:
+    budget = task.memory - resident(reference)
+    group: list[Trial] = []
+    for trial in trials:
+        if group and sum(map(resident, group)) + resident(trial) > budget:
             yield group
             group = []
-        group.append(entry)
+        group.append(trial)
     if group:
         yield group
 
@@ -58,6 +57,6 @@ def memory_budget(asked: int | None, machine: Machine, source: Model) -> int:
     return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size))
 
 
-def resident(entry: Entry) -> float:
+def resident(trial: Trial) -> float:
     """Bytes that a session of it will take, about."""
-    return _RESIDENT_FACTOR * (entry.trial.size_bytes or 0) + _RESIDENT_BASE
+    return _RESIDENT_FACTOR * (trial.record.size_bytes or 0) + _RESIDENT_BASE

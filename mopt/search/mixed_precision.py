@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["MOST_TRIALS", "Mixing", "fewest", "lowering", "mixing", "rank", "with_step"]
+__all__ = [
+    "MAX_TRIALS",
+    "MixedPrecisionPlan",
+    "minimize_float_nodes",
+    "plan_mixed_precision",
+    "quantizing_pass",
+    "rank_sensitivity",
+    "with_pass_options",
+]
 
 import dataclasses
 import json
@@ -19,7 +27,7 @@ from mopt.search.trial import Candidate
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
-MOST_TRIALS = 10
+MAX_TRIALS = 10
 """Each costs a compilation and a look at speed and quality."""
 _FIRST = 2
 _MOST = 0.6
@@ -29,7 +37,7 @@ _DROPPED = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixing:
+class MixedPrecisionPlan:
     """A candidate that quantizes, with its operators in the order in which they would go back to float.
 
     Attributes:
@@ -45,18 +53,20 @@ class Mixing:
         """How many may stay in float."""
         return int(_MOST * len(self.ranked))
 
-    def alone(self, name: str) -> Candidate:
+    def solo(self, name: str) -> Candidate:
         """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
         variant = self.with_float([one for one in self.ranked if one != name])
-        return with_step(variant, float_inputs=False) if hasattr(lowering(variant), "float_inputs") else variant
+        return with_pass_options(variant, float_inputs=False) if hasattr(quantizing_pass(variant), "float_inputs") else variant
 
     def with_float(self, names: Sequence[str], suffix: str = "") -> Candidate:
         """Return the candidate that leaves these operators in float."""
-        variant = with_step(self.candidate, float_nodes=tuple(sorted(names)))
+        variant = with_pass_options(self.candidate, float_nodes=tuple(sorted(names)))
         return dataclasses.replace(variant, name=f"{self.candidate.name}-mixed{len(names)}{suffix}")
 
 
-def mixing(candidate: Candidate, source: Model, samples: Samples, store: Store, memory: int | None = None) -> Mixing | None:
+def plan_mixed_precision(
+    candidate: Candidate, source: Model, samples: Samples, store: Store, memory: int | None = None
+) -> MixedPrecisionPlan | None:
     """Rank the operators of a candidate; None where no pass leaves a choice, or they cannot be ranked.
 
     Args:
@@ -66,37 +76,39 @@ def mixing(candidate: Candidate, source: Model, samples: Samples, store: Store, 
         store: Where models and rankings are kept.
         memory: Bytes that ranking may take; None for any.
     """
-    step = lowering(candidate)
+    step = quantizing_pass(candidate)
     if step is None or step.float_nodes:
         return None
     try:
         quantized = compile_candidate(_for_ranking(candidate), source, store, memory).model
-        ranked = rank(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
+        ranked = rank_sensitivity(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
     except (CandidateRejectedError, NotApplicableError):
         return None
-    return Mixing(candidate, tuple(entry["node"] for entry in ranked))
+    return MixedPrecisionPlan(candidate, tuple(trial["node"] for trial in ranked))
 
 
 def _for_ranking(candidate: Candidate) -> Candidate:
     """The candidate up to the pass that lowers the precision, and with what stays in float in FP32."""
-    step = lowering(candidate)
+    step = quantizing_pass(candidate)
     until = dataclasses.replace(candidate, passes=candidate.passes[: candidate.passes.index(step) + 1])
-    return with_step(until, half=False) if hasattr(step, "half") else until
+    return with_pass_options(until, half=False) if hasattr(step, "half") else until
 
 
-def lowering(candidate: Candidate) -> Any:
+def quantizing_pass(candidate: Candidate) -> Any:
     """Return the pass that quantizes or halves operators, and can leave some of them in float; None where there is none."""
     return next((step for step in reversed(candidate.passes) if hasattr(step, "float_nodes")), None)
 
 
-def with_step(candidate: Candidate, **fields: object) -> Candidate:
+def with_pass_options(candidate: Candidate, **fields: object) -> Candidate:
     """Return the candidate with other options of the pass that lowers the precision."""
-    old = lowering(candidate)
+    old = quantizing_pass(candidate)
     new = dataclasses.replace(old, **fields)
     return dataclasses.replace(candidate, passes=tuple(new if step is old else step for step in candidate.passes))
 
 
-def rank(source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None) -> list[dict[str, Any]]:
+def rank_sensitivity(
+    source: Model, quantized: Model, samples: Samples, store: Store, memory: int | None = None
+) -> list[dict[str, Any]]:
     """Return the quantized operators with the noise that each adds on its own; see :func:`rank_nodes`."""
     key: dict[str, Any] = {
         "float": source.digest, "quantized": quantized.digest, "samples": samples.digest, "code": code_digest()
@@ -111,8 +123,8 @@ def rank(source: Model, quantized: Model, samples: Samples, store: Store, memory
     return found
 
 
-def fewest(
-    plan: Mixing, holds: Callable[[Candidate], bool | None], slowest: Callable[[Sequence[str]], Sequence[str]]
+def minimize_float_nodes(
+    plan: MixedPrecisionPlan, holds: Callable[[Candidate], bool | None], slowest: Callable[[Sequence[str]], Sequence[str]]
 ) -> Iterator[tuple[str, ...]]:
     """Search for the fewest operators that have to stay in float; yield each set that holds, a better one after the other.
 
@@ -126,7 +138,7 @@ def fewest(
     """
     tried, low, count = 0, 0, min(_FIRST, plan.most)
     kept: tuple[str, ...] = ()
-    while 0 < count <= plan.most and tried < MOST_TRIALS and not kept:
+    while 0 < count <= plan.most and tried < MAX_TRIALS and not kept:
         tried += 1
         found = holds(plan.with_float(plan.ranked[:count]))
         if found is None:
@@ -138,7 +150,7 @@ def fewest(
             low = count
             count = min(2 * count, plan.most) if count < plan.most else plan.most + 1
     high = len(kept)
-    while high - low > 1 and tried < MOST_TRIALS - _DROPPED:
+    while high - low > 1 and tried < MAX_TRIALS - _DROPPED:
         tried += 1
         middle = (low + high) // 2
         found = holds(plan.with_float(plan.ranked[:middle]))

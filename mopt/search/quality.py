@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 __all__ = [
-    "WRONG",
-    "Truth",
+    "QUALITY_REJECTIONS",
+    "ReferenceOutputs",
+    "check_quality",
+    "check_reference",
     "compile_all",
-    "compile_entry",
-    "judge_all",
-    "judge_few",
-    "judge_reference",
+    "compile_trial",
     "quality_note",
-    "record",
-    "reference_entry",
-    "refine",
-    "step",
+    "record_reference",
+    "reference_trial",
+    "report_step",
+    "screen_quality",
+    "search_mixed_precision",
 ]
 
 import dataclasses
@@ -26,24 +26,24 @@ from typing import TYPE_CHECKING
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
 from mopt.evaluators.inference import evaluate, record_outputs, score
-from mopt.evaluators.noninferiority import judge
+from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.model.samples import Samples
 from mopt.progress import Progress
 from mopt.search.compile import Compiled, compile_candidate
-from mopt.search.mixed_precision import MOST_TRIALS, fewest, mixing
-from mopt.search.trial import Candidate, Entry, Question, samples_text, signed_text, start, unproven_text
+from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
+from mopt.search.trial import Candidate, SearchTask, Trial, inconclusive_text, new_trial, samples_text, signed_text
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-WRONG = (Rejection.WORSE, Rejection.UNPROVEN)
+QUALITY_REJECTIONS = (Rejection.WORSE, Rejection.INCONCLUSIVE)
 """What mixed precision may mend."""
 _FEW_SAMPLES = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Truth:
+class ReferenceOutputs:
     """What the reference answered.
 
     Attributes:
@@ -57,116 +57,118 @@ class Truth:
     few: int
 
 
-def reference_entry(question: Question, reference: Candidate) -> Entry:
+def reference_trial(task: SearchTask, reference: Candidate) -> Trial:
     """Return the trial of the reference, whose model is the exported one."""
-    return dataclasses.replace(start(reference), model=question.source).update(
-        model_form=question.source.form, model_digest=question.source.digest, size_bytes=question.source.size
+    return dataclasses.replace(new_trial(reference), model=task.source).update(
+        model_format=task.source.format, model_digest=task.source.digest, size_bytes=task.source.size
     )
 
 
-def record(question: Question, reference: Candidate) -> Truth:
+def record_reference(task: SearchTask, reference: Candidate) -> ReferenceOutputs:
     """Run the reference over the evaluation samples and keep what it answers."""
-    answers = record_outputs(question.source, reference.runtime, question.signature, question.evaluation, question.store)
-    rows = score(answers, question.metric, question.evaluation)
-    enough = math.isfinite(question.metric.value(rows[:_FEW_SAMPLES]))
-    return Truth(answers, rows, _FEW_SAMPLES if enough else len(rows))
+    answers = record_outputs(task.source, reference.runtime, task.signature, task.evaluation, task.store)
+    rows = score(answers, task.metric, task.evaluation)
+    enough = math.isfinite(task.metric.value(rows[:_FEW_SAMPLES]))
+    return ReferenceOutputs(answers, rows, _FEW_SAMPLES if enough else len(rows))
 
 
-def compile_all(question: Question, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Entry]:
+def compile_all(task: SearchTask, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Trial]:
     """Compile each; those after the deadline are skipped, and the second of two equal ones is rejected."""
     progress.stage("compiling", len(candidates))
-    entries: list[Entry] = []
+    trials: list[Trial] = []
     seen: dict[tuple[str, str], str] = {}
     for candidate in candidates:
         if time.monotonic() > deadline:
-            entry = start(candidate).reject(Rejection.SKIPPED, "the time budget was used up before its turn")
+            trial = new_trial(candidate).reject(Rejection.SKIPPED, "the time budget was used up before its turn")
         else:
-            entry = compile_entry(candidate, question)
-        if entry.model and entry.alive:
-            identity = (entry.model.digest, repr(candidate.runtime))
+            trial = compile_trial(candidate, task)
+        if trial.model and trial.alive:
+            identity = (trial.model.digest, repr(candidate.runtime))
             if identity in seen:
-                entry = entry.reject(Rejection.UNCHANGED, f"the same model as {seen[identity]}")
+                trial = trial.reject(Rejection.UNCHANGED, f"the same model as {seen[identity]}")
             seen.setdefault(identity, candidate.name)
-        entries.append(step(progress, entry))
-    return entries
+        trials.append(report_step(progress, trial))
+    return trials
 
 
-def compile_entry(candidate: Candidate, question: Question) -> Entry:
+def compile_trial(candidate: Candidate, task: SearchTask) -> Trial:
     """Run the passes of one; what goes wrong is its reason."""
-    entry = start(candidate)
+    trial = new_trial(candidate)
     try:
-        compiled: Compiled = compile_candidate(candidate, question.prepared, question.store, question.memory)
+        compiled: Compiled = compile_candidate(candidate, task.prepared, task.store, task.memory)
     except NotApplicableError as error:
-        return entry.reject(Rejection.UNSUPPORTED, error.message)
+        return trial.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:
-        return entry.reject(error.rejection, error.message)
+        return trial.reject(error.rejection, error.message)
     except MissingDependencyError as error:
-        return entry.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
-    entry = dataclasses.replace(entry, model=compiled.model)
-    return entry.update(
-        passes=question.prepared_by + compiled.records,
-        model_form=compiled.model.form,
+        return trial.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
+    trial = dataclasses.replace(trial, model=compiled.model)
+    return trial.update(
+        passes=task.prepared_by + compiled.records,
+        model_format=compiled.model.format,
         model_digest=compiled.model.digest,
         size_bytes=compiled.model.size,
     )
 
 
-def judge_few(question: Question, truth: Truth, entry: Entry) -> Entry:
+def screen_quality(task: SearchTask, expected: ReferenceOutputs, trial: Trial) -> Trial:
     """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
-    judged = judge_all(question, truth, entry, truth.few)
-    quality = judged.trial.quality
-    if judged.alive or quality is None or len(question.evaluation) <= truth.few:
+    judged = check_quality(task, expected, trial, expected.few)
+    quality = judged.record.quality
+    if judged.alive or quality is None or len(task.evaluation) <= expected.few:
         return judged
     at_best = quality.difference + (quality.difference - quality.bound)
     return judged if at_best < quality.allowed else judged.update(outcome=None)
 
 
-def judge_all(question: Question, truth: Truth, entry: Entry, most: int = sys.maxsize) -> Entry:
+def check_quality(task: SearchTask, expected: ReferenceOutputs, trial: Trial, most: int = sys.maxsize) -> Trial:
     """Compare a candidate's answers with the reference's, sample by sample."""
-    assert entry.model is not None
-    model, runtime = entry.candidate.runtime.stand_in(entry.model)
+    assert trial.model is not None
+    model, runtime = trial.candidate.runtime.fallback(trial.model)
     try:
         found = evaluate(
-            model, runtime, question.signature, question.evaluation.first(most),
-            truth.answers.first(most), question.metric, question.machine, question.store,
+            model, runtime, task.signature, task.evaluation.first(most),
+            expected.answers.first(most), task.metric, task.machine, task.store,
         )  # fmt: skip
-        own, confidence = truth.rows[:most], question.options.confidence
-        groups = question.evaluation.first(most).groups
-        quality = judge(question.metric, found.rows, own, question.tolerance, confidence, found.fidelity, groups)
+        own, confidence = expected.rows[:most], task.options.confidence
+        groups = task.evaluation.first(most).groups
+        quality = noninferiority_test(task.metric, found.rows, own, task.tolerance, confidence, found.fidelity, groups)
     except CandidateRejectedError as error:
-        return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
-    entry = entry.update(quality=quality)
+        return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
+    trial = trial.update(quality=quality)
     if quality.verdict == "fail":
-        return entry.reject(
+        return trial.reject(
             Rejection.WORSE, f"{quality.metric} {signed_text(quality.difference)}, allowed {signed_text(quality.allowed)}"
         )
-    if quality.verdict == "inconclusive" and question.options.inconclusive == "reject":
-        return entry.reject(Rejection.UNPROVEN, unproven_text(quality))
-    return entry
+    if quality.verdict == "inconclusive" and task.options.inconclusive == "reject":
+        return trial.reject(Rejection.INCONCLUSIVE, inconclusive_text(quality))
+    return trial
 
 
-def judge_reference(question: Question, truth: Truth, base: Entry) -> Entry:
+def check_reference(task: SearchTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
-    base = judge_all(question, truth, base, truth.few)
-    if base.trial.quality is None or len(question.evaluation) <= truth.few:
-        return base
-    fidelity, groups = base.trial.quality.fidelity, question.evaluation.groups
-    quality = judge(question.metric, truth.rows, truth.rows, question.tolerance, question.options.confidence, fidelity, groups)
-    return base.update(quality=quality)
+    reference = check_quality(task, expected, reference, expected.few)
+    if reference.record.quality is None or len(task.evaluation) <= expected.few:
+        return reference
+    fidelity, groups = reference.record.quality.fidelity, task.evaluation.groups
+    quality = noninferiority_test(
+        task.metric, expected.rows, expected.rows, task.tolerance, task.options.confidence, fidelity, groups
+    )
+    return reference.update(quality=quality)
 
 
-def refine(
-    question: Question,
+def search_mixed_precision(
+    task: SearchTask,
     candidate: Candidate,
-    attempt: Callable[[Candidate], Entry],
+    attempt: Callable[[Candidate], Trial],
     slowest: Callable[[Sequence[str]], Sequence[str]],
     deadline: float,
     progress: Progress,
-) -> list[Entry]:
+) -> list[Trial]:
     """Leave the operators in float that quantization hurts most, until a candidate is right.
 
     Args:
-        question: What is asked.
+        task: What is asked.
         candidate: That is wrong.
         attempt: Compiles a variant and judges it.
         slowest: Sorts names of operators by what they cost in float, the dearest first; none where that is not known.
@@ -176,39 +178,39 @@ def refine(
     Returns:
         Every variant that was tried, so that the report shows what each of them costs.
     """
-    samples = question.calibration if len(question.calibration) else question.evaluation
-    plan = mixing(candidate, question.prepared, samples, question.store, question.memory)
+    samples = task.calibration if len(task.calibration) else task.evaluation
+    plan = plan_mixed_precision(candidate, task.prepared, samples, task.store, task.memory)
     if plan is None:
         return []
-    progress.stage(f"mixed precision for {candidate.name}", MOST_TRIALS)
-    found: dict[str, Entry] = {}
+    progress.stage(f"mixed precision for {candidate.name}", MAX_TRIALS)
+    found: dict[str, Trial] = {}
 
     def holds(variant: Candidate) -> bool | None:
         if time.monotonic() > deadline:
             return None
-        found[variant.name] = step(progress, attempt(variant))
-        outcome = found[variant.name].trial.outcome
+        found[variant.name] = report_step(progress, attempt(variant))
+        outcome = found[variant.name].record.outcome
         if outcome is None:
             return True
-        return False if outcome.rejection in WRONG else None
+        return False if outcome.rejection in QUALITY_REJECTIONS else None
 
-    for _ in fewest(plan, holds, slowest):
+    for _ in minimize_float_nodes(plan, holds, slowest):
         pass
     return list(found.values())
 
 
-def quality_note(entry: Entry) -> str:
+def quality_note(trial: Trial) -> str:
     """What a judgement came to, in a line."""
-    quality = entry.trial.quality
-    assert quality is not None or entry.trial.outcome is not None
-    if quality is None or entry.trial.outcome is not None:
-        outcome = entry.trial.outcome
-        return f"{entry.trial.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
-    return f"{entry.trial.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
+    quality = trial.record.quality
+    assert quality is not None or trial.record.outcome is not None
+    if quality is None or trial.record.outcome is not None:
+        outcome = trial.record.outcome
+        return f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
+    return f"{trial.record.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
 
 
-def step(progress: Progress, entry: Entry) -> Entry:
+def report_step(progress: Progress, trial: Trial) -> Trial:
     """Tell that one is done, and why it is out if it is; return it."""
-    outcome = entry.trial.outcome
-    progress.step(f"{entry.trial.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
-    return entry
+    outcome = trial.record.outcome
+    progress.step(f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
+    return trial

@@ -16,73 +16,73 @@ from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
-from mopt.search.quality import step
-from mopt.search.trial import NARROW, REFERENCE, Entry, Question, open_session, times_text
+from mopt.search.quality import report_step
+from mopt.search.trial import NARROW, REFERENCE, SearchTask, Trial, open_session, speedup_text
 
 _QUICK_ROUNDS = 7
 
 
-def screen_latency(question: Question, base: Entry, entries: list[Entry], progress: Progress) -> list[Entry]:
+def screen_latency(task: SearchTask, reference: Trial, trials: list[Trial], progress: Progress) -> list[Trial]:
     """Load each candidate once, run it, and compare its speed with the reference's at one batch size."""
-    batch = screening_batch(question)
-    feeds = batch_feeds(question.signature, question.evaluation, batch)
-    entries = reject_oversized(question, base, entries)
-    alive = [entry for entry in entries if entry.alive]
-    progress.stage("a quick look at the speed", len(alive))
-    looked: dict[str, Entry] = {entry.trial.name: entry for entry in entries}
-    for group in memory_groups(question, base, alive):
-        for entry in _look(question, base, group, feeds, batch):
-            looked[entry.trial.name] = step(progress, entry)
+    batch = screening_batch(task)
+    feeds = batch_feeds(task.signature, task.evaluation, batch)
+    trials = reject_oversized(task, reference, trials)
+    alive = [trial for trial in trials if trial.alive]
+    progress.stage("screening the speed", len(alive))
+    looked: dict[str, Trial] = {trial.record.name: trial for trial in trials}
+    for group in memory_groups(task, reference, alive):
+        for trial in _screen_group(task, reference, group, feeds, batch):
+            looked[trial.record.name] = report_step(progress, trial)
     return list(looked.values())
 
 
-def screening_batch(question: Question) -> int:
+def screening_batch(task: SearchTask) -> int:
     """Return the batch size that all are screened at."""
-    if not question.signature.batches:
-        return question.signature.batch_size or 1
-    return min(8, question.options.max_batch) if question.objective == "throughput" else 1
+    if not task.signature.batches:
+        return task.signature.batch_size or 1
+    return min(8, task.options.max_batch) if task.objective == "throughput" else 1
 
 
-def _look(question: Question, base: Entry, group: Sequence[Entry], feeds: Sequence[Feed], batch: int) -> list[Entry]:
+def _screen_group(task: SearchTask, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int) -> list[Trial]:
     with contextlib.ExitStack() as stack:
-        opened: dict[str, SessionProcess] = {REFERENCE: stack.enter_context(open_session(base))}
-        result: dict[str, Entry] = {}
-        for entry in group:
+        opened: dict[str, SessionProcess] = {REFERENCE: stack.enter_context(open_session(reference))}
+        result: dict[str, Trial] = {}
+        for trial in group:
             try:
-                session = stack.enter_context(open_session(entry))
+                session = stack.enter_context(open_session(trial))
                 session.run_finite(feeds[0])
                 evidence = session.evidence() | session.device_times(feeds[0])
             except (CandidateRejectedError, MissingDependencyError) as error:
-                result[entry.trial.name] = _failed(entry, error)
+                result[trial.record.name] = _failed(trial, error)
                 continue
             session.pause()
-            opened[entry.trial.name] = session
-            result[entry.trial.name] = entry.update(evidence=evidence)
+            opened[trial.record.name] = session
+            result[trial.record.name] = trial.update(evidence=evidence)
         logs = interleave(opened, feeds, rounds=_QUICK_ROUNDS, reference=REFERENCE, narrow=NARROW, budget_seconds=60)
         for name in opened.keys() - {REFERENCE}:
             result[name] = _quick_profile(result[name], opened[name], logs, batch)
     return list(result.values())
 
 
-def _failed(entry: Entry, error: CandidateRejectedError | MissingDependencyError) -> Entry:
+def _failed(trial: Trial, error: CandidateRejectedError | MissingDependencyError) -> Trial:
     if isinstance(error, MissingDependencyError):
-        return entry.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
-    return entry.reject(error.rejection, f"{entry.trial.runtime}: {error.message}")
+        return trial.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
+    return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
 
 
-def _quick_profile(entry: Entry, session: SessionProcess, logs: Mapping[str, TurnLog], batch: int) -> Entry:
-    measured = summarize(batch, logs[entry.trial.name], logs[REFERENCE])
+def _quick_profile(trial: Trial, session: SessionProcess, logs: Mapping[str, TurnLog], batch: int) -> Trial:
+    measured = summarize(batch, logs[trial.record.name], logs[REFERENCE])
     profile = Profile(
-        threads=entry.candidate.runtime.threads,
+        threads=trial.candidate.runtime.threads,
         load_ms=session.load_ms(),
         first_ms=session.first_ms(),
         peak_bytes=session.peak_bytes(),
         batches=(measured,),
         depth="quick",
-        limit="a quick look at one batch size",
+        limit="screened at one batch size",
     )
-    speed = ratio(logs[REFERENCE], logs[entry.trial.name])
-    entry = dataclasses.replace(entry, quick=speed).update(profile=profile)
+    speed = ratio(logs[REFERENCE], logs[trial.record.name])
+    trial = dataclasses.replace(trial, quick=speed).update(profile=profile)
     if speed.high < 1:
-        return entry.reject(Rejection.SLOWER, f"{times_text(speed)} the speed of the reference at batch {batch}")
-    return entry
+        return trial.reject(Rejection.SLOWER, f"{speedup_text(speed)} the speed of the reference at batch {batch}")
+    return trial

@@ -6,14 +6,14 @@ __all__ = [
     "NARROW",
     "REFERENCE",
     "Candidate",
-    "Entry",
-    "Question",
+    "SearchTask",
+    "Trial",
+    "inconclusive_text",
+    "new_trial",
     "open_session",
     "samples_text",
     "signed_text",
-    "start",
-    "times_text",
-    "unproven_text",
+    "speedup_text",
 ]
 
 import dataclasses
@@ -29,7 +29,7 @@ from mopt.passes._base import Pass
 from mopt.recipe import Search
 from mopt.records.measurement import Estimate, Machine
 from mopt.records.quality import Quality
-from mopt.records.trial import Outcome, PassRecord, Trial
+from mopt.records.trial import Outcome, PassRecord, TrialRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.system.digests import describe_fields
 from mopt.system.store import Store
@@ -40,7 +40,7 @@ NARROW = 0.04
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class SearchTask:
     """Everything that the search needs to know.
 
     Attributes:
@@ -67,46 +67,46 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Trial:
     """A trial in the making."""
 
-    trial: Trial
+    record: TrialRecord
     candidate: Candidate
     model: Model | None = None
     quick: Estimate | None = None
 
-    def reject(self, rejection: Rejection, reason: str) -> Entry:
+    def reject(self, rejection: Rejection, reason: str) -> Trial:
         """The same, out of the race."""
         outcome = Outcome(rejection=rejection, reason=" ".join(reason.split()))
-        return dataclasses.replace(self, trial=self.trial.model_copy(update={"outcome": outcome}))
+        return dataclasses.replace(self, record=self.record.model_copy(update={"outcome": outcome}))
 
-    def update(self, **fields: object) -> Entry:
+    def update(self, **fields: object) -> Trial:
         """The same, with more measured."""
-        return dataclasses.replace(self, trial=self.trial.model_copy(update=fields))
+        return dataclasses.replace(self, record=self.record.model_copy(update=fields))
 
     @property
     def alive(self) -> bool:
         """Whether nothing has rejected it so far."""
-        return self.trial.outcome is None
+        return self.record.outcome is None
 
 
-def start(candidate: Candidate) -> Entry:
+def new_trial(candidate: Candidate) -> Trial:
     """Return the trial of a candidate of which nothing is known yet."""
-    trial = Trial(
+    record = TrialRecord(
         name=candidate.name,
         runtime=candidate.runtime.name,
         runtime_fields=describe_fields(candidate.runtime),
     )
-    return Entry(trial, candidate)
+    return Trial(record, candidate)
 
 
-def open_session(entry: Entry) -> SessionProcess:
+def open_session(trial: Trial) -> SessionProcess:
     """Load what was compiled, in a child process."""
-    assert entry.model is not None
-    return SessionProcess(entry.candidate.runtime, entry.model)
+    assert trial.model is not None
+    return SessionProcess(trial.candidate.runtime, trial.model)
 
 
-def times_text(speed: Estimate) -> str:
+def speedup_text(speed: Estimate) -> str:
     """A speed-up with its interval."""
     return f"{speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f}) times"
 
@@ -122,7 +122,7 @@ def samples_text(quality: Quality) -> str:
     return f"{quality.count:,} samples{groups}"
 
 
-def unproven_text(quality: Quality) -> str:
+def inconclusive_text(quality: Quality) -> str:
     """Why a tolerance that was kept on the samples is not proven."""
     more = f"; about {quality.samples_to_decide:,} samples would decide" if quality.samples_to_decide else ""
     return (

@@ -17,23 +17,23 @@ from mopt.profiles.target import Gpu, Target
 from mopt.progress import Progress
 from mopt.recipe import Engine
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
-from mopt.search.mixed_precision import lowering
+from mopt.search.mixed_precision import quantizing_pass
 from mopt.search.quality import (
-    WRONG,
-    Truth,
+    QUALITY_REJECTIONS,
+    ReferenceOutputs,
+    check_quality,
+    check_reference,
     compile_all,
-    compile_entry,
-    judge_all,
-    judge_few,
-    judge_reference,
+    compile_trial,
     quality_note,
-    record,
-    reference_entry,
-    refine,
-    step,
+    record_reference,
+    reference_trial,
+    report_step,
+    screen_quality,
+    search_mixed_precision,
 )
-from mopt.search.selection import Found, faithfulness
-from mopt.search.trial import Candidate, Entry, Question
+from mopt.search.selection import SearchResult, output_sqnr_db
+from mopt.search.trial import Candidate, SearchTask, Trial
 from mopt.system.nvidia import NO_GPU, devices, import_tensorrt, version_of
 
 _BEST_BATCH = 8
@@ -149,7 +149,9 @@ def _axis(
     return seen[0], int(statistics.median_high(seen)), seen[-1]
 
 
-def choose_unmeasured(question: Question, reference: Candidate, candidates: Sequence[Candidate], progress: Progress) -> Found:
+def choose_unmeasured(
+    task: SearchTask, reference_candidate: Candidate, candidates: Sequence[Candidate], progress: Progress
+) -> SearchResult:
     """Build every engine, judge what it came from, and take the first kind that is right: no speed is known, and none claimed.
 
     Before a kind is passed over because its quality is not enough, mixed precision is tried for it.
@@ -157,84 +159,90 @@ def choose_unmeasured(question: Question, reference: Candidate, candidates: Sequ
     Raises:
         UserError: When no engine could be built, or none is right.
     """
-    deadline = time.monotonic() + question.options.time_budget / 1e3
+    deadline = time.monotonic() + task.options.time_budget / 1e3
     progress.stage("running the reference over the samples", 1)
-    truth = record(question, reference)
-    base = judge_reference(question, truth, reference_entry(question, reference))
-    progress.step(quality_note(base))
-    entries = compile_all(question, candidates, deadline, progress)
-    progress.stage("checking quality on all samples", sum(entry.alive for entry in entries))
-    judged = [step(progress, judge_all(question, truth, _with_evidence(entry))) if entry.alive else entry for entry in entries]
-    judged += _refine(question, truth, judged, deadline, progress)
+    expected = record_reference(task, reference_candidate)
+    reference = check_reference(task, expected, reference_trial(task, reference_candidate))
+    progress.step(quality_note(reference))
+    trials = compile_all(task, candidates, deadline, progress)
+    progress.stage("checking quality on all samples", sum(trial.alive for trial in trials))
+    judged = [
+        report_step(progress, check_quality(task, expected, _with_evidence(trial))) if trial.alive else trial
+        for trial in trials
+    ]
+    judged += _refine(task, expected, judged, deadline, progress)
     winner = _first(judged)
     if winner is None:
-        reasons = "; ".join(f"{entry.trial.name}: {entry.trial.outcome.reason}" for entry in judged if entry.trial.outcome)
+        reasons = "; ".join(f"{trial.record.name}: {trial.record.outcome.reason}" for trial in judged if trial.record.outcome)
         raise UserError(
             f"no engine could be built that is right: {reasons[:1500]}", "see which candidates there are with --dry-run"
         )
-    lost = [entry if entry is winner or not entry.alive else _not_taken(entry, winner) for entry in judged]
+    lost = [trial if trial is winner or not trial.alive else _not_taken(trial, winner) for trial in judged]
     assert winner.model is not None
-    return Found(
-        trials=(base.trial, *(entry.trial for entry in lost)),
-        chosen=winner.trial,
+    return SearchResult(
+        trials=(reference.record, *(trial.record for trial in lost)),
+        chosen=winner.record,
         model=winner.model,
         candidate=winner.candidate,
-        why=f"the first kind that is right, in the order in which such engines are usually fast, and the most faithful of it; "
+        why=f"the first kind that is right, in the order in which such engines are usually fast, and of it the closest to "
+        "the reference; "
         f"how fast it is was not measured: {NOT_MEASURED}",
         control=None,
     )
 
 
-def _kinds(entries: Sequence[Entry]) -> list[list[Entry]]:
+def _kinds(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Engines that compute in the same type, in the order of the candidates."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(_kind(entry), []).append(entry)
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(_kind(trial), []).append(trial)
     return list(found.values())
 
 
-def _kind(entry: Entry) -> str:
-    step = lowering(entry.candidate)
-    return str(getattr(step, "arithmetic", step.name)) if step else entry.trial.name
+def _kind(trial: Trial) -> str:
+    step = quantizing_pass(trial.candidate)
+    return str(getattr(step, "arithmetic", step.name)) if step else trial.record.name
 
 
-def _first(entries: Sequence[Entry]) -> Entry | None:
-    """Of the first kind that is right, the one with the fewest operators in float; of several such the most faithful."""
-    for kind in _kinds(entries):
-        if right := [entry for entry in kind if entry.alive]:
-            return min(right, key=lambda entry: (_left_out(entry), -faithfulness(entry)))
+def _first(trials: Sequence[Trial]) -> Trial | None:
+    """Of the first kind that is right, the one with the fewest operators in float; of several such the closest one."""
+    for kind in _kinds(trials):
+        if right := [trial for trial in kind if trial.alive]:
+            return min(right, key=lambda trial: (_left_out(trial), -output_sqnr_db(trial)))
     return None
 
 
-def _left_out(entry: Entry) -> int:
-    return len(getattr(lowering(entry.candidate), "float_nodes", ()))
+def _left_out(trial: Trial) -> int:
+    return len(getattr(quantizing_pass(trial.candidate), "float_nodes", ()))
 
 
-def _refine(question: Question, truth: Truth, entries: Sequence[Entry], deadline: float, progress: Progress) -> list[Entry]:
-    """Try mixed precision for each kind that comes before the first right one, the most faithful of it, until one is right."""
+def _refine(
+    task: SearchTask, expected: ReferenceOutputs, trials: Sequence[Trial], deadline: float, progress: Progress
+) -> list[Trial]:
+    """Try mixed precision for each kind before the first right one, on the closest to the reference, until one is right."""
 
-    def attempt(variant: Candidate) -> Entry:
-        entry = compile_entry(variant, question)
-        if entry.alive:
-            entry = judge_few(question, truth, _with_evidence(entry))
-        return judge_all(question, truth, entry) if entry.alive else entry
+    def attempt(variant: Candidate) -> Trial:
+        trial = compile_trial(variant, task)
+        if trial.alive:
+            trial = screen_quality(task, expected, _with_evidence(trial))
+        return check_quality(task, expected, trial) if trial.alive else trial
 
-    found: list[Entry] = []
-    for kind in _kinds(entries):
-        if any(entry.alive for entry in (*kind, *found)):
+    found: list[Trial] = []
+    for kind in _kinds(trials):
+        if any(trial.alive for trial in (*kind, *found)):
             break
-        wrong = [entry for entry in kind if entry.trial.outcome and entry.trial.outcome.rejection in WRONG]
+        wrong = [trial for trial in kind if trial.record.outcome and trial.record.outcome.rejection in QUALITY_REJECTIONS]
         if wrong:
-            best = max(wrong, key=faithfulness).candidate
-            found += refine(question, best, attempt, lambda _: (), deadline, progress)
+            best = max(wrong, key=output_sqnr_db).candidate
+            found += search_mixed_precision(task, best, attempt, lambda _: (), deadline, progress)
     return found
 
 
-def _with_evidence(entry: Entry) -> Entry:
+def _with_evidence(trial: Trial) -> Trial:
     """What the engine computes in, as its layer table says."""
-    detail = entry.trial.passes[-1].detail if entry.trial.passes else {}
-    return entry.update(evidence={"layers": detail.get("computes", {}), "measured": NOT_MEASURED})
+    detail = trial.record.passes[-1].detail if trial.record.passes else {}
+    return trial.update(evidence={"layers": detail.get("computes", {}), "measured": NOT_MEASURED})
 
 
-def _not_taken(entry: Entry, winner: Entry) -> Entry:
-    return entry.reject(Rejection.SKIPPED, f"{winner.trial.name} is taken; which of them is faster only a GPU tells")
+def _not_taken(trial: Trial, winner: Trial) -> Trial:
+    return trial.reject(Rejection.SKIPPED, f"{winner.record.name} is taken; which of them is faster only a GPU tells")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_samples", "is_artifact", "metrics_of", "open_contestant", "read_samples", "signature_of"]
+__all__ = ["check_samples", "is_artifact", "metrics_of", "open_model", "read_samples", "signature_of"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from mopt.datasets.split import prepare
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.limit import COSTS
-from mopt.exporters._export import bind, export, find_exporter
+from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.model.files import Model
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
 from mopt.recipe import Recipe, make_recipe
 from mopt.records.manifest import Manifest
-from mopt.regression.models import Contestant
+from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.system.store import Store, default_root
@@ -63,9 +63,7 @@ def signature_of(source: str, store: Store, *, trust_pickle: bool) -> Signature:
     return export(find_exporter(source, trust_pickle=trust_pickle), store).signature
 
 
-def open_contestant(
-    source: str, feeds: Sequence[Feed], store: Store, *, threads: int, trust_pickle: bool = False
-) -> Contestant:
+def open_model(source: str, feeds: Sequence[Feed], store: Store, *, threads: int, trust_pickle: bool = False) -> RunnableModel:
     """Read an artifact, or export a plain model for ONNX Runtime.
 
     Raises:
@@ -74,8 +72,8 @@ def open_contestant(
     if is_artifact(source):
         return _from_artifact(Path(source))
     exporter = find_exporter(source, trust_pickle=trust_pickle)
-    bound = bind(export(exporter, store), feeds, store)
-    return Contestant(
+    bound = validate_export(export(exporter, store), feeds, store)
+    return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,
         model=bound.model,
@@ -85,28 +83,28 @@ def open_contestant(
     )
 
 
-def _from_artifact(folder: Path) -> Contestant:
+def _from_artifact(folder: Path) -> RunnableModel:
     manifest = read_manifest(folder)
     if problems := bundle.verify_files(folder):
         raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
-    return Contestant(
+    return RunnableModel(
         name=manifest.name,
         source=str(folder),
-        model=Model.at(manifest.form, folder / "model"),
+        model=Model.at(manifest.format, folder / "model"),
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
         signature=manifest.signature,
         manifest=manifest,
     )
 
 
-def metrics_of(contestant: Contestant, recipe: Recipe, samples: Samples) -> list[Metric]:
+def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[Metric]:
     """Return the recipe's metric, and after it those that have a limit of their own.
 
     Raises:
         UserError: When there is no such metric, or it does not fit the samples.
     """
-    model, _ = contestant.answering
-    told = model_metadata(model.file) if model.form == "onnx" else {}
-    first = load_metric(recipe.metric, samples, contestant.signature, recipe.metric_options, metadata=told)
+    files, _ = model.executable
+    told = model_metadata(files.file) if files.format == "onnx" else {}
+    first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=told)
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
-    return [first, *(load_metric(name, samples, contestant.signature, metadata=told) for name in more)]
+    return [first, *(load_metric(name, samples, model.signature, metadata=told) for name in more)]

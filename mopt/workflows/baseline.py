@@ -1,4 +1,4 @@
-"""Make a baseline: run a model over the samples, and measure it beside the yardstick."""
+"""Make a baseline: run a model over the samples, and measure it beside the reference workload."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mopt.datasets.split import prepare
 from mopt.evaluators.inference import score
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
-from mopt.profiles.paired_runs import Heat, run_heat
-from mopt.profiles.ratios import COMPARED, FEWEST_HEATS, figure, growth
+from mopt.profiles.paired_runs import PairedRun, run_pair
+from mopt.profiles.ratios import COMPARED, FEWEST_PAIRS, figure, growth
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
-from mopt.records.baseline import Baseline, Speed, pack_rows
-from mopt.regression.models import Contestant, answer, usual_batches
-from mopt.regression.reference_workload import yardstick
+from mopt.records.baseline import Speed, StoredBaseline, pack_rows
+from mopt.regression.models import RunnableModel, collect_outputs, default_batch_sizes
+from mopt.regression.reference_workload import reference_workload
 from mopt.system.store import Store, default_root
-from mopt.workflows._sources import metrics_of, open_contestant, signature_of
+from mopt.workflows._sources import metrics_of, open_model, signature_of
 
-_HEATS = 20
+_PAIRS = 20
 _SECONDS = 40.0
 _CONFIDENCE = 0.975
 
@@ -35,17 +35,17 @@ def make_baseline(
     source: str,
     recipe: Recipe,
     *,
-    everything: bool,
+    use_all_samples: bool,
     speed: bool = True,
     store: Store | None = None,
     progress: Progress | None = None,
-) -> Baseline:
+) -> StoredBaseline:
     """Run a model over the samples and measure it.
 
     Args:
         source: An artifact, or any model that mopt build takes.
         recipe: Data, metric, and the section ``gate``.
-        everything: Whether all samples are for evaluating.
+        use_all_samples: Whether all samples are for evaluating.
         speed: Whether costs are measured.
         store: Cache to use instead of the default one.
         progress: Receives the stages.
@@ -56,19 +56,19 @@ def make_baseline(
     """
     progress, store = progress or Silent(), store or Store(default_root())
     progress.stage("reading the model and the data", 2)
-    spec = recipe.data.model_copy(update={"calibration": 0} if everything else {})
+    spec = recipe.data.model_copy(update={"calibration": 0} if use_all_samples else {})
     threads = recipe.search.threads or detect().cores
     trust = recipe.trust_pickle
     signature = signature_of(source, store, trust_pickle=trust)
     samples = prepare(spec, signature, store, Path()).evaluation
     feeds = [samples[index] for index in range(min(8, len(samples)))]
-    model = open_contestant(source, feeds, store, threads=threads, trust_pickle=trust)
+    model = open_model(source, feeds, store, threads=threads, trust_pickle=trust)
     progress.step(f"{len(samples):,} samples")
-    answers = answer(model, samples, store, 1).runs[0]
+    answers = collect_outputs(model, samples, store, 1).runs[0]
     metrics = metrics_of(model, recipe, samples)
     progress.step("answered")
     costs = _costs(model, samples, recipe, progress) if speed else {}
-    return Baseline(
+    return StoredBaseline(
         name=model.name,
         source=source,
         digest=model.model.digest,
@@ -91,27 +91,27 @@ def make_baseline(
     )
 
 
-def _costs(model: Contestant, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    sizes = recipe.gate.batch_sizes or usual_batches(model)
-    progress.stage("measuring beside the yardstick", _HEATS)
-    own, other = model.entrant(samples, sizes), yardstick(model.runtime.threads, sizes)
-    heats: list[Heat] = []
+def _costs(model: RunnableModel, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    sizes = recipe.gate.batch_sizes or default_batch_sizes(model)
+    progress.stage("measuring beside the reference workload", _PAIRS)
+    own, other = model.benchmark_subject(samples, sizes), reference_workload(model.runtime.threads, sizes)
+    pairs: list[PairedRun] = []
     end = time.monotonic() + _SECONDS
-    while len(heats) < FEWEST_HEATS or (len(heats) < _HEATS and time.monotonic() < end):
-        heats.append(run_heat(own, other, len(heats), _SECONDS / FEWEST_HEATS))
+    while len(pairs) < FEWEST_PAIRS or (len(pairs) < _PAIRS and time.monotonic() < end):
+        pairs.append(run_pair(own, other, len(pairs), _SECONDS / FEWEST_PAIRS))
         progress.step()
     return {
-        "speed": tuple(_speed(heats, batch) for batch in sizes),
-        "memory_bytes": round(statistics.median(heat.own.peak_bytes for heat in heats)),
-        "load_ms": statistics.median(heat.own.load_ms for heat in heats),
-        "first_ms": statistics.median(heat.own.first_ms for heat in heats),
+        "speed": tuple(_speed(pairs, batch) for batch in sizes),
+        "memory_bytes": round(statistics.median(pair.candidate.peak_bytes for pair in pairs)),
+        "load_ms": statistics.median(pair.candidate.load_ms for pair in pairs),
+        "first_ms": statistics.median(pair.candidate.first_ms for pair in pairs),
     }
 
 
-def _speed(heats: Sequence[Heat], batch: int) -> Speed:
-    own = [heat.own.logs[batch] for heat in heats]
+def _speed(pairs: Sequence[PairedRun], batch: int) -> Speed:
+    own = [pair.candidate.logs[batch] for pair in pairs]
     return Speed(
         batch=batch,
         figures={cost: figure(own, cost, batch) for cost in COMPARED},
-        growth={cost: growth(heats, batch, cost, _CONFIDENCE) for cost in COMPARED},
+        growth={cost: growth(pairs, batch, cost, _CONFIDENCE) for cost in COMPARED},
     )

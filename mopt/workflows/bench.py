@@ -20,7 +20,7 @@ from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
 from mopt.progress import Progress, Silent
-from mopt.records.benchmark import Bench, LoadTest
+from mopt.records.benchmark import Benchmark, LoadTest
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
@@ -39,7 +39,7 @@ def bench_artifact(
     cores: int | None = None,
     seconds: float = TEST_SECONDS,
     progress: Progress | None = None,
-) -> Bench:
+) -> Benchmark:
     """Profile an artifact again on this machine, and put one replica of it under a real load.
 
     The load is open-loop; the largest rate is MLPerf's Server scenario: Poisson arrivals, the largest rate whose p99 is within
@@ -67,9 +67,9 @@ def bench_artifact(
     machine = detect()
     threads = cores or machine.cores
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": threads})
-    if why := runtime.absent():
+    if why := runtime.unavailable():
         raise UserError(f"{artifact} cannot be measured here: {why}", "run this where it will be served")
-    model = Model(manifest.form, artifact / "model", manifest.winner.model_digest or "")
+    model = Model(manifest.format, artifact / "model", manifest.winner.model_digest or "")
     profile = measure_capacity(
         runtime,
         model,
@@ -81,7 +81,7 @@ def bench_artifact(
         progress=progress,
     )
     batching = recommend(profile, rate=rate, p99_ms=p99_ms, arrivals=arrivals)
-    found = Bench(name=manifest.name, chosen=manifest.chosen, profile=profile, batching=batching, p99_ms=p99_ms)
+    found = Benchmark(name=manifest.name, chosen=manifest.chosen, profile=profile, batching=batching, p99_ms=p99_ms)
     if rate is None and p99_ms is None:
         return found
     runtime = dataclasses.replace(runtime, threads=batching.threads or threads)
@@ -104,18 +104,18 @@ def _largest_measured(manifest: Manifest) -> int:
 
 
 def _expected(profile: ServingProfile, batching: Batching, p99_ms: float | None, arrivals: Arrivals | None) -> float:
-    layout = profile.layout(batching.instances, batching.threads or profile.layouts[0].threads)
+    group = profile.instance_group(batching.instances, batching.threads or profile.instance_groups[0].threads)
     policy = Policy(batching.max_batch, batching.queue_delay_us / 1e3, instances=batching.instances)
-    service = Service.of(layout).capped(batching.max_batch)
+    service = Service.of(group).capped(batching.max_batch)
     return largest_rate(service, policy, p99_ms, arrivals=arrivals) if p99_ms else service.capacity(policy)
 
 
 def _tester(
     replica: ReplicaProcess, profile: ServingProfile, batching: Batching, arrivals: Arrivals, seconds: float
 ) -> Callable[[float], LoadTest]:
-    layout = profile.layout(batching.instances, batching.threads or profile.layouts[0].threads)
+    group = profile.instance_group(batching.instances, batching.threads or profile.instance_groups[0].threads)
     policy = Policy(batching.max_batch, batching.queue_delay_us / 1e3, instances=batching.instances)
-    service = Service.of(layout).capped(batching.max_batch)
+    service = Service.of(group).capped(batching.max_batch)
 
     def test(rate: float) -> LoadTest:
         import numpy as np
@@ -129,7 +129,7 @@ def _tester(
             served.seconds,
             mean_batch=float(served.batches.mean()),
             predicted_p99_ms=predicted.p99.value,
-            load=predicted.load,
+            utilization=predicted.utilization,
         )
 
     return test

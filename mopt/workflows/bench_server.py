@@ -13,16 +13,16 @@ from mopt.artifacts import bundle
 from mopt.artifacts.artifact import read_manifest
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.arrivals import Arrivals
-from mopt.capacity.service_times import Probe, fit
+from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy, largest_rate, simulate
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import LESS, TEST_SECONDS, load_test, requests_for, summarize_load
-from mopt.loadgen.generator import generate_load, limited
-from mopt.loadgen.observe import look
+from mopt.loadgen.generator import client_limited, generate_load
+from mopt.loadgen.observe import observe_server
 from mopt.loadgen.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
 from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
-from mopt.records.benchmark import LoadTest, ServerBench
+from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
 from mopt.system.plugins import nearest
 
@@ -45,7 +45,7 @@ def bench_server(
     predict: bool = True,
     headers: tuple[tuple[str, str], ...] = (),
     progress: Progress | None = None,
-) -> ServerBench:
+) -> ServerBenchmark:
     """Put a running server under an open-loop load; it is first asked for a golden sample, and must answer as the artifact did.
 
     Args:
@@ -88,13 +88,13 @@ def bench_server(
         more: dict[str, object] = {}
         if probe is not None:
             expected = simulate(probe.service, asked, policy, arrivals=arrivals)
-            more = {"predicted_p99_ms": expected.p99.value + probe.offset_ms, "load": asked / probe.capacity}
-        return summarize_load(asked, found.latency_ms, found.seconds, warning=limited(found), **more)
+            more = {"predicted_p99_ms": expected.p99.value + probe.offset_ms, "utilization": asked / probe.capacity}
+        return summarize_load(asked, found.latency_ms, found.seconds, warning=client_limited(found), **more)
 
     guess = _guess(probe, policy, p99_ms, arrivals) or _first_guess(manifest)
     tests, largest = load_test(test, rate, p99_ms, guess, progress)
     holds = tests[0].holds(p99_ms) if rate is not None and p99_ms is not None else None
-    return ServerBench(
+    return ServerBenchmark(
         server=str(endpoint), protocol=endpoint.protocol, p99_ms=p99_ms, tests=tests, largest=largest, holds=holds
     )
 
@@ -106,17 +106,17 @@ def _probe(
     timeout_s: float,
     cores: Sequence[int] | None,
     progress: Progress,
-) -> Probe | None:
+) -> ServiceTimeFit | None:
     if manifest.batching.instances != 1 or not manifest.signature.batches:
         return None
     progress.stage("probing the server", 1)
     max_batch = manifest.batching.max_batch
-    found = fit([look(endpoint, requests, max_batch, timeout_s=timeout_s, cores=cores)], max_batch)
+    found = fit_service_times([observe_server(endpoint, requests, max_batch, timeout_s=timeout_s, cores=cores)], max_batch)
     progress.step(f"a request takes {found.service.mean_ms(1):.2f} ms, and {found.offset_ms:.2f} ms on its way")
     return found
 
 
-def _guess(probe: Probe | None, policy: Policy, p99_ms: float | None, arrivals: Arrivals | None) -> float | None:
+def _guess(probe: ServiceTimeFit | None, policy: Policy, p99_ms: float | None, arrivals: Arrivals | None) -> float | None:
     if probe is None or p99_ms is None:
         return None
     return largest_rate(probe.service, policy, max(0.0, p99_ms - probe.offset_ms), arrivals=arrivals) or None
@@ -161,6 +161,6 @@ def _alike(found: Any, expected: Any, tolerance: float) -> bool:
 def _first_guess(manifest: Manifest) -> float:
     """Half of what the batch settings were measured to reach."""
     batching, profile = manifest.batching, manifest.winner.profile
-    if batching.most_per_replica:
-        return batching.most_per_replica / 2
+    if batching.peak_qps:
+        return batching.peak_qps / 2
     return max(entry.throughput for entry in profile.batches) / 2 if profile else 10.0

@@ -14,18 +14,18 @@ from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.capacity.arrivals import Arrivals, parse_arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import measure_capacity, without_layouts
+from mopt.capacity.measure import measure_capacity, without_instance_groups
 from mopt.datasets.split import Split, batched, prepare
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._base import Exporter
-from mopt.exporters._export import Bound, Exported, bind, export, find_exporter
+from mopt.exporters._export import ExportedModel, ValidatedModel, export, find_exporter, validate_export
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import Watch
+from mopt.profiles.noise import NoiseMonitor
 from mopt.profiles.target import Target, check_measurable, load_target
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe, make_recipe
@@ -35,12 +35,12 @@ from mopt.records.measurement import Machine
 from mopt.records.serving import Batching, ServingProfile
 from mopt.reports.build import render_files
 from mopt.runtimes._base import SessionProcess
-from mopt.search.candidates import Asked, Traits, plan, reference_candidate, traits_of
+from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.driver import search
 from mopt.search.memory import memory_budget
-from mopt.search.selection import Found
+from mopt.search.selection import SearchResult
 from mopt.search.simplify import Simplified, simplify
-from mopt.search.trial import Candidate, Question
+from mopt.search.trial import Candidate, SearchTask
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
 from mopt.system.nvidia import LIBRARIES as TENSORRT
@@ -63,7 +63,7 @@ class Plan:
     recipe: Recipe
     target: Target
     signature: Signature
-    traits: Traits
+    traits: GraphTraits
     data: dict[str, Any]
     metric: str
     candidates: tuple[Candidate, ...]
@@ -82,14 +82,14 @@ class _Request:
     progress: Progress
     threads: int
     arrivals: Arrivals
-    watch: Watch
+    noise_monitor: NoiseMonitor
 
 
 @dataclasses.dataclass(frozen=True)
 class _Material:
     """The exported model and the samples for it."""
 
-    exported: Exported
+    exported: ExportedModel
     split: Split
     metric: Metric
 
@@ -100,9 +100,9 @@ class _Built:
 
     request: _Request
     material: _Material
-    bound: Bound
+    bound: ValidatedModel
     prepared: Simplified
-    found: Found
+    found: SearchResult
     capacity: ServingProfile | None
     command: str
 
@@ -149,8 +149,8 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
     """Export the model and read the data, and return what a build would try."""
     request = _check(recipe, progress or Silent(), store)
     material = _gather(request)
-    bound = bind(material.exported, _feeds(material.split), request.store)
-    traits = traits_of(bound.model)
+    bound = validate_export(material.exported, _feeds(material.split), request.store)
+    traits = graph_traits(bound.model)
     candidates = _candidates(request, traits, material.split.calibration, bound.signature)
     return Plan(
         recipe,
@@ -180,7 +180,7 @@ def _check(recipe: Recipe, progress: Progress, store: Store | None) -> _Request:
         progress=progress,
         threads=recipe.search.threads or machine.cores,
         arrivals=parse_arrivals(recipe.traffic.arrivals),
-        watch=Watch(),
+        noise_monitor=NoiseMonitor(),
     )
 
 
@@ -189,7 +189,7 @@ def _gather(request: _Request) -> _Material:
     exported = export(request.exporter, request.store)
     request.progress.step(f"{request.recipe.name}: {request.exporter.name}")
     split = prepare(request.recipe.data, exported.signature, request.store, Path())
-    request.progress.step(_told(split))
+    request.progress.step(_split_note(split))
     metric = load_metric(
         request.recipe.metric,
         split.evaluation,
@@ -200,7 +200,7 @@ def _gather(request: _Request) -> _Material:
     return _Material(exported, split, metric)
 
 
-def _told(split: Split) -> str:
+def _split_note(split: Split) -> str:
     return f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with"
 
 
@@ -223,23 +223,23 @@ def _key(request: _Request, material: _Material) -> dict[str, Any]:
     }
 
 
-def _candidates(request: _Request, traits: Traits, calibration: Samples, signature: Signature) -> list[Candidate]:
+def _candidates(request: _Request, traits: GraphTraits, calibration: Samples, signature: Signature) -> list[Candidate]:
     options, gpu = request.recipe.search, request.target.gpu
     engine = engine_pass(gpu, request.recipe.engine, signature, calibration, options.max_batch) if gpu is not None else None
-    asked = Asked(traits, request.target, calibration, request.threads, engine)
-    return plan(asked, options.candidates, request.recipe.objective)
+    asked = SpaceInputs(traits, request.target, calibration, request.threads, engine)
+    return search_space(asked, options.candidates, request.recipe.objective)
 
 
 def _build(request: _Request, material: _Material, command: str) -> _Built:
     recipe, split = request.recipe, material.split
     request.progress.stage("checking the export, simplifying", 2)
-    bound = bind(material.exported, _feeds(split), request.store)
+    bound = validate_export(material.exported, _feeds(split), request.store)
     request.progress.step(f"export agrees with the source within {bound.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, request.machine, bound.model)
     prepared = simplify(bound.model, bound.signature, _feeds(split), request.store, memory)
     request.progress.step(prepared.note)
     calibration = batched(split.calibration, bound.signature, request.store)
-    question = Question(
+    task = SearchTask(
         source=bound.model,
         prepared=prepared.model,
         prepared_by=prepared.records,
@@ -255,32 +255,32 @@ def _build(request: _Request, material: _Material, command: str) -> _Built:
         machine=request.machine,
         store=request.store,
     )
-    candidates = _candidates(request, traits_of(prepared.model), calibration, bound.signature)
+    candidates = _candidates(request, graph_traits(prepared.model), calibration, bound.signature)
     gpu = request.target.gpu
     look = search if gpu is None or runs_here(gpu) else choose_unmeasured
-    found = look(question, reference_candidate(request.threads), candidates, request.progress)
-    capacity = _capacity(request, question, found)
+    found = look(task, reference_candidate(request.threads), candidates, request.progress)
+    capacity = _capacity(request, task, found)
     return _Built(request, material, bound, prepared, found, capacity, command)
 
 
-def _capacity(request: _Request, question: Question, found: Found) -> ServingProfile | None:
+def _capacity(request: _Request, task: SearchTask, found: SearchResult) -> ServingProfile | None:
     """The winner as a server runs it; measured only when there is traffic to plan for, and not without its device."""
     profile, traffic, options = found.chosen.profile, request.recipe.traffic, request.recipe.search
     if profile is None:
         return None
-    known = without_layouts(profile, request.machine, request.watch.seen(), batches=question.signature.batches)
+    known = without_instance_groups(profile, request.machine, request.noise_monitor.summary(), batches=task.signature.batches)
     if traffic.rate is None and traffic.p99 is None:
         return known
     try:
         return measure_capacity(
             found.candidate.runtime,
             found.model,
-            question.signature,
-            question.evaluation,
+            task.signature,
+            task.evaluation,
             machine=request.machine,
             max_batch=options.max_batch,
             latency_limit_ms=traffic.p99,
-            memory=question.memory,
+            memory=task.memory,
             progress=request.progress,
         )
     except CandidateRejectedError as error:  # several instances of what runs well alone
@@ -292,7 +292,7 @@ def _write(built: _Built, folder: Path) -> None:
     found, progress = built.found, built.request.progress
     progress.stage("writing the artifact", 1)
     inputs = _feeds(built.material.split)[:_GOLDEN_SAMPLES]
-    model, runtime = found.candidate.runtime.stand_in(found.model)
+    model, runtime = found.candidate.runtime.fallback(found.model)
     with SessionProcess(runtime, model) as session:
         outputs = list(_answers(session, built.bound.signature, inputs))
         signature = _as_shipped(built.bound.signature, session)
@@ -331,10 +331,10 @@ def _answers(session: SessionProcess, signature: Signature, inputs: list[Feed]) 
         yield signature.unstack(outputs, count)[0]
 
 
-def _golden(found: Found, outputs: list[Feed]) -> Golden:
+def _golden(found: SearchResult, outputs: list[Feed]) -> Golden:
     import numpy as np
 
-    integers = bool(found.chosen.evidence.get("integer")) or found.model.form == "tensorrt"
+    integers = bool(found.chosen.evidence.get("integer")) or found.model.format == "tensorrt"
     largest = {
         name: max(float(np.abs(output[name]).max(initial=0)) for output in outputs)
         for name, value in outputs[0].items()
@@ -358,7 +358,7 @@ def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
         recipe=recipe.model_dump(mode="json"),
         target=request.target.model_dump(mode="json"),
         machine=request.machine,
-        noise=request.watch.seen(),
+        noise=request.noise_monitor.summary(),
         versions={name: version for name, version in versions(LIBRARIES).items() if version},
         source=built.bound.record,
         simplified=built.prepared.note,
@@ -367,7 +367,7 @@ def _manifest(built: _Built, signature: Signature, golden: Golden) -> Manifest:
         chosen=found.chosen.name,
         runtime=found.chosen.runtime,
         runtime_fields=found.chosen.runtime_fields,
-        form=found.model.form,
+        format=found.model.format,
         why=found.why,
         control=found.control,
         trials=found.trials,
@@ -383,15 +383,15 @@ def _batching(built: _Built) -> Batching:
     if built.capacity is None:
         return Batching(
             max_batch=most if built.bound.signature.batches else 1, queue_delay_us=0, instances=1, replicas=1,
-            predicted_p99_ms=None, load=None, rate=traffic.rate,
-            binding=f"the recipe, since nothing was measured: {NOT_MEASURED}",
+            predicted_p99_ms=None, utilization=None, rate=traffic.rate,
+            limited_by=f"the recipe, since nothing was measured: {NOT_MEASURED}",
         )  # fmt: skip
     return recommend(
         built.capacity,
         rate=traffic.rate,
         p99_ms=traffic.p99,
-        max_load=traffic.utilization,
-        spare=traffic.spare,
+        max_utilization=traffic.utilization,
+        spare_replicas=traffic.spare,
         arrivals=built.request.arrivals,
     )
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import Watch
+from mopt.profiles.noise import NoiseMonitor
 from mopt.system.nvidia import devices
 from mopt.system.store import default_root
 
@@ -69,7 +69,7 @@ def _problems(free: float) -> list[str]:
     problems = []
     if free < _LITTLE_DISK:
         problems.append(f"only {free / 1e9:.1f} GB free where the cache lies; set $MOPT_CACHE to another disk")
-    load = Watch().seen().get("load_1m", 0.0)
+    load = NoiseMonitor().summary().get("load_1m", 0.0)
     if load > _BUSY:
         problems.append(f"the load is {load}: other work here makes measurements noisy")
     if not os.access(next(p for p in (default_root(), *default_root().parents) if p.exists()), os.W_OK):

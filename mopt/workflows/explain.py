@@ -15,7 +15,7 @@ from mopt.datasets.split import batched, prepare
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
-from mopt.exporters._export import bind, export, find_exporter
+from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.model.files import Model
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples, batch_feeds
@@ -29,10 +29,10 @@ from mopt.records.measurement import LayerCost
 from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.candidates import Asked, plan, reference_candidate, traits_of
+from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.compile import compile_candidate
 from mopt.search.memory import memory_budget
-from mopt.search.mixed_precision import Mixing, lowering, rank
+from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.simplify import simplify
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
@@ -80,13 +80,13 @@ def explain(
     exported = export(find_exporter(recipe.model, trust_pickle=recipe.trust_pickle), store)
     split = prepare(recipe.data, exported.signature, store, Path())
     feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
-    bound = bind(exported, feeds, store)
+    bound = validate_export(exported, feeds, store)
     progress.step(recipe.name)
     memory = memory_budget(recipe.search.memory, machine, bound.model)
     prepared = simplify(bound.model, bound.signature, feeds, store, memory).model
     calibration = batched(split.calibration, bound.signature, store)
     threads = recipe.search.threads or machine.cores
-    every = plan(Asked(traits_of(prepared), target, calibration, threads), ("*",), recipe.objective)
+    every = search_space(SpaceInputs(graph_traits(prepared), target, calibration, threads), ("*",), recipe.objective)
     chosen = _choose(every, (candidate,) if isinstance(candidate, str) else tuple(candidate or ()), float_nodes)
     progress.step(chosen.name)
     try:
@@ -157,7 +157,7 @@ def _with_effects(
     own = metric.value(score(answers, metric, context.samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
-        variant = Mixing(chosen, tuple(noisy)).alone(name)
+        variant = MixedPrecisionPlan(chosen, tuple(noisy)).solo(name)
         try:
             model = compile_candidate(variant, context.prepared, context.store, context.memory).model
             found = evaluate(
@@ -173,7 +173,7 @@ def _with_effects(
 
 
 def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [candidate for candidate in every if lowering(candidate)]
+    quantizing = [candidate for candidate in every if quantizing_pass(candidate)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
     plain = [_MIXED.sub("", pattern) for pattern in patterns or ("*",)]
@@ -183,14 +183,13 @@ def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Se
         raise UserError(f"no candidate that quantizes is called {' or '.join(patterns)}", nearest(plain[0], names))
     if not float_nodes:
         return matches[0]
-    return dataclasses.replace(
-        Mixing(matches[0], ()).with_float(float_nodes), name=patterns[0] if patterns else matches[0].name
-    )
+    name = patterns[0] if patterns else matches[0].name
+    return dataclasses.replace(MixedPrecisionPlan(matches[0], ()).with_float(float_nodes), name=name)
 
 
 def _noise(source: Model, quantized: Model, samples: Any, store: Store, memory: int) -> dict[str, dict[str, Any]]:
     try:
-        return {entry["node"]: entry for entry in rank(source, quantized, samples, store, memory)}
+        return {entry["node"]: entry for entry in rank_sensitivity(source, quantized, samples, store, memory)}
     except (CandidateRejectedError, NotApplicableError):
         return {}
 

@@ -15,17 +15,17 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import Watch
+from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
-from mopt.records.baseline import Baseline
+from mopt.records.baseline import StoredBaseline
 from mopt.records.verdict import Check, GateVerdict, overall
-from mopt.regression.models import RUNS, Contestant, usual_batches
-from mopt.regression.performance import Contest, Field, cost_checks, size_check
+from mopt.regression.models import RUNS, RunnableModel, default_batch_sizes
+from mopt.regression.performance import ComparisonSetup, PerformanceComparison, compare_performance, size_check
 from mopt.regression.quality import (
+    Baseline,
     GateRequest,
-    Opponent,
     answer_both,
     broken_check,
     output_fidelity,
@@ -34,10 +34,10 @@ from mopt.regression.quality import (
     quality_checks,
     slice_checks,
 )
-from mopt.regression.worst_samples import worst_samples
+from mopt.regression.worst_samples import largest_regressions
 from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
-from mopt.workflows._sources import metrics_of, open_contestant, signature_of
+from mopt.workflows._sources import metrics_of, open_model, signature_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,23 +61,23 @@ def run_gate(
         UserError: When the two cannot be compared: other inputs, no samples, an unknown limit.
     """
     progress, store = progress or Silent(), store or Store(default_root())
-    watch, machine = Watch(), detect()
+    noise_monitor, machine = NoiseMonitor(), detect()
     limits = _limits(request.recipe)
     progress.stage("reading the models and the data", 3)
-    split, candidate, opponent = _read(request, store)
+    split, candidate, baseline = _read(request, store)
     samples = split.evaluation
     if samples.synthetic:
         raise UserError("a gate on made-up data says nothing", "give real samples with --data")
     progress.step(f"{len(samples):,} samples to compare on")
-    warnings = _warnings(request, candidate, opponent, machine)
+    warnings = _warnings(request, candidate, baseline, machine)
 
     metrics = metrics_of(candidate, request.recipe, samples)
     progress.stage("answering all samples", 3)
     try:
-        compared, steady = answer_both(candidate, opponent, samples, store, progress)
+        compared, steady = answer_both(candidate, baseline, samples, store, progress)
     except CandidateRejectedError as error:
         return _verdict(
-            request, candidate, opponent, split, watch, checks=(broken_check(error),), warnings=tuple(warnings)
+            request, candidate, baseline, split, noise_monitor, checks=(broken_check(error),), warnings=tuple(warnings)
         )  # fmt: skip
     if not steady:
         warnings.append(
@@ -86,59 +86,59 @@ def run_gate(
     scored = {metric.name: compared.rows(metric) for metric in metrics}
     checks = [*quality_checks(request, compared, metrics, limits, scored)]
     checks += slice_checks(request, compared, split, metrics[0], scored[metrics[0].name])
-    contest, field = None, _field(request, candidate, opponent, samples)
+    comparison, field = None, _field(request, candidate, baseline, samples)
     checks.append(size_check(field, limits))
     if request.speed:
-        contest = cost_checks(field, limits, machine, progress)
-        checks += contest.checks
-        warnings += contest.warnings
-    worst = worst_samples(metrics[0], compared.samples, compared.candidate, compared.baseline, request.recipe.data, out)
+        comparison = compare_performance(field, limits, machine, progress)
+        checks += comparison.checks
+        warnings += comparison.warnings
+    worst = largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, request.recipe.data, out)
     return _verdict(
         request,
         candidate,
-        opponent,
+        baseline,
         split,
-        watch,
+        noise_monitor,
         checks=tuple(checks),
         warnings=tuple(warnings),
         steady=steady,
         worst=worst,
         fidelity=output_fidelity(compared),
         paired=paired_differences(metrics[0], *scored[metrics[0].name]),
-        contest=contest,
+        comparison=comparison,
     )
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 
-def _read(request: GateRequest, store: Store) -> tuple[Split, Contestant, Opponent]:
+def _read(request: GateRequest, store: Store) -> tuple[Split, RunnableModel, Baseline]:
     recipe = request.recipe
     stored = read_baseline(Path(request.against)) if is_baseline(request.against) else None
     threads = recipe.search.threads or detect().cores
     signature = signature_of(request.candidate, store, trust_pickle=recipe.trust_pickle)
     split = prepare(_spec(request, stored), signature, store, Path())
     feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
-    candidate = open_contestant(request.candidate, feeds, store, threads=threads, trust_pickle=recipe.trust_pickle)
+    candidate = open_model(request.candidate, feeds, store, threads=threads, trust_pickle=recipe.trust_pickle)
     if stored is not None:
         _check_alike(candidate, stored.inputs, stored.outputs)
-        return _paired(split, stored, request.against), candidate, Opponent(None, stored)
-    other = open_contestant(request.against, feeds, store, threads=threads, trust_pickle=recipe.trust_pickle)
+        return _paired(split, stored, request.against), candidate, Baseline(None, stored)
+    other = open_model(request.against, feeds, store, threads=threads, trust_pickle=recipe.trust_pickle)
     _check_alike(candidate, [spec.name for spec in other.signature.inputs], [spec.name for spec in other.signature.outputs])
-    return split, candidate, Opponent(other, None)
+    return split, candidate, Baseline(other, None)
 
 
-def _spec(request: GateRequest, stored: Baseline | None) -> DataSpec:
+def _spec(request: GateRequest, stored: StoredBaseline | None) -> DataSpec:
     spec = request.recipe.data
     update: dict[str, Any] = {"slices": tuple(column for column in request.recipe.gate.slices)}
-    if request.everything:
+    if request.use_all_samples:
         update["calibration"] = 0
     if stored is not None:
         update |= {"calibration": stored.calibration, "evaluation": stored.evaluation, "seed": stored.seed}
     return spec.model_copy(update=update)
 
 
-def _paired(split: Split, stored: Baseline, path: str) -> Split:
+def _paired(split: Split, stored: StoredBaseline, path: str) -> Split:
     if split.evaluation.digest != stored.samples:
         raise UserError(
             f"{path} was made from other samples: {stored.count:,} of {stored.data}, and these are {len(split.evaluation):,}",
@@ -147,7 +147,7 @@ def _paired(split: Split, stored: Baseline, path: str) -> Split:
     return split
 
 
-def _check_alike(candidate: Contestant, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def _check_alike(candidate: RunnableModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     for what, own, other in (
         ("inputs", [spec.name for spec in candidate.signature.inputs], inputs),
         ("outputs", [spec.name for spec in candidate.signature.outputs], outputs),
@@ -159,28 +159,28 @@ def _check_alike(candidate: Contestant, inputs: Sequence[str], outputs: Sequence
             )
 
 
-def _warnings(request: GateRequest, candidate: Contestant, opponent: Opponent, machine: Any) -> list[str]:
+def _warnings(request: GateRequest, candidate: RunnableModel, baseline: Baseline, machine: Any) -> list[str]:
     found = []
-    stored = opponent.stored
+    stored = baseline.stored
     if stored is not None and tuple(stored.machine.isa) != machine.isa:
         found.append(
             f"the baseline was answered on {stored.machine.cpu} with {' '.join(stored.machine.isa) or 'no extensions'}, and "
             f"this is {machine.cpu}: integer arithmetic may differ, so a small change of quality may be the machine's"
         )
-    for side in (candidate, opponent.contestant):
-        if side is not None and (why := side.runtime.absent()):
+    for side in (candidate, baseline.model):
+        if side is not None and (why := side.runtime.unavailable()):
             found.append(f"{side.source}: the ONNX that it came from answered, in ONNX Runtime on the CPU: {why}")
         if side is not None and side.manifest is not None and not side.manifest.deployable:
             found.append(f"{side.name} is not deployable: {side.manifest.not_deployable_because}")
-    if request.everything and any(
+    if request.use_all_samples and any(
         side is not None and side.manifest is not None and _calibrated_on(side, request.recipe.data)
-        for side in (candidate, opponent.contestant)
+        for side in (candidate, baseline.model)
     ):
         found.append("an artifact was calibrated with some of these samples")
     return found
 
 
-def _calibrated_on(side: Contestant, spec: DataSpec) -> bool:
+def _calibrated_on(side: RunnableModel, spec: DataSpec) -> bool:
     assert side.manifest is not None
     own = str(side.manifest.recipe.get("data", {}).get("path", ""))
     return bool(own) and Path(own).resolve() == Path(spec.path).resolve()
@@ -205,13 +205,13 @@ def _limits(recipe: Recipe) -> dict[str, str]:
 # --- costs and the verdict ----------------------------------------------------------------------------------------------
 
 
-def _field(request: GateRequest, candidate: Contestant, opponent: Opponent, samples: Samples) -> Field:
+def _field(request: GateRequest, candidate: RunnableModel, baseline: Baseline, samples: Samples) -> ComparisonSetup:
     gate = request.recipe.gate
-    sizes = gate.batch_sizes or usual_batches(candidate)
-    return Field(
+    sizes = gate.batch_sizes or default_batch_sizes(candidate)
+    return ComparisonSetup(
         candidate=candidate,
-        baseline=opponent.contestant,
-        stored=opponent.stored,
+        baseline=baseline.model,
+        stored=baseline.stored,
         samples=samples,
         batches=tuple(sizes),
         confidence=gate.confidence,
@@ -221,10 +221,10 @@ def _field(request: GateRequest, candidate: Contestant, opponent: Opponent, samp
 
 def _verdict(
     request: GateRequest,
-    candidate: Contestant,
-    opponent: Opponent,
+    candidate: RunnableModel,
+    baseline: Baseline,
     split: Split,
-    watch: Watch,
+    noise_monitor: NoiseMonitor,
     *,
     checks: tuple[Check, ...],
     warnings: tuple[str, ...],
@@ -232,16 +232,16 @@ def _verdict(
     worst: Sequence[Any] = (),
     fidelity: Mapping[str, float] | None = None,
     paired: tuple[float, ...] = (),
-    contest: Contest | None = None,
+    comparison: PerformanceComparison | None = None,
 ) -> GateVerdict:
-    other = opponent.contestant.side if opponent.contestant is not None else None
+    other = baseline.model.record if baseline.model is not None else None
     if other is None:
-        assert opponent.stored is not None
-        other = opponent.stored.side(request.against)
+        assert baseline.stored is not None
+        other = baseline.stored.record(request.against)
     groups = split.evaluation.groups
     return GateVerdict(
         verdict=overall(checks),
-        candidate=candidate.side,
+        candidate=candidate.record,
         baseline=other,
         samples=len(split.evaluation),
         groups=len(set(groups)) if groups else None,
@@ -255,8 +255,8 @@ def _verdict(
         worst=tuple(worst),
         warnings=tuple(warnings),
         machine=detect(),
-        noise=watch.seen(),
-        spread=contest.spread if contest else None,
-        layers=contest.layers if contest else (),
+        noise=noise_monitor.summary(),
+        spread=comparison.spread if comparison else None,
+        layers=comparison.layers if comparison else (),
         **stamp(),
     )

@@ -21,7 +21,7 @@ def inspect_source(source: Path) -> dict[str, Any]:
     """
     if (source / FILE_NAME).is_file():
         manifest = read_manifest(source)
-        name = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "onnx/model.onnx"}[manifest.form]
+        name = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "onnx/model.onnx"}[manifest.format]
         return {"artifact": manifest.name, "chosen": manifest.chosen, **inspect_source(source / "model" / name)}
     if source.suffix == ".xml" and source.is_file():
         return _openvino(source)
@@ -50,7 +50,7 @@ def _onnx(source: Path) -> dict[str, Any]:
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes()
     )
     return {
-        "form": "onnx",
+        "format": "onnx",
         "file": str(source),
         "opset": model.opset_imports.get("", 0),
         "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
@@ -107,7 +107,7 @@ def _openvino(source: Path) -> dict[str, Any]:
             entry[1] += int(data.get("size", 0))
     binary = source.with_suffix(".bin")
     return {
-        "form": "openvino",
+        "format": "openvino",
         "file": str(source),
         "size_bytes": source.stat().st_size + (binary.stat().st_size if binary.is_file() else 0),
         "inputs": [_port(layer, "output") for layer in layers if layer.get("type") == "Parameter"],

@@ -19,10 +19,10 @@ from mopt.profiles.target import Gpu, load_target
 from mopt.progress import Progress, Silent
 from mopt.records._base import stamp
 from mopt.records.manifest import Manifest
-from mopt.records.trial import PassRecord, Trial
+from mopt.records.trial import PassRecord, TrialRecord
 from mopt.reports.build import render_files
 from mopt.runtimes.tensorrt import TensorRT
-from mopt.search.compile import run_cached
+from mopt.search.compile import run_passes_cached
 from mopt.search.without_device import NOT_MEASURED, check_buildable
 from mopt.system.digests import describe_fields
 from mopt.system.nvidia import version_of
@@ -56,8 +56,10 @@ def rebuild(
     progress = progress or Silent()
     manifest, machine = read_manifest(artifact), detect()
     wanted = load_target(target, machine)
-    if manifest.form != "tensorrt":
-        raise UserError(f"{artifact} holds {manifest.form}, not an engine", "build it for a GPU: mopt build --target nvidia-l4")
+    if manifest.format != "tensorrt":
+        raise UserError(
+            f"{artifact} holds {manifest.format}, not an engine", "build it for a GPU: mopt build --target nvidia-l4"
+        )
     if wanted.gpu is None:
         raise UserError(f"target {wanted.name} is no GPU", "choose one with mopt list targets")
     check_buildable(wanted)
@@ -67,7 +69,7 @@ def rebuild(
     engine = _engine(manifest, wanted.gpu)
     progress.stage(f"building the engine for {wanted.name}", 1)
     try:
-        model, records = run_cached((engine,), _source(artifact), store or Store(default_root()))
+        model, records = run_passes_cached((engine,), _source(artifact), store or Store(default_root()))
     except (NotApplicableError, CandidateRejectedError) as error:
         raise UserError(f"the engine cannot be built for {wanted.name}: {error.message}") from None
     progress.step(f"{model.size:,} bytes")
@@ -114,7 +116,7 @@ def _renewed(
 ) -> Manifest:
     runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
     fields, old = describe_fields(runtime), manifest.winner
-    measured = NOT_MEASURED if runtime.absent() else "not since it was rebuilt; mopt bench does"
+    measured = NOT_MEASURED if runtime.unavailable() else "not since it was rebuilt; mopt bench does"
     evidence = {"layers": records[0].detail.get("computes", {}), "measured": measured}
     new = old.model_copy(
         update={
@@ -123,7 +125,7 @@ def _renewed(
         }
     )  # fmt: skip
 
-    def trial(one: Trial) -> Trial:
+    def trial(one: TrialRecord) -> TrialRecord:
         return new if one.name == old.name else one
 
     return manifest.model_copy(

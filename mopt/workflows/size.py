@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Subject", "read_subject", "size"]
+__all__ = ["ProfiledModel", "read_profiled_models", "size"]
 
 import dataclasses
 import fnmatch
@@ -13,24 +13,32 @@ from pathlib import Path
 import pydantic
 
 from mopt.artifacts.artifact import FILE_NAME, read_manifest
-from mopt.capacity.batching import cheapest, holds_most, resize
-from mopt.capacity.measure import without_layouts
-from mopt.capacity.recommendation import HOURS_PER_MONTH, Wish, autoscaling, cost_curves, gpu_verdict, p99_curves, recommended
-from mopt.capacity.roofline import Peak, measure_peak, move, peak_of
+from mopt.capacity.batching import cheapest, max_rate, rescale
+from mopt.capacity.measure import without_instance_groups
+from mopt.capacity.recommendation import (
+    HOURS_PER_MONTH,
+    SizingRequest,
+    autoscaling,
+    cost_curves,
+    gpu_verdict,
+    p99_curves,
+    recommended,
+)
+from mopt.capacity.roofline import Peak, measure_peak, peak_of, project_profile
 from mopt.errors import UserError
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target, target_names
 from mopt.progress import Progress, Silent
 from mopt.records._base import stamp
-from mopt.records.benchmark import Bench
+from mopt.records.benchmark import Benchmark
 from mopt.records.measurement import Machine
 from mopt.records.serving import ServingProfile, Setting
-from mopt.records.sizing import Line, Sizing, Span
+from mopt.records.sizing import Range, Sizing, SizingOption
 from mopt.system.plugins import nearest
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class ProfiledModel:
     """A model in one precision, with what was measured of it."""
 
     name: str
@@ -38,8 +46,8 @@ class Subject:
     profile: ServingProfile
 
 
-def read_subject(path: Path) -> list[Subject]:
-    """Read an artifact, with the reference and the finalists beside the chosen one, or a profile that mopt bench wrote.
+def read_profiled_models(path: Path) -> list[ProfiledModel]:
+    """Read an artifact, with the reference and the shortlist beside the chosen one, or a profile that mopt bench wrote.
 
     Raises:
         UserError: When it is neither.
@@ -50,14 +58,14 @@ def read_subject(path: Path) -> list[Subject]:
     if not path.is_file():
         raise UserError(f"{path} is no artifact and no profile", hint)
     try:
-        found = Bench.model_validate_json(path.read_bytes())
+        found = Benchmark.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path} is not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
-    return [Subject(found.name, found.chosen, found.profile)]
+    return [ProfiledModel(found.name, found.chosen, found.profile)]
 
 
-def _from_artifact(path: Path) -> list[Subject]:
+def _from_artifact(path: Path) -> list[ProfiledModel]:
     manifest = read_manifest(path)
     batches = manifest.signature.batches
     subjects = []
@@ -66,16 +74,16 @@ def _from_artifact(path: Path) -> list[Subject]:
         if trial.profile is None or not (shown or trial.profile.depth == "full"):
             continue
         if trial.name == manifest.chosen and manifest.serving_profile is not None:
-            subjects.append(Subject(manifest.name, trial.name, manifest.serving_profile))
+            subjects.append(ProfiledModel(manifest.name, trial.name, manifest.serving_profile))
         elif shown or trial.quality is None or trial.quality.verdict != "fail":
-            profile = without_layouts(trial.profile, manifest.machine, manifest.noise, batches=batches)
-            subjects.append(Subject(manifest.name, trial.name, profile))
+            profile = without_instance_groups(trial.profile, manifest.machine, manifest.noise, batches=batches)
+            subjects.append(ProfiledModel(manifest.name, trial.name, profile))
     if not subjects:
         raise UserError(f"nothing was measured of {path}", "measure it where it will be served: mopt bench --out profile.json")
     return subjects
 
 
-def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None = None) -> Sizing:
+def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress: Progress | None = None) -> Sizing:
     """Compare targets and precisions for a traffic.
 
     Numbers for the machine that the profiles were measured on are measurements, put through the same simulation as every
@@ -87,52 +95,52 @@ def size(subjects: Sequence[Subject], wish: Wish, *, progress: Progress | None =
     progress = progress or Silent()
     machine = _only_machine(subjects)
     here = detect()
-    if wish.machine is not None and load_target(wish.machine, machine).hardware is None:
-        raise UserError(f"{wish.machine} is a kind of CPU, and has no price", "give --this-machine the name of a rented one")
-    targets = _targets(wish, machine)
+    if request.machine is not None and load_target(request.machine, machine).hardware is None:
+        raise UserError(f"{request.machine} is a kind of CPU, and has no price", "give --this-machine the name of a rented one")
+    targets = _targets(request, machine)
     warnings = [] if same_machine(machine, here) else [f"measured on {machine.cpu}, and this is {here.cpu}"]
-    lines: list[Line] = []
+    options: list[SizingOption] = []
     profiles: dict[int, ServingProfile] = {}
     progress.stage("sizing", len(subjects) * (1 + len(targets)))
-    peak = _own_peak(wish, machine, here)
+    peak = _own_peak(request, machine, here)
     if peak is None and targets:
         warnings.append("other machines are left out: give --this-machine, the target that the profiles were measured on")
         targets = []
     for subject in subjects:
-        own = load_target(wish.machine, machine) if wish.machine else None
-        profiles[len(lines)] = subject.profile
-        lines.append(_measured(subject, wish, own))
+        own = load_target(request.machine, machine) if request.machine else None
+        profiles[len(options)] = subject.profile
+        options.append(_measured(subject, request, own))
         progress.step(f"{subject.precision} here")
         for target in targets:
             assert peak is not None
-            line, projected = _projected(subject, wish, target, peak)
+            option, projected = _projected(subject, request, target, peak)
             if projected is not None:
-                profiles[len(lines)] = projected
-            lines.append(line)
+                profiles[len(options)] = projected
+            options.append(option)
             progress.step(f"{subject.precision} on {target.name}")
-    best, why = recommended(lines, wish)
+    best, why = recommended(options, request)
     every = [load_target(name, machine) for name in target_names()]
     gpus = [target for target in every if target.device == "gpu" and target.hardware is not None]
     return Sizing(
         name=subjects[0].name,
-        rate=wish.demand.rate,
-        mean_rate=wish.mean_rate,
-        p99_ms=wish.demand.p99_ms,
-        max_load=wish.demand.max_load,
-        spare=wish.demand.spare,
-        arrivals=str(wish.demand.arrivals),
-        daily=wish.daily,
-        budget_usd=wish.budget_usd,
+        rate=request.demand.rate,
+        mean_rate=request.mean_rate,
+        p99_ms=request.demand.p99_ms,
+        max_utilization=request.demand.max_utilization,
+        spare_replicas=request.demand.spare_replicas,
+        arrivals=str(request.demand.arrivals),
+        daily=request.daily,
+        budget_usd=request.budget_usd,
         **stamp(),
         measured_on=f"{machine.cpu}, {machine.cores} cores",
         noise=subjects[0].profile.noise,
-        lines=tuple(lines),
+        options=tuple(options),
         recommended=best,
         why=why,
-        gpu=gpu_verdict(lines, best, gpus, wish),
-        autoscaling=autoscaling(lines[best], _start(lines[best], subjects), wish) if best is not None else None,
-        cost=cost_curves(lines, best, gpus, wish),
-        p99=p99_curves(lines, best, profiles, wish),
+        gpu=gpu_verdict(options, best, gpus, request),
+        autoscaling=autoscaling(options[best], _start(options[best], subjects), request) if best is not None else None,
+        cost=cost_curves(options, best, gpus, request),
+        p99=p99_curves(options, best, profiles, request),
         sources=_sources([*targets, *gpus]),
         warnings=tuple(warnings),
     )
@@ -143,7 +151,7 @@ def same_machine(one: Machine, other: Machine) -> bool:
     return (one.cpu, one.isa, one.cores) == (other.cpu, other.isa, other.cores)
 
 
-def _only_machine(subjects: Sequence[Subject]) -> Machine:
+def _only_machine(subjects: Sequence[ProfiledModel]) -> Machine:
     first = subjects[0].profile.machine
     for subject in subjects:
         if not same_machine(subject.profile.machine, first):
@@ -154,19 +162,19 @@ def _only_machine(subjects: Sequence[Subject]) -> Machine:
     return first
 
 
-def _targets(wish: Wish, machine: Machine) -> list[Target]:
+def _targets(request: SizingRequest, machine: Machine) -> list[Target]:
     rented = [load_target(name, machine) for name in target_names()]
     rented = [target for target in rented if target.hardware is not None and target.device == "cpu"]
     names = [target.name for target in rented]
-    for pattern in wish.targets:
+    for pattern in request.targets:
         if not fnmatch.filter([*names, "here"], pattern):
             raise UserError(f"no target that can be rented is called {pattern}", nearest(pattern, names))
-    return [target for target in rented if any(fnmatch.fnmatch(target.name, pattern) for pattern in wish.targets)]
+    return [target for target in rented if any(fnmatch.fnmatch(target.name, pattern) for pattern in request.targets)]
 
 
-def _own_peak(wish: Wish, machine: Machine, here: Machine) -> Peak | None:
+def _own_peak(request: SizingRequest, machine: Machine, here: Machine) -> Peak | None:
     """What the machine of the profiles can do: measured when it is this one, else from the target that the user named."""
-    own = load_target(wish.machine, machine).hardware if wish.machine else None
+    own = load_target(request.machine, machine).hardware if request.machine else None
     if not same_machine(machine, here):
         return peak_of(own) if own else None
     measured = measure_peak(here)
@@ -176,11 +184,11 @@ def _own_peak(wish: Wish, machine: Machine, here: Machine) -> Peak | None:
     return dataclasses.replace(measured, flops={name: figure.value * clock for name, figure in own.per_cycle.items()})
 
 
-def _measured(subject: Subject, wish: Wish, own: Target | None) -> Line:
+def _measured(subject: ProfiledModel, request: SizingRequest, own: Target | None) -> SizingOption:
     hardware = own.hardware if own else None
-    price = wish.price_usd if wish.price_usd is not None else (hardware.price.value if hardware else None)
-    setting = cheapest(subject.profile, wish.demand)
-    line = Line(
+    price = request.price_usd if request.price_usd is not None else (hardware.price.value if hardware else None)
+    setting = cheapest(subject.profile, request.demand)
+    option = SizingOption(
         target="here",
         description=f"this machine: {subject.profile.machine.cpu}" if own is None else f"this machine: {own.description}",
         precision=subject.precision,
@@ -188,13 +196,15 @@ def _measured(subject: Subject, wish: Wish, own: Target | None) -> Line:
         hourly_usd=price,
     )
     power = hardware.power.value if hardware and hardware.power else None
-    return _filled(line, subject.profile, setting, [setting, setting], wish, subject.profile.machine.memory_bytes, power)
+    return _filled(option, subject.profile, setting, [setting, setting], request, subject.profile.machine.memory_bytes, power)
 
 
-def _projected(subject: Subject, wish: Wish, target: Target, here: Peak) -> tuple[Line, ServingProfile | None]:
+def _projected(
+    subject: ProfiledModel, request: SizingRequest, target: Target, here: Peak
+) -> tuple[SizingOption, ServingProfile | None]:
     hardware = target.hardware
     assert hardware is not None
-    line = Line(
+    option = SizingOption(
         target=target.name,
         description=target.description,
         precision=subject.precision,
@@ -202,37 +212,37 @@ def _projected(subject: Subject, wish: Wish, target: Target, here: Peak) -> tupl
         hourly_usd=hardware.price.value,
     )
     if not subject.profile.operators:
-        return line.model_copy(update={"excluded": "no operators were profiled: run mopt bench on a CPU"}), None
+        return option.model_copy(update={"excluded": "no operators were profiled: run mopt bench on a CPU"}), None
     there = peak_of(hardware)
     cores = int(hardware.cores.value)
-    versions = {end: move(subject.profile, here, there, cores, end) for end in ("value", "low", "high")}
-    setting = cheapest(versions["value"], wish.demand)
-    ends = [resize(versions[end], setting, wish.demand) for end in ("low", "high")] if setting else []
+    versions = {end: project_profile(subject.profile, here, there, cores, end) for end in ("value", "low", "high")}
+    setting = cheapest(versions["value"], request.demand)
+    ends = [rescale(versions[end], setting, request.demand) for end in ("low", "high")] if setting else []
     power = hardware.power.value if hardware.power else None
     memory = int(hardware.memory.value * 2**30)
-    return _filled(line, versions["value"], setting, ends, wish, memory, power), versions["value"]
+    return _filled(option, versions["value"], setting, ends, request, memory, power), versions["value"]
 
 
 def _filled(
-    line: Line,
+    option: SizingOption,
     profile: ServingProfile,
     setting: Setting | None,
     ends: Sequence[Setting | None],
-    wish: Wish,
+    request: SizingRequest,
     memory: int,
     power: float | None,
-) -> Line:
-    demand = wish.demand
+) -> SizingOption:
+    demand = request.demand
     if setting is None or setting.replicas is None:
-        return line.model_copy(update={"excluded": f"no setting keeps a p99 of {demand.p99_ms:g} ms"})
+        return option.model_copy(update={"excluded": f"no setting keeps a p99 of {demand.p99_ms:g} ms"})
     counts = [one.replicas if one is not None and one.replicas is not None else math.inf for one in ends]
-    replicas = _span(setting.replicas + demand.spare, *(count + demand.spare for count in counts))
+    replicas = _span(setting.replicas + demand.spare_replicas, *(count + demand.spare_replicas for count in counts))
     p99s = [one.p99_ms for one in ends if one is not None and one.p99_ms is not None]
     taken = setting.instances * _memory_at(profile, setting.max_batch)
-    most = holds_most(profile, setting, demand)
-    monthly = _times(replicas, line.hourly_usd * HOURS_PER_MONTH) if line.hourly_usd is not None else None
-    requests = wish.mean_rate * HOURS_PER_MONTH * 3600 / 1e6
-    filled = line.model_copy(
+    most = max_rate(profile, setting, demand)
+    monthly = _times(replicas, option.hourly_usd * HOURS_PER_MONTH) if option.hourly_usd is not None else None
+    requests = request.mean_rate * HOURS_PER_MONTH * 3600 / 1e6
+    filled = option.model_copy(
         update={
             "instances": setting.instances,
             "threads": setting.threads,
@@ -240,33 +250,33 @@ def _filled(
             "queue_delay_us": setting.queue_delay_us,
             "replicas": replicas,
             "p99_ms": _span(setting.p99_ms or 0.0, *p99s),
-            "load": setting.load,
-            "most_per_replica": round(most, 3),
+            "utilization": setting.utilization,
+            "peak_qps": round(most, 3),
             "memory_bytes": taken,
             "monthly_usd": monthly,
             "per_million_usd": _times(monthly, 1 / requests) if monthly else None,
-            "autoscaled_usd": _autoscaled(line.hourly_usd, most, wish),
+            "autoscaled_usd": _autoscaled(option.hourly_usd, most, request),
             "kwh_month": replicas.value * power * HOURS_PER_MONTH / 1e3 if power else None,
-            "binding": setting.binding,
+            "limited_by": setting.limited_by,
         }
     )
-    return filled.model_copy(update={"excluded": _excluded(filled, memory, wish)})
+    return filled.model_copy(update={"excluded": _excluded(filled, memory, request)})
 
 
-def _excluded(line: Line, memory: int, wish: Wish) -> str:
-    if line.memory_bytes and line.memory_bytes > 0.9 * memory:
-        return f"its instances take {line.memory_bytes / 1e9:.1f} GB, and it has {memory / 1e9:.1f} GB"
-    if wish.budget_usd is not None and line.monthly_usd is not None and line.monthly_usd.value > wish.budget_usd:
-        return f"over the budget of {wish.budget_usd:,.0f} USD a month"
+def _excluded(option: SizingOption, memory: int, request: SizingRequest) -> str:
+    if option.memory_bytes and option.memory_bytes > 0.9 * memory:
+        return f"its instances take {option.memory_bytes / 1e9:.1f} GB, and it has {memory / 1e9:.1f} GB"
+    if request.budget_usd is not None and option.monthly_usd is not None and option.monthly_usd.value > request.budget_usd:
+        return f"over the budget of {request.budget_usd:,.0f} USD a month"
     return ""
 
 
-def _span(value: float, *ends: float) -> Span:
-    return Span(value=value, low=min([value, *ends]), high=max([value, *ends]))
+def _span(value: float, *ends: float) -> Range:
+    return Range(value=value, low=min([value, *ends]), high=max([value, *ends]))
 
 
-def _times(span: Span, factor: float) -> Span:
-    return Span(value=span.value * factor, low=span.low * factor, high=span.high * factor)
+def _times(span: Range, factor: float) -> Range:
+    return Range(value=span.value * factor, low=span.low * factor, high=span.high * factor)
 
 
 def _memory_at(profile: ServingProfile, batch: int) -> int:
@@ -274,11 +284,11 @@ def _memory_at(profile: ServingProfile, batch: int) -> int:
     return known[0] if known else max(profile.memory.values(), default=0)
 
 
-def _autoscaled(hourly: float | None, most: float, wish: Wish) -> float | None:
+def _autoscaled(hourly: float | None, most: float, request: SizingRequest) -> float | None:
     """A month's cost when each hour has the machines that its rate needs."""
-    if hourly is None or not wish.daily or most <= 0:
+    if hourly is None or not request.daily or most <= 0:
         return None
-    hours = [max(1, math.ceil(rate / most)) + wish.demand.spare for rate in wish.daily]
+    hours = [max(1, math.ceil(rate / most)) + request.demand.spare_replicas for rate in request.daily]
     return sum(hours) / len(hours) * hourly * HOURS_PER_MONTH
 
 
@@ -297,7 +307,7 @@ def _sources(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _start(line: Line, subjects: Sequence[Subject]) -> float:
+def _start(option: SizingOption, subjects: Sequence[ProfiledModel]) -> float:
     """Seconds from the start of a process until it answers as fast as it will."""
-    profile = next(subject.profile for subject in subjects if subject.precision == line.precision)
+    profile = next(subject.profile for subject in subjects if subject.precision == option.precision)
     return (profile.load_ms + profile.first_ms + profile.warm_ms) / 1e3

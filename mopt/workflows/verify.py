@@ -60,7 +60,7 @@ def _warnings(artifact: Path, manifest: Manifest) -> tuple[str, ...]:
         found.append(f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here")
     elif here.cpu != manifest.machine.cpu or here.cores != manifest.machine.cores:
         found.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
-    if why := make_runtime(manifest.runtime, manifest.runtime_fields).absent():
+    if why := make_runtime(manifest.runtime, manifest.runtime_fields).unavailable():
         found.append(f"the model itself was not loaded, only what it came from: {why}")
     if not manifest.deployable:
         found.append(f"not deployable: {manifest.not_deployable_because}")
@@ -85,7 +85,7 @@ def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[
 def _stand_in(artifact: Path, manifest: Manifest) -> tuple[Model, Runtime]:
     """The model, or what answers for it where its device is not here."""
     runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
-    return runtime.stand_in(Model(manifest.form, artifact / "model", manifest.winner.model_digest or ""))
+    return runtime.fallback(Model(manifest.format, artifact / "model", manifest.winner.model_digest or ""))
 
 
 def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:

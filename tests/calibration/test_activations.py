@@ -26,12 +26,12 @@ def test_ranges_are_those_of_all_samples(tmp_path: Path) -> None:
 
 def test_groups_see_the_same_as_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, data = graphs.cnn(tmp_path / "cnn"), graphs.images(tmp_path / "data", 3)
-    together = observe(source.file, INNER, data, Histogram)
+    concurrent = observe(source.file, INNER, data, Histogram)
     monkeypatch.setattr(activations, "_GROUP_BYTES", 1)
     apart = observe(source.file, INNER, data, Histogram)
     for name in INNER:
-        assert together[name].counts.tolist() == apart[name].counts.tolist()
-        assert together[name].counts.sum() > 0
+        assert concurrent[name].counts.tolist() == apart[name].counts.tolist()
+        assert concurrent[name].counts.sum() > 0
 
 
 def test_the_source_file_is_not_touched(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mopt.capacity.measure import Pace, layouts, measure_capacity, padding_share
+from mopt.capacity.measure import SpeedTrace, instance_groups, measure_capacity, padding_share
 from mopt.model.files import Model
 from mopt.model.signature import Signature, TensorSpec
 from mopt.profiles.machine import detect
@@ -27,7 +27,7 @@ SIGNATURE = Signature(
     ],
 )
 def test_cores_are_divided_by_powers_of_two(cores, found):
-    assert layouts(cores) == found
+    assert instance_groups(cores) == found
 
 
 def test_padding_counts_what_stacking_different_shapes_adds():
@@ -56,15 +56,15 @@ def profile(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_layout_is_measured_at_every_batch_size(profile):
-    assert [(one.instances, one.threads) for one in profile.layouts] == [(1, 2), (2, 1)]
-    for layout in profile.layouts:
-        assert [entry.batch for entry in layout.alone] == [entry.batch for entry in layout.together] == [1, 2, 4, 8]
-        assert all(entry.p50.value <= entry.p99.value and entry.p50.count >= 6 for entry in layout.together)
-    assert profile.layouts[0].alone == profile.layouts[0].together
+    assert [(one.instances, one.threads) for one in profile.instance_groups] == [(1, 2), (2, 1)]
+    for layout in profile.instance_groups:
+        assert [entry.batch for entry in layout.solo] == [entry.batch for entry in layout.concurrent] == [1, 2, 4, 8]
+        assert all(entry.p50.value <= entry.p99.value and entry.p50.count >= 6 for entry in layout.concurrent)
+    assert profile.instance_groups[0].solo == profile.instance_groups[0].concurrent
 
 
 def test_the_pace_is_what_all_turns_have_in_common():
-    pace, slow = Pace(), [1.0] * 6 + [1.5] * 3
+    pace, slow = SpeedTrace(), [1.0] * 6 + [1.5] * 3
     for factor in slow * 10:
         pace.add((1, 0, 1), [factor * 10.0] * 10, 1)
         pace.add((4, 0, 1), [factor * 25.0] * 8, 1)
@@ -76,7 +76,7 @@ def test_the_pace_is_what_all_turns_have_in_common():
 
 
 def test_a_steady_machine_has_no_pace():
-    pace = Pace()
+    pace = SpeedTrace()
     for index in range(50):
         pace.add((1, 0, 1), [10.0 + 0.01 * (index % 2)] * 10, 1)
     assert pace.factors() == ()
@@ -84,8 +84,8 @@ def test_a_steady_machine_has_no_pace():
 
 @pytest.mark.slow
 def test_all_layouts_share_the_pace(profile):
-    assert len({(layout.pace, layout.pace_ms) for layout in profile.layouts}) == 1
-    (pace,) = {layout.pace for layout in profile.layouts}
+    assert len({(layout.slowdown, layout.slowdown_slot_ms) for layout in profile.instance_groups}) == 1
+    (pace,) = {layout.slowdown for layout in profile.instance_groups}
     assert np.mean(1 / np.array(pace)) == pytest.approx(1, abs=0.001)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.simulate import Policy, Service, forecast, greedy, largest_rate, simulate
 from mopt.profiles.measure import TurnLog, summarize
-from mopt.records.serving import Layout
+from mopt.records.serving import InstanceGroup
 
 
 def linear(most=128):
@@ -33,7 +33,7 @@ def test_formula_and_simulation_agree_within_one_percent(rate):
     for name in ("p50", "p95", "p99"):
         assert getattr(simulated, name).value == pytest.approx(getattr(exact, name).value, rel=0.01)
     assert simulated.mean_batch == pytest.approx(exact.mean_batch, rel=0.01)
-    assert simulated.load == exact.load
+    assert simulated.utilization == exact.utilization
 
 
 @pytest.mark.parametrize("rate", [100, 400, 700])
@@ -46,7 +46,7 @@ def test_formula_and_simulation_agree_when_service_times_vary(rate):
 def test_the_figures_of_the_worked_example():
     found = simulate(linear(64), 1000, Policy(64), requests=1_000_000)
     assert found.p99.value == pytest.approx(88, rel=0.03)
-    assert found.load == pytest.approx(0.894, rel=0.01)
+    assert found.utilization == pytest.approx(0.894, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_arrivals_decide():
 
 
 def test_preferred_sizes_go_at_once_and_others_wait():
-    alone = simulate(linear(8), 20, Policy(8, delay_ms=50, preferred=(1,)))
+    solo = simulate(linear(8), 20, Policy(8, delay_ms=50, preferred=(1,)))
     waiting = simulate(linear(8), 20, Policy(8, delay_ms=50, preferred=(4,)))
-    assert alone.p50.value < 10
+    assert solo.p50.value < 10
     assert waiting.p50.value > 40
 
 
@@ -121,7 +121,7 @@ def test_overload_rejects_and_does_not_queue_for_ever():
     late = simulate(linear(16), 2000, Policy(16, timeout_ms=80))
     answered = Service.capacity(linear(16), Policy(16)) / 2000
     for found, longest in ((full, 64 / 16 * 18.8 + 2 * 18.8), (late, 80 + 18.8)):
-        assert found.load > 1.5
+        assert found.utilization > 1.5
         assert 1 - found.rejected == pytest.approx(answered, rel=0.03)
         assert found.p999.value <= longest * 1.01
 
@@ -169,7 +169,7 @@ def test_a_layout_is_slower_the_more_instances_work():
     def entry(batch, value):
         return summarize(batch, TurnLog(((value, value * 1.01, value * 1.02),)), None)
 
-    layout = Layout(instances=3, threads=1, alone=(entry(1, 10),), together=(entry(1, 20),))
+    layout = InstanceGroup(instances=3, threads=1, solo=(entry(1, 10),), concurrent=(entry(1, 20),))
     table = Service.of(layout).table
     assert table.shape[:2] == (3, 1)
     assert table[:, 0].mean(axis=1) == pytest.approx([10.1, 15.15, 20.2], rel=0.01)
@@ -181,9 +181,11 @@ def test_a_layout_that_was_measured_on_a_machine_with_slow_spells_spreads_once()
     pace = pace * np.mean(1 / pace)
     seen = (np.resize(pace, 4000) * rng.normal(10, 0.5, 4000)).tolist()
     entry = summarize(1, TurnLog((tuple(seen),)), None)
-    layout = Layout(instances=1, threads=1, alone=(entry,), together=(entry,), pace=tuple(pace.tolist()), pace_ms=100.0)
+    layout = InstanceGroup(
+        instances=1, threads=1, solo=(entry,), concurrent=(entry,), slowdown=tuple(pace.tolist()), slowdown_slot_ms=100.0
+    )
     service = Service.of(layout)
-    assert (service.pace, service.pace_ms) == (layout.pace, 100.0)
+    assert (service.slowdown, service.slowdown_slot_ms) == (layout.slowdown, 100.0)
     assert service.table[0, 0].std() / service.table[0, 0].mean() == pytest.approx(0.05, abs=0.02)
     assert simulate(service, 60, Policy(1)).exact is False
     assert greedy(service, 60, Policy(1)) is None
@@ -204,10 +206,10 @@ def test_every_request_is_served_once_and_none_faster_than_possible(load, cap, j
     rate = load * service.capacity(Policy(cap))
     found = simulate(service, rate, Policy(cap), requests=20_000)
     assert found.rejected == 0
-    assert found.p50.value >= service.table[0, 0, 0]
+    assert found.p50.value >= service.table[0, 0, 0] * (1 - 1e-9)  # the clock of the simulation adds up roundings
     assert found.p50.value <= found.p95.value <= found.p99.value <= found.p999.value
     assert 1 <= found.mean_batch <= cap
-    assert found.load == pytest.approx(load)
+    assert found.utilization == pytest.approx(load)
 
 
 def test_the_largest_rate_holds_and_a_larger_one_does_not():

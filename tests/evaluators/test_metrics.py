@@ -7,7 +7,7 @@ import pytest
 
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric, load_metric, stack_rows
-from mopt.evaluators.noninferiority import judge
+from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.samples import Sample, Samples, write_samples
 from mopt.model.signature import Signature, TensorSpec
@@ -278,7 +278,7 @@ def test_a_metric_of_the_user_equals_the_same_of_mopt(user: Path, samples: Maker
     metric = _function(user, samples, mine)
     assert _value(metric, outputs, TRUTH.tolist(), outputs) == _value(_load(theirs), outputs, TRUTH.tolist(), outputs)
     rows = stack_rows([metric.rows(output, label, output) for output, label in zip(outputs, TRUTH.tolist(), strict=True)])
-    quality = judge(metric, rows, rows, Tolerance.parse("2%"))
+    quality = noninferiority_test(metric, rows, rows, Tolerance.parse("2%"))
     assert (quality.difference, quality.verdict) == (0.0, "pass")
     assert quality.bound == pytest.approx(-3 / 300, rel=0.03)
 

@@ -13,7 +13,7 @@ from mopt.evaluators.metrics.f1 import F1
 from mopt.evaluators.metrics.fidelity import FidelityMetric
 from mopt.evaluators.metrics.mae import Mae
 from mopt.evaluators.metrics.r2 import R2
-from mopt.evaluators.noninferiority import judge, paired_bound
+from mopt.evaluators.noninferiority import noninferiority_test, paired_bound
 from mopt.evaluators.tolerance import Tolerance
 
 ONE_PERCENT = Tolerance.parse("1%")
@@ -62,16 +62,16 @@ def test_the_bound_covers_the_truth_as_often_as_it_says(confidence: float) -> No
 
 def test_the_reference_against_itself_passes_when_there_are_enough_samples() -> None:
     few, many = _right(90, count=100), _right(900, count=1000)
-    short = judge(Accuracy(), few, few, ONE_PERCENT)
+    short = noninferiority_test(Accuracy(), few, few, ONE_PERCENT)
     assert (short.difference, short.verdict) == (0.0, "inconclusive")
     assert short.samples_to_decide == pytest.approx(332, rel=0.05)
-    assert judge(Accuracy(), many, many, ONE_PERCENT).verdict == "pass"
+    assert noninferiority_test(Accuracy(), many, many, ONE_PERCENT).verdict == "pass"
     enough = _right(300, count=short.samples_to_decide)
-    assert judge(Accuracy(), enough, enough, Tolerance("absolute", -short.allowed)).verdict == "pass"
+    assert noninferiority_test(Accuracy(), enough, enough, Tolerance("absolute", -short.allowed)).verdict == "pass"
 
 
 def test_a_seen_loss_over_the_tolerance_fails() -> None:
-    quality = judge(Accuracy(), _right(880, count=1000), _right(900, count=1000), ONE_PERCENT)
+    quality = noninferiority_test(Accuracy(), _right(880, count=1000), _right(900, count=1000), ONE_PERCENT)
     assert (quality.value, quality.reference) == (0.88, 0.9)
     assert quality.difference == pytest.approx(-0.02)
     assert quality.allowed == pytest.approx(-0.009)
@@ -82,7 +82,7 @@ def test_a_small_loss_that_may_be_chance_is_inconclusive() -> None:
     candidate, reference = _right(900, count=1000), _right(900, count=1000)
     candidate[:20] = 0
     candidate[-17:] = 1
-    quality = judge(Accuracy(), candidate, reference, ONE_PERCENT)
+    quality = noninferiority_test(Accuracy(), candidate, reference, ONE_PERCENT)
     assert quality.verdict == "inconclusive"
     assert quality.samples_to_decide is not None
     assert quality.samples_to_decide > 1000
@@ -92,7 +92,7 @@ def test_continuous_scores_take_the_bootstrap() -> None:
     random = np.random.default_rng(0)
     reference = np.ones((300, 1))
     candidate = 1 - random.gamma(2.0, 0.001, (300, 1))
-    quality = judge(Cosine(), candidate, reference, ONE_PERCENT)
+    quality = noninferiority_test(Cosine(), candidate, reference, ONE_PERCENT)
     assert quality.verdict == "pass"
     standard = candidate.std() / math.sqrt(300)
     assert quality.difference - quality.bound == pytest.approx(1.645 * standard, rel=0.2)
@@ -104,37 +104,37 @@ def test_a_mean_bound_covers_the_truth() -> None:
     metric, tolerance, covered = Cosine(), Tolerance.parse("0.1"), 0
     for _ in range(200):
         loss = random.exponential(0.01, (60, 1))
-        covered += judge(metric, 1 - loss, np.ones((60, 1)), tolerance).bound <= -0.01
+        covered += noninferiority_test(metric, 1 - loss, np.ones((60, 1)), tolerance).bound <= -0.01
     assert covered / 200 >= 0.90
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_a_handful_of_samples_proves_nothing(count: int) -> None:
     same = np.ones((count, 1))
-    assert judge(Cosine(), same, same, ONE_PERCENT).verdict == "inconclusive"
+    assert noninferiority_test(Cosine(), same, same, ONE_PERCENT).verdict == "inconclusive"
 
 
 def test_twenty_identical_continuous_answers_are_enough() -> None:
     same = np.ones((20, 1))
-    assert judge(Cosine(), same, same, ONE_PERCENT).verdict == "pass"
+    assert noninferiority_test(Cosine(), same, same, ONE_PERCENT).verdict == "pass"
 
 
 def test_errors_are_turned_so_that_negative_is_worse() -> None:
     truth = np.linspace(0, 10, 400)
     reference = np.stack([truth + 0.5, truth], axis=1)
     worse = np.stack([truth + 0.6, truth], axis=1)
-    quality = judge(Mae(), worse, reference, ONE_PERCENT)
+    quality = noninferiority_test(Mae(), worse, reference, ONE_PERCENT)
     assert quality.value == pytest.approx(0.6)
     assert quality.difference == pytest.approx(-0.1)
     assert quality.verdict == "fail"
-    assert judge(Mae(), reference, worse, ONE_PERCENT).verdict == "pass"
+    assert noninferiority_test(Mae(), reference, worse, ONE_PERCENT).verdict == "pass"
 
 
 def test_one_percent_of_almost_no_error_still_allows_something() -> None:
     texts = np.tile([0.0, 20.0], (300, 1))
-    quality = judge(Cer(), texts, texts, ONE_PERCENT)
+    quality = noninferiority_test(Cer(), texts, texts, ONE_PERCENT)
     assert quality.allowed == pytest.approx(-0.01)
-    assert judge(Mae(), np.tile([1.0, 1.0], (2, 1)), np.array([[1.0, 1.0], [9.0, 9.0]]), ONE_PERCENT).allowed == (
+    assert noninferiority_test(Mae(), np.tile([1.0, 1.0], (2, 1)), np.array([[1.0, 1.0], [9.0, 9.0]]), ONE_PERCENT).allowed == (
         pytest.approx(-0.01 * 0.4)
     )
 
@@ -143,9 +143,9 @@ def test_one_percent_of_almost_no_error_still_allows_something() -> None:
 @pytest.mark.parametrize("metric", [F1(), Auc()], ids=["f1", "auc"])
 def test_whole_set_metrics_know_that_few_samples_prove_little(metric: F1 | Auc) -> None:
     rows = np.array([[0.0, 0.0], [1.0, 1.0]] * 20)
-    assert judge(metric, rows, rows, ONE_PERCENT).verdict == "inconclusive"
+    assert noninferiority_test(metric, rows, rows, ONE_PERCENT).verdict == "inconclusive"
     many = np.tile(rows, (10, 1))
-    assert judge(metric, many, many, ONE_PERCENT).verdict == "pass"
+    assert noninferiority_test(metric, many, many, ONE_PERCENT).verdict == "pass"
 
 
 def test_whole_set_metrics_are_resampled_in_pairs() -> None:
@@ -154,11 +154,11 @@ def test_whole_set_metrics_are_resampled_in_pairs() -> None:
     noise = random.standard_normal(400)
     reference = np.stack([truth + noise, truth], axis=1)
     candidate = np.stack([truth + noise + 0.001 * random.standard_normal(400), truth], axis=1)
-    quality = judge(R2(), candidate, reference, Tolerance.parse("0.01"))
+    quality = noninferiority_test(R2(), candidate, reference, Tolerance.parse("0.01"))
     assert quality.verdict == "pass"
     assert -0.002 < quality.bound <= quality.difference
     worse = np.stack([truth + 1.2 * noise, truth], axis=1)
-    assert judge(R2(), worse, reference, Tolerance.parse("0.01")).verdict == "fail"
+    assert noninferiority_test(R2(), worse, reference, Tolerance.parse("0.01")).verdict == "fail"
 
 
 def test_single_numbers_are_judged_by_the_spread_of_the_reference() -> None:
@@ -169,14 +169,14 @@ def test_single_numbers_are_judged_by_the_spread_of_the_reference() -> None:
         return np.stack([np.zeros(500), np.ones(500), answer, truth], axis=1)
 
     metric = FidelityMetric()
-    assert judge(metric, rows(truth + 0.003), rows(truth), ONE_PERCENT).verdict == "pass"
-    assert judge(metric, rows(1 - truth), rows(truth), ONE_PERCENT).verdict == "fail"
+    assert noninferiority_test(metric, rows(truth + 0.003), rows(truth), ONE_PERCENT).verdict == "pass"
+    assert noninferiority_test(metric, rows(1 - truth), rows(truth), ONE_PERCENT).verdict == "fail"
 
 
 def test_a_metric_without_a_value_is_the_users_to_mend() -> None:
     rows = np.array([[0.3, 1.0], [0.4, 1.0]])
     with pytest.raises(UserError, match="auc has no value on these 2 samples"):
-        judge(Auc(), rows, rows, ONE_PERCENT)
+        noninferiority_test(Auc(), rows, rows, ONE_PERCENT)
 
 
 class Spread(R2):
@@ -190,13 +190,13 @@ def test_a_candidate_without_a_value_is_rejected_and_ends_no_build() -> None:
     truth = np.array([[0.3, 0.3], [0.4, 0.4], [0.9, 0.8]])
     constant = np.array([[0.5, 0.3], [0.5, 0.4], [0.5, 0.8]])
     with pytest.raises(CandidateRejectedError, match="has no value on its answers") as caught:
-        judge(Spread(), constant, truth, ONE_PERCENT)
+        noninferiority_test(Spread(), constant, truth, ONE_PERCENT)
     assert caught.value.rejection is Rejection.WORSE
 
 
 def test_the_record_is_json() -> None:
     rows = np.array([[0.0, 0.0], [1.0, 1.0]])
-    quality = judge(F1(), rows, rows, ONE_PERCENT, 0.9, {"y.cosine": 1.0})
+    quality = noninferiority_test(F1(), rows, rows, ONE_PERCENT, 0.9, {"y.cosine": 1.0})
     assert type(quality).model_validate_json(quality.model_dump_json()) == quality
     assert quality.fidelity == {"y.cosine": 1.0}
 
@@ -211,27 +211,29 @@ def _by_group(groups: int, size: int, lost: int, gained: int) -> tuple[np.ndarra
 
 def test_views_of_one_picture_are_one_witness() -> None:
     candidate, reference, groups = _by_group(40, 10, 0, 0)
-    alone = judge(Accuracy(), candidate, reference, ONE_PERCENT)
-    together = judge(Accuracy(), candidate, reference, ONE_PERCENT, groups=groups)
-    assert (alone.verdict, alone.groups) == ("pass", None)
-    assert (together.verdict, together.count, together.groups) == ("inconclusive", 400, 40)
-    assert together.bound == pytest.approx(paired_bound(0, 0, 40, 0.05))
-    assert together.samples_to_decide == pytest.approx(2990, rel=0.02)
+    solo = noninferiority_test(Accuracy(), candidate, reference, ONE_PERCENT)
+    concurrent = noninferiority_test(Accuracy(), candidate, reference, ONE_PERCENT, groups=groups)
+    assert (solo.verdict, solo.groups) == ("pass", None)
+    assert (concurrent.verdict, concurrent.count, concurrent.groups) == ("inconclusive", 400, 40)
+    assert concurrent.bound == pytest.approx(paired_bound(0, 0, 40, 0.05))
+    assert concurrent.samples_to_decide == pytest.approx(2990, rel=0.02)
 
 
 def test_groups_that_are_lost_and_won_bound_like_as_many_samples() -> None:
     candidate, reference, groups = _by_group(200, 10, 20, 20)
-    found = judge(Accuracy(), candidate, reference, ONE_PERCENT, groups=groups)
+    found = noninferiority_test(Accuracy(), candidate, reference, ONE_PERCENT, groups=groups)
     assert found.difference == 0
     assert found.bound == pytest.approx(-1.653 * math.sqrt(40) / 200, rel=0.01)
-    assert found.bound < 3 * judge(Accuracy(), candidate, reference, ONE_PERCENT).bound
+    assert found.bound < 3 * noninferiority_test(Accuracy(), candidate, reference, ONE_PERCENT).bound
 
 
 def test_groups_of_one_sample_change_little() -> None:
     candidate, reference, groups = _by_group(500, 1, 12, 10)
-    alone, grouped = (judge(Accuracy(), candidate, reference, ONE_PERCENT, groups=given) for given in (None, groups))
-    assert grouped.bound == pytest.approx(alone.bound, rel=0.1)
-    assert grouped.bound <= alone.bound
+    solo, grouped = (
+        noninferiority_test(Accuracy(), candidate, reference, ONE_PERCENT, groups=given) for given in (None, groups)
+    )
+    assert grouped.bound == pytest.approx(solo.bound, rel=0.1)
+    assert grouped.bound <= solo.bound
 
 
 @pytest.mark.slow
@@ -242,8 +244,8 @@ def test_a_value_that_is_no_mean_draws_whole_groups() -> None:
     reference = np.stack([truth + rng.normal(0, 0.3, 600), truth], axis=1)
     candidate = np.stack([truth + noise, truth], axis=1)
     groups = [str(index // 10) for index in range(600)]
-    alone, grouped = (judge(Auc(), candidate, reference, ONE_PERCENT, groups=given) for given in (None, groups))
-    assert grouped.bound < alone.bound - 0.01
+    solo, grouped = (noninferiority_test(Auc(), candidate, reference, ONE_PERCENT, groups=given) for given in (None, groups))
+    assert grouped.bound < solo.bound - 0.01
 
 
 @pytest.mark.parametrize("size", [1, 8])
@@ -256,5 +258,5 @@ def test_the_bound_of_groups_covers_the_truth(size: int) -> None:
         reference, candidate = np.repeat(flips < 1, size), np.repeat(flips > -1, size)
         groups = [str(index // size) for index in range(60 * size)]
         rows = [values.astype(float)[:, None] for values in (candidate, reference)]
-        covered += judge(Accuracy(), *rows, ONE_PERCENT, groups=groups).bound <= 0
+        covered += noninferiority_test(Accuracy(), *rows, ONE_PERCENT, groups=groups).bound <= 0
     assert covered >= 0.93 * 300

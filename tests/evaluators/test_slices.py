@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from mopt.evaluators.metrics.accuracy import Accuracy
-from mopt.evaluators.noninferiority import discordant, judge, mcnemar, power
-from mopt.evaluators.slices import Part, judge_slices
+from mopt.evaluators.noninferiority import discordant, mcnemar, noninferiority_test, power
+from mopt.evaluators.slices import Slice, noninferiority_by_slice
 from mopt.evaluators.tolerance import Tolerance
 
 
@@ -28,12 +28,15 @@ def test_a_failure_that_must_be_proven_takes_more_than_bad_luck():
     reference = np.ones(200)
     candidate = reference.copy()
     candidate[:5] = 0  # 2.5 % lost, 1 % allowed
-    seen = judge(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("1pp"))
-    proven = judge(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("1pp"), fail_when="proven")
+    seen = noninferiority_test(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("1pp"))
+    proven = noninferiority_test(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("1pp"), fail_when="proven")
     assert (seen.verdict, proven.verdict) == ("fail", "inconclusive")
     assert proven.bound < proven.difference < proven.upper
     candidate[:20] = 0
-    assert judge(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("1pp"), fail_when="proven").verdict == "fail"
+    assert (
+        noninferiority_test(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("1pp"), fail_when="proven").verdict
+        == "fail"
+    )
 
 
 def test_a_tolerance_of_nothing_takes_the_exact_test():
@@ -41,10 +44,14 @@ def test_a_tolerance_of_nothing_takes_the_exact_test():
     candidate = reference.copy()
     candidate[:4] = 0  # p = 1 / 16
     assert (
-        judge(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("0"), fail_when="proven").verdict == "inconclusive"
+        noninferiority_test(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("0"), fail_when="proven").verdict
+        == "inconclusive"
     )
     candidate[:5] = 0  # p = 1 / 32
-    assert judge(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("0"), fail_when="proven").verdict == "fail"
+    assert (
+        noninferiority_test(Accuracy(), rows(candidate), rows(reference), Tolerance.parse("0"), fail_when="proven").verdict
+        == "fail"
+    )
 
 
 def test_power_is_that_of_a_simulation():
@@ -60,7 +67,7 @@ def test_power_is_that_of_a_simulation():
         reference[flips & (random.random(count) < 0.5)] = 0
         candidate[flips & (reference == 1)] = 0
         candidate[random.random(count) < extra] = 0
-        return judge(Accuracy(), rows(candidate), rows(reference), tolerance, fail_when="proven")
+        return noninferiority_test(Accuracy(), rows(candidate), rows(reference), tolerance, fail_when="proven")
 
     found = [draw(0.0) for _ in range(200)]
     told = np.mean([power(one)[0] for one in found])
@@ -71,7 +78,7 @@ def test_power_is_that_of_a_simulation():
 
 
 def parts(count, size, tolerance="5pp"):
-    return [Part(f"s{i}", tuple(range(i * size, (i + 1) * size)), Tolerance.parse(tolerance)) for i in range(count)]
+    return [Slice(f"s{i}", tuple(range(i * size, (i + 1) * size)), Tolerance.parse(tolerance)) for i in range(count)]
 
 
 @pytest.mark.slow
@@ -81,7 +88,7 @@ def test_holm_holds_the_error_over_all_slices():
     for _ in range(100):
         reference = np.ones(20 * 100)
         candidate = (random.random(2000) >= 0.05).astype(float)
-        found = judge_slices(Accuracy(), rows(candidate), rows(reference), parts(20, 100), confidence=0.95)
+        found = noninferiority_by_slice(Accuracy(), rows(candidate), rows(reference), parts(20, 100), confidence=0.95)
         alarms += any(one.quality.verdict == "fail" for one in found)
     assert alarms <= 10
 
@@ -89,7 +96,7 @@ def test_holm_holds_the_error_over_all_slices():
 def test_one_harmed_slice_is_found_among_many():
     reference, candidate = np.ones(2000), np.ones(2000)
     candidate[500:530] = 0
-    found = judge_slices(Accuracy(), rows(candidate), rows(reference), parts(20, 100), confidence=0.95)
+    found = noninferiority_by_slice(Accuracy(), rows(candidate), rows(reference), parts(20, 100), confidence=0.95)
     assert [one.part.name for one in found if one.quality.verdict == "fail"] == ["s5"]
     # The worst was tested at 0.05 / 20, and what is left at 0.05 / 19.
     assert found[5].confidence == pytest.approx(1 - 0.05 / 20)
@@ -101,5 +108,5 @@ def test_a_slice_without_a_value_is_said():
 
     metric = F1()
     rows_of = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
-    found = judge_slices(metric, rows_of, rows_of, parts(2, 2), confidence=0.95)
+    found = noninferiority_by_slice(metric, rows_of, rows_of, parts(2, 2), confidence=0.95)
     assert len(found) == 2

@@ -12,7 +12,7 @@ from onnx import parser
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.exporters import _export as exporting
 from mopt.exporters._base import Exporter
-from mopt.exporters._export import bind, export, find_exporter
+from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.exporters.onnx import ExportOnnx
 from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
@@ -110,7 +110,7 @@ def test_an_export_is_made_once_and_missed_after_any_change(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = write(tmp_path, LINEAR)
-    first = bind(export(exporter, store), rows(1, 3), store)
+    first = validate_export(export(exporter, store), rows(1, 3), store)
     assert first.record.samples == 4
 
     def refuse(*_: object) -> None:
@@ -128,13 +128,13 @@ def test_an_export_is_made_once_and_missed_after_any_change(
 
 def test_a_comparison_is_made_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     exported, feeds = export(write(tmp_path, LINEAR), store), rows(1, 3)
-    first = bind(exported, feeds, store)
+    first = validate_export(exported, feeds, store)
     calls: list[object] = []
     original = exporting.reference_in_child
     monkeypatch.setattr(exporting, "reference_in_child", lambda *given: calls.append(given) or original(*given))
-    assert bind(exported, feeds, store) == first
+    assert validate_export(exported, feeds, store) == first
     assert not calls
-    bind(exported, rows(1, 3), store)
+    validate_export(exported, rows(1, 3), store)
     assert len(calls) == 1
 
 
@@ -179,7 +179,7 @@ def test_a_file_that_a_program_reads_is_part_of_the_source(tmp_path: Path, store
     (tmp_path / "scale.txt").write_text("2")
     assert export(exporter, store) == first
     assert runs.read_text() == "2"
-    assert bind(first, rows(1), store).record.largest_difference == 0
+    assert validate_export(first, rows(1), store).record.largest_difference == 0
 
 
 # Wrong exports
@@ -220,7 +220,7 @@ class Wrong(Exporter):
 @pytest.mark.parametrize("mode", ["value", "unloadable", "raises"])
 def test_a_wrong_export_is_made_again_with_caution(tmp_path: Path, store: Store, mode: str) -> None:
     (tmp_path / "program").write_text("p")
-    bound = bind(export(Wrong(source=str(tmp_path / "program"), mode=mode), store), rows(1, 2), store)
+    bound = validate_export(export(Wrong(source=str(tmp_path / "program"), mode=mode), store), rows(1, 2), store)
     assert bound.record.largest_difference == 0
     assert ("opset kept because" in bound.record.detail) == (mode != "raises")
 
@@ -238,28 +238,28 @@ def test_an_export_that_stays_wrong_is_an_error(tmp_path: Path, store: Store, mo
     exporter = Wrong(source=str(tmp_path / "program"), mode=mode, retry=False)
     for _ in range(2):  # a failure that comes from the store is the same
         with pytest.raises(UserError, match=message) as caught:
-            bind(export(exporter, store), rows(1, 2), store)
+            validate_export(export(exporter, store), rows(1, 2), store)
         assert caught.value.hint
 
 
 def test_samples_that_the_source_does_not_take_are_the_users_mistake(tmp_path: Path, store: Store) -> None:
     exported = export(write(tmp_path, LINEAR), store)
     with pytest.raises(UserError, match="does not run on the samples"):
-        bind(exported, rows(1, 5), store)
+        validate_export(exported, rows(1, 5), store)
     with pytest.raises(UserError, match="no sample"):
-        bind(exported, [], store)
+        validate_export(exported, [], store)
 
 
 # Batch axes
 
 
 def bound_axes(tmp_path: Path, store: Store, text: str, feeds: list[Feed]) -> tuple[dict, int | None, str]:
-    bound = bind(export(write(tmp_path, text), store), feeds, store)
+    bound = validate_export(export(write(tmp_path, text), store), feeds, store)
     return bound.signature.batch_axes, bound.signature.batch_size, bound.record.detail.get("batching", "")
 
 
 def test_a_plain_batch(tmp_path: Path, store: Store) -> None:
-    bound = bind(export(write(tmp_path, LINEAR), store), rows(1, 3), store)
+    bound = validate_export(export(write(tmp_path, LINEAR), store), rows(1, 3), store)
     assert bound.signature.batches
     assert bound.signature.batch_axes == {"x": 0, "y": 0}
     assert [spec.shape for spec in (*bound.signature.inputs, *bound.signature.outputs)] == [("batch", 3), ("batch", 2)]
@@ -330,7 +330,7 @@ def test_samples_of_different_lengths(tmp_path: Path, store: Store) -> None:
 
 def test_a_random_model_is_noted_and_not_refused(tmp_path: Path, store: Store) -> None:
     body = "{ r = RandomUniformLike <dtype = 1> (x)  y = Add(x, r) }"
-    bound = bind(export(write(tmp_path, graph("float[N, 2] x", "float[N, 2] y", body)), store), rows(1, 2), store)
+    bound = validate_export(export(write(tmp_path, graph("float[N, 2] x", "float[N, 2] y", body)), store), rows(1, 2), store)
     assert "something else each time" in bound.record.detail["random"]
     assert bound.signature.batch_axes == {"x": 0, "y": 0}
 
@@ -355,4 +355,4 @@ def test_a_crash_of_the_source_is_the_users_to_know(tmp_path: Path, store: Store
 
     monkeypatch.setattr(exporting, "reference_in_child", crash)
     with pytest.raises(UserError, match="SIGSEGV"):
-        bind(exported, rows(1, 3), store)
+        validate_export(exported, rows(1, 3), store)

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import MissingDependencyError, UserError
-from mopt.loadgen.generator import LoadResult, _generate, _make_loop, generate_load, limited
+from mopt.loadgen.generator import LoadResult, _generate, _make_loop, client_limited, generate_load
 from mopt.loadgen.protocols import INFER, Endpoint, Request, Server, ask, connect, encode
 from mopt.model.signature import Signature, TensorSpec
 from tests import servers
@@ -72,7 +72,7 @@ def test_a_rate_that_no_generator_can_send_is_said_to_be_one():
         result = load(server, evenly(2000, 0.001))
     assert result.ok == 2000
     assert result.achieved < result.offered / 10
-    assert "its own lateness" in limited(result)
+    assert "its own lateness" in client_limited(result)
     # Counted from sending, the requests would look faster than the callers saw them.
     assert (result.latency_ms > result.lateness_ms).all()
     assert np.median(result.latency_ms - result.lateness_ms) < np.median(result.latency_ms)
@@ -93,8 +93,8 @@ def test_a_rate_that_no_generator_can_send_is_said_to_be_one():
 def test_the_generator_says_when_it_is_the_limit(latency, lateness, cpu, told):
     count = 100
     result = LoadResult(np.full(count, latency), np.full(count, lateness), count, 0, 0, 0, "", 1.0, 100.0, 100.0, cpu)
-    assert told in limited(result)
-    assert bool(told) == bool(limited(result))
+    assert told in client_limited(result)
+    assert bool(told) == bool(client_limited(result))
 
 
 def test_requests_that_a_full_server_rejects_are_counted_and_have_no_latency():
@@ -359,7 +359,7 @@ def triton(small, tmp_path_factory):
 
 def check(endpoint, small, output="scores"):
     """The answers are onnxruntime's, and 500 requests at a moderate rate are all answered."""
-    pixels = np.load(small.data)["pixels"]
+    pixels = np.utilization(small.data)["pixels"]
     feeds = [{"pixels": pixels[index : index + 1]} for index in range(20)]
     requests = encode(endpoint, feeds)
     session = onnxruntime.InferenceSession(str(small.model), providers=["CPUExecutionProvider"])

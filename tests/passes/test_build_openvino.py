@@ -16,7 +16,7 @@ openvino = pytest.importorskip("openvino")
 def test_the_ir_computes_the_same(tmp_path: Path, half: bool, decibel: float) -> None:
     source = graphs.cnn(tmp_path / "cnn")
     made, result = graphs.apply(BuildOpenvino(half=half), source, tmp_path / "out")
-    assert made.form == "openvino"
+    assert made.format == "openvino"
     assert graphs.sqnr(source.file, made.file, graphs.images(tmp_path / "data", 4)) > decibel
     assert result.detail["weight_bytes"] == (made.folder / "model.bin").stat().st_size
 

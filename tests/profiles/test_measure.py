@@ -14,7 +14,7 @@ class Fake:
 
     def time(self, feeds, seconds, least=1):
         assert not self.paused
-        assert self.running == [self.name], "only one contestant may run at a time"
+        assert self.running == [self.name], "only one model may run at a time"
         slow, self.warm = (3.0, self.warm - 1) if self.warm > 0 else (1.0, 0)
         return [self.latency * slow] * max(least, int(seconds * 1e3 / self.latency))
 
@@ -28,13 +28,13 @@ class Fake:
         self.running.append(self.name)
 
 
-def contestants(**latencies):
+def sessions(**latencies):
     running: list[str] = []
     return {name: Fake(latency, running, name) for name, latency in latencies.items()}
 
 
 def test_all_others_are_stopped_while_one_is_measured():
-    found = contestants(reference=4.0, fast=1.0, slow=8.0)
+    found = sessions(reference=4.0, fast=1.0, slow=8.0)
     logs = interleave(found, [{}], rounds=5)
     assert all(session.paused for session in found.values())
     assert {name: len(log.turns) for name, log in logs.items()} == {"reference": 5, "fast": 5, "slow": 5}
@@ -49,12 +49,12 @@ def test_warm_up_is_not_measured():
 
 
 def test_stops_early_once_the_ratios_are_narrow():
-    logs = interleave(contestants(reference=2.0, other=1.0), [{}], rounds=50, narrow=0.05, reference="reference")
+    logs = interleave(sessions(reference=2.0, other=1.0), [{}], rounds=50, narrow=0.05, reference="reference")
     assert len(logs["other"].turns) == 5
 
 
 def test_stops_when_the_time_is_up_but_never_before_five_rounds():
-    logs = interleave(contestants(a=1.0), [{}], rounds=50, budget_seconds=0)
+    logs = interleave(sessions(a=1.0), [{}], rounds=50, budget_seconds=0)
     assert len(logs["a"].turns) == 5
 
 

@@ -1,7 +1,7 @@
 import contextlib
 import dataclasses
 
-from mopt.profiles.paired_runs import Entrant, run_heat
+from mopt.profiles.paired_runs import BenchmarkSubject, run_pair
 
 
 @dataclasses.dataclass
@@ -42,34 +42,34 @@ def entrant(name, diary, by_batch):
         yield Clockwork(name, diary)
         diary.append(("ended", name))
 
-    return Entrant(opened, {batch: [{"ms": ms}] for batch, ms in by_batch.items()})
+    return BenchmarkSubject(opened, {batch: [{"ms": ms}] for batch, ms in by_batch.items()})
 
 
 def a_heat(index, budget=float("inf")):
     diary = []
-    found = run_heat(
+    found = run_pair(
         entrant("own", diary, {1: 2.0, 8: 9.0}), entrant("other", diary, {1: 1.0, 8: 4.0}), index, budget
     )  # fmt: skip
     return found, diary
 
 
 def test_both_run_with_their_own_inputs_in_the_same_rounds():
-    heat, _ = a_heat(0)
-    assert set(heat.own.logs) == {1, 8}
-    assert set(heat.own.logs[8].latencies) == {9.0}
-    assert set(heat.other.logs[8].latencies) == {4.0}
-    assert len(heat.own.logs[1].turns) == len(heat.other.logs[1].turns) > 2
-    assert (heat.own.load_ms, heat.own.first_ms, heat.own.peak_bytes) == (5.0, 7.0, 1000)
+    pair, _ = a_heat(0)
+    assert set(pair.candidate.logs) == {1, 8}
+    assert set(pair.candidate.logs[8].latencies) == {9.0}
+    assert set(pair.baseline.logs[8].latencies) == {4.0}
+    assert len(pair.candidate.logs[1].turns) == len(pair.baseline.logs[1].turns) > 2
+    assert (pair.candidate.load_ms, pair.candidate.first_ms, pair.candidate.peak_bytes) == (5.0, 7.0, 1000)
 
 
 def test_every_other_heat_loads_the_other_first_and_each_is_stopped_before_the_next_is_loaded():
     for index, order in ((0, ["own", "other"]), (1, ["other", "own"])):
-        heat, diary = a_heat(index)
-        assert heat.swapped is bool(index)
+        pair, diary = a_heat(index)
+        assert pair.swapped is bool(index)
         assert diary[:4] == [("opened", order[0]), ("first", order[0]), ("paused", order[0]), ("opened", order[1])]
         assert {entry for entry in diary if entry[0] == "ended"} == {("ended", "own"), ("ended", "other")}
 
 
 def test_without_time_two_rounds_are_run():
-    heat, _ = a_heat(0, budget=0.0)
-    assert len(heat.own.logs[1].turns) == 2
+    pair, _ = a_heat(0, budget=0.0)
+    assert len(pair.candidate.logs[1].turns) == 2

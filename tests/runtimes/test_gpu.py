@@ -90,7 +90,7 @@ def test_onnxruntime_answers_on_the_gpu_as_on_the_cpu(tmp_path, cuda_provider):
             .astype(spec.dtype) for spec in on_cpu.specs()[0]
         }  # fmt: skip
         wanted, found = on_cpu.run(feed), on_gpu.run(feed)
-        assert cuda_provider.stand_in(source) == (source, cuda_provider)
+        assert cuda_provider.fallback(source) == (source, cuda_provider)
     for name, array in wanted.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-2, atol=1e-2)  # convolutions run in TF32 there
 

@@ -29,8 +29,8 @@ def test_without_a_gpu_an_engine_is_not_touched(tmp_path, library):
 def test_without_a_gpu_the_onnx_answers(tmp_path):
     (tmp_path / "onnx").mkdir()
     graphs.cnn(tmp_path / "onnx")
-    model, runtime = TensorRT().stand_in(Model("tensorrt", tmp_path, "digest"))
-    assert (model.form, type(runtime)) == ("onnx", OnnxRuntime)
+    model, runtime = TensorRT().fallback(Model("tensorrt", tmp_path, "digest"))
+    assert (model.format, type(runtime)) == ("onnx", OnnxRuntime)
     with SessionProcess(runtime, model) as session:
         assert session.specs()[0][0].name == "image"
 
@@ -52,7 +52,7 @@ def test_without_a_gpu_the_onnx_answers(tmp_path):
 )
 def test_an_engine_is_only_for_the_gpus_that_it_was_built_for(monkeypatch, built, here, runs):
     monkeypatch.setattr(tensorrt, "devices", lambda: (Device("A card", here, 1 << 34, "13.0"),))
-    why = TensorRT(capabilities=built).absent()
+    why = TensorRT(capabilities=built).unavailable()
     assert (why == "") is runs
     if not runs:
         assert f"A card has {here}" in why
@@ -72,7 +72,7 @@ def test_the_silent_fallback_of_onnxruntime_to_the_cpu_is_an_error(tmp_path, pro
     source = graphs.cnn(tmp_path / "cnn")
     with pytest.raises(CandidateRejectedError, match=r"has no \w+ExecutionProvider, only .*CPUExecutionProvider|no GPU"):
         SessionProcess(OnnxRuntimeGpu(provider=provider), source)
-    model, runtime = OnnxRuntimeGpu(provider=provider).stand_in(source)
+    model, runtime = OnnxRuntimeGpu(provider=provider).fallback(source)
     assert (model, type(runtime)) == (source, OnnxRuntime)
 
 

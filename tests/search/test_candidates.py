@@ -12,13 +12,13 @@ from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target
 from mopt.runtimes import tensorrt
-from mopt.search.candidates import Asked, Traits, plan, traits_of
+from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, search_space
 from mopt.system.nvidia import Device
 
 SAMPLES = Samples(Path("nowhere"), "digest", 8)
-CNN = Traits(convolutions=20, constant_products=1, free_products=0, recurrent=0, other=40)
-TRANSFORMER = Traits(convolutions=0, constant_products=24, free_products=8, recurrent=0, other=100)
-TREES = Traits(convolutions=0, constant_products=0, free_products=0, recurrent=0, other=1)
+CNN = GraphTraits(convolutions=20, constant_products=1, free_products=0, recurrent=0, other=40)
+TRANSFORMER = GraphTraits(convolutions=0, constant_products=24, free_products=8, recurrent=0, other=100)
+TREES = GraphTraits(convolutions=0, constant_products=0, free_products=0, recurrent=0, other=1)
 
 
 def target(*isa: str, runtimes=("onnxruntime", "openvino")) -> Target:
@@ -26,7 +26,7 @@ def target(*isa: str, runtimes=("onnxruntime", "openvino")) -> Target:
 
 
 def names(traits, where, patterns=("*",), objective="latency"):
-    return [one.name for one in plan(Asked(traits, where, SAMPLES, 2), patterns, objective)]
+    return [one.name for one in search_space(SpaceInputs(traits, where, SAMPLES, 2), patterns, objective)]
 
 
 def test_bf16_is_tried_where_the_cpu_has_it_and_only_there():
@@ -36,7 +36,11 @@ def test_bf16_is_tried_where_the_cpu_has_it_and_only_there():
 
 def test_weights_have_seven_bits_where_the_cpu_saturates():
     def weights(where):
-        return {one.name: one.passes[-1] for one in plan(Asked(CNN, where, SAMPLES, 2), ("*",), "latency") if one.passes}
+        return {
+            one.name: one.passes[-1]
+            for one in search_space(SpaceInputs(CNN, where, SAMPLES, 2), ("*",), "latency")
+            if one.passes
+        }
 
     without, with_vnni, arm = (
         weights(target("avx2")),
@@ -57,7 +61,7 @@ def test_a_cnn_is_not_quantized_dynamically_and_trees_not_at_all():
 
 
 def test_a_transformer_gets_its_own_rules():
-    found = {one.name: one for one in plan(Asked(TRANSFORMER, target("avx2"), SAMPLES, 2), ("*",), "latency")}
+    found = {one.name: one for one in search_space(SpaceInputs(TRANSFORMER, target("avx2"), SAMPLES, 2), ("*",), "latency")}
     assert found["openvino-int8"].passes[0].transformer
     assert "onnxruntime-int8-dynamic" in found
 
@@ -88,7 +92,7 @@ def test_names_are_unique():
 def gpu_names(traits, name):
     where = load_target(name, detect())
     engine = BuildTensorrt(library=where.gpu.library, capabilities=(where.gpu.capability,))
-    return [one.name for one in plan(Asked(traits, where, SAMPLES, 2, engine), ("*",), "latency")]
+    return [one.name for one in search_space(SpaceInputs(traits, where, SAMPLES, 2, engine), ("*",), "latency")]
 
 
 def test_a_gpu_gets_what_its_arithmetic_allows_and_what_is_usually_fast_comes_first():
@@ -129,5 +133,5 @@ def test_traits_are_counted_in_subgraphs_too(tmp_path):
     }
     """
     ir.save(ir.from_onnx_text(text), tmp_path / "model.onnx")
-    found = traits_of(Model.at("onnx", tmp_path))
+    found = graph_traits(Model.at("onnx", tmp_path))
     assert (found.constant_products, found.free_products) == (1, 2)

@@ -19,7 +19,7 @@ from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
 from mopt.runtimes.tensorrt import TensorRT
 from mopt.search.compile import compile_candidate
-from mopt.search.mixed_precision import Mixing, fewest, mixing
+from mopt.search.mixed_precision import MixedPrecisionPlan, minimize_float_nodes, plan_mixed_precision
 from mopt.search.trial import Candidate
 from tests.passes import graphs
 
@@ -29,7 +29,7 @@ def test_the_noisiest_operators_stay_in_float_first(tmp_path, store):
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("int8", (QuantizeInt8Static(calibration=samples),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, samples, store)
+    plan = plan_mixed_precision(candidate, source, samples, store)
     (ranking,) = (store.root / "rankings").glob("*/ranking.json")
     ranked = json.loads(ranking.read_text())
     assert [entry["sqnr_db"] for entry in ranked] == sorted(entry["sqnr_db"] for entry in ranked)
@@ -47,7 +47,7 @@ def test_dynamic_quantization_is_ranked_too(tmp_path, store):
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("dynamic", (QuantizeInt8Dynamic(),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, samples, store)
+    plan = plan_mixed_precision(candidate, source, samples, store)
     quantized = compiled.records[-1].detail["quantized"]
     assert len(plan.ranked) == sum(quantized.values())
     fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store).records[-1].detail["quantized"]
@@ -59,7 +59,7 @@ def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("int4", (QuantizeInt4(block_size=32),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, samples, store)
+    plan = plan_mixed_precision(candidate, source, samples, store)
     assert plan.ranked
     fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store)
     assert fewer.model.digest != compiled.model.digest
@@ -71,7 +71,7 @@ def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, sto
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("half", (half(),), OnnxRuntime(threads=1))
     compiled = compile_candidate(candidate, source, store)
-    plan = mixing(candidate, source, samples, store)
+    plan = plan_mixed_precision(candidate, source, samples, store)
     (ranking,) = (store.root / "rankings").glob("*/ranking.json")
     noise = {entry["node"]: entry["sqnr_db"] for entry in json.loads(ranking.read_text())}
     assert set(plan.ranked) == set(noise)
@@ -88,7 +88,9 @@ def test_what_is_quantized_for_an_engine_is_ranked_without_its_fp16_and_without_
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
     step = QuantizeTensorrt(calibration=samples, arithmetic=arithmetic, block_size=32)
-    plan = mixing(Candidate("engine", (step, BuildTensorrt(capabilities=("8.9",))), TensorRT()), source, samples, store)
+    plan = plan_mixed_precision(
+        Candidate("engine", (step, BuildTensorrt(capabilities=("8.9",))), TensorRT()), source, samples, store
+    )
     quantized = compile_candidate(Candidate("graph", (step,), OnnxRuntime(threads=1)), source, store)
     assert len(plan.ranked) == sum(quantized.records[-1].detail["quantized"].values())
     variant = plan.with_float(plan.ranked[:2])
@@ -103,12 +105,12 @@ def test_what_is_quantized_for_an_engine_is_ranked_without_its_fp16_and_without_
 def test_what_was_not_quantized_has_no_variants(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     candidate = Candidate("fp32", (BuildOpenvino(),), OpenVINO(threads=1))
-    assert mixing(candidate, source, graphs.sequences(tmp_path / "samples"), store) is None
+    assert plan_mixed_precision(candidate, source, graphs.sequences(tmp_path / "samples"), store) is None
 
 
 def plan_of(tmp_path, count):
     step = QuantizeInt8Static(calibration=graphs.sequences(tmp_path / "samples"))
-    return Mixing(Candidate("int8", (step,), OnnxRuntime(threads=1)), tuple(f"n{index}" for index in range(count)))
+    return MixedPrecisionPlan(Candidate("int8", (step,), OnnxRuntime(threads=1)), tuple(f"n{index}" for index in range(count)))
 
 
 @pytest.mark.parametrize("needed", [1, 2, 3, 5, 11, 24])
@@ -120,7 +122,7 @@ def test_the_search_finds_the_fewest(tmp_path, needed):
         tried.append(kept)
         return {f"n{index}" for index in range(needed)} <= kept
 
-    found = list(fewest(plan, holds, lambda names: names))
+    found = list(minimize_float_nodes(plan, holds, lambda names: names))
     assert set(found[-1]) == {f"n{index}" for index in range(needed)}
     assert len(tried) <= 10
 
@@ -131,7 +133,7 @@ def test_a_slow_operator_that_is_not_to_blame_goes_back(tmp_path):
     def holds(candidate):
         return {"n0", "n2"} <= set(candidate.passes[-1].float_nodes)
 
-    found = list(fewest(plan, holds, lambda names: sorted(names, key=lambda name: name != "n1")))
+    found = list(minimize_float_nodes(plan, holds, lambda names: sorted(names, key=lambda name: name != "n1")))
     assert set(found[-1]) == {"n0", "n2"}
 
 
@@ -142,7 +144,7 @@ def test_the_search_ends_where_nothing_is_gained_any_more(tmp_path):
         tried.append(candidate.name)
         return None if len(tried) == 2 else False
 
-    assert list(fewest(plan_of(tmp_path, 40), holds, lambda names: names)) == []
+    assert list(minimize_float_nodes(plan_of(tmp_path, 40), holds, lambda names: names)) == []
     assert tried == ["int8-mixed2", "int8-mixed4"]
 
 
@@ -153,13 +155,13 @@ def test_what_is_slower_than_what_holds_already_is_halved_without_an_answer(tmp_
         tried.append(len(candidate.passes[-1].float_nodes))
         return {2: False, 4: False, 8: True, 6: None, 5: True}[tried[-1]]
 
-    found = list(fewest(plan_of(tmp_path, 40), holds, lambda names: ()))
+    found = list(minimize_float_nodes(plan_of(tmp_path, 40), holds, lambda names: ()))
     assert [len(kept) for kept in found] == [8, 5]
     assert tried == [2, 4, 8, 6, 5]
 
 
 def test_when_nothing_holds_there_is_no_answer(tmp_path):
-    assert list(fewest(plan_of(tmp_path, 12), lambda _: False, lambda names: names)) == []
+    assert list(minimize_float_nodes(plan_of(tmp_path, 12), lambda _: False, lambda names: names)) == []
 
 
 def two_scales(folder):

@@ -4,10 +4,10 @@ import pytest
 
 from mopt.records.measurement import BatchProfile, Estimate, Profile
 from mopt.records.quality import Quality
-from mopt.records.trial import Trial
+from mopt.records.trial import TrialRecord
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.selection import among_equals, most_promising
-from mopt.search.trial import Candidate, Entry
+from mopt.search.selection import break_ties, rank_by_estimate
+from mopt.search.trial import Candidate, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Stub:
     latency_limit_ms: float | None = None
 
 
-def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> Entry:
+def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> Trial:
     """One that was measured at batches 1, 2, ...: value, low and high of its speed-up at each."""
     quality = Quality(
         metric="accuracy", value=0.9, reference=0.9, difference=0.0, bound=-0.01, allowed=-0.01, confidence=0.95, count=99,
@@ -35,9 +35,9 @@ def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> 
         batches=tuple(batch(index, *speed) for index, speed in enumerate(speeds, start=1)),
     )  # fmt: skip
     runtime = OnnxRuntime(threads=1)
-    trial = Trial(name=name, runtime="onnxruntime", runtime_fields={}, profile=profile, quality=quality)
+    trial = TrialRecord(name=name, runtime="onnxruntime", runtime_fields={}, profile=profile, quality=quality)
     quick = Estimate(value=speeds[0][0], low=speeds[0][1], high=speeds[0][2], count=7)
-    return Entry(trial, Candidate(name, (), runtime), quick=quick)
+    return Trial(trial, Candidate(name, (), runtime), quick=quick)
 
 
 BASE = entry("reference", (1, 1, 1), (1, 1, 1))
@@ -57,8 +57,8 @@ LEADER = entry("leader", (1.84, 1.75, 1.95), (1.9, 1.8, 2.0))
     ],
 )
 def test_what_batch_1_cannot_tell_apart_is_decided_over_all_batches(rival, winner):
-    found, equals = among_equals(Stub(), [LEADER, rival], BASE)
-    assert found.trial.name == winner
+    found, equals = break_ties(Stub(), [LEADER, rival], BASE)
+    assert found.record.name == winner
     assert ("leader" in equals) == (winner != "leader")
 
 
@@ -69,14 +69,14 @@ def test_of_those_that_look_alike_the_most_faithful_come_first():
         entry("surely slower", (1.58, 1.57, 1.59), snr=90),
         entry("slower", (1.30, 1.00, 2.00), snr=90),
     ]
-    names = [one.trial.name for one in most_promising(Stub(), found)]
+    names = [one.record.name for one in rank_by_estimate(Stub(), found)]
     assert names == ["as fast", "fastest", "surely slower", "slower"]
 
 
 def test_size_knows_no_equals():
     rival = entry("faster", (1.84, 1.75, 1.95), (9, 9, 9))
-    assert among_equals(Stub(objective="size"), [LEADER, rival], BASE) == (LEADER, [])
+    assert break_ties(Stub(objective="size"), [LEADER, rival], BASE) == (LEADER, [])
 
 
 def test_without_rivals_the_reference_wins():
-    assert among_equals(Stub(), [], BASE) == (BASE, [])
+    assert break_ties(Stub(), [], BASE) == (BASE, [])

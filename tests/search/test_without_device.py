@@ -28,7 +28,7 @@ from mopt.recipe import Engine
 from mopt.records.quality import Quality
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.tensorrt import TensorRT
-from mopt.search.trial import Candidate, start
+from mopt.search.trial import Candidate, new_trial
 from mopt.search.without_device import _first, engine_pass, runs_here, shape_ranges
 from mopt.system.nvidia import devices, version_of
 from mopt.system.store import Store
@@ -97,7 +97,7 @@ def test_a_profile_that_does_not_fit_is_a_mistake(texts, profile, words):
 
 def entry(name, *, snr=20.0, float_nodes=(), arithmetic="int8", wrong=False):
     step = QuantizeTensorrt(arithmetic=arithmetic, float_nodes=float_nodes) if arithmetic else ConvertFloat16()
-    found = start(Candidate(name, (step,), TensorRT()))
+    found = new_trial(Candidate(name, (step,), TensorRT()))
     fidelity = {"y.snr_db": snr}
     quality = Quality(
         metric="accuracy", value=0.9, reference=0.9, difference=0.0, bound=-0.01, allowed=-0.01, confidence=0.95, count=100,
@@ -150,7 +150,7 @@ class TestBuild:
     def test_an_engine_that_is_right_is_chosen_and_no_speed_is_claimed(self, built):
         _, _, artifact = built
         manifest = artifact.manifest
-        assert manifest.form == "tensorrt"
+        assert manifest.format == "tensorrt"
         assert manifest.winner.quality.verdict == "pass"
         assert "skipped: no GPU" in manifest.why
         assert all(trial.profile is None for trial in manifest.trials)

@@ -72,12 +72,12 @@ def artifact(tmp_path_factory):
 def test_a_build_with_traffic_says_how_to_serve_it(artifact):
     manifest = artifact[1].manifest
     batching, profile = manifest.batching, manifest.serving_profile
-    assert (profile.layouts[0].instances, profile.layouts[0].threads) == (1, profile.machine.cores)
+    assert (profile.instance_groups[0].instances, profile.instance_groups[0].threads) == (1, profile.machine.cores)
     assert batching.rate == 200
-    assert batching.spare == 1
+    assert batching.spare_replicas == 1
     assert batching.replicas >= 2
     assert batching.predicted_p99_ms <= 50
-    assert len(batching.alternatives) >= len(profile.layouts[0].together)
+    assert len(batching.alternatives) >= len(profile.instance_groups[0].concurrent)
     config = (artifact[1].folder / "serving/triton/digits/config.pbtxt").read_text()
     assert f"count: {batching.instances} kind" in config
     assert f'"intra_op_thread_count" value {{ string_value: "{batching.threads}"' in config

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mopt.cli import app
-from mopt.errors import GateFailedError, GateInconclusiveError, UserError
+from mopt.errors import CheckFailedError, CheckInconclusiveError, UserError
 from mopt.recipe import make_recipe
 from mopt.records.verdict import GateVerdict
 from mopt.regression.quality import GateRequest
@@ -120,7 +120,7 @@ NAN = (onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]), onnx.helper.make_
 
 def gate(candidate, against, small, store, *, speed=False, everything=True, out=None, data=None, **values) -> GateVerdict:
     own = {"model": str(candidate), "data": {"path": str(data or small.data)}, **values}
-    request = GateRequest(str(candidate), str(against), make_recipe(own), everything=everything, speed=speed)
+    request = GateRequest(str(candidate), str(against), make_recipe(own), use_all_samples=everything, speed=speed)
     return run_gate(request, out=out, store=store)
 
 
@@ -373,7 +373,7 @@ def test_speed_is_compared_beside_the_yardstick(small, store, baseline):
     found = gate(small.model, baseline, small, store, speed=True, gate={"limits": {"p50": "+100%"}, "time_budget": "10s"})
     check = next(check for check in found.checks if check.name == "p50 at batch 1")
     assert check.verdict != "fail", "the same model; on a busy machine the interval may stay too wide to pass"
-    assert "yardstick" in check.method
+    assert "reference_workload" in check.method
 
 
 @pytest.mark.slow
@@ -405,7 +405,7 @@ def test_the_command_writes_everything_that_ci_wants(small, tmp_path, monkeypatc
     worse = variant(small, "noisy", noisy(1.5))
     arguments = ["--against", small.model, "--data", small.data, "--no-speed", "--slice", "writer"]
     files = ["--out", tmp_path / "report", "--junit", tmp_path / "gate.xml", "--markdown", tmp_path / "gate.md"]
-    with pytest.raises(GateFailedError, match="the gate failed: accuracy"):
+    with pytest.raises(CheckFailedError, match="the gate failed: accuracy"):
         run("gate", worse, *arguments, *files)
     assert GateVerdict.model_validate_json((tmp_path / "report" / "gate.json").read_text()).verdict == "fail"
     assert (tmp_path / "summary.md").read_text().strip() == (tmp_path / "gate.md").read_text().strip()
@@ -425,7 +425,7 @@ def test_junit_keeps_to_the_schema(small, tmp_path, junit_schema):
         ("open", small.model, ["--tolerance", "0.01%"]),
     ):
         arguments = ["--against", small.model, "--data", small.data, "--no-speed", "--junit", tmp_path / f"{name}.xml"]
-        with contextlib.suppress(GateFailedError, GateInconclusiveError):
+        with contextlib.suppress(CheckFailedError, CheckInconclusiveError):
             run("gate", model, *arguments, *limits)
         junit_schema.validate(str(tmp_path / f"{name}.xml"))
 
@@ -433,7 +433,7 @@ def test_junit_keeps_to_the_schema(small, tmp_path, junit_schema):
 @pytest.mark.slow
 def test_inconclusive_is_what_the_user_says(small):
     arguments = ["gate", small.model, "--against", small.model, "--data", small.data, "--no-speed", "--tolerance", "0.01%"]
-    with pytest.raises(GateInconclusiveError, match="the gate is inconclusive: accuracy"):
+    with pytest.raises(CheckInconclusiveError, match="the gate is inconclusive: accuracy"):
         run(*arguments)
     found = run(*arguments, "--inconclusive", "accept", "--json")
     assert found.exit_code == 0
@@ -474,7 +474,7 @@ def test_nothing_to_compare_with_says_how_to_get_it(small, tmp_path, monkeypatch
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_opens_in_a_browser(small, tmp_path, scheme):
     worse = variant(small, "noisy", noisy(1.5))
-    with pytest.raises(GateFailedError):
+    with pytest.raises(CheckFailedError):
         run("gate", worse, "--against", small.model, "--data", small.data, "--no-speed", "--out", tmp_path / "report")
     page = (tmp_path / "report" / "report.html").as_uri()
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]

@@ -85,9 +85,9 @@ def model_name(name: str) -> str:
 
 
 def _backend(manifest: Manifest) -> _Backend:
-    if manifest.form not in _BACKENDS:
-        raise NotApplicableError(f"Triton has no backend here for a model of the form {manifest.form}")
-    backend = _BACKENDS[manifest.form]
+    if manifest.format not in _BACKENDS:
+        raise NotApplicableError(f"Triton has no backend here for a model of the form {manifest.format}")
+    backend = _BACKENDS[manifest.format]
     for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
         if spec.dtype not in _TYPES or spec.dtype in backend.unsupported:
             raise NotApplicableError(f"its {backend.name} backend does not take tensors of type {spec.dtype}: {spec.name}")
@@ -248,7 +248,7 @@ def _instance_group(manifest: Manifest, backend: _Backend) -> str:
 
 def _preferred(manifest: Manifest, plan: _Plan) -> str:
     """The batch sizes that profiles are tuned for, where there are several: only then is waiting for one worth it."""
-    profiles = _profiles(manifest) if manifest.form == "tensorrt" else []
+    profiles = _profiles(manifest) if manifest.format == "tensorrt" else []
     if len(profiles) < 2:
         return ""
     sizes = {

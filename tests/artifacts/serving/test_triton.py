@@ -174,7 +174,7 @@ def test_openvino_pads_and_says_so(parse):
     config, path = parse(
         [IMAGES],
         files=("model.xml", "model.bin"),
-        form="openvino",
+        format="openvino",
         runtime="openvino",
         runtime_fields={"threads": 2, "precision": "f32"},
     )
@@ -192,14 +192,14 @@ def test_openvino_pads_and_says_so(parse):
 
 
 def test_openvino_in_bf16(parse):
-    config, path = parse(form="openvino", runtime="openvino", runtime_fields={"threads": 1, "precision": "bf16"})
+    config, path = parse(format="openvino", runtime="openvino", runtime_fields={"threads": 1, "precision": "bf16"})
     assert config.parameters["HINT_BF16"].string_value == "YES"
     assert "no parameter" not in path.read_text()
 
 
 def test_openvino_cannot_pad_what_varies(parse):
     words = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
-    config, path = parse(form="openvino", signature=Signature(inputs=(words,), outputs=(words,), batch_axes={"ids": 0}))
+    config, path = parse(format="openvino", signature=Signature(inputs=(words,), outputs=(words,), batch_axes={"ids": 0}))
     assert config.max_batch_size == 0
     assert list(config.input[0].dims) == [-1, -1]
     assert "cannot pad inputs of variable size" in path.read_text()
@@ -218,7 +218,7 @@ def test_openvino_cannot_pad_what_varies(parse):
 )
 def test_what_a_backend_cannot_load_is_not_written(parse, form, spec, words):
     with pytest.raises(NotApplicableError, match=words):
-        parse(form=form, signature=Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0}))
+        parse(format=form, signature=Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0}))
 
 
 def test_an_option_without_a_parameter_is_told(parse):

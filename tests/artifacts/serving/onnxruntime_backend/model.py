@@ -37,9 +37,9 @@ class TritonPythonModel:
         feeds = [{name: self.take(request, name) for name in self.ranks} for request in requests]
         if not self.batched:
             return [self.answer(self.session.run(self.outputs, feed)) for feed in feeds]
-        together = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.ranks}
+        concurrent = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.ranks}
         cuts = np.cumsum([len(next(iter(feed.values()))) for feed in feeds])[:-1]
-        parts = [np.split(value, cuts) for value in self.session.run(self.outputs, together)]
+        parts = [np.split(value, cuts) for value in self.session.run(self.outputs, concurrent)]
         return [self.answer([part[index] for part in parts]) for index in range(len(requests))]
 
     def take(self, request, name):
