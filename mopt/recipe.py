@@ -53,12 +53,12 @@ def parse_milliseconds(text: str, name: str) -> float:
         UserError: When it is no time, or not above 0.
     """
     try:
-        found = float(_milliseconds(text))
+        milliseconds = float(_milliseconds(text))
     except ValueError as error:
         raise UserError(f"{name}: {error}", f"such as {name} 100ms") from None
-    if found <= 0:
+    if milliseconds <= 0:
         raise UserError(f"{name} is {text}", "give a time above 0")
-    return found
+    return milliseconds
 
 
 Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydantic.Field(gt=0)]

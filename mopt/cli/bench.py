@@ -123,8 +123,9 @@ def _refuse_idle(server: str | None, for_server: Mapping[str, object], for_repli
 
     for option, value in (for_replica if server else for_server).items():
         if value not in (None, []):
-            other = "is about an own replica, and --server measures none" if server else "is about a server"
-            raise UserError(f"{option} {other}", "leave out one of them" if server else "give --server URL, or leave it out")
+            if server:
+                raise UserError(f"{option} is about an own replica, and --server measures none", "leave out one of them")
+            raise UserError(f"{option} is about a server", "give --server URL, or leave it out")
 
 
 def _load(
