@@ -18,6 +18,7 @@ from mopt.capacity.measure import measure_capacity, without_instance_groups
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
+from mopt.exporters._export import find_exporter
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
@@ -164,6 +165,7 @@ def _check(recipe: Recipe) -> _Site:
         load("serving", system)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
+    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     return _Site(machine, target, NoiseMonitor())
 
 
