@@ -153,7 +153,7 @@ def _blame(check: Check) -> str:
 
 def github_commands(gate: GateVerdict) -> list[str]:
     """Return GitHub's workflow commands: an error for each failure, a warning for each open question."""
-    level: dict[Verdict, str] = {"fail": "error", "inconclusive": "error" if gate.inconclusive == "fail" else "warning"}
+    level: dict[Verdict, str] = {"fail": "error", "inconclusive": "error" if gate.inconclusive == "reject" else "warning"}
     commands = [
         f"::{level[check.verdict]} title={_property(f'mopt gate: {check.name}')}::{_data(_blame(check))}"
         for check in gate.checks

@@ -60,7 +60,7 @@ def _case(check: Check, gate: GateVerdict) -> ElementTree.Element:
         ElementTree.SubElement(case, "skipped", message=message)
     elif check.verdict == "fail":
         ElementTree.SubElement(case, "failure", type="fail", message=message).text = detail
-    elif check.verdict == "inconclusive" and gate.inconclusive == "fail":
+    elif check.verdict == "inconclusive" and gate.inconclusive == "reject":
         ElementTree.SubElement(case, "error", type="inconclusive", message=message).text = detail
     elif check.verdict == "inconclusive":
         ElementTree.SubElement(case, "skipped", message=message)

@@ -169,6 +169,7 @@ def _check(recipe: Recipe) -> _Site:
         load("serving", system)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
+    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     return _Site(machine, target, NoiseMonitor())
 
 

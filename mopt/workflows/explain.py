@@ -39,7 +39,7 @@ _MIXED = re.compile(r"-mixed\d+(-dropped)?$")
 
 def explain(
     recipe: Recipe,
-    candidate: str | None = None,
+    candidate: str | Sequence[str] | None = None,
     *,
     float_nodes: Sequence[str] = (),
     batch: int = 1,
@@ -51,7 +51,7 @@ def explain(
 
     Args:
         recipe: Model, data and target, as for a build; what a build compiled is taken from the cache.
-        candidate: Its name; default: the first one that quantizes.
+        candidate: Its name or a pattern, or several; the first match that quantizes is taken. Default: the first that does.
         float_nodes: Operators that it leaves in float, for a mixed one.
         batch: Batch size to time at.
         effects: For how many of the noisiest operators the change of the metric is evaluated; each costs a compilation.
@@ -75,7 +75,7 @@ def explain(
     prepared = prepare_model(source, recipe, store, progress)
     threads = recipe.search.threads or machine.cores
     inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
-    chosen = _choose(search_space(inputs, ("*",), recipe.objective), candidate, float_nodes)
+    chosen = _choose(search_space(inputs, ("*",), recipe.objective), _patterns(candidate), float_nodes)
     compiled = _compile(chosen, prepared, store)
     progress.step(f"{chosen.name}: compiled")
 
@@ -108,6 +108,10 @@ def explain(
         passes=compiled.records,
         machine=f"{machine.cpu}, {machine.cores} cores",
     )
+
+
+def _patterns(candidate: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (candidate,) if isinstance(candidate, str) else tuple(candidate or ())
 
 
 def _compile(candidate: Candidate, prepared: PreparedModel, store: Store) -> Compiled:
@@ -151,22 +155,19 @@ def _with_effects(layers: Sequence[Layer], chosen: Candidate, look: _MetricLook,
     return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers]
 
 
-def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if quantizing_pass(one)]
+def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Sequence[str]) -> Candidate:
+    quantizing = [candidate for candidate in every if quantizing_pass(candidate)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
-    if name is None:
-        chosen = quantizing[0]
-    else:
-        plain = _MIXED.sub("", name)
-        found = [one for one in quantizing if one.name == plain or fnmatch.fnmatchcase(one.name, plain)]
-        if not found:
-            known = [one.name for one in quantizing]
-            raise UserError(f"no candidate that quantizes is called {name}", nearest(plain, known))
-        chosen = found[0]
+    plain = [_MIXED.sub("", pattern) for pattern in patterns or ("*",)]
+    matches = [candidate for candidate in quantizing if any(fnmatch.fnmatchcase(candidate.name, pattern) for pattern in plain)]
+    if not matches:
+        names = [candidate.name for candidate in quantizing]
+        raise UserError(f"no candidate that quantizes is called {' or '.join(patterns)}", nearest(plain[0], names))
     if not float_nodes:
-        return chosen
-    return dataclasses.replace(MixedPrecisionPlan(chosen, ()).with_float(float_nodes), name=name or chosen.name)
+        return matches[0]
+    name = patterns[0] if patterns else matches[0].name
+    return dataclasses.replace(MixedPrecisionPlan(matches[0], ()).with_float(float_nodes), name=name)
 
 
 def _noise(source: Model, quantized: Model, samples: Any, store: Store, memory: int) -> dict[str, dict[str, Any]]:

@@ -236,9 +236,9 @@ def _setup(candidate: RunnableModel, baseline: Baseline, samples: Samples, recip
         baseline=baseline.model,
         stored=baseline.stored,
         samples=samples,
-        batches=tuple(gate.batches or default_batch_sizes(candidate)),
+        batches=tuple(gate.batch_sizes or default_batch_sizes(candidate)),
         confidence=gate.confidence,
-        budget_seconds=gate.budget / 1e3,
+        budget_seconds=gate.time_budget / 1e3,
     )
 
 

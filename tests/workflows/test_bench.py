@@ -124,19 +124,19 @@ def test_samples_of_the_users_own_are_read_as_the_recipe_says(artifact):
 
 @pytest.mark.slow
 def test_the_command_writes_a_profile_that_mopt_size_reads(artifact, tmp_path, monkeypatch):
-    from click.testing import CliRunner
+    from typer.testing import CliRunner
 
-    from mopt.cli import root
+    from mopt.cli import app
 
     monkeypatch.chdir(tmp_path)
     folder = str(artifact[1].folder)
     runner = CliRunner()
-    found = runner.invoke(root, ["bench", folder, "--max-batch", "4", "--quiet", "--out", "p.json"])
+    found = runner.invoke(app, ["bench", folder, "--max-batch", "4", "--quiet", "--out", "p.json"])
     assert found.exit_code == 0, found.output
     assert "instances x threads" in found.output
-    assert runner.invoke(root, ["bench", folder, "--out", "p.json"]).exception.exit_code == 2
-    size = ["size", "p.json", "--rate", "100000", "--p99", "50ms", "--price", "0.1", "--target", "aws-c*", "--json", "--quiet"]
-    sizing = runner.invoke(root, size)
+    assert runner.invoke(app, ["bench", folder, "--out", "p.json"]).exception.exit_code == 2
+    size = ["size", "p.json", "--rate", "100000", "--p99", "50ms", "--price", "0.1", "--compare", "aws-c*", "--json", "--quiet"]
+    sizing = runner.invoke(app, size)
     assert sizing.exit_code == 0, sizing.output
     lines = json.loads(sizing.output)["options"]
     assert lines[0]["origin"] == "measured"
