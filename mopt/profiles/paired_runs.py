@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mopt.model.signature import Feed
-from mopt.profiles.measure import Timed, TurnLog, interleave
+from mopt.profiles.measure import Timed, TurnLog, TurnSchedule, interleave
 
 _ROUNDS, _FEWEST_ROUNDS = 6, 2
 """Rounds of turns in a pair: processes differ more from each other than rounds of one do, so that time goes into pairs."""
@@ -119,15 +119,10 @@ def run_pair(
             opened[name] = stack.enter_context(sides[name].open())
             opened[name].run(sides[name].feeds[sizes[0]][0])
             opened[name].pause()
+        seconds = budget_seconds / len(sizes)
+        schedule = TurnSchedule(rounds=_ROUNDS, fewest=_FEWEST_ROUNDS, seed=index, budget_seconds=seconds)
         logs = {
-            batch: interleave(
-                {name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()},
-                [],
-                rounds=_ROUNDS,
-                fewest=_FEWEST_ROUNDS,
-                seed=index,
-                budget_seconds=budget_seconds / len(sizes),
-            )
+            batch: interleave({name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()}, [], schedule)
             for batch in sizes
         }
         shown = {
