@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["gate_recipe", "gate_section", "given", "merge", "parse_batch_sizes"]
+__all__ = ["gate_section", "given", "parse_batch_sizes"]
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mopt.recipe import Recipe
+from collections.abc import Iterable
+from typing import Any
 
 
 def given(**values: Any) -> dict[str, Any]:
     """Return the values that were given: neither None nor empty."""
     return {name: value for name, value in values.items() if value is not None and value not in ([], {})}
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe with another one laid over it, section by section; ``data`` may be a path alone in either."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if key == "data" and isinstance(below, str):
-            below = {"path": below}
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def parse_batch_sizes(text: str | None) -> list[int] | None:
@@ -82,36 +67,3 @@ def gate_section(
         slice_tolerances=for_one,
         **values,
     )
-
-
-def gate_recipe(candidate: str, against: str, file: Path | None, flags: Mapping[str, Any]) -> tuple[Recipe, bool]:
-    """Return the recipe that a file or an artifact and the flags make together, and whether all samples are for comparing.
-
-    An artifact brings its recipe along; the flags come before it. Samples of its own data that a build calibrated with are left
-    out, those of another set are all taken.
-
-    Raises:
-        UserError: When the recipe is wrong.
-    """
-    from mopt.recipe import load_recipe, make_recipe
-
-    base = load_recipe(file) if file is not None else _recipe_of(candidate) or _recipe_of(against)
-    base_path = _data_path(base)
-    recipe = make_recipe(merge({**base, "model": candidate.partition(":")[0] or candidate}, flags))
-    same_data = base_path is not None and Path(base_path).resolve() == Path(recipe.data.path).resolve()
-    return recipe, not same_data
-
-
-def _recipe_of(source: str) -> dict[str, Any]:
-    from mopt.artifacts.artifact import FILE_NAME, read_manifest
-
-    if not (Path(source) / FILE_NAME).is_file():
-        return {}
-    recipe = dict(read_manifest(Path(source)).recipe)
-    recipe.pop("name", None)
-    return recipe
-
-
-def _data_path(recipe: Mapping[str, Any]) -> str | None:
-    data = recipe.get("data")
-    return data.get("path") if isinstance(data, dict) else data

@@ -12,7 +12,7 @@ import typer
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import print_json, print_lines, shown_progress
-from mopt.cli._recipes import gate_recipe, given, parse_batch_sizes
+from mopt.cli._recipes import given, parse_batch_sizes
 
 if TYPE_CHECKING:
     from mopt.records.baseline import StoredBaseline
@@ -43,6 +43,7 @@ def set_(
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.artifacts.baseline import write_baseline
     from mopt.system.files import check_file
+    from mopt.workflows._recipes import gate_recipe
     from mopt.workflows.baseline import make_baseline
 
     path = out or Path(_FILE)

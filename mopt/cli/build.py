@@ -14,7 +14,7 @@ import typer
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import print_columns, print_json, print_lines, print_table, result_console, shown_progress
-from mopt.cli._recipes import given, merge
+from mopt.cli._recipes import given
 
 if TYPE_CHECKING:
     from mopt.artifacts.artifact import Artifact
@@ -56,6 +56,7 @@ def command(
     mopt build --recipe mopt.toml --out artifact --force
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.recipe import make_recipe
+    from mopt.workflows._recipes import merge_recipes
     from mopt.workflows.build import build, explain_plan
 
     flags = given(
@@ -68,7 +69,7 @@ def command(
             confidence=confidence, inconclusive=inconclusive,
         ),
     )  # fmt: skip
-    checked = make_recipe(merge(_base(source, recipe), flags))
+    checked = make_recipe(merge_recipes(_base(source, recipe), flags))
     if dry_run:
         with shown_progress(quiet) as progress:
             plan = explain_plan(checked, progress=progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["app"]
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +11,10 @@ import typer
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import print_columns, print_json, print_lines, shown_progress
-from mopt.cli._recipes import given, merge
+from mopt.cli._recipes import given
 
 if TYPE_CHECKING:
     from mopt.records.explanation import Explanation, Layer
-    from mopt.records.manifest import Manifest
-    from mopt.records.trial import TrialRecord
 
 app = command_app()
 
@@ -55,20 +52,15 @@ def command(
 
     A layer with little signal over its noise hurts; one that is slow, or was quantized and runs in float, gains nothing.
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
-    from mopt.artifacts.artifact import FILE_NAME, read_manifest
-    from mopt.recipe import make_recipe
-    from mopt.workflows.explain import explain
+    from mopt.workflows.explain import explain, read_layers_request
 
-    manifest = read_manifest(Path(source)) if (Path(source) / FILE_NAME).is_file() else None
-    base = manifest.recipe if manifest else {"model": source}
-    recipe = make_recipe(merge(base, given(target=target, trust_pickle=trust_pickle, data=given(path=data))))
-    patterns = tuple(candidates or ())
-    trial = _quantized_trial(manifest, patterns) if manifest else None
+    over = given(target=target, trust_pickle=trust_pickle, data=given(path=data))
+    request = read_layers_request(source, over, tuple(candidates or ()))
     with shown_progress(quiet) as progress:
         explanation = explain(
-            recipe,
-            trial.name if trial else patterns,
-            float_nodes=tuple(trial.passes[-1].fields.get("float_nodes", ())) if trial else (),
+            request.recipe,
+            request.candidates,
+            float_nodes=request.float_nodes,
             batch=batch,
             effects=effects,
             progress=progress,
@@ -77,17 +69,6 @@ def command(
         print_json(explanation.model_dump(mode="json"))
     else:
         _print(explanation, top)
-
-
-def _quantized_trial(manifest: Manifest, patterns: tuple[str, ...]) -> TrialRecord | None:
-    """The trial of an artifact that is asked about, with the operators that it left in float; None when it has none such."""
-    import fnmatch
-
-    for trial in manifest.trials:
-        matches = any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns or (manifest.chosen,))
-        if matches and trial.passes and "float_nodes" in trial.passes[-1].fields:
-            return trial
-    return None
 
 
 def _print(explanation: Explanation, top: int) -> None:

@@ -14,7 +14,7 @@ import typer
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import print_columns, print_json, print_lines, result_console, shown_progress
-from mopt.cli._recipes import gate_recipe, gate_section, given, parse_batch_sizes
+from mopt.cli._recipes import gate_section, given, parse_batch_sizes
 
 if TYPE_CHECKING:
     from mopt.records.verdict import GateVerdict
@@ -54,6 +54,7 @@ def command(
     to tell; --inconclusive accept makes it 0. 2: the request is wrong.
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.system.files import check_file
+    from mopt.workflows._recipes import gate_recipe
     from mopt.workflows.gate import run_gate
 
     for path in (junit, markdown):

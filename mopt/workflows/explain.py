@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["explain"]
+__all__ = ["LayersRequest", "explain", "read_layers_request"]
 
 import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.model.files import Model
-from mopt.model.samples import Samples, batch_feeds
+from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.progress import Progress, Silent
-from mopt.recipe import Recipe
+from mopt.recipe import Recipe, make_recipe
 from mopt.records.explanation import Explanation, Layer
 from mopt.records.measurement import LayerCost
 from mopt.records.trial import PassRecord
@@ -30,11 +32,51 @@ from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, ran
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
-from mopt.workflows._sources import PreparedModel, open_source, prepare_model
+from mopt.system.user_code import is_function
+from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
+from mopt.workflows._sources import PreparedModel, Source, open_source, prepare_model
 
 _EFFECT_SAMPLES = 256
 _COMPUTES = re.compile(r"Conv|MatMul|Gemm|LSTM|GRU|Attention|FullyConnected|Deconvolution|RNN")
 _MIXED = re.compile(r"-mixed\d+(-dropped)?$")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayersRequest:
+    """Which layers are asked about.
+
+    Attributes:
+        recipe: Model, data and target.
+        candidates: Patterns; the first match that quantizes is looked at.
+        float_nodes: Operators that it leaves in float.
+    """
+
+    recipe: Recipe
+    candidates: tuple[str, ...]
+    float_nodes: tuple[str, ...]
+
+
+def read_layers_request(source: str, over: Mapping[str, Any], patterns: Sequence[str]) -> LayersRequest:
+    """Return what is asked about a model or an artifact, whose recipe and chosen candidate count where nothing else is said.
+
+    Raises:
+        UserError: When the recipe is wrong, or names code that was not asked for.
+    """
+    if not is_artifact(source):
+        return LayersRequest(make_recipe(merge_recipes({"model": source}, over)), tuple(patterns), ())
+    base = recipe_of_artifact(source, over)
+    if is_function(base["model"]):
+        raise UserError(
+            f"{source} was built from the code of {base['model']}, which is not run unasked",
+            f"give the model itself: mopt explain {base['model']}",
+        )
+    recipe = make_recipe(merge_recipes(base, over))
+    manifest = read_manifest(Path(source))
+    for trial in manifest.trials:
+        matches = any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns or (manifest.chosen,))
+        if matches and trial.passes and "float_nodes" in trial.passes[-1].fields:
+            return LayersRequest(recipe, (trial.name,), tuple(trial.passes[-1].fields["float_nodes"]))
+    return LayersRequest(recipe, tuple(patterns), ())
 
 
 def explain(
@@ -79,35 +121,53 @@ def explain(
     compiled = _compile(chosen, prepared, store)
     progress.step(f"{chosen.name}: compiled")
 
-    progress.stage("ranking and timing the layers", 3)
-    samples = prepared.calibration if len(prepared.calibration) else source.split.evaluation
-    noise = _noise(prepared.simplified.model, compiled.model, samples, store, prepared.memory)
-    progress.step(f"{len(noise)} quantized operators")
-    signature = prepared.signature
-    size = signature.batch_size or (batch if signature.batches else 1)
-    feed = batch_feeds(signature, source.split.evaluation, size, count=1)[0]
-    times = _layers(chosen.runtime, compiled.model, feed)
-    progress.step(chosen.runtime.name)
-    reference_times = _layers(OnnxRuntime.reference(threads), prepared.simplified.model, feed)
-    progress.step("the reference")
-    arithmetic = ("int8",) if chosen.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
-    layers = _joined(noise, times, reference_times, _reasons(compiled.records), arithmetic)
-    metric = source.metric(recipe) if effects and noise else None
+    looked = _Looked(source, prepared, chosen, compiled, threads, store)
+    size = prepared.signature.batch_size or (batch if prepared.signature.batches else 1)
+    layers, total_ms, reference_ms = _layers_of(looked, size, progress)
+    metric = source.metric(recipe) if effects and any(layer.quantized for layer in layers) else None
     if metric is not None:
-        look = _MetricLook(prepared, source.split.evaluation.first(_EFFECT_SAMPLES), metric, threads, store)
-        layers = _with_effects(layers, chosen, look, effects, progress)
+        layers = _with_effects(layers, looked, metric, effects, progress)
     return Explanation(
         model=recipe.name,
         candidate=chosen.name,
         runtime=chosen.runtime.name,
         batch=size,
-        total_ms=sum(layer.ms for layer in times),
-        reference_ms=sum(layer.ms for layer in reference_times),
+        total_ms=total_ms,
+        reference_ms=reference_ms,
         layers=tuple(layers),
         metric=metric.name if metric else "",
         passes=compiled.records,
         machine=f"{machine.cpu}, {machine.cores} cores",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Looked:
+    """The candidate that is looked at, and what it was made of."""
+
+    source: Source
+    prepared: PreparedModel
+    candidate: Candidate
+    compiled: Compiled
+    threads: int
+    store: Store
+
+
+def _layers_of(looked: _Looked, size: int, progress: Progress) -> tuple[list[Layer], float, float]:
+    """Rank and time the layers; return also what all of them take, and all of the reference's, in ms."""
+    progress.stage("ranking and timing the layers", 3)
+    prepared, evaluation, runtime = looked.prepared, looked.source.split.evaluation, looked.candidate.runtime
+    samples = prepared.calibration if len(prepared.calibration) else evaluation
+    noise = _noise(prepared.simplified.model, looked.compiled.model, samples, looked.store, prepared.memory)
+    progress.step(f"{len(noise)} quantized operators")
+    feed = batch_feeds(prepared.signature, evaluation, size, count=1)[0]
+    times = _layers(runtime, looked.compiled.model, feed)
+    progress.step(runtime.name)
+    reference_times = _layers(OnnxRuntime.reference(looked.threads), prepared.simplified.model, feed)
+    progress.step("the reference")
+    arithmetic = ("int8",) if looked.candidate.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
+    layers = _joined(noise, times, reference_times, _reasons(looked.compiled.records), arithmetic)
+    return layers, sum(layer.ms for layer in times), sum(layer.ms for layer in reference_times)
 
 
 def _patterns(candidate: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -121,30 +181,20 @@ def _compile(candidate: Candidate, prepared: PreparedModel, store: Store) -> Com
         raise UserError(f"{candidate.name} is not for this model: {error.message}", "name another with --candidate") from None
 
 
-@dataclasses.dataclass(frozen=True)
-class _MetricLook:
-    """What it takes to see how the metric changes when one operator is quantized."""
-
-    prepared: PreparedModel
-    samples: Samples
-    metric: Metric
-    threads: int
-    store: Store
-
-
-def _with_effects(layers: Sequence[Layer], chosen: Candidate, look: _MetricLook, count: int, progress: Progress) -> list[Layer]:
+def _with_effects(layers: Sequence[Layer], looked: _Looked, metric: Metric, count: int, progress: Progress) -> list[Layer]:
     """Quantize each of the noisiest operators alone, and look at the metric."""
     noisy = [layer.name for layer in layers if layer.quantized]
-    metric, samples, signature, store = look.metric, look.samples, look.prepared.signature, look.store
     progress.stage(f"the change of {metric.name}", min(count, len(noisy)))
-    reference = reference_candidate(look.threads)
-    answers = record_outputs(look.prepared.validated.model, reference.runtime, signature, samples, store)
+    prepared, store, signature = looked.prepared, looked.store, looked.prepared.signature
+    samples = looked.source.split.evaluation.first(_EFFECT_SAMPLES)
+    reference = reference_candidate(looked.threads)
+    answers = record_outputs(prepared.validated.model, reference.runtime, signature, samples, store)
     reference_value = metric.value(score(answers, metric, samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
-        variant = MixedPrecisionPlan(chosen, tuple(noisy)).solo(name)
+        variant = MixedPrecisionPlan(looked.candidate, tuple(noisy)).solo(name)
         try:
-            model = compile_passes(variant.passes, look.prepared.simplified.model, store, look.prepared.memory).model
+            model = compile_passes(variant.passes, prepared.simplified.model, store, prepared.memory).model
             evaluation = evaluate(model, variant.runtime, signature, samples, answers, metric, detect(), store)
         except (CandidateRejectedError, NotApplicableError) as error:
             progress.step(f"{name}: {error.message}")
