@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import mopt
-from mopt.artifacts import bundle
+from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy
@@ -232,7 +232,7 @@ def artifact_of(name: str, work: Path) -> Path:
 
 def _measure(name: str, artifact: Path, server: str, requests: int, out: Path) -> None:
     cap = mopt.Artifact.open(artifact).manifest.batching.max_batch
-    feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
+    feeds = [inputs for inputs, _ in Artifact.read(artifact).golden()]
     with _served(server, artifact, cap) as endpoint:
         encoded = encode(endpoint, feeds) if server == "triton" else [_archive(feed) for feed in feeds]
         _warm(endpoint, encoded)

@@ -20,7 +20,7 @@ import numpy as np
 
 import mopt
 from benchmarks.serving import MODELS, artifact_of
-from mopt.artifacts import bundle
+from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import instance_groups, measure_capacity
@@ -57,7 +57,7 @@ def main() -> None:
     artifact = artifact_of(arguments.model, arguments.work)
     manifest = mopt.Artifact.open(artifact).manifest
     model = Model(manifest.format, artifact / "model", manifest.winner.model_digest or "")
-    feeds = [inputs for inputs, _ in bundle.read_golden(artifact)]
+    feeds = [inputs for inputs, _ in Artifact.read(artifact).golden()]
     machine = detect()
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": machine.cores})
     start = time.monotonic()

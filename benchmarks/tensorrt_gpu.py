@@ -25,7 +25,7 @@ from mopt.profiles.target import load_target
 from mopt.recipe import Engine
 from mopt.runtimes._base import SessionProcess
 from mopt.search.candidates import SpaceInputs, graph_traits, search_space
-from mopt.search.compile import compile_candidate
+from mopt.search.compile import compile_passes
 from mopt.search.simplify import simplify
 from mopt.search.trial import new_trial
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
@@ -72,7 +72,7 @@ def _measure(name: str, target: Any, work: Path) -> list[dict[str, Any]]:
     for candidate in search_space(asked, ("*",), "latency"):
         row: dict[str, Any] = {"model": name, "candidate": new_trial(candidate).trial.name}
         try:
-            compiled = compile_candidate(candidate, prepared.model, store)
+            compiled = compile_passes(candidate.passes, prepared.model, store)
             row |= {"build_seconds": compiled.records[-1].seconds, "computes": compiled.records[-1].detail["computes"]}
             with SessionProcess(candidate.runtime, compiled.model) as session:
                 for batch in bound.signature.batch_sizes(max(BATCHES)):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["FILE_NAME", "Artifact", "read_manifest"]
+__all__ = ["FILE_NAME", "Artifact", "golden_file", "hash_once", "is_artifact", "read_manifest"]
 
 import dataclasses
-from pathlib import Path
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
 
 import pydantic
 
 from mopt.errors import UserError
+from mopt.model.files import Model
+from mopt.model.samples import read_feed
+from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.system.digests import file_digest
+from mopt.system.files import files_below
 
 FILE_NAME = "manifest.json"
+
+
+def is_artifact(source: str | Path) -> bool:
+    """Whether a folder is one that mopt build wrote."""
+    return (Path(source) / FILE_NAME).is_file()
 
 
 def read_manifest(artifact: Path) -> Manifest:
@@ -34,13 +46,124 @@ def read_manifest(artifact: Path) -> Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A folder that a build wrote."""
+    """A folder that a build wrote.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it says of itself.
+        cached: Whether the build that gave it was taken from the cache.
+    """
 
     folder: Path
     manifest: Manifest
-    cached: bool
+    cached: bool = False
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Artifact:
+        """Read the manifest alone; whether the files are those that were built is not asked.
+
+        Raises:
+            UserError: When the folder is no artifact.
+        """
+        return cls(Path(folder), read_manifest(Path(folder)))
 
     @classmethod
     def open(cls, folder: str | Path) -> Artifact:
-        """Read an artifact that is there already."""
-        return cls(Path(folder), read_manifest(Path(folder)), True)
+        """Read an artifact that is to be used, and refuse one whose files are not those that were built.
+
+        Raises:
+            UserError: When the folder is no artifact, or a file was changed, is missing or was added.
+        """
+        artifact = cls.read(folder)
+        if problems := artifact.problems():
+            raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
+        return artifact
+
+    @property
+    def model(self) -> Model:
+        """The model that is shipped."""
+        folder = self.folder / "model"
+        digest = self.manifest.winner.model_digest
+        return Model(self.manifest.format, folder, digest) if digest else Model.at(self.manifest.format, folder)
+
+    def problems(self) -> list[str]:
+        """Compare the files with the manifest; return a line for each that is not what was built."""
+        digests: dict[tuple[int, int], str] = {}
+        problems = [
+            f"{problem}: {name}"
+            for name, expected in sorted(self.manifest.files.items())
+            if (problem := _file_problem(self.folder, name, expected, digests))
+        ]
+        listed = {*self.manifest.files, FILE_NAME}
+        present = {path.relative_to(self.folder).as_posix() for path in files_below(self.folder)}
+        return problems + [f"not in the manifest: {name}" for name in sorted(present - listed)]
+
+    def golden(self) -> list[tuple[Feed, Feed]]:
+        """Return the golden samples: inputs, and what the shipped model made of them.
+
+        Raises:
+            UserError: When one is missing or damaged.
+        """
+        count = self.manifest.golden.count
+        return [(self._golden(index, "inputs"), self._golden(index, "outputs")) for index in range(count)]
+
+    def _golden(self, index: int, kind: str) -> Feed:
+        path = golden_file(self.folder / "golden", index, kind)
+        try:
+            return read_feed(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+            raise UserError(f"{path} is missing or damaged: {type(error).__name__}", "build the artifact again") from None
+
+
+def golden_file(folder: Path, index: int, kind: str) -> Path:
+    """Return where one golden sample lies; ``kind`` is ``inputs`` or ``outputs``."""
+    return folder / f"{index:03d}" / f"{kind}.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A name of a manifest as a place inside the artifact."""
+
+    artifact: Path
+    name: str
+
+    @property
+    def escapes(self) -> bool:
+        pure = PurePosixPath(self.name)
+        return pure.is_absolute() or ".." in pure.parts or not pure.parts or pure.as_posix() != self.name
+
+    @property
+    def linked(self) -> bool:
+        parts = PurePosixPath(self.name).parts
+        return any(self.artifact.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts) + 1))
+
+    @property
+    def path(self) -> Path:
+        return self.artifact / self.name
+
+
+def _file_problem(artifact: Path, name: str, expected: str, digests: dict[tuple[int, int], str]) -> str:
+    place = _Place(artifact, name)
+    if "\0" in name or place.escapes:
+        return "path leaves the artifact"
+    if place.linked:
+        return "symbolic link"
+    try:
+        status = place.path.lstat()
+    except OSError:
+        return "missing"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file"
+    try:
+        return "" if hash_once(place.path, digests) == expected else "changed"
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+
+
+def hash_once(path: Path, digests: dict[tuple[int, int], str]) -> str:
+    """Hash a file, once for all its names; ``digests`` remembers by device and inode."""
+    status = path.stat()
+    key = (status.st_dev, status.st_ino)
+    if key not in digests:
+        digests[key] = file_digest(path)
+    return digests[key]

@@ -99,5 +99,5 @@ def stored_answers(baseline: StoredBaseline, store: Store) -> Samples | None:
             folder, (Sample({name: values[index] for name, values in stacked.items()}) for index in range(baseline.count))
         )
 
-    folder, _ = store.get("answers", {"answers": digest([baseline.answers])}, make)
+    folder = store.get("answers", {"answers": digest([baseline.answers])}, make)
     return Samples.at(folder)

@@ -1,29 +1,25 @@
-"""Write an artifact whole or not at all, and check one against its own manifest."""
+"""Write an artifact whole or not at all."""
 
 from __future__ import annotations
 
-__all__ = ["check_destination", "place", "published", "read_golden", "verify_files", "write_artifact"]
+__all__ = ["check_destination", "place", "published", "write_artifact"]
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
 import shutil
-import stat
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from mopt.artifacts.artifact import FILE_NAME, read_manifest
+from mopt.artifacts.artifact import FILE_NAME, golden_file, hash_once
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
-from mopt.model.samples import read_feed, write_feed
+from mopt.model.samples import write_feed
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
-from mopt.system.digests import file_digest
 from mopt.system.files import (
     disk_errors,
     exchange,
@@ -157,46 +153,6 @@ def _copy_tree(source: Path, target: Path) -> None:
             copies[inode] = copy
 
 
-def verify_files(artifact: Path) -> list[str]:
-    """Compare the files of an artifact with its manifest; return one line for each problem.
-
-    Raises:
-        UserError: When it has no readable manifest.
-    """
-    manifest = read_manifest(artifact)
-    known: dict[tuple[int, int], str] = {}
-    problems = [
-        f"{problem}: {name}"
-        for name, expected in sorted(manifest.files.items())
-        if (problem := _file_problem(artifact, name, expected, known))
-    ]
-    listed = {*manifest.files, FILE_NAME}
-    found = {path.relative_to(artifact).as_posix() for path in files_below(artifact)}
-    return problems + [f"not in the manifest: {name}" for name in sorted(found - listed)]
-
-
-def read_golden(artifact: Path) -> list[tuple[Feed, Feed]]:
-    """Return the golden samples of an artifact: inputs, and what the shipped model made of them.
-
-    Raises:
-        UserError: When one is missing or damaged.
-    """
-    count = read_manifest(artifact).golden.count
-    return [(_golden(artifact, index, "inputs"), _golden(artifact, index, "outputs")) for index in range(count)]
-
-
-def _golden(artifact: Path, index: int, kind: str) -> Feed:
-    path = _golden_file(artifact / "golden", index, kind)
-    try:
-        return read_feed(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise UserError(f"{path} is missing or damaged: {type(error).__name__}", "build the artifact again") from None
-
-
-def _golden_file(folder: Path, index: int, kind: str) -> Path:
-    return folder / f"{index:03d}" / f"{kind}.npz"
-
-
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
@@ -253,8 +209,8 @@ def _copy_model(model: Model, folder: Path) -> None:
 def _write_golden(folder: Path, inputs: Sequence[Feed], outputs: Sequence[Feed]) -> None:
     for index, (feed, answer) in enumerate(zip(inputs, outputs, strict=True)):
         (folder / f"{index:03d}").mkdir(parents=True)
-        write_feed(_golden_file(folder, index, "inputs"), feed)
-        write_feed(_golden_file(folder, index, "outputs"), answer)
+        write_feed(golden_file(folder, index, "inputs"), feed)
+        write_feed(golden_file(folder, index, "outputs"), answer)
 
 
 def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequence[Feed]) -> None:
@@ -273,16 +229,7 @@ def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequen
 
 def _digests(folder: Path) -> dict[str, str]:
     known: dict[tuple[int, int], str] = {}
-    return {path.relative_to(folder).as_posix(): _digest(path, known) for path in files_below(folder)}
-
-
-def _digest(path: Path, known: dict[tuple[int, int], str]) -> str:
-    """Hash a file, once for all its names."""
-    status = path.stat()
-    key = (status.st_dev, status.st_ino)
-    if key not in known:
-        known[key] = file_digest(path)
-    return known[key]
+    return {path.relative_to(folder).as_posix(): hash_once(path, known) for path in files_below(folder)}
 
 
 def _set_folder_modes(folder: Path) -> None:
@@ -327,43 +274,3 @@ def _recover(destination: Path) -> None:
                 shutil.rmtree(aside, ignore_errors=True)
             else:
                 aside.rename(destination)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """A name of a manifest as a place inside the artifact."""
-
-    artifact: Path
-    name: str
-
-    @property
-    def escapes(self) -> bool:
-        pure = PurePosixPath(self.name)
-        return pure.is_absolute() or ".." in pure.parts or not pure.parts or pure.as_posix() != self.name
-
-    @property
-    def linked(self) -> bool:
-        parts = PurePosixPath(self.name).parts
-        return any(self.artifact.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts) + 1))
-
-    @property
-    def path(self) -> Path:
-        return self.artifact / self.name
-
-
-def _file_problem(artifact: Path, name: str, expected: str, known: dict[tuple[int, int], str]) -> str:
-    place = _Place(artifact, name)
-    if "\0" in name or place.escapes:
-        return "path leaves the artifact"
-    if place.linked:
-        return "symbolic link"
-    try:
-        status = place.path.lstat()
-    except OSError:
-        return "missing"
-    if not stat.S_ISREG(status.st_mode):
-        return "not a file"
-    try:
-        return "" if _digest(place.path, known) == expected else "changed"
-    except OSError as error:
-        return f"unreadable ({error.strerror})"

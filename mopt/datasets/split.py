@@ -76,7 +76,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         raise UserError("made-up data has no groups and no slices", "leave them out, or give real samples")
     if spec.is_random:
         random = {**key, "random": _versions(("numpy",))}
-        folder, _ = store.get("data", random, lambda target: _write_random(target, spec, signature))
+        folder = store.get("data", random, lambda target: _write_random(target, spec, signature))
         return _split(folder, spec, "random")
     path = base / spec.path
     name, reader_class = _find_reader(path)
@@ -86,7 +86,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         key |= {"plugin": code} if (code := plugins.code_of(reader_class)) else {}
         if spec.image is not None:
             key["image"] = _versions(("pillow",))
-        folder, _ = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
+        folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
     return _split(folder, spec, name)
 
 
@@ -108,7 +108,7 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
     def make(folder: Path) -> None:
         write_samples(folder, feeds(), synthetic=samples.synthetic)
 
-    return Samples.at(store.get("batched", key, make)[0])
+    return Samples.at(store.get("batched", key, make))
 
 
 def _split(folder: Path, spec: DataSpec, reader: str) -> Split:

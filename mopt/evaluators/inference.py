@@ -69,7 +69,7 @@ def record_outputs(
             outputs = run_all(session, signature, samples)
             write_samples(folder, (Sample(output) for output in outputs))
 
-    return Samples.at(store.get("outputs", key, make)[0])
+    return Samples.at(store.get("outputs", key, make))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def evaluate(
         np.save(folder / "rows.npy", stack_rows(rows))
         (folder / "fidelity.json").write_text(json.dumps(fidelity.summary()))
 
-    folder, _ = store.get("evaluations", key, make)
+    folder = store.get("evaluations", key, make)
     rows = np.load(folder / "rows.npy", allow_pickle=False)
     return Evaluation(rows, json.loads((folder / "fidelity.json").read_text()))
 

@@ -114,7 +114,7 @@ def export(exporter: Exporter, store: Store) -> ExportedModel:
     """
     read = _known_reads(exporter, store)
     try:
-        folder, _ = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read))
+        folder = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read))
     except _MoreFilesError:
         return export(exporter, store)
     except CandidateRejectedError as error:
@@ -198,7 +198,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
         "libraries": versions(("onnxruntime", "onnx-ir")),
     }
     try:
-        folder, _ = store.get("bound", key, functools.partial(_make_validated, exported, used))
+        folder = store.get("bound", key, functools.partial(_make_validated, exported, used))
     except CandidateRejectedError as error:
         raise UserError(
             f"{exported.exporter.source} does not run on the samples: {error.message}",

@@ -29,7 +29,7 @@ def reference_workload(threads: int, batches: Sequence[int]) -> BenchmarkSubject
         batches: Of that model; its own inputs are the same at each.
     """
     store = Store(default_root())
-    folder, _ = store.get("reference_workload", {"width": _WIDTH, "version": 1}, _write)
+    folder = store.get("reference_workload", {"width": _WIDTH, "version": 1}, _write)
     model = Model("onnx", folder / "model", "reference_workload")
     runtime = OnnxRuntime.reference(threads)
     return BenchmarkSubject(lambda: SessionProcess(runtime, model), dict.fromkeys(batches, _feeds()))

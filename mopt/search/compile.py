@@ -1,9 +1,8 @@
-"""Compile, judge and time one candidate, each step cached by everything that it depends on."""
+"""Run passes on a model, each step cached by everything that it depends on."""
 
 from __future__ import annotations
 
-__all__ = ["Compiled", "compile_candidate", "run_passes_cached"]
-
+__all__ = ["Compiled", "compile_passes"]
 
 import dataclasses
 import itertools
@@ -11,36 +10,33 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 from mopt.model.files import Model
 from mopt.passes._base import GraphPass, Pass, run_passes
 from mopt.records.trial import PassRecord
-from mopt.search.trial import Candidate
 from mopt.system.digests import describe_fields
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
-if TYPE_CHECKING:
-    pass
+_RESULT = "result.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A candidate whose passes have run."""
+    """What passes made of a model, and what each of them did."""
 
-    candidate: Candidate
     model: Model
     records: tuple[PassRecord, ...]
 
 
-def compile_candidate(candidate: Candidate, source: Model, store: Store, memory: int | None = None) -> Compiled:
-    """Run the passes of a candidate on ``source``; passes that another candidate has run on the same model are not run again.
+def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: int | None = None) -> Compiled:
+    """Run passes on ``source``; those that have run on the same model before are taken from the store.
 
     Args:
-        candidate: What to compile.
-        source: The model it starts from.
+        passes: In their order; graph passes that follow each other share one model in memory.
+        source: The model to start from.
         store: Where results are kept.
         memory: Bytes that this process and a pass may take together; None for any.
 
@@ -50,10 +46,24 @@ def compile_candidate(candidate: Candidate, source: Model, store: Store, memory:
     """
     model = source
     records: list[PassRecord] = []
-    for group in _groups(candidate.passes):
-        model, found = run_passes_cached(group, model, store, memory)
-        records.extend(found)
-    return Compiled(candidate, model, tuple(records))
+    for group in _groups(passes):
+        key = {"source": model.digest, "passes": [step.key() for step in group], "code": code_digest()}
+        try:
+            with store.entry("models", key) as entry:
+                if (folder := entry.scratch) is not None:
+                    (folder / "model").mkdir()
+                    start = time.perf_counter()
+                    timeout = sum(step.timeout for step in group)
+                    results = run(run_passes, group, model, folder / "model", timeout=timeout, memory=memory)
+                    _write_result(folder, group, results, time.perf_counter() - start)
+        except CandidateRejectedError as error:
+            raise CandidateRejectedError(error.rejection, f"{group[-1].name}: {error.message}") from None
+        except NotApplicableError as error:
+            raise NotApplicableError(f"{group[-1].name}: {error.message}") from None
+        result = json.loads((entry.folder / _RESULT).read_text())
+        records += _records(group, result, cached=entry.scratch is None)
+        model = Model(group[-1].makes, entry.folder / "model", result["digest"])
+    return Compiled(model, tuple(records))
 
 
 def _groups(passes: Sequence[Pass]) -> Iterator[tuple[Pass, ...]]:
@@ -64,41 +74,23 @@ def _groups(passes: Sequence[Pass]) -> Iterator[tuple[Pass, ...]]:
             yield from ((step,) for step in steps)
 
 
-def run_passes_cached(
-    group: Sequence[Pass], source: Model, store: Store, memory: int | None = None
-) -> tuple[Model, list[PassRecord]]:
-    """Run passes that share one model in memory, or find their result in the store."""
-    format_name = group[-1].makes
-    key = {"source": source.digest, "passes": [step.key() for step in group], "code": code_digest()}
+def _write_result(folder: Path, group: Sequence[Pass], results: Sequence[dict[str, Any]], seconds: float) -> None:
+    model = Model.at(group[-1].makes, folder / "model")
+    if not model.file.is_file():
+        raise CandidateRejectedError(Rejection.FAILED, f"{group[-1].name} wrote no model")
+    result = {"digest": model.digest, "seconds": seconds / len(group), "results": results}
+    (folder / _RESULT).write_text(json.dumps(result))
 
-    def make(folder: Path) -> None:
-        (folder / "model").mkdir()
-        start = time.perf_counter()
-        timeout = sum(step.timeout for step in group)
-        results = run(run_passes, tuple(group), source, folder / "model", timeout=timeout, memory=memory)
-        seconds = (time.perf_counter() - start) / len(group)
-        model = Model.at(format_name, folder / "model")
-        if not model.file.is_file():
-            raise CandidateRejectedError(Rejection.FAILED, f"{group[-1].name} wrote no model")
-        result = {"digest": model.digest, "seconds": seconds, "results": results}
-        (folder / "result.json").write_text(json.dumps(result))
 
-    try:
-        folder, cached = store.get("models", key, make)
-    except CandidateRejectedError as error:
-        raise CandidateRejectedError(error.rejection, f"{group[-1].name}: {error.message}") from None
-    except NotApplicableError as error:
-        raise NotApplicableError(f"{group[-1].name}: {error.message}") from None
-    result = json.loads((folder / "result.json").read_text())
-    records = [
+def _records(group: Sequence[Pass], result: dict[str, Any], *, cached: bool) -> list[PassRecord]:
+    return [
         PassRecord(
             name=step.name,
             fields=describe_fields(step),
-            modified=told["modified"],
+            modified=outcome["modified"],
             cached=cached,
             seconds=round(result["seconds"], 3),
-            detail=told["detail"],
+            detail=outcome["detail"],
         )
-        for step, told in zip(group, result["results"], strict=True)
+        for step, outcome in zip(group, result["results"], strict=True)
     ]
-    return Model(format_name, folder / "model", result["digest"]), records

@@ -22,7 +22,7 @@ from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.passes._base import Pass, QuantizingPass
 from mopt.passes._sensitivity import rank_nodes
-from mopt.search.compile import compile_candidate
+from mopt.search.compile import compile_passes
 from mopt.search.trial import Candidate
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
@@ -83,7 +83,7 @@ def plan_mixed_precision(
     if step is None or step.float_nodes:
         return None
     try:
-        quantized = compile_candidate(_for_ranking(candidate), source, store, memory).model
+        quantized = compile_passes(_for_ranking(candidate, step), source, store, memory).model
         ranked = rank_sensitivity(source, quantized, step.samples() or samples, store, memory)
     except (CandidateRejectedError, NotApplicableError):
         return None
@@ -118,7 +118,7 @@ def rank_sensitivity(
         ranked = run(rank_nodes, source.file, quantized.file, samples, memory=memory)
         (folder / "ranking.json").write_text(json.dumps(ranked))
 
-    folder, _ = store.get("rankings", key, make)
+    folder = store.get("rankings", key, make)
     found: list[dict[str, Any]] = json.loads((folder / "ranking.json").read_text())
     return found
 

@@ -29,7 +29,7 @@ from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.model.samples import Samples
 from mopt.progress import Progress
-from mopt.search.compile import Compiled, compile_candidate
+from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
 from mopt.search.trial import Candidate, SearchTask, Trial, inconclusive_text, new_trial, samples_text, signed_text
 
@@ -95,7 +95,7 @@ def compile_trial(candidate: Candidate, task: SearchTask) -> Trial:
     """Run the passes of one; what goes wrong is its reason."""
     trial = new_trial(candidate)
     try:
-        compiled: Compiled = compile_candidate(candidate, task.prepared, task.store, task.memory)
+        compiled = compile_passes(candidate.passes, task.prepared, task.store, task.memory)
     except NotApplicableError as error:
         return trial.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:

@@ -17,7 +17,7 @@ from mopt.passes.fold_onnxslim import FoldOnnxslim
 from mopt.records.trial import PassRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.compile import run_passes_cached
+from mopt.search.compile import compile_passes
 from mopt.system.store import Store
 
 _CLOSE = 1e-4
@@ -42,14 +42,14 @@ def simplify(source: Model, signature: Signature, feeds: Sequence[Feed], store: 
     for alternatives in _STEPS:
         for step in alternatives:
             try:
-                candidate, found = run_passes_cached((step,), model, store, memory)
-                _check_same(model, candidate, signature, feeds)
+                compiled = compile_passes((step,), model, store, memory)
+                _check_same(model, compiled.model, signature, feeds)
             except (NotApplicableError, CandidateRejectedError) as error:
                 notes.append(f"{step.name} left out: {error.message.removeprefix(f'{step.name}: ')}")
                 continue
-            model = candidate
-            records.extend(found)
-            notes.append(step.name if found[0].modified else f"{step.name} changed nothing")
+            model = compiled.model
+            records.extend(compiled.records)
+            notes.append(step.name if compiled.records[0].modified else f"{step.name} changed nothing")
             break
     return Simplified(model, tuple(records), "; ".join(notes))
 

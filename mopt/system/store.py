@@ -7,7 +7,7 @@ drops the lock when its holder dies.
 
 from __future__ import annotations
 
-__all__ = ["KEY_FILE", "Store", "code_digest", "default_root"]
+__all__ = ["KEY_FILE", "Store", "StoreEntry", "code_digest", "default_root"]
 
 import contextlib
 import dataclasses
@@ -45,6 +45,19 @@ def code_digest() -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoreEntry:
+    """An entry of the store.
+
+    Attributes:
+        folder: Where it is, or will be when it has been filled.
+        scratch: An empty folder to fill; None when the entry is there already.
+    """
+
+    folder: Path
+    scratch: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Store:
     """Entries by the digest of everything that they depend on."""
 
@@ -55,28 +68,30 @@ class Store:
         folder = self._folder(kind, key)
         return folder if folder.is_dir() else None
 
-    def get(self, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> tuple[Path, bool]:
-        """Return the folder of an entry, and whether it was there already.
+    @contextlib.contextmanager
+    def entry(self, kind: str, key: Mapping[str, Any]) -> Iterator[StoreEntry]:
+        """Yield an entry that is there, or one to be filled, which is there when the block ends well.
 
         Args:
             kind: Folder of the store, for people who look into it.
             key: JSON data that names everything the content depends on.
-            make: Called with an empty folder to fill, at most once for a key at a time. When it raises, nothing stays.
         """
         import filelock
 
         folder = self._folder(kind, key)
         if folder.is_dir():
-            return folder, True
+            yield StoreEntry(folder, None)
+            return
         (self.root / "locks").mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.root / "locks" / folder.name):
             if folder.is_dir():
-                return folder, True
+                yield StoreEntry(folder, None)
+                return
             scratch = self.root / "scratch" / folder.name
             shutil.rmtree(scratch, ignore_errors=True)  # what a killed build left; the lock says that nobody uses it
             scratch.mkdir(parents=True)
             try:
-                make(scratch)
+                yield StoreEntry(folder, scratch)
                 (scratch / KEY_FILE).write_text(json.dumps(key, indent=1, sort_keys=True))
                 make_durable(scratch, 0o444)
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +99,13 @@ class Store:
                 sync(folder.parent)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-        return folder, False
+
+    def get(self, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """Return the folder of an entry; ``make`` fills it when it is not there, at most once for a key at a time."""
+        with self.entry(kind, key) as entry:
+            if entry.scratch is not None:
+                make(entry.scratch)
+        return entry.folder
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -1,96 +1,169 @@
-"""The one way in: a model or an artifact, with its samples."""
+"""The one way in: a model of any kind, or an artifact, with the samples for it."""
 
 from __future__ import annotations
 
-__all__ = ["check_samples", "is_artifact", "metrics_of", "open_model", "read_samples", "signature_of"]
+__all__ = [
+    "PreparedModel",
+    "Source",
+    "first_samples",
+    "metrics_of",
+    "open_model",
+    "open_model_with_samples",
+    "open_source",
+    "prepare_model",
+    "read_samples",
+]
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopt.artifacts import bundle
-from mopt.artifacts.artifact import FILE_NAME, read_manifest
-from mopt.datasets.split import prepare
-from mopt.errors import UserError
+from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
+from mopt.datasets.spec import DataSpec
+from mopt.datasets.split import Split, batched, prepare
 from mopt.evaluators._metric import Metric, load_metric
 from mopt.evaluators.limit import COSTS
-from mopt.exporters._export import export, find_exporter, validate_export
-from mopt.model.files import Model
+from mopt.exporters._export import (
+    SAMPLES,
+    ExportedModel,
+    ValidatedModel,
+    export,
+    find_exporter,
+    validate_export,
+)
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
+from mopt.profiles.machine import detect
+from mopt.progress import Progress
 from mopt.recipe import Recipe, make_recipe
-from mopt.records.manifest import Manifest
 from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.memory import memory_budget
+from mopt.search.simplify import Simplified, simplify
 from mopt.system.store import Store, default_root
 
 _MOST_SAMPLES = 256
 
 
-def read_samples(artifact: Path, data: str) -> Sequence[Feed]:
-    """Read the evaluation samples of a data set, preprocessed as the artifact's recipe says.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model that has become ONNX, with the samples for it; nothing has run yet."""
+
+    exported: ExportedModel
+    split: Split
+
+    def metric(self, recipe: Recipe) -> Metric:
+        """Return the metric that the recipe names, or the one that fits the outputs.
+
+        Raises:
+            UserError: When there is no such metric, or it does not fit the samples.
+        """
+        metadata = model_metadata(self.exported.model.file)
+        return load_metric(
+            recipe.metric, self.split.evaluation, self.exported.signature, recipe.metric_options, metadata=metadata
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedModel:
+    """What candidates start from.
+
+    Attributes:
+        validated: The export, with its batch axes; its FP32 execution is the reference.
+        simplified: The same after passes that change nothing.
+        calibration: Samples in the batch size that the model has fixed.
+        memory: Bytes that a pass, or the open sessions, may take.
+    """
+
+    validated: ValidatedModel
+    simplified: Simplified
+    calibration: Samples
+    memory: int
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+        return self.validated.signature
+
+
+def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
+    """Export a model, and read and split its data; two steps of progress.
 
     Raises:
-        UserError: When they do not fit the model.
+        UserError: When the model cannot be exported, or the data does not fit it.
     """
-    manifest = read_manifest(artifact)
-    spec = make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data
-    split = prepare(spec, manifest.signature, Store(default_root()), Path())
-    return [split.evaluation[index] for index in range(min(_MOST_SAMPLES, len(split.evaluation)))]
+    exporter = find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
+    exported = export(exporter, store)
+    progress.step(f"{recipe.name}: {exporter.name}")
+    split = prepare(recipe.data, exported.signature, store, Path())
+    progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
+    return Source(exported, split)
 
 
-def check_samples(artifact: Path) -> Manifest:
-    manifest = read_manifest(artifact)
-    if problems := bundle.verify_files(artifact):
-        raise UserError(f"{artifact} is not what was built: {problems[0]}", "mopt verify names all that differs")
-    return manifest
-
-
-def is_artifact(source: str) -> bool:
-    """Whether a folder is one that mopt build wrote."""
-    return (Path(source) / FILE_NAME).is_file()
-
-
-def signature_of(source: str, store: Store, *, trust_pickle: bool) -> Signature:
-    """Return what a model takes and gives, before any sample is read.
+def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progress) -> PreparedModel:
+    """Check an export on real samples, and simplify it; two steps of progress.
 
     Raises:
-        UserError: When it is neither an artifact nor a model.
+        UserError: When the source does not take the samples, or the export is wrong.
     """
+    samples = first_samples(source.split)
+    validated = validate_export(source.exported, samples, store)
+    progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
+    memory = memory_budget(recipe.search.memory, detect(), validated.model)
+    simplified = simplify(validated.model, validated.signature, samples, store, memory)
+    progress.step(simplified.note)
+    return PreparedModel(validated, simplified, batched(source.split.calibration, validated.signature, store), memory)
+
+
+def first_samples(split: Split) -> list[Feed]:
+    """Return the evaluation samples that an export is checked on."""
+    return [split.evaluation[index] for index in range(min(SAMPLES, len(split.evaluation)))]
+
+
+def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> tuple[RunnableModel, Split]:
+    """Open an artifact or a plain model as it runs here, with samples that fit it.
+
+    Raises:
+        UserError: When it is neither, its files are not those that were built, or the data does not fit it.
+    """
+    split = prepare(spec, _signature_of(source, recipe, store), store, Path())
+    return open_model(source, first_samples(split), recipe, store), split
+
+
+def _signature_of(source: str, recipe: Recipe, store: Store) -> Signature:
     if is_artifact(source):
         return read_manifest(Path(source)).signature
-    return export(find_exporter(source, trust_pickle=trust_pickle), store).signature
+    return export(find_exporter(source, trust_pickle=recipe.trust_pickle), store).signature
 
 
-def open_model(source: str, feeds: Sequence[Feed], store: Store, *, threads: int, trust_pickle: bool = False) -> RunnableModel:
-    """Read an artifact, or export a plain model for ONNX Runtime.
+def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
+    """Open an artifact, or export a plain model for ONNX Runtime and check the export on samples.
 
     Raises:
-        UserError: When it is neither, or the artifact's files are not those that were built.
+        UserError: When it is neither, or its files are not those that were built.
     """
     if is_artifact(source):
-        return _from_artifact(Path(source))
-    exporter = find_exporter(source, trust_pickle=trust_pickle)
-    bound = validate_export(export(exporter, store), feeds, store)
+        return _from_artifact(Artifact.open(source))
+    exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
+    validated = validate_export(export(exporter, store), samples, store)
     return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,
-        model=bound.model,
-        runtime=OnnxRuntime.reference(threads),
-        signature=bound.signature,
+        model=validated.model,
+        runtime=OnnxRuntime.reference(recipe.search.threads or detect().cores),
+        signature=validated.signature,
         manifest=None,
     )
 
 
-def _from_artifact(folder: Path) -> RunnableModel:
-    manifest = read_manifest(folder)
-    if problems := bundle.verify_files(folder):
-        raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
+def _from_artifact(artifact: Artifact) -> RunnableModel:
+    manifest = artifact.manifest
     return RunnableModel(
         name=manifest.name,
-        source=str(folder),
-        model=Model.at(manifest.format, folder / "model"),
+        source=str(artifact.folder),
+        model=artifact.model,
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
         signature=manifest.signature,
         manifest=manifest,
@@ -104,7 +177,19 @@ def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[M
         UserError: When there is no such metric, or it does not fit the samples.
     """
     files, _ = model.executable
-    told = model_metadata(files.file) if files.format == "onnx" else {}
-    first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=told)
+    metadata = model_metadata(files.file) if files.format == "onnx" else {}
+    first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=metadata)
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
-    return [first, *(load_metric(name, samples, model.signature, metadata=told) for name in more)]
+    return [first, *(load_metric(name, samples, model.signature, metadata=metadata) for name in more)]
+
+
+def read_samples(artifact: Path, data: str) -> list[Feed]:
+    """Read the evaluation samples of a data set, preprocessed as the artifact's recipe says.
+
+    Raises:
+        UserError: When they do not fit the model.
+    """
+    manifest = read_manifest(artifact)
+    spec = make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data
+    split = prepare(spec, manifest.signature, Store(default_root()), Path())
+    return [split.evaluation[index] for index in range(min(_MOST_SAMPLES, len(split.evaluation)))]

@@ -7,11 +7,9 @@ __all__ = ["make_baseline"]
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.baseline import encode_answers
-from mopt.datasets.split import prepare
 from mopt.evaluators.inference import score
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
@@ -24,7 +22,7 @@ from mopt.records.baseline import Speed, StoredBaseline, pack_rows
 from mopt.regression.models import RunnableModel, collect_outputs, default_batch_sizes
 from mopt.regression.reference_workload import reference_workload
 from mopt.system.store import Store, default_root
-from mopt.workflows._sources import metrics_of, open_model, signature_of
+from mopt.workflows._sources import metrics_of, open_model_with_samples
 
 _PAIRS = 20
 _SECONDS = 40.0
@@ -57,12 +55,8 @@ def make_baseline(
     progress, store = progress or Silent(), store or Store(default_root())
     progress.stage("reading the model and the data", 2)
     spec = recipe.data.model_copy(update={"calibration": 0} if use_all_samples else {})
-    threads = recipe.search.threads or detect().cores
-    trust = recipe.trust_pickle
-    signature = signature_of(source, store, trust_pickle=trust)
-    samples = prepare(spec, signature, store, Path()).evaluation
-    feeds = [samples[index] for index in range(min(8, len(samples)))]
-    model = open_model(source, feeds, store, threads=threads, trust_pickle=trust)
+    model, split = open_model_with_samples(source, spec, recipe, store)
+    samples = split.evaluation
     progress.step(f"{len(samples):,} samples")
     answers = collect_outputs(model, samples, store, 1).runs[0]
     metrics = metrics_of(model, recipe, samples)
@@ -73,7 +67,7 @@ def make_baseline(
         source=source,
         digest=model.model.digest,
         runtime=model.runtime.name,
-        runtime_fields=model.manifest.runtime_fields if model.manifest else {"threads": threads},
+        runtime_fields=model.manifest.runtime_fields if model.manifest else {"threads": model.runtime.threads},
         inputs=tuple(one.name for one in model.signature.inputs),
         outputs=tuple(one.name for one in model.signature.outputs),
         data=recipe.data.path,

@@ -8,14 +8,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mopt.artifacts import bundle
+from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import measure_capacity
 from mopt.capacity.simulate import Policy, Service, forecast, largest_rate
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import TEST_SECONDS, load_test, requests_for, summarize_load
-from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
@@ -25,11 +24,10 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
-from mopt.workflows._sources import check_samples
 
 
 def bench_artifact(
-    artifact: Path,
+    artifact: str | Path,
     *,
     samples: Sequence[Feed] | None = None,
     rate: float | None = None,
@@ -62,14 +60,14 @@ def bench_artifact(
         CandidateRejectedError: When the runtime fails on it here.
     """
     progress = progress or Silent()
-    manifest = check_samples(artifact)
-    feeds = samples if samples is not None else [inputs for inputs, _ in bundle.read_golden(artifact)]
+    built = Artifact.open(artifact)
+    manifest, model = built.manifest, built.model
+    feeds = samples if samples is not None else [inputs for inputs, _ in built.golden()]
     machine = detect()
     threads = cores or machine.cores
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": threads})
     if why := runtime.unavailable():
         raise UserError(f"{artifact} cannot be measured here: {why}", "run this where it will be served")
-    model = Model(manifest.format, artifact / "model", manifest.winner.model_digest or "")
     profile = measure_capacity(
         runtime,
         model,

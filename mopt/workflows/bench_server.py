@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mopt.artifacts import bundle
-from mopt.artifacts.artifact import read_manifest
+from mopt.artifacts.artifact import Artifact
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
@@ -68,8 +67,8 @@ def bench_server(
         UserError: When the server is not there, does not have the model, or answers something else.
         MissingDependencyError: When a client library is not installed.
     """
-    manifest = read_manifest(artifact)
-    golden = bundle.read_golden(artifact)
+    built = Artifact.read(artifact)
+    manifest, golden = built.manifest, built.golden()
     endpoint = _endpoint(url, manifest, protocol, model, headers)
     _check_answer(endpoint, manifest, golden)
     requests = encode(endpoint, samples if samples is not None else [inputs for inputs, _ in golden])

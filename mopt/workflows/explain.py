@@ -30,7 +30,7 @@ from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
-from mopt.search.compile import compile_candidate
+from mopt.search.compile import compile_passes
 from mopt.search.memory import memory_budget
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.simplify import simplify
@@ -90,7 +90,7 @@ def explain(
     chosen = _choose(every, candidate, float_nodes)
     progress.step(chosen.name)
     try:
-        compiled = compile_candidate(chosen, prepared, store, memory)
+        compiled = compile_passes(chosen.passes, prepared, store, memory)
     except NotApplicableError as error:
         raise UserError(f"{chosen.name} is not for this model: {error.message}", "name another with --candidate") from None
     progress.step("compiled")
@@ -159,7 +159,7 @@ def _with_effects(
     for name in noisy[:count]:
         variant = MixedPrecisionPlan(chosen, tuple(noisy)).solo(name)
         try:
-            model = compile_candidate(variant, context.prepared, context.store, context.memory).model
+            model = compile_passes(variant.passes, context.prepared, context.store, context.memory).model
             found = evaluate(
                 model, variant.runtime, context.signature, context.samples, answers, metric, detect(), context.store
             )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.baseline import is_baseline, read_baseline
 from mopt.datasets.spec import DataSpec
-from mopt.datasets.split import Split, prepare
+from mopt.datasets.split import Split
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.model.samples import Samples
@@ -37,7 +37,7 @@ from mopt.regression.quality import (
 from mopt.regression.worst_samples import largest_regressions
 from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
-from mopt.workflows._sources import metrics_of, open_model, signature_of
+from mopt.workflows._sources import first_samples, metrics_of, open_model, open_model_with_samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,15 +115,11 @@ def run_gate(
 def _read(request: GateRequest, store: Store) -> tuple[Split, RunnableModel, Baseline]:
     recipe = request.recipe
     stored = read_baseline(Path(request.against)) if is_baseline(request.against) else None
-    threads = recipe.search.threads or detect().cores
-    signature = signature_of(request.candidate, store, trust_pickle=recipe.trust_pickle)
-    split = prepare(_spec(request, stored), signature, store, Path())
-    feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
-    candidate = open_model(request.candidate, feeds, store, threads=threads, trust_pickle=recipe.trust_pickle)
+    candidate, split = open_model_with_samples(request.candidate, _spec(request, stored), recipe, store)
     if stored is not None:
         _check_alike(candidate, stored.inputs, stored.outputs)
         return _paired(split, stored, request.against), candidate, Baseline(None, stored)
-    other = open_model(request.against, feeds, store, threads=threads, trust_pickle=recipe.trust_pickle)
+    other = open_model(request.against, first_samples(split), recipe, store)
     _check_alike(candidate, [spec.name for spec in other.signature.inputs], [spec.name for spec in other.signature.outputs])
     return split, candidate, Baseline(other, None)
 

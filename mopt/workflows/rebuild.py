@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts import bundle
-from mopt.artifacts.artifact import read_manifest
+from mopt.artifacts.artifact import Artifact
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.passes._tensorrt import ShapeRange
@@ -19,10 +19,10 @@ from mopt.profiles.target import Gpu, load_target
 from mopt.progress import Progress, Silent
 from mopt.records._base import stamp
 from mopt.records.manifest import Manifest
-from mopt.records.trial import PassRecord, TrialRecord
+from mopt.records.trial import TrialRecord
 from mopt.reports.build import render_files
 from mopt.runtimes.tensorrt import TensorRT
-from mopt.search.compile import run_passes_cached
+from mopt.search.compile import Compiled, compile_passes
 from mopt.search.without_device import NOT_MEASURED, check_buildable
 from mopt.system.digests import describe_fields
 from mopt.system.nvidia import version_of
@@ -54,8 +54,7 @@ def rebuild(
         UserError: When the artifact has no engine or was changed, or the engine cannot be built.
     """
     progress = progress or Silent()
-    manifest, machine = read_manifest(artifact), detect()
-    wanted = load_target(target, machine)
+    manifest, wanted = Artifact.read(artifact).manifest, load_target(target, detect())
     if manifest.format != "tensorrt":
         raise UserError(
             f"{artifact} holds {manifest.format}, not an engine", "build it for a GPU: mopt build --target nvidia-l4"
@@ -63,21 +62,20 @@ def rebuild(
     if wanted.gpu is None:
         raise UserError(f"target {wanted.name} is no GPU", "choose one with mopt list targets")
     check_buildable(wanted)
-    if problems := bundle.verify_files(artifact):
-        raise UserError(f"{artifact} is not what was built: {problems[0]}", "fetch it again")
+    built = Artifact.open(artifact)
     bundle.check_destination(out, force=force)
     engine = _engine(manifest, wanted.gpu)
     progress.stage(f"building the engine for {wanted.name}", 1)
     try:
-        model, records = run_passes_cached((engine,), _source(artifact), store or Store(default_root()))
+        compiled = compile_passes((engine,), _source(artifact), store or Store(default_root()))
     except (NotApplicableError, CandidateRejectedError) as error:
         raise UserError(f"the engine cannot be built for {wanted.name}: {error.message}") from None
-    progress.step(f"{model.size:,} bytes")
-    golden = bundle.read_golden(artifact)
-    renewed = _renewed(manifest, model, engine, records, wanted.model_dump(mode="json"), command)
+    progress.step(f"{compiled.model.size:,} bytes")
+    golden = built.golden()
+    renewed = _renewed(manifest, compiled, engine, wanted.model_dump(mode="json"), command)
     return bundle.write_artifact(
         out,
-        model=model,
+        model=compiled.model,
         manifest=renewed,
         golden_inputs=[inputs for inputs, _ in golden],
         golden_outputs=[outputs for _, outputs in golden],
@@ -108,20 +106,19 @@ def _engine(manifest: Manifest, gpu: Gpu) -> BuildTensorrt:
 
 def _renewed(
     manifest: Manifest,
-    model: Model,
+    compiled: Compiled,
     engine: BuildTensorrt,
-    records: list[PassRecord],
     target: dict[str, Any],
     command: str,
 ) -> Manifest:
     runtime = TensorRT(library=engine.library, version=version_of(engine.library), capabilities=engine.capabilities)
     fields, old = describe_fields(runtime), manifest.winner
     measured = NOT_MEASURED if runtime.unavailable() else "not since it was rebuilt; mopt bench does"
-    evidence = {"layers": records[0].detail.get("computes", {}), "measured": measured}
+    evidence = {"layers": compiled.records[0].detail.get("computes", {}), "measured": measured}
     new = old.model_copy(
         update={
-            "runtime_fields": fields, "passes": (*old.passes[:-1], *records), "model_digest": model.digest,
-            "size_bytes": model.size, "evidence": evidence, "profile": None,
+            "runtime_fields": fields, "passes": (*old.passes[:-1], *compiled.records), "model_digest": compiled.model.digest,
+            "size_bytes": compiled.model.size, "evidence": evidence, "profile": None,
         }
     )  # fmt: skip
 

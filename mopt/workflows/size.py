@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pydantic
 
-from mopt.artifacts.artifact import FILE_NAME, read_manifest
+from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.capacity.batching import cheapest, max_rate, rescale
 from mopt.capacity.measure import without_instance_groups
 from mopt.capacity.recommendation import (
@@ -52,7 +52,7 @@ def read_profiled_models(path: Path) -> list[ProfiledModel]:
     Raises:
         UserError: When it is neither.
     """
-    if path.is_dir() and (path / FILE_NAME).is_file():
+    if is_artifact(path):
         return _from_artifact(path)
     hint = "give a folder that mopt build wrote, or a file of mopt bench --out"
     if not path.is_file():

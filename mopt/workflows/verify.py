@@ -7,21 +7,19 @@ __all__ = ["verify"]
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mopt.artifacts import bundle
-from mopt.artifacts.artifact import read_manifest
+from mopt.artifacts.artifact import Artifact
 from mopt.errors import CandidateRejectedError
-from mopt.model.files import Model
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
 from mopt.records.benchmark import Verification
 from mopt.records.manifest import Manifest
-from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
+from mopt.runtimes._base import SessionProcess, make_runtime
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def verify(artifact: Path) -> Verification:
+def verify(artifact: str | Path) -> Verification:
     """Check the digest of every file, then replay the golden samples.
 
     A file that is not what was built ends the check: a model that somebody changed is not loaded.
@@ -29,16 +27,16 @@ def verify(artifact: Path) -> Verification:
     Raises:
         UserError: When the folder is no artifact, or its runtime is not installed.
     """
-    manifest = read_manifest(artifact)
-    problems = bundle.verify_files(artifact)
-    warnings = _warnings(artifact, manifest)
+    built = Artifact.read(artifact)
+    manifest, problems = built.manifest, built.problems()
+    warnings = _warnings(manifest)
     if problems:
         return Verification(
             ok=False, problems=tuple(problems), warnings=warnings, files=len(manifest.files), samples=0,
             summary="not run: files differ", largest_difference={},
         )  # fmt: skip
     try:
-        differences, wrong = _replay(artifact, manifest)
+        differences, wrong = _replay(built)
     except CandidateRejectedError as error:
         differences, wrong = {}, [f"{manifest.runtime}: {error.message}"]
     largest = ", ".join(f"{name} within {value:.2g}" for name, value in differences.items())
@@ -53,7 +51,7 @@ def verify(artifact: Path) -> Verification:
     )
 
 
-def _warnings(artifact: Path, manifest: Manifest) -> tuple[str, ...]:
+def _warnings(manifest: Manifest) -> tuple[str, ...]:
     here = detect()
     found = []
     if here.isa != manifest.machine.isa:
@@ -67,25 +65,20 @@ def _warnings(artifact: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _replay(artifact: Path, manifest: Manifest) -> tuple[dict[str, float], list[str]]:
-    model, runtime = _stand_in(artifact, manifest)
+def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str]]:
+    manifest = artifact.manifest
+    model, runtime = make_runtime(manifest.runtime, manifest.runtime_fields).fallback(artifact.model)
     differences: dict[str, float] = {}
     wrong: list[str] = []
     signature = manifest.signature
     with SessionProcess(runtime, model) as session:
-        for index, (inputs, expected) in enumerate(bundle.read_golden(artifact)):
+        for index, (inputs, expected) in enumerate(artifact.golden()):
             count = signature.batch_size or 1
             outputs = signature.unstack(session.run(signature.stack([inputs] * count)), count)[0]
             for name, value in expected.items():
                 problem = _compare(name, outputs, value, manifest.golden.tolerance, differences)
                 wrong.extend([f"sample {index}: {problem}"] if problem else [])
     return differences, wrong
-
-
-def _stand_in(artifact: Path, manifest: Manifest) -> tuple[Model, Runtime]:
-    """The model, or what answers for it where its device is not here."""
-    runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
-    return runtime.fallback(Model(manifest.format, artifact / "model", manifest.winner.model_digest or ""))
 
 
 def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:

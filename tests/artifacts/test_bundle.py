@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mopt.artifacts import bundle
-from mopt.artifacts.artifact import FILE_NAME, read_manifest
-from mopt.artifacts.bundle import check_destination, read_golden, verify_files, write_artifact
+from mopt.artifacts.artifact import FILE_NAME, Artifact, read_manifest
+from mopt.artifacts.bundle import check_destination, write_artifact
 from mopt.errors import UserError
 from mopt.model.files import Model
 from mopt.model.signature import TensorSpec
@@ -74,7 +74,7 @@ def test_the_layout_and_the_modes(tmp_path, model):
     assert {path.stat().st_mode & 0o7777 for path in [destination, *destination.rglob("*")] if path.is_dir()} == {0o755}
     assert set(written.files) == files - {"manifest.json"}
     assert read_manifest(destination) == written
-    assert verify_files(destination) == []
+    assert Artifact.read(destination).problems() == []
 
 
 def test_serving_shares_the_graph_but_not_its_data_and_the_store_keeps_its_own(tmp_path, model):
@@ -89,7 +89,7 @@ def test_serving_shares_the_graph_but_not_its_data_and_the_store_keeps_its_own(t
 
 def test_golden_samples_come_back(tmp_path, model):
     write(tmp_path / "artifact", model)
-    ((inputs, outputs),) = read_golden(tmp_path / "artifact")
+    ((inputs, outputs),) = Artifact.read(tmp_path / "artifact").golden()
     np.testing.assert_array_equal(inputs["images"], INPUT["images"])
     np.testing.assert_array_equal(outputs["logits"], OUTPUT["logits"])
 
@@ -99,7 +99,7 @@ def test_damaged_golden_samples_are_the_users_news(tmp_path, model, damage):
     write(tmp_path / "artifact", model)
     (tmp_path / "artifact/golden/000/outputs.npz").write_bytes(damage)
     with pytest.raises(UserError, match=r"outputs.npz is missing or damaged"):
-        read_golden(tmp_path / "artifact")
+        Artifact.read(tmp_path / "artifact").golden()
 
 
 def test_pickled_golden_samples_are_not_loaded(tmp_path, model):
@@ -107,7 +107,7 @@ def test_pickled_golden_samples_are_not_loaded(tmp_path, model):
     with (tmp_path / "artifact/golden/000/inputs.npz").open("wb") as stream:
         np.savez(stream, images=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="damaged"):
-        read_golden(tmp_path / "artifact")
+        Artifact.read(tmp_path / "artifact").golden()
 
 
 def test_equal_builds_write_equal_bytes(tmp_path, model):
@@ -122,7 +122,7 @@ def test_a_system_that_cannot_serve_it_says_why(tmp_path, model):
     write(tmp_path / "artifact", model, signature=odd)
     text = (tmp_path / "artifact/serving/triton/NOT-WRITTEN.md").read_text()
     assert "complex64" in text
-    assert verify_files(tmp_path / "artifact") == []
+    assert Artifact.read(tmp_path / "artifact").problems() == []
 
 
 # Refusals, each before any work and without a trace.
@@ -177,14 +177,14 @@ def test_an_artifact_is_replaced_only_with_force(tmp_path, model):
     assert _snapshot(tmp_path) == before
     write(tmp_path / "artifact", model, force=True, name="other")
     assert read_manifest(tmp_path / "artifact").name == "other"
-    assert verify_files(tmp_path / "artifact") == []
+    assert Artifact.read(tmp_path / "artifact").problems() == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "store"]
 
 
 def test_an_empty_folder_is_filled(tmp_path, model):
     (tmp_path / "artifact").mkdir()
     write(tmp_path / "artifact", model)
-    assert verify_files(tmp_path / "artifact") == []
+    assert Artifact.read(tmp_path / "artifact").problems() == []
 
 
 def test_the_current_folder_is_refused(tmp_path, model, monkeypatch):
@@ -326,12 +326,12 @@ def test_kill_at_any_moment_leaves_the_old_or_the_new_one_whole(tmp_path, model)
                 child.stdout.readline()  # a whole artifact was written, however slow the machine is
             time.sleep(random.Random(round_).uniform(0.0, 0.8))
             child.send_signal(signal.SIGKILL)
-        assert verify_files(destination) == []
-        assert len(read_golden(destination)) == 1
+        assert Artifact.read(destination).problems() == []
+        assert len(Artifact.read(destination).golden()) == 1
         seen.add(read_manifest(destination).name)
     assert len(seen) > 1
     write(destination, model, force=True, name="last")
-    assert verify_files(destination) == []
+    assert Artifact.read(destination).problems() == []
     assert [path.name for path in destination.parent.iterdir()] == ["artifact"]
 
 
@@ -415,13 +415,13 @@ def list_file(name):
 def test_every_kind_of_damage_is_found(tmp_path, model, damage, problem):
     write(tmp_path / "artifact", model)
     damage(tmp_path / "artifact")
-    assert problem in verify_files(tmp_path / "artifact")
+    assert problem in Artifact.read(tmp_path / "artifact").problems()
 
 
 def test_golden_files_follow_the_manifest(tmp_path, model):
     write(tmp_path / "artifact", model, golden=Golden(count=2, tolerance={}))
     with pytest.raises(UserError, match="001"):
-        read_golden(tmp_path / "artifact")
+        Artifact.read(tmp_path / "artifact").golden()
 
 
 def test_the_report_tells_every_reason(tmp_path, model):

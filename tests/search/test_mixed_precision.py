@@ -18,7 +18,7 @@ from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
 from mopt.runtimes.tensorrt import TensorRT
-from mopt.search.compile import compile_candidate
+from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, minimize_float_nodes, plan_mixed_precision
 from mopt.search.trial import Candidate
 from tests.passes import graphs
@@ -28,7 +28,7 @@ def test_the_noisiest_operators_stay_in_float_first(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("int8", (QuantizeInt8Static(calibration=samples),), OnnxRuntime(threads=1))
-    compiled = compile_candidate(candidate, source, store)
+    compiled = compile_passes(candidate.passes, source, store)
     plan = plan_mixed_precision(candidate, source, samples, store)
     (ranking,) = (store.root / "rankings").glob("*/ranking.json")
     ranked = json.loads(ranking.read_text())
@@ -37,7 +37,7 @@ def test_the_noisiest_operators_stay_in_float_first(tmp_path, store):
     variant = plan.with_float(plan.ranked[:2])
     assert variant.name == "int8-mixed2"
     everything = compiled.records[-1].detail["quantized"]
-    fewer = compile_candidate(variant, source, store).records[-1].detail["quantized"]
+    fewer = compile_passes(variant.passes, source, store).records[-1].detail["quantized"]
     assert sum(fewer.values()) < sum(everything.values())
 
 
@@ -46,11 +46,11 @@ def test_dynamic_quantization_is_ranked_too(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("dynamic", (QuantizeInt8Dynamic(),), OnnxRuntime(threads=1))
-    compiled = compile_candidate(candidate, source, store)
+    compiled = compile_passes(candidate.passes, source, store)
     plan = plan_mixed_precision(candidate, source, samples, store)
     quantized = compiled.records[-1].detail["quantized"]
     assert len(plan.ranked) == sum(quantized.values())
-    fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store).records[-1].detail["quantized"]
+    fewer = compile_passes(plan.with_float(plan.ranked[:1]).passes, source, store).records[-1].detail["quantized"]
     assert sum(fewer.values()) == sum(quantized.values()) - 1
 
 
@@ -58,10 +58,10 @@ def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("int4", (QuantizeInt4(block_size=32),), OnnxRuntime(threads=1))
-    compiled = compile_candidate(candidate, source, store)
+    compiled = compile_passes(candidate.passes, source, store)
     plan = plan_mixed_precision(candidate, source, samples, store)
     assert plan.ranked
-    fewer = compile_candidate(plan.with_float(plan.ranked[:1]), source, store)
+    fewer = compile_passes(plan.with_float(plan.ranked[:1]).passes, source, store)
     assert fewer.model.digest != compiled.model.digest
 
 
@@ -70,7 +70,7 @@ def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, sto
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
     candidate = Candidate("half", (half(),), OnnxRuntime(threads=1))
-    compiled = compile_candidate(candidate, source, store)
+    compiled = compile_passes(candidate.passes, source, store)
     plan = plan_mixed_precision(candidate, source, samples, store)
     (ranking,) = (store.root / "rankings").glob("*/ranking.json")
     noise = {entry["node"]: entry["sqnr_db"] for entry in json.loads(ranking.read_text())}
@@ -79,7 +79,7 @@ def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, sto
     products = [noise[entry] for entry in noise if "MatMul" in entry]
     assert products
     assert all(6.02 * digits < value < 6.02 * (digits + 5) for value in products)  # 6 dB for each bit of the mantissa
-    fewer = compile_candidate(plan.with_float(plan.ranked[:2]), source, store)
+    fewer = compile_passes(plan.with_float(plan.ranked[:2]).passes, source, store)
     assert sum(fewer.records[-1].detail["converted"].values()) == sum(compiled.records[-1].detail["converted"].values()) - 2
 
 
@@ -91,13 +91,13 @@ def test_what_is_quantized_for_an_engine_is_ranked_without_its_fp16_and_without_
     plan = plan_mixed_precision(
         Candidate("engine", (step, BuildTensorrt(capabilities=("8.9",))), TensorRT()), source, samples, store
     )
-    quantized = compile_candidate(Candidate("graph", (step,), OnnxRuntime(threads=1)), source, store)
+    quantized = compile_passes(Candidate("graph", (step,), OnnxRuntime(threads=1)).passes, source, store)
     assert len(plan.ranked) == sum(quantized.records[-1].detail["quantized"].values())
     variant = plan.with_float(plan.ranked[:2])
     assert variant.name == "engine-mixed2"
     assert [one.name for one in variant.passes] == ["quantize_tensorrt", "build_tensorrt"]
     assert variant.passes[0].half
-    fewer = compile_candidate(Candidate("graph", variant.passes[:1], OnnxRuntime(threads=1)), source, store)
+    fewer = compile_passes(Candidate("graph", variant.passes[:1], OnnxRuntime(threads=1)).passes, source, store)
     assert sum(fewer.records[-1].detail["quantized"].values()) == len(plan.ranked) - 2
     assert fewer.records[-1].detail["float_because"]["asked for"] == sorted(plan.ranked[:2])
 

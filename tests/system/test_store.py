@@ -22,8 +22,11 @@ def make(folder):
     (folder / "half").write_text("x")
     time.sleep(pause)
     (folder / "whole").write_text("y")
-folder, there = Store(root).get("passes", {"a": 1}, make)
-print(there, sorted(path.name for path in folder.iterdir()))
+there = []
+with Store(root).entry("passes", {"a": 1}) as entry:
+    there = entry.scratch is None
+    there or make(entry.scratch)
+print(there, sorted(path.name for path in entry.folder.iterdir()))
 """
 
 
@@ -56,7 +59,11 @@ def test_a_killed_maker_leaves_no_entry_and_the_next_one_succeeds(tmp_path):
     assert child.stdout is not None
     child.stdout.close()
     assert store.find("passes", {"a": 1}) is None
-    folder, there = store.get("passes", {"a": 1}, lambda folder: (folder / "whole").write_text("y") and None)
+    with store.entry("passes", {"a": 1}) as entry:
+        there = entry.scratch is None
+        if entry.scratch is not None:
+            (entry.scratch / "whole").write_text("y")
+    folder = entry.folder
     assert not there
     assert sorted(path.name for path in folder.iterdir()) == ["key.json", "whole"]
     assert list((store.root / "scratch").iterdir()) == []
@@ -90,7 +97,7 @@ def test_the_order_of_the_key_does_not_matter(store):
 
 
 def test_files_of_an_entry_cannot_be_changed_by_accident(store):
-    folder, _ = store.get("passes", {"a": 1}, lambda folder: (folder / "m").write_text("x") and None)
+    folder = store.get("passes", {"a": 1}, lambda folder: (folder / "m").write_text("x") and None)
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
 
 

@@ -6,7 +6,7 @@ from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.openvino import OpenVINO
-from mopt.search.compile import compile_candidate
+from mopt.search.compile import compile_passes
 from mopt.search.trial import Candidate
 from tests.passes import graphs
 
@@ -26,7 +26,7 @@ def test_no_library_keeps_notes_for_its_maker(tmp_path, monkeypatch, store, libr
         monkeypatch.delenv(name, raising=False)
     source, data = graphs.cnn(tmp_path / "model"), graphs.images(tmp_path / "data")
     step, runtime = STEPS[library](data)
-    compiled = compile_candidate(Candidate(library, (step,), runtime), source, store)
+    compiled = compile_passes(Candidate(library, (step,), runtime).passes, source, store)
     with SessionProcess(runtime, compiled.model) as session:
         session.run(data[0])
     assert [str(path.relative_to(home)) for path in home.rglob("*")] == []
