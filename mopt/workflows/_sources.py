@@ -40,6 +40,7 @@ from mopt.recipe import Recipe, make_recipe
 from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import memory_budget
 from mopt.search.simplify import Simplified, simplify
 from mopt.system.store import Store, default_root
@@ -112,9 +113,11 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
     validated = validate_export(source.exported, samples, store)
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
-    simplified = simplify(validated.model, validated.signature, samples, store, memory)
+    calibration = batched(source.split.calibration, validated.signature, store)
+    steps = simplifying_passes(recipe.search.simplify, calibration)
+    simplified = simplify(steps, validated.model, validated.signature, samples, store, memory)
     progress.step(simplified.note)
-    return PreparedModel(validated, simplified, batched(source.split.calibration, validated.signature, store), memory)
+    return PreparedModel(validated, simplified, calibration, memory)
 
 
 def first_samples(split: Split) -> list[Feed]:

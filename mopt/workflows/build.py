@@ -196,7 +196,7 @@ def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Ca
     )
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, _threads(recipe, site.machine), engine)
-    return search_space(inputs, options.candidates, recipe.objective)
+    return search_space(inputs, options.candidates, recipe.objective, options.candidate)
 
 
 def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:

@@ -31,6 +31,7 @@ from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.compile import compile_passes
+from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import memory_budget
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.simplify import simplify
@@ -83,10 +84,12 @@ def explain(
     bound = validate_export(exported, feeds, store)
     progress.step(recipe.name)
     memory = memory_budget(recipe.search.memory, machine, bound.model)
-    prepared = simplify(bound.model, bound.signature, feeds, store, memory).model
     calibration = batched(split.calibration, bound.signature, store)
+    steps = simplifying_passes(recipe.search.simplify, calibration)
+    prepared = simplify(steps, bound.model, bound.signature, feeds, store, memory).model
     threads = recipe.search.threads or machine.cores
-    every = search_space(SpaceInputs(graph_traits(prepared), target, calibration, threads), ("*",), recipe.objective)
+    inputs = SpaceInputs(graph_traits(prepared), target, calibration, threads)
+    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate)
     chosen = _choose(every, candidate, float_nodes)
     progress.step(chosen.name)
     try:
@@ -173,7 +176,7 @@ def _with_effects(
 
 
 def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if quantizing_pass(one)]
+    quantizing = [one for one in every if quantizing_pass(one.passes)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
     if name is None:
