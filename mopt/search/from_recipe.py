@@ -7,7 +7,7 @@ __all__ = ["check_search", "recipe_candidates", "simplifying_passes"]
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mopt.errors import UserError
 from mopt.model.formats import ONNX
@@ -21,7 +21,6 @@ from mopt.search.trial import REFERENCE, Candidate
 from mopt.system import plugins
 from mopt.system.options import check_options, fields_of_type
 
-_Plugin = TypeVar("_Plugin", Pass, Runtime)
 _NO_SAMPLES = Samples(Path(), "", 0)
 
 
@@ -57,20 +56,19 @@ def recipe_candidates(
 
 def _candidate(spec: CandidateSpec, inputs: SpaceInputs, defaults: Mapping[str, Mapping[str, Any]]) -> Candidate:
     where = f"candidate {spec.name}"
-    runtime_class = _load("runtimes", Runtime, spec.runtime, where)
-    target = inputs.target
+    runtime_class, target = _load("runtimes", Runtime, spec.runtime, where), inputs.target
     if not runtime_class.supports(target.compute_device, target.isa):
         raise UserError(
             f"{where}: {spec.runtime} does not run on target {target.name}, a {target.compute_device.upper()}",
             f"leave it out with search.candidates, or choose another runtime than {spec.runtime}",
         )
     runtime = _make(runtime_class, spec.runtime_options, inputs, defaults.get(spec.runtime, {}), f"{where}: {spec.runtime}")
-    steps = tuple(
-        _make(_load("passes", Pass, step.name, where), step.options, inputs, defaults.get(step.name, {}), f"{where}: {step.name}")
-        for step in spec.passes
-    )
+    steps = []
+    for step in spec.passes:
+        kind = _load("passes", Pass, step.name, where)
+        steps.append(_make(kind, step.options, inputs, defaults.get(step.name, {}), f"{where}: {step.name}"))
     try:
-        return Candidate(spec.name, steps, runtime)
+        return Candidate(spec.name, tuple(steps), runtime)
     except ValueError as error:
         raise UserError(f"{where}: {error}", "docs/reference/passes.md has what each pass reads and makes") from None
 
@@ -82,7 +80,7 @@ def simplifying_passes(steps: Sequence[Sequence[PassSpec]], calibration: Samples
         UserError: When there is no such pass or option, or the pass makes anything but ONNX of ONNX.
     """
     inputs = _SimplifyInputs(calibration)
-    found = []
+    made_steps = []
     for alternatives in steps:
         made = []
         for spec in alternatives:
@@ -91,8 +89,8 @@ def simplifying_passes(steps: Sequence[Sequence[PassSpec]], calibration: Samples
             if (step.takes, step.makes) != (ONNX.name, ONNX.name):
                 raise UserError(f"{what} makes {step.makes} of {step.takes}", "every candidate starts from ONNX")
             made.append(step)
-        found.append(made)
-    return found
+        made_steps.append(made)
+    return made_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ class _SimplifyInputs:
     threads: int = 1
 
 
-def _load(kind: str, base: type[_Plugin], name: str, where: str) -> type[_Plugin]:
+def _load(kind: str, base: type[Any], name: str, where: str) -> type[Any]:
     try:
         plugin = plugins.load(kind, name)
     except UserError as error:
@@ -114,12 +112,12 @@ def _load(kind: str, base: type[_Plugin], name: str, where: str) -> type[_Plugin
 
 
 def _make(
-    plugin: type[_Plugin],
+    plugin: type[Any],
     options: Mapping[str, Any],
     inputs: SpaceInputs | _SimplifyInputs,
     defaults: Mapping[str, Any],
     what: str,
-) -> _Plugin:
+) -> Any:
     given = check_options(plugin, options, what, Samples)
     required = {field.name for field in dataclasses.fields(plugin) if _is_required(field)}
     values = {

@@ -56,7 +56,7 @@ class MixedPrecisionPlan:
     def solo(self, name: str) -> Candidate:
         """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
         variant = self.with_float([node for node in self.ranked if node != name])
-        return dataclasses.replace(variant, passes=_changed(variant.passes, QuantizingPass.isolated))
+        return dataclasses.replace(variant, passes=_changed(variant.passes, lambda step: step.isolated()))
 
     def with_float(self, names: Sequence[str], suffix: str = "") -> Candidate:
         """Return the candidate that leaves these operators in float."""
@@ -92,7 +92,7 @@ def plan_mixed_precision(
 
 def _for_ranking(candidate: Candidate, step: QuantizingPass) -> tuple[Pass, ...]:
     """The passes up to the one that lowers the precision, and with what stays in float in FP32."""
-    return _changed(candidate.passes[: candidate.passes.index(step) + 1], QuantizingPass.for_ranking)
+    return _changed(candidate.passes[: candidate.passes.index(step) + 1], lambda lowering: lowering.for_ranking())
 
 
 def quantizing_pass(passes: Sequence[Pass]) -> QuantizingPass | None:

@@ -57,13 +57,13 @@ def load(kind: str, name: str) -> Any:
         return getattr(module, public)
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.module
     if name in _shipped(kind):
-        raise UserError(f"{package} calls one of its own {kind} {name}, as mopt does", "uninstall that package, or rename it there")
+        raise UserError(f"the {word} {name} is mopt's own, and {package} has one of that name", "uninstall that package")
     try:
         return entry.load()
-    except Exception as error:  # noqa: BLE001 what another package does when it is imported is not ours to foresee
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # what another package does when it is imported is not ours to foresee
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(
-            f"the {word} {name} of {package} cannot be loaded: {type(error).__name__}: {reason}", "mend or uninstall that package"
+            f"the {word} {name} of {package} cannot be loaded: {reason}", "mend or uninstall that package"
         ) from error
 
 
@@ -109,16 +109,15 @@ def _shipped(kind: str) -> set[str]:
     return {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
 
 
-@functools.cache
 def _foreign(kind: str) -> dict[str, metadata.EntryPoint]:
-    """Plugins of other packages."""
-    return {entry.name: entry for entry in _entry_points().select(group=f"mopt.{kind}")}
+    return _entry_points()[kind]
 
 
 @functools.cache
-def _entry_points() -> metadata.EntryPoints:
-    """Kept, because a look reads the metadata of every package that is installed."""
-    return metadata.entry_points()
+def _entry_points() -> dict[str, dict[str, metadata.EntryPoint]]:
+    """Plugins of other packages, by kind and name; kept, because a look reads the metadata of every package that is there."""
+    entries: Any = metadata.entry_points()
+    return {kind: {entry.name: entry for entry in entries.select(group=f"mopt.{kind}")} for kind in KINDS}
 
 
 @functools.cache

@@ -31,6 +31,7 @@ from mopt.exporters._export import (
     find_exporter,
     validate_export,
 )
+from mopt.model.formats import ONNX
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
@@ -180,7 +181,7 @@ def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[M
         UserError: When there is no such metric, or it does not fit the samples.
     """
     files, _ = model.executable
-    metadata = model_metadata(files.file) if files.format == "onnx" else {}
+    metadata = model_metadata(files.file) if files.format == ONNX.name else {}
     first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=metadata)
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
     return [first, *(load_metric(name, samples, model.signature, metadata=metadata) for name in more)]

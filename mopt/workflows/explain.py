@@ -31,7 +31,7 @@ from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.compile import compile_passes
-from mopt.search.from_recipe import simplifying_passes
+from mopt.search.from_recipe import check_search, simplifying_passes
 from mopt.search.memory import memory_budget
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.simplify import simplify
@@ -78,6 +78,7 @@ def explain(
             f"target {target.name} is a GPU, and the layers of its engines are in the report of mopt build",
             "explain for --target cpu which layers quantization hurts",
         )
+    check_search(recipe.search, target)
     exported = export(find_exporter(recipe.model, trust_pickle=recipe.trust_pickle), store)
     split = prepare(recipe.data, exported.signature, store, Path())
     feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
@@ -88,8 +89,8 @@ def explain(
     steps = simplifying_passes(recipe.search.simplify, calibration)
     prepared = simplify(steps, bound.model, bound.signature, feeds, store, memory).model
     threads = recipe.search.threads or machine.cores
-    inputs = SpaceInputs(graph_traits(prepared), target, calibration, threads)
-    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate)
+    space_inputs = SpaceInputs(graph_traits(prepared), target, calibration, threads)
+    every = search_space(space_inputs, ("*",), recipe.objective, recipe.search.candidate)
     chosen = _choose(every, candidate, float_nodes)
     progress.step(chosen.name)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mopt.artifacts.artifact import FILE_NAME, read_manifest
 from mopt.errors import UserError
+from mopt.model.formats import model_format
 
 
 def inspect_source(source: Path) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def inspect_source(source: Path) -> dict[str, Any]:
     """
     if (source / FILE_NAME).is_file():
         manifest = read_manifest(source)
-        name = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "onnx/model.onnx"}[manifest.format]
+        name = model_format(manifest.format).readable_file
         return {"artifact": manifest.name, "chosen": manifest.chosen, **inspect_source(source / "model" / name)}
     if source.suffix == ".xml" and source.is_file():
         return _openvino(source)
