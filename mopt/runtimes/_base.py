@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from mopt.errors import CandidateRejectedError, Rejection, UserError
+from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection, UserError
 from mopt.model.files import Model
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
@@ -125,7 +125,7 @@ class _Host:
     """The object that lives in the child: a session and the loop that times it."""
 
     def __init__(self, runtime: Runtime, path: Path) -> None:
-        importlib.import_module(runtime.module)
+        _import(runtime)
         start = time.perf_counter()
         self._session = runtime.open(path)
         self._load_ms = (time.perf_counter() - start) * 1e3
@@ -168,6 +168,17 @@ class _Host:
             run(feed)
             latencies.append((clock() - start) / 1e6)
         return latencies
+
+
+def _import(runtime: Runtime) -> None:
+    try:
+        importlib.import_module(runtime.module)
+    except ModuleNotFoundError as error:
+        if error.name != runtime.module:
+            raise
+        if runtime.extra:
+            raise MissingDependencyError(runtime.module, runtime.extra) from None
+        raise CandidateRejectedError(Rejection.SKIPPED, f"{runtime.module} is not installed") from None
 
 
 class HostedProcess:

@@ -7,7 +7,7 @@ __all__ = ["check_options", "fields_of_type"]
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mopt.errors import UserError
@@ -36,11 +36,11 @@ def check_options(plugin: type, options: Mapping[str, Any], what: str, given: ty
         if name in filled:
             raise UserError(f"{what}: {name} is filled in by mopt", "leave it out")
         if name not in known:
-            raise UserError(f"{what} has no option {name}", nearest(name, known) if known else "it has no options")
+            raise UserError(f"{what} has no option {name}", nearest(name, known) if known else _hint(known))
         try:
             checked[name] = pydantic.TypeAdapter(annotations[name]).validate_json(_as_json(value), strict=True)
         except pydantic.ValidationError as error:
-            raise UserError(f"{what}: {name}: {error.errors()[0]['msg']} (given: {value!r})", "see mopt list") from None
+            raise UserError(f"{what}: {name}: {error.errors()[0]['msg']} (given: {value!r})", _hint(known)) from None
     return checked
 
 
@@ -52,6 +52,10 @@ def fields_of_type(plugin: type, kind: type) -> list[str]:
         for field in dataclasses.fields(plugin)
         if kind in (annotations[field.name], *typing.get_args(annotations[field.name]))
     ]
+
+
+def _hint(known: Sequence[str]) -> str:
+    return f"its options are {', '.join(known)}" if known else "it has no options"
 
 
 def _as_json(value: Any) -> str:

@@ -53,8 +53,3 @@ def test_defaults_are_options_that_there_are(name: str, target: str) -> None:
     for plugin, options in _space(name).defaults(inputs(CNN, target)).items():
         kind = next(kind for kind in ("passes", "runtimes") if plugin in plugins.names(kind))
         assert options.keys() <= plugins.load(kind, plugin).__dataclass_fields__.keys()
-
-
-def test_families_of_mopt_have_ranks_of_their_own() -> None:
-    ranks = [_space(name).rank for name in NAMES]
-    assert len(set(ranks)) == len(ranks)
