@@ -287,6 +287,8 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
     if isinstance(traffic, dict) and isinstance(traffic.get("arrivals"), str):
         traffic["arrivals"] = _anchored(traffic["arrivals"], base)
     data = values.get("data")
+    if isinstance(data, str):
+        values["data"] = _anchored(data, base)
     if isinstance(data, dict):
         if isinstance(data.get("path"), str):
             data["path"] = _anchored(data["path"], base)

@@ -70,7 +70,9 @@ def _candidate(spec: CandidateSpec, inputs: SpaceInputs, defaults: Mapping[str, 
     try:
         return Candidate(spec.name, tuple(steps), runtime)
     except ValueError as error:
-        raise UserError(f"{where}: {error}", "the first pass reads ONNX, and the last one makes what the runtime loads") from None
+        raise UserError(
+            f"{where}: {error}", "the first pass reads ONNX, and the last one makes what the runtime loads"
+        ) from None
 
 
 def simplifying_passes(steps: Sequence[Sequence[PassSpec]], calibration: Samples) -> list[list[Pass]]:

@@ -42,7 +42,11 @@ def described(name, gpu, monkeypatch):
     here = f", on a GPU of {gpu[1]} with {f'TensorRT {gpu[0]}' if gpu[0] else 'no TensorRT'}" if gpu else ""
     for model, traits in MODELS.items():
         fast, everything = (
-            [candidate for candidate in search_space(inputs(traits, name), ("*",), objective) if candidate.runtime.name in RUNTIMES]
+            [
+                candidate
+                for candidate in search_space(inputs(traits, name), ("*",), objective)
+                if candidate.runtime.name in RUNTIMES
+            ]
             for objective in ("latency", "size")
         )
         assert everything[: len(fast)] == fast
