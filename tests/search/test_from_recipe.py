@@ -38,7 +38,7 @@ def test_what_the_recipe_leaves_open_follows_from_the_target_and_the_model():
         ("arm-neoverse-v1", False, "int8"),
     ):
         (step,) = made(search("quantize_int8_static"), target).passes
-        assert (step.reduce_range, step.activations) == (narrow, activations)
+        assert (step.reduce_range, step.activations) == options
     assert not made(search({"name": "quantize_int8_static", "reduce_range": False})).passes[0].reduce_range
     assert made(search("quantize_int8_nncf", runtime="openvino"), traits=TRANSFORMER).passes[0].transformer
 
@@ -49,39 +49,43 @@ def test_an_engine_is_built_for_the_target():
     assert candidate.runtime.capabilities == ("8.9",)
 
 
+OPTIONS, CHAIN = "its options are", "the first pass reads ONNX"
+STATIC = "candidate mine: quantize_int8_static"
+
+
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        (search("quantize_int8_statik"), "candidate mine: unknown pass: quantize_int8_statik", "did you mean quantize_int8_static?"),
+        (search("quantize_int8_statik"), "candidate mine: unknown pass: quantize_int8_statik", "mean quantize_int8_static?"),
         (search(runtime="onxruntime"), "candidate mine: unknown runtime: onxruntime", "did you mean onnxruntime?"),
+        (search({"name": "quantize_int8_static", "methode": "mse"}), f"{STATIC} has no option methode", "did you mean method?"),
+        (search({"name": "quantize_int8_static", "method": "best"}), f"{STATIC}: method: Input should be 'minmax'", OPTIONS),
         (
-            search({"name": "quantize_int8_static", "methode": "mse"}),
-            "candidate mine: quantize_int8_static has no option methode",
-            "did you mean method?",
+            search({"name": "quantize_int8_static", "per_channel": "yes"}),
+            "per_channel: Input should be a valid boolean",
+            OPTIONS,
         ),
-        (
-            search({"name": "quantize_int8_static", "method": "best"}),
-            "candidate mine: quantize_int8_static: method: Input should be 'minmax'",
-            "its options are",
-        ),
-        (search({"name": "quantize_int8_static", "per_channel": "yes"}), "per_channel: Input should be a valid boolean", "its options are"),
-        (search({"name": "quantize_int4", "block_size": "32"}), "block_size: Input should be 32 or 128", "its options are"),
         (search({"name": "quantize_int8_static", "calibration": "x"}), "calibration is filled in by mopt", "leave it out"),
-        (search("build_openvino"), "candidate mine: onnxruntime loads onnx, and build_openvino makes openvino", "the first pass reads ONNX"),
-        (search(runtime="openvino"), "openvino loads openvino, and every candidate starts from onnx", "the first pass reads ONNX"),
+        (search({"name": "quantize_int4", "block_size": "32"}), "block_size: Input should be 32 or 128", OPTIONS),
+        (search("build_openvino"), "candidate mine: onnxruntime loads onnx, and build_openvino makes openvino", CHAIN),
+        (search(runtime="openvino"), "openvino loads openvino, and every candidate starts from onnx", CHAIN),
         (
             search("build_openvino", "quantize_int8_static", runtime="openvino"),
             "quantize_int8_static reads onnx, and build_openvino makes openvino",
-            "the first pass reads ONNX",
+            CHAIN,
         ),
         (search(runtime="tensorrt"), "candidate mine: tensorrt does not run on target x86-avx2, a CPU", "leave it out"),
         (search(provider="cuda"), "candidate mine: onnxruntime has no option provider", "choose from: threads"),
         (search(name="reference"), "the name reference is taken", "of its own"),
         (search(simplify=["fold_constant"]), "search.simplify: unknown pass: fold_constant", "did you mean fold_constants?"),
         (search(simplify=["build_openvino"]), "search.simplify: build_openvino makes openvino of onnx", "starts from ONNX"),
-        (search(simplify=[{"name": "fold_constants", "size_limit": "1MB"}]), "size_limit: Input should be a valid integer", "its options are"),
+        (
+            search(simplify=[{"name": "fold_constants", "size_limit": "1MB"}]),
+            "size_limit: Input should be a valid integer",
+            OPTIONS,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_before_any_work(options, message, hint):
     with pytest.raises(UserError) as caught:
         check_search(options, load_target("x86-avx2", detect()))

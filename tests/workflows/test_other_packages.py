@@ -204,9 +204,10 @@ def test_a_build_runs_pass_runtime_space_metric_and_serving_system_of_another_pa
     assert [step["fields"].get("bits") for step in mine["passes"]] == [24, None, 12]
     assert mine["passes"][-1]["detail"]["samples"] == manifest["data"]["calibration"]
     assert mine["passes"][-1]["detail"]["process"] != mine["passes"][-1]["detail"]["parent"]
-    assert mine["quality"]["metric"] == "near"
-    assert mine["profile"] is not None
-    assert trials["plain-fp32"]["quality"]["value"] == trials["reference"]["quality"]["value"]
+    assert trials["reference"]["quality"]["metric"] == "near"
+    for name in ("mine", "plain-fp32"):  # one that is slower is out before its quality is looked at
+        assert trials[name]["evidence"]["float"]
+        assert trials[name]["profile"] is not None
     assert (place / "out" / "serving" / "their_server" / "server.txt").read_text() == "digits onnx"
     done = run(place, "verify", str(place / "out"))
     assert done.returncode == 0, done.stderr

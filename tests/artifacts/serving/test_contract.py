@@ -57,6 +57,7 @@ def test_it_writes_the_same_files_each_time_and_leaves_the_model_alone(
         (model / file).write_bytes(file.encode())
     before = folder_digest(model)
     written = [_write(name, form, golden, model, tmp_path / str(index)) for index in range(2)]
+    assert written[0]
     assert written[0] == written[1]
     assert folder_digest(model) == before
 
@@ -67,7 +68,6 @@ def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], mo
     try:
         _class(name)().write(folder, manifest=manifest(format=form.name), model_folder=model, golden=golden)
     except NotApplicableError as error:
-        assert error.message
         return error.message
     assert any(path.read_bytes() == form.main_file.encode() for path in folder.rglob("*") if path.is_file())
     return folder_digest(folder)
