@@ -32,11 +32,8 @@ def test_passes_have_the_options_that_are_given_and_samples_are_filled_in():
 
 
 def test_what_the_recipe_leaves_open_follows_from_the_target_and_the_model():
-    for target, narrow, activations in (
-        ("x86-avx2", True, "uint8"),
-        ("x86-amx", False, "uint8"),
-        ("arm-neoverse-v1", False, "int8"),
-    ):
+    expected = {"x86-avx2": (True, "uint8"), "x86-amx": (False, "uint8"), "arm-neoverse-v1": (False, "int8")}
+    for target, options in expected.items():
         (step,) = made(search("quantize_int8_static"), target).passes
         assert (step.reduce_range, step.activations) == options
     assert not made(search({"name": "quantize_int8_static", "reduce_range": False})).passes[0].reduce_range
