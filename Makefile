@@ -38,7 +38,7 @@ $(VENV)/bin/python:
 	$(PIP) install --upgrade 'pip>=25.1'
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --editable '.[openvino]' --group demo
+	$(INSTALL) --editable '.[openvino,sizing]' --group demo
 	touch $@
 
 # silero-vad and foolbox are wanted for the models and pictures in them, not for what they depend on.

@@ -32,7 +32,7 @@ from benchmarks import scores
 from mopt.errors import MoptError
 from mopt.model.files import Model
 from mopt.profiles.machine import detect
-from mopt.profiles.measure import interleave, ratio
+from mopt.profiles.measure import TurnSchedule, interleave, ratio
 from mopt.profiles.noise import NoiseMonitor
 from mopt.runtimes._base import SessionProcess
 from mopt.system import plugins
@@ -296,8 +296,9 @@ def _enter(
 def _quiet_logs(sessions: Mapping[str, SessionProcess], feeds: Sequence[Any], rounds: int, what: str) -> tuple[Any, float]:
     """Measure until the control says that the machine was quiet; else keep the try that came nearest."""
     best: tuple[Any, float] | None = None
+    schedule = TurnSchedule(rounds=rounds, turn_seconds=0.05, least=3, budget_seconds=TRY_SECONDS)
     for _ in range(TRIES):
-        logs = interleave(sessions, feeds, rounds=rounds, turn_seconds=0.05, least=3, budget_seconds=TRY_SECONDS)
+        logs = interleave(sessions, feeds, schedule)
         control = ratio(logs[REFERENCE], logs[CONTROL]).value
         print(f"{what}: control {control:.3f}", file=sys.stderr)
         if best is None or abs(math.log(control)) < abs(math.log(best[1])):

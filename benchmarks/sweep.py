@@ -23,7 +23,7 @@ from benchmarks.serving import MODELS, artifact_of
 from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import instance_groups, measure_capacity
+from mopt.capacity.measure import MeasuredModel, instance_groups, measure_capacity
 from mopt.loadgen.find_rate import find_largest, requests_for, summarize_load
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
@@ -61,7 +61,9 @@ def main() -> None:
     machine = detect()
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": machine.cores})
     start = time.monotonic()
-    profile = measure_capacity(runtime, model, manifest.signature, feeds, machine=machine, max_batch=8, progress=Silent())
+    profile = measure_capacity(
+        MeasuredModel(runtime, model, manifest.signature, feeds), machine=machine, max_batch=8, progress=Silent()
+    )
     batching = recommend(profile, rate=None, p99_ms=arguments.p99, max_utilization=1.0)
     measured = sum(len(layout.concurrent) for layout in profile.instance_groups)
     took = time.monotonic() - start

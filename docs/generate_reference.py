@@ -7,7 +7,6 @@ __all__ = ["PAGES", "main"]
 import argparse
 import ast
 import dataclasses
-import enum
 import inspect
 import json
 import re
@@ -480,26 +479,10 @@ def _argument_text(parameter: Any) -> str:
 
 def _option_row(option: Any) -> list[str]:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    choices = getattr(option.type, "choices", None)
-    takes = "" if option.is_flag else " or ".join(f"`{_plain(one)}`" for one in choices) if choices else _takes(option)
+    choices = option.type_descriptor.choices
+    values = " or ".join(f"`{choice}`" for choice in choices) if choices else option.metavar or "text"
+    takes = "" if option.is_flag else values
     return [names, f"{takes}, repeated" if option.multiple else takes, _prose(option.help or "")]
-
-
-def _plain(choice: Any) -> str:
-    return str(choice.value if isinstance(choice, enum.Enum) else choice)
-
-
-def _takes(option: Any) -> str:
-    kind = getattr(option.type, "name", "text")
-    words = {
-        "integer": "number",
-        "integer range": "number",
-        "float": "number",
-        "float range": "number",
-        "path": "path",
-        "file": "path",
-    }
-    return words.get(kind, "text")
 
 
 def _help(text: str) -> str:

@@ -12,7 +12,9 @@ __all__ = [
     "Traffic",
     "load_recipe",
     "make_recipe",
+    "make_traffic",
     "parse_milliseconds",
+    "recipe_mistakes",
 ]
 
 import os
@@ -20,7 +22,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
@@ -29,9 +31,11 @@ from mopt.errors import UserError
 from mopt.system.plugins import nearest
 from mopt.system.schema import Schema
 
-_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
-_PREFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+_BITS = re.compile(r"[KMGTPE]b|bit")
 
 
 def _milliseconds(value: Any) -> Any:
@@ -50,29 +54,32 @@ def parse_milliseconds(text: str, name: str) -> float:
         UserError: When it is no time, or not above 0.
     """
     try:
-        found = float(_milliseconds(text))
+        milliseconds = float(_milliseconds(text))
     except ValueError as error:
         raise UserError(f"{name}: {error}", f"such as {name} 100ms") from None
-    if found <= 0:
+    if milliseconds <= 0:
         raise UserError(f"{name} is {text}", "give a time above 0")
-    return found
+    return milliseconds
 
 
 Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydantic.Field(gt=0)]
 """A time in ms; text needs a unit: ``100ms``, ``1.5s``."""
 
 
-def _bytes(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kKMGT]i|[kMGT])?B?\s*", value)
-    if match is None:
+def _bytes(value: Any, parse: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    """Let ByteSize parse, which does not know Kubernetes' ``2Gi``, and takes bits too: nobody means them here."""
+    text = str(value).rstrip()
+    try:
+        size = 0 if _BITS.search(text) else parse(f"{text}B" if text.endswith("i") else value)
+    except pydantic.ValidationError:
+        size = 0
+    if size <= 0:
         raise ValueError(f"{value!r} is not an amount of memory: write a number and a unit, such as 16GB")
-    return round(float(match[1]) * _PREFIXES[match[2] or ""])
+    return size
 
 
-Bytes = Annotated[int, pydantic.BeforeValidator(_bytes), pydantic.Field(gt=0)]
-"""An amount of memory in bytes; text may have a unit: ``16GB``, ``512MiB``."""
+Bytes = Annotated[pydantic.ByteSize, pydantic.WrapValidator(_bytes)]
+"""An amount of memory in bytes above 0; text may have a unit: ``16GB``, ``512MiB``, ``2Gi``."""
 
 
 class Traffic(Schema):
@@ -84,7 +91,7 @@ class Traffic(Schema):
     arrivals: Annotated[
         str, pydantic.Field(description="poisson, constant, bursty, or a file with one timestamp in seconds on each line")
     ] = "poisson"
-    spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 0
+    spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 1
 
 
 class PassSpec(pydantic.BaseModel):
@@ -209,14 +216,14 @@ class Gate(Schema):
         False
     )
     confidence: Annotated[float, pydantic.Field(ge=0.5, lt=1, description="of each answer")] = 0.95
-    inconclusive: Annotated[Literal["fail", "pass"], pydantic.Field(description="what it means when it cannot be told")] = (
-        "fail"
-    )
-    batches: Annotated[
+    inconclusive: Annotated[
+        Literal["accept", "reject"], pydantic.Field(description="what to do when the samples or the timings cannot tell")
+    ] = "reject"
+    batch_sizes: Annotated[
         tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...],
         pydantic.Field(description="batch sizes to time; default: 1 and the largest that is served"),
     ] = ()
-    budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
+    time_budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
 
 
 class Recipe(Schema):
@@ -311,27 +318,49 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: At the first wrong one; an unknown key names the nearest known one.
     """
-    if isinstance(values.get("data"), str):
-        values = {**values, "data": {"path": values["data"]}}
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(_with_section(values))
     except pydantic.ValidationError as error:
-        raise _first_mistake(error) from None
+        raise _mistake(error.errors()[0])[1] from None
 
 
-def _first_mistake(error: pydantic.ValidationError) -> UserError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
-    if first["type"] == "extra_forbidden":
-        *parents, key = [str(part) for part in first["loc"]]
-        return UserError(f"unknown key in the recipe: {where}", nearest(key, _keys(parents)))
-    if first["type"] == "missing":
-        hint = {"model": "give the model as the first argument", "data": "give samples with --data"}.get(where.split(".")[0])
-        return UserError(f"the recipe lacks {where}", hint or "add it to mopt.toml")
-    message = first["msg"].removeprefix("Value error, ")
-    given = first["input"]
-    shown = "" if isinstance(given, dict) or repr(given) in message else f" (given: {given!r})"
-    return UserError(f"{where}: {message}{shown}", "mopt init --schema prints what a recipe may hold")
+def make_traffic(values: Mapping[str, Any]) -> Traffic:
+    """Check the values of the section ``traffic`` alone.
+
+    Raises:
+        UserError: At the first wrong one.
+    """
+    try:
+        return Traffic.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise _mistake(error.errors()[0])[1] from None
+
+
+def recipe_mistakes(values: Mapping[str, Any]) -> list[tuple[str, UserError]]:
+    """Return every value that :func:`make_recipe` would refuse: its key with dots between, and what is wrong."""
+    try:
+        Recipe.model_validate(_with_section(values))
+    except pydantic.ValidationError as error:
+        return [_mistake(detail) for detail in error.errors()]
+    return []
+
+
+def _with_section(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**values, "data": {"path": values["data"]}} if isinstance(values.get("data"), str) else values
+
+
+def _mistake(detail: ErrorDetails) -> tuple[str, UserError]:
+    key = ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
+    if detail["type"] == "extra_forbidden":
+        *parents, name = [str(part) for part in detail["loc"]]
+        return key, UserError(f"unknown key in the recipe: {key}", nearest(name, _keys(parents)))
+    if detail["type"] == "missing":
+        hint = {"model": "give the model as the first argument", "data": "give samples with --data"}.get(key.split(".")[0])
+        return key, UserError(f"the recipe lacks {key}", hint or "add it to mopt.toml")
+    message = detail["msg"].removeprefix("Value error, ")
+    value = detail["input"]
+    shown = "" if isinstance(value, dict) or repr(value) in message else f" (given: {value!r})"
+    return key, UserError(f"{key}: {message}{shown}", "mopt init --schema prints what a recipe may hold")
 
 
 def _keys(parents: list[str]) -> list[str]:

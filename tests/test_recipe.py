@@ -23,15 +23,30 @@ def test_times_take_units(text, milliseconds):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("16GB", 16 * 10**9), ("512MiB", 2**29), ("1.5 kB", 1500), (800, 800), ("800", 800), ("2Gi", 2**31)]
+    ("text", "count"),
+    [
+        ("16GB", 16 * 10**9),
+        ("16G", 16 * 10**9),
+        ("16gb", 16 * 10**9),
+        ("512MiB", 2**29),
+        ("1.5 kB", 1500),
+        (" 1K ", 1000),
+        (800, 800),
+        ("800", 800),
+        ("2Gi", 2**31),
+        ("2 Gi ", 2**31),
+        (".5ki", 512),
+    ],
 )
 def test_memory_takes_units(text, count):
     assert make_recipe({**MINIMAL, "search": {"memory": text}}).search.memory == count
 
 
-@pytest.mark.parametrize("text", ["16 gigs", "B", "-1GB", "0", 0, "1Gb"])
+@pytest.mark.parametrize("text", ["16 gigs", "B", "-1GB", "0", 0, -1, "1Gb", "1Gbit", "", "i", 1.5, [1]])
 def test_other_amounts_of_memory_are_refused(text):
-    with pytest.raises(UserError, match=r"^search\.memory: "):
+    with pytest.raises(
+        UserError, match=r"^search\.memory: .* is not an amount of memory: write a number and a unit, such as 16GB"
+    ):
         make_recipe({**MINIMAL, "search": {"memory": text}})
 
 

@@ -190,7 +190,7 @@ def _parents(destination: Path) -> Iterator[None]:
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except BaseException:
+    except BaseException:  # even an interrupt must not leave empty folders behind; raised again
         for folder in missing:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -228,8 +228,8 @@ def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequen
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    known: dict[tuple[int, int], str] = {}
-    return {path.relative_to(folder).as_posix(): hash_once(path, known) for path in files_below(folder)}
+    digests: dict[tuple[int, int], str] = {}
+    return {path.relative_to(folder).as_posix(): hash_once(path, digests) for path in files_below(folder)}
 
 
 def _set_folder_modes(folder: Path) -> None:

@@ -24,6 +24,7 @@ Observer = TypeVar("Observer", bound=Range)
 _GROUP_BYTES = 512 * 2**20
 """How much of one sample's inner tensors is looked at in one run."""
 _UNKNOWN_BYTES = 4 * 2**20
+"""Assumed of a tensor whose shape is known only when it runs."""
 
 
 def observe(
@@ -134,12 +135,12 @@ def _sizes(path: Path, feed: Feed) -> dict[str, int]:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    found = {}
+    sizes = {}
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
         shape = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(axis.HasField("dim_value") for axis in shape):
-            found[value.name] = 4 * math.prod(axis.dim_value for axis in shape)
-    return found
+            sizes[value.name] = 4 * math.prod(axis.dim_value for axis in shape)
+    return sizes
 
 
 def _fix_shape(value: onnx.ValueInfoProto, shape: Sequence[int]) -> Any:

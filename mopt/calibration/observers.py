@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 
 BINS = 4096
+"""Sixteen for each level of an 8-bit integer."""
 LEVELS = 256
 """Distinct values of an 8-bit integer."""
 _STEPS = 96

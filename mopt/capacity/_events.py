@@ -1,4 +1,4 @@
-"""The inner loop of the simulation, compiled."""
+"""The inner loop of the simulation, compiled; imported only where it is run, since it needs Numba."""
 
 from __future__ import annotations
 

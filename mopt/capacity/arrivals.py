@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.float64]
 
 _FEWEST_IN_TRACE = 100
+"""A p99 takes a hundred."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Arrivals:
         share, high = self.burst_share, rate * self.burst
         low = max(0.0, (rate - share * high) / (1 - share))
         busy, calm = self.burst_seconds * 1e3, self.burst_seconds * 1e3 * (1 - share) / share
-        found: list[Times] = []
+        chunks: list[Times] = []
         start, total = 0.0, 0
         while total < count:
             cycles = 1 + int(1.2 * (count - total) / (rate * (busy + calm)))
@@ -106,19 +107,19 @@ class Arrivals:
             begins = start + np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
             each = rng.poisson(rates * lengths)
             moments = np.repeat(begins, each) + rng.random(int(each.sum())) * np.repeat(lengths, each)
-            found.append(np.sort(moments))
+            chunks.append(np.sort(moments))
             total += len(moments)
             start = float(begins[-1] + lengths[-1])
-        return np.concatenate(found)[:count]
+        return np.concatenate(chunks)[:count]
 
     def _repeated(self, count: int, gap: float) -> Times:
         import numpy as np
 
         trace = np.asarray(self.trace, dtype=np.float64)
-        own = float(trace[-1] - trace[0]) / (len(trace) - 1)
-        if own <= 0:
+        trace_gap = float(trace[-1] - trace[0]) / (len(trace) - 1)
+        if trace_gap <= 0:
             raise UserError("all timestamps of the trace are the same", "give the moments at which requests arrived")
-        scaled = (trace - trace[0]) * (gap / own) + gap
+        scaled = (trace - trace[0]) * (gap / trace_gap) + gap
         rounds = -(-count // len(trace))
         shifts = np.arange(rounds, dtype=np.float64) * (scaled[-1])
         repeated: Times = (scaled[None, :] + shifts[:, None]).ravel()[:count]

@@ -19,14 +19,18 @@ from mopt.capacity.simulate import Forecast, Policy, Service, forecast, largest_
 from mopt.records.serving import Batching, InstanceGroup, ServingProfile, Setting
 
 BURSTS = Arrivals("bursty", burst=3.0, burst_share=0.1, burst_seconds=1.0)
+"""What every recommendation is also shown under: three times the rate for a tenth of the time, a second at a time."""
 _MOST_REPLICAS = 4096
+"""A limit that so many do not keep is not a question of their number."""
 _QUICK = 30_000
 """Requests of a simulation that only finds the way; the answer is simulated with more."""
 _AS_QUICK = 1.1
 """Of equally many replicas, a p99 up to this times the lowest is as good."""
 _AS_ROOMY = 1.02
+"""A utilization up to this times the lowest is as good."""
 _RULE_DELAY_US = 10_000
 _RULE_BATCH = 32
+"""The rule of thumb that the answer is compared with: large batches and a delay of 10 ms, whatever the traffic."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +40,10 @@ class Demand:
     Attributes:
         rate: Requests per second.
         p99_ms: Highest 99th percentile of the latency in ms; None for any.
-        max_load: Highest load to plan with.
+        max_utilization: Highest utilization to plan with.
         arrivals: When requests arrive.
         balancer: How requests are spread over the replicas.
-        spare: Replicas that may be lost while the others still hold p99 and load.
+        spare_replicas: Replicas that may be lost while the others still hold p99 and load.
     """
 
     rate: float
@@ -58,16 +62,16 @@ class _Option:
     service: Service
     policy: Policy
 
-    def setting(self, replicas: int | None, found: Forecast | None, limited_by: str) -> Setting:
+    def setting(self, replicas: int | None, predicted: Forecast | None, limited_by: str) -> Setting:
         return Setting(
             max_batch=self.policy.max_batch,
             queue_delay_us=round(self.policy.delay_ms * 1e3),
             instances=self.policy.instances,
             threads=self.instance_group.threads,
             replicas=replicas,
-            p99_ms=round(found.p99.value, 3) if found else None,
-            utilization=round(found.utilization, 4) if found else None,
-            mean_batch=round(found.mean_batch, 2) if found else None,
+            p99_ms=round(predicted.p99.value, 3) if predicted else None,
+            utilization=round(predicted.utilization, 4) if predicted else None,
+            mean_batch=round(predicted.mean_batch, 2) if predicted else None,
             limited_by=limited_by,
         )
 
@@ -120,7 +124,7 @@ def _best(settings: Sequence[Setting]) -> Setting | None:
     possible = [setting for setting in settings if setting.replicas is not None]
     if not possible:
         return None
-    fewest = [setting for setting in possible if setting.replicas == min(one.replicas or 0 for one in possible)]
+    fewest = [setting for setting in possible if setting.replicas == min(candidate.replicas or 0 for candidate in possible)]
     lowest = min(setting.p99_ms or 0.0 for setting in fewest)
     quick = [setting for setting in fewest if (setting.p99_ms or 0.0) <= _AS_QUICK * lowest]
     roomy = min(setting.utilization or 0.0 for setting in quick)
@@ -168,17 +172,17 @@ def _size(option: _Option, demand: Demand) -> Setting:
         return option.setting(for_load, _simulated(option, demand, for_load), "utilization")
     if float(option.service.table[0, 0].mean()) > limit:
         return option.setting(None, None, f"one request alone takes more than {limit:g} ms")
-    found = _fewest(option, demand, for_load, limit)
-    if found is None:
+    fewest = _fewest(option, demand, for_load, limit)
+    if fewest is None:
         return option.setting(None, None, f"no number of replicas keeps {limit:g} ms")
-    replicas, seen = found
+    replicas, seen = fewest
     return option.setting(replicas, seen, "utilization" if replicas == for_load else "p99")
 
 
 def _fewest(option: _Option, demand: Demand, least: int, limit: float) -> tuple[int, Forecast] | None:
     """Double until the p99 holds, then halve the gap: more replicas never make it worse."""
     high, step = least, 1
-    while (found := _simulated(option, demand, high)).p99.value > limit:
+    while (at_high := _simulated(option, demand, high)).p99.value > limit:
         if high >= _MOST_REPLICAS:
             return None
         high, step = min(_MOST_REPLICAS, high + step), step * 2
@@ -186,8 +190,8 @@ def _fewest(option: _Option, demand: Demand, least: int, limit: float) -> tuple[
     while high - low > 1:
         middle = (low + high) // 2
         seen = _simulated(option, demand, middle)
-        low, high, found = (low, middle, seen) if seen.p99.value <= limit else (middle, high, found)
-    return high, found
+        low, high, at_high = (low, middle, seen) if seen.p99.value <= limit else (middle, high, at_high)
+    return high, at_high
 
 
 def _simulated(option: _Option, demand: Demand, replicas: int, requests: int = _QUICK) -> Forecast:
@@ -201,10 +205,10 @@ def _with_delay(option: _Option, demand: Demand, chosen: Setting) -> tuple[Setti
     if option.policy.max_batch == 1:
         return None, option
     for share in (0.1, 0.3, 1.0):
-        other = dataclasses.replace(option, policy=dataclasses.replace(option.policy, delay_ms=share * base))
-        found = _size(other, demand)
-        if found.replicas is not None and chosen.replicas is not None and found.replicas < chosen.replicas:
-            return found, other
+        delayed = dataclasses.replace(option, policy=dataclasses.replace(option.policy, delay_ms=share * base))
+        setting = _size(delayed, demand)
+        if setting.replicas is not None and chosen.replicas is not None and setting.replicas < chosen.replicas:
+            return setting, delayed
     return None, option
 
 
@@ -222,11 +226,11 @@ def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence
     assert chosen.replicas is not None
     needed = chosen.replicas
     policy = dataclasses.replace(option.policy, replicas=needed, balancer=demand.balancer)
-    found = forecast(option.service, demand.rate, policy, arrivals=demand.arrivals)
-    if demand.p99_ms is not None and found.p99.value > demand.p99_ms:  # the screening was lucky
+    predicted = forecast(option.service, demand.rate, policy, arrivals=demand.arrivals)
+    if demand.p99_ms is not None and predicted.p99.value > demand.p99_ms:  # the screening was lucky
         needed += 1
         policy = dataclasses.replace(policy, replicas=needed)
-        found = forecast(option.service, demand.rate, policy, arrivals=demand.arrivals)
+        predicted = forecast(option.service, demand.rate, policy, arrivals=demand.arrivals)
     everyone = dataclasses.replace(policy, replicas=needed + demand.spare_replicas)
     limit = demand.p99_ms if demand.p99_ms is not None else math.inf
     most = largest_rate(option.service, everyone, limit, arrivals=demand.arrivals)
@@ -237,10 +241,10 @@ def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence
         threads=chosen.threads,
         replicas=needed + demand.spare_replicas,
         spare_replicas=demand.spare_replicas,
-        predicted_p99_ms=round(found.p99.value, 3),
-        p99=found.p99,
-        mean_batch=round(found.mean_batch, 2),
-        utilization=round(found.utilization, 4),
+        predicted_p99_ms=round(predicted.p99.value, 3),
+        p99=predicted.p99,
+        mean_batch=round(predicted.mean_batch, 2),
+        utilization=round(predicted.utilization, 4),
         rate=demand.rate,
         limited_by=chosen.limited_by,
         arrivals=str(demand.arrivals),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SpeedTrace", "instance_groups", "measure_capacity", "padding_share", "without_instance_groups"]
+__all__ = ["MeasuredModel", "SpeedTrace", "instance_groups", "measure_capacity", "padding_share", "without_instance_groups"]
 
 import contextlib
 import dataclasses
@@ -27,12 +27,18 @@ NARROW = 0.04
 _ENOUGH = 300
 """Inferences from which on a p99 has an upper bound."""
 _FEWEST_TURNS = 3
+"""Of a kind: with fewer their mean says nothing of the usual speed."""
 _POINT_SECONDS = 2.0
 _SLOW_MS = 2000.0
+"""A batch that takes half of it is not followed by a larger one, and a warm-up ends after four times it."""
 _STEADY = 0.1
+"""Relative difference up to which latencies are steady."""
 _LONGEST_WARM_UP = 60
+"""Inferences after which it ends in any case."""
 _SEEN = 5
+"""Inferences of one look at whether it is warm."""
 _SLOT_MS = 2e3 * TURN_SECONDS
+"""How long a speed is taken to hold: the length of a measured turn."""
 _NOTHING = 0.02
 """Spread of the speed from slot to slot that is not worth a simulation."""
 
@@ -46,18 +52,32 @@ class _Replica:
     process: ReplicaProcess
 
 
+@dataclasses.dataclass(frozen=True)
+class MeasuredModel:
+    """What is measured, and with which real inputs for a batch of one."""
+
+    runtime: Runtime
+    model: Model
+    signature: Signature
+    samples: Samples | Sequence[Feed]
+
+    def feeds(self, batch: int) -> list[Feed]:
+        """Return inputs of a batch size, made of real samples."""
+        return batch_feeds(self.signature, self.samples, batch)
+
+
 def instance_groups(cores: int) -> list[tuple[int, int]]:
     """Ways to divide the cores among instances: (instances, threads of each), from one with all of them to one for each core.
 
     Powers of two between the two; what is left over by the division stays idle.
     """
-    found = [(1, cores)]
+    divisions = [(1, cores)]
     threads = 1 << max(0, cores.bit_length() - 1)
     while threads >= 1:
         if threads < cores:
-            found.append((cores // threads, threads))
+            divisions.append((cores // threads, threads))
         threads //= 2
-    return found
+    return divisions
 
 
 def without_instance_groups(profile: Profile, machine: Machine, noise: dict[str, float], *, batches: bool) -> ServingProfile:
@@ -71,10 +91,7 @@ def without_instance_groups(profile: Profile, machine: Machine, noise: dict[str,
 
 
 def measure_capacity(
-    runtime: Runtime,
-    model: Model,
-    signature: Signature,
-    samples: Samples | Sequence[Feed],
+    measured: MeasuredModel,
     *,
     machine: Machine,
     max_batch: int,
@@ -87,10 +104,7 @@ def measure_capacity(
     """Measure a replica on this machine.
 
     Args:
-        runtime: Of the artifact; its number of threads is varied.
-        model: What it loads.
-        signature: Of the model.
-        samples: Real inputs for a batch of one.
+        measured: What is measured; the number of threads of its runtime is varied.
         machine: This one.
         max_batch: Largest batch size.
         cores: What a replica may use; default: all.
@@ -103,25 +117,26 @@ def measure_capacity(
         CandidateRejectedError: When the runtime crashes, hangs or fails.
     """
     noise_monitor = NoiseMonitor()
+    runtime, signature = measured.runtime, measured.signature
     sizes = signature.batch_sizes(max_batch)
-    cold = _cold_start(runtime, model, batch_feeds(signature, samples, sizes[0]))
-    wanted = [(count, runtime.threads) for count in runtime.side_by_side] or instance_groups(cores or runtime.threads)
+    cold = _cold_start(measured, sizes[0])
+    divisions = [(count, runtime.threads) for count in runtime.side_by_side] or instance_groups(cores or runtime.threads)
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
-    wanted = [one for index, one in enumerate(wanted) if index == 0 or one[0] <= room]
+    divisions = [division for index, division in enumerate(divisions) if index == 0 or division[0] <= room]
     progress.stage("measuring it as a server", len(sizes))
-    found, peaks = _measure_groups(runtime, model, signature, samples, sizes, wanted, latency_limit_ms, seconds, progress)
+    groups, peaks = _measure_groups(measured, sizes, divisions, latency_limit_ms, seconds, progress)
     return ServingProfile(
         machine=machine,
-        noise=noise_monitor.summary() | _range_of(found[0].slowdown),
+        noise=noise_monitor.summary() | _range_of(groups[0].slowdown),
         batches=signature.batches,
-        instance_groups=found,
+        instance_groups=groups,
         load_ms=cold.load_ms,
         first_ms=cold.first_ms,
         warm_ms=cold.warm_ms,
         memory=peaks,
-        padding=padding_share(samples, sizes[-1]),
+        padding=padding_share(measured.samples, sizes[-1]),
         # The profiler loads the model a second time.
-        operators=_operators(runtime, model, signature, samples, [sizes[0], found[0].solo[-1].batch]) if room > 1 else (),
+        operators=_operators(measured, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
     )
 
 
@@ -133,8 +148,9 @@ class _ColdStart:
     bytes: int
 
 
-def _cold_start(runtime: Runtime, model: Model, feeds: Sequence[Feed]) -> _ColdStart:
-    with SessionProcess(runtime, model) as session:
+def _cold_start(measured: MeasuredModel, batch: int) -> _ColdStart:
+    feeds = measured.feeds(batch)
+    with SessionProcess(measured.runtime, measured.model) as session:
         latencies: list[float] = []
         while len(latencies) < _LONGEST_WARM_UP and sum(latencies) < 4 * _SLOW_MS:
             latencies += session.time(feeds, 0, _SEEN)
@@ -152,36 +168,33 @@ def _is_steady(latencies: Sequence[float]) -> bool:
 
 
 def _measure_groups(
-    runtime: Runtime,
-    model: Model,
-    signature: Signature,
-    samples: Samples | Sequence[Feed],
+    measured: MeasuredModel,
     sizes: Sequence[int],
-    wanted: Sequence[tuple[int, int]],
+    divisions: Sequence[tuple[int, int]],
     latency_limit_ms: float | None,
     seconds: float,
     progress: Progress,
 ) -> tuple[tuple[InstanceGroup, ...], dict[int, int]]:
-    solo: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
-    concurrent: dict[int, list[BatchProfile]] = {index: [] for index in range(len(wanted))}
+    solo: dict[int, list[BatchProfile]] = {index: [] for index in range(len(divisions))}
+    concurrent: dict[int, list[BatchProfile]] = {index: [] for index in range(len(divisions))}
     peaks: dict[int, int] = {}
     slowdown = SpeedTrace()
-    with _opened(runtime, model, wanted) as replicas:
+    with _opened(measured, divisions) as replicas:
         for batch in sizes:
-            feeds = {batch: batch_feeds(signature, samples, batch)}
+            feeds = {batch: measured.feeds(batch)}
             for replica in replicas:
                 replica.process.keep(feeds)
             logs = _measure_batch(replicas, batch, seconds, slowdown)
-            for index, (one, all_) in enumerate(logs):
-                solo[index].append(summarize(batch, one, None))
-                concurrent[index].append(summarize(batch, all_, None))
+            for index, (solo_log, concurrent_log) in enumerate(logs):
+                solo[index].append(summarize(batch, solo_log, None))
+                concurrent[index].append(summarize(batch, concurrent_log, None))
             peaks[batch] = replicas[0].process.peak_bytes()
             median = solo[0][-1].p50.value
-            progress.step(f"batch {batch}: {median:.2f} ms with {wanted[0][1]} threads")
+            progress.step(f"batch {batch}: {median:.2f} ms with {divisions[0][1]} threads")
             if median > _SLOW_MS / 2 or (latency_limit_ms and median > latency_limit_ms):
                 break
     factors = slowdown.factors()
-    found = tuple(
+    groups = tuple(
         InstanceGroup(
             instances=instances,
             threads=threads,
@@ -190,9 +203,9 @@ def _measure_groups(
             slowdown=factors or (1.0,),
             slowdown_slot_ms=_SLOT_MS if factors else None,
         )
-        for index, (instances, threads) in enumerate(wanted)
+        for index, (instances, threads) in enumerate(divisions)
     )
-    return found, peaks
+    return groups, peaks
 
 
 class SpeedTrace:
@@ -210,7 +223,7 @@ class SpeedTrace:
         usual: dict[tuple[int, int, int], list[float]] = {}
         for like, mean, _ in self._turns:
             usual.setdefault(like, []).append(mean)
-        means = {like: statistics.fmean(found) for like, found in usual.items()}
+        means = {like: statistics.fmean(turn_means) for like, turn_means in usual.items()}
         slots = [
             mean / means[like]
             for like, mean, duration in self._turns
@@ -224,11 +237,11 @@ class SpeedTrace:
 
 
 @contextlib.contextmanager
-def _opened(runtime: Runtime, model: Model, wanted: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
+def _opened(measured: MeasuredModel, divisions: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
     with contextlib.ExitStack() as stack:
         replicas = []
-        for instances, threads in wanted:
-            process = ReplicaProcess(dataclasses.replace(runtime, threads=threads), model, instances)
+        for instances, threads in divisions:
+            process = ReplicaProcess(dataclasses.replace(measured.runtime, threads=threads), measured.model, instances)
             replicas.append(_Replica(instances, threads, stack.enter_context(process)))
             process.pause()
         yield replicas
@@ -248,8 +261,8 @@ def _measure_batch(
     """Let the instance groups take turns, with one instance and with all, until medians are narrow or the time is used up."""
     order = list(range(len(replicas)))
     shuffle = random.Random(batch)  # noqa: S311 -- an order, not a secret
-    one: list[list[tuple[float, ...]]] = [[] for _ in replicas]
-    all_: list[list[tuple[float, ...]]] = [[] for _ in replicas]
+    solo: list[list[tuple[float, ...]]] = [[] for _ in replicas]
+    concurrent: list[list[tuple[float, ...]]] = [[] for _ in replicas]
     for replica in replicas:
         _turn(replica, batch, replica.instances, warm=True)
     end = time.monotonic() + seconds * sum(1 + (replica.instances > 1) for replica in replicas)
@@ -257,15 +270,15 @@ def _measure_batch(
         shuffle.shuffle(order)
         for index in order:
             replica = replicas[index]
-            all_[index].append(_turn(replica, batch, replica.instances))
-            slowdown.add((batch, index, replica.instances), all_[index][-1], replica.instances)
+            concurrent[index].append(_turn(replica, batch, replica.instances))
+            slowdown.add((batch, index, replica.instances), concurrent[index][-1], replica.instances)
             if replica.instances > 1:
-                one[index].append(_turn(replica, batch, 1))
-                slowdown.add((batch, index, 1), one[index][-1], 1)
+                solo[index].append(_turn(replica, batch, 1))
+                slowdown.add((batch, index, 1), solo[index][-1], 1)
             else:
-                one[index].append(all_[index][-1])
-        logs = [(TurnLog(tuple(first)), TurnLog(tuple(second))) for first, second in zip(one, all_, strict=True)]
-        done = len(one[0])
+                solo[index].append(concurrent[index][-1])
+        logs = [(TurnLog(tuple(first)), TurnLog(tuple(second))) for first, second in zip(solo, concurrent, strict=True)]
+        done = len(solo[0])
         if done >= _FEWEST_TURNS and (time.monotonic() > end or all(_narrow(log) for pair in logs for log in pair)):
             return logs
 
@@ -273,10 +286,10 @@ def _measure_batch(
 def _turn(replica: _Replica, batch: int, active: int, *, warm: bool = False) -> tuple[float, ...]:
     replica.process.resume()
     try:
-        found = replica.process.time(batch, TURN_SECONDS * (1 if warm else 2), 2, active=active)
+        instance_logs = replica.process.time(batch, TURN_SECONDS * (1 if warm else 2), 2, active=active)
     finally:
         replica.process.pause()
-    return tuple(latency for log in found for latency in log)
+    return tuple(latency for log in instance_logs for latency in log)
 
 
 def _narrow(log: TurnLog) -> bool:
@@ -314,16 +327,14 @@ def _product(shape: Sequence[int]) -> float:
     return product
 
 
-def _operators(
-    runtime: Runtime, model: Model, signature: Signature, samples: Samples | Sequence[Feed], sizes: Sequence[int]
-) -> tuple[OperatorProfile, ...]:
-    found = []
-    with SessionProcess(runtime, model) as session:
+def _operators(measured: MeasuredModel, sizes: Sequence[int]) -> tuple[OperatorProfile, ...]:
+    profiles = []
+    with SessionProcess(measured.runtime, measured.model) as session:
         for batch in sorted(set(sizes)):
-            feed = batch_feeds(signature, samples, batch, count=1)[0]
+            feed = batch_feeds(measured.signature, measured.samples, batch, count=1)[0]
             operators = session.operators(feed)
             if not operators:
                 return ()
             total = statistics.median(session.time([feed], 0.2, 5))
-            found.append(OperatorProfile(batch=batch, threads=runtime.threads, operators=operators, total_ms=total))
-    return tuple(found)
+            profiles.append(OperatorProfile(batch=batch, threads=measured.runtime.threads, operators=operators, total_ms=total))
+    return tuple(profiles)

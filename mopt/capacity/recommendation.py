@@ -15,6 +15,7 @@ from mopt.records.serving import ServingProfile
 from mopt.records.sizing import Autoscaling, Curve, GpuVerdict, SizingOption
 
 HOURS_PER_MONTH = 730.0
+"""A twelfth of 365 days, as cloud price lists count."""
 _CURVES = 4
 _POINTS = 25
 _SPAN = 16.0
@@ -60,8 +61,8 @@ def recommended(options: Sequence[SizingOption], request: SizingRequest) -> tupl
         option = options[index]
         assert option.monthly_usd is not None
         assert option.replicas is not None
-        others = sorted({other for other, _, position in possible if options[position].target != option.target})
-        gap = f"; the next machine costs {others[0] / option.monthly_usd.high:.2g} times as much" if others else ""
+        rival_costs = sorted({cost for cost, _, position in possible if options[position].target != option.target})
+        gap = f"; the next machine costs {rival_costs[0] / option.monthly_usd.high:.2g} times as much" if rival_costs else ""
         end = ", even at the unfavourable end of its range" if option.origin == "projected" else ""
         return index, f"it holds the traffic for the least money{end}{gap}; decided by {option.limited_by}"
     free = [(option.replicas.value, index) for index, option in enumerate(options) if not option.excluded and option.replicas]
@@ -84,15 +85,15 @@ def gpu_verdict(
     # The first number of CPU machines that costs more than the GPU, and the rate at which that many are needed.
     affordable = math.floor(machines * price / option.hourly_usd - 1e-9) - request.demand.spare_replicas
     pays_from = max(0, affordable) * option.peak_qps
-    told = f"{gpu.name} costs {gpu_monthly:,.0f} USD a month for {machines} of it"
+    gpu_cost = f"{gpu.name} costs {gpu_monthly:,.0f} USD a month for {machines} of it"
     if option.monthly_usd.high <= gpu_monthly:
         sentence = (
-            f"CPU: {told}, more than the CPUs at {option.monthly_usd.high:,.0f} USD, however fast it may be. "
+            f"CPU: {gpu_cost}, more than the CPUs at {option.monthly_usd.high:,.0f} USD, however fast it may be. "
             f"It can pay from about {pays_from:,.0f} requests per second on."
         )
         return GpuVerdict(answer="CPU", sentence=sentence, pays_from=pays_from, gpu=gpu.name)
     sentence = (
-        f"Perhaps a GPU: {told}, less than the CPUs at {option.monthly_usd.value:,.0f} USD. It pays if one "
+        f"Perhaps a GPU: {gpu_cost}, less than the CPUs at {option.monthly_usd.value:,.0f} USD. It pays if one "
         f"holds {request.demand.rate:,.0f} requests per second within the limits, which was not measured."
     )
     return GpuVerdict(answer="perhaps a GPU", sentence=sentence, pays_from=pays_from, gpu=gpu.name)
@@ -132,7 +133,7 @@ def _growth(daily: Sequence[float]) -> float:
 
 def _best_of_targets(options: Sequence[SizingOption], best: int | None) -> list[SizingOption]:
     """The cheapest line of each target, the recommended one first."""
-    found: dict[str, SizingOption] = {}
+    cheapest: dict[str, SizingOption] = {}
     ranked = sorted(
         (option for option in options if option.monthly_usd is not None and option.peak_qps and not option.excluded),
         key=lambda option: option.monthly_usd.value if option.monthly_usd else math.inf,
@@ -140,8 +141,8 @@ def _best_of_targets(options: Sequence[SizingOption], best: int | None) -> list[
     if best is not None and options[best] in ranked:
         ranked = [options[best], *ranked]
     for option in ranked:
-        found.setdefault(option.target, option)
-    return list(found.values())[:_CURVES]
+        cheapest.setdefault(option.target, option)
+    return list(cheapest.values())[:_CURVES]
 
 
 def _rates(request: SizingRequest) -> list[float]:
@@ -184,14 +185,14 @@ def p99_curves(
         option.max_batch, option.queue_delay_us / 1e3, instances=option.instances, replicas=int(option.replicas.value)
     )
     capacity = service.capacity(policy)
-    found = [simulate(service, load * capacity, policy, arrivals=request.demand.arrivals) for load in _LOADS]
+    forecasts = [simulate(service, load * capacity, policy, arrivals=request.demand.arrivals) for load in _LOADS]
     return (
         Curve(
             name=f"{int(option.replicas.value)} x {option.target}",
             role="chosen",
             rates=tuple(load * capacity for load in _LOADS),
-            values=tuple(one.p99.value for one in found),
-            low=tuple(one.p50.value for one in found),
-            high=tuple(one.p999.value for one in found),
+            values=tuple(point.p99.value for point in forecasts),
+            low=tuple(point.p50.value for point in forecasts),
+            high=tuple(point.p999.value for point in forecasts),
         ),
     )

@@ -117,7 +117,9 @@ def measure_peak(machine: Machine) -> Peak:
     """
     clock = local.clock_ghz()
     if clock is None:
-        raise UserError("the clock frequency of this machine is not known", "install numba, with which it is measured")
+        raise UserError(
+            "the clock frequency of this machine is not known", "pip install 'mopt[sizing]', with which it is measured"
+        )
     bandwidth = local.memory_bandwidth()
     return Peak(
         flops={arithmetic: value * clock * 1e9 for arithmetic, value in local.per_cycle(machine.isa).items()},
@@ -141,8 +143,8 @@ def _compute_ms(operator: OperatorCost, peak: Peak, threads: int) -> float:
 
 def _memory_ms(operator: OperatorCost, peak: Peak, threads: int) -> float:
     # A few cores cannot take all that the memory gives.
-    one = peak.bandwidth if peak.bandwidth_one is None else peak.bandwidth_one
-    return operator.bytes / min(peak.bandwidth, one * _cores(peak, threads)) * 1e3
+    per_core = peak.bandwidth if peak.bandwidth_one is None else peak.bandwidth_one
+    return operator.bytes / min(peak.bandwidth, per_core * _cores(peak, threads)) * 1e3
 
 
 def _cores(peak: Peak, threads: int) -> int:
@@ -184,8 +186,8 @@ def project(profile: OperatorProfile, here: Peak, there: Peak, *, threads: int |
     return Projection(ms, low / (1 + HOLDOUT), high * (1 + HOLDOUT), shares)
 
 
-def _with_bandwidth_of_one(peak: Peak, other: Peak) -> Peak:
-    return peak if peak.bandwidth_one else dataclasses.replace(peak, bandwidth_one=other.bandwidth_one)
+def _with_bandwidth_of_one(peak: Peak, fallback: Peak) -> Peak:
+    return peak if peak.bandwidth_one else dataclasses.replace(peak, bandwidth_one=fallback.bandwidth_one)
 
 
 def _scale(operator: OperatorCost, here: tuple[Peak, int], there: tuple[Peak, int]) -> _Scaled:
@@ -223,18 +225,21 @@ def reconciled(profile: OperatorProfile) -> tuple[OperatorCost, ...]:
     most that of the cheapest kind; what remains is taken out of all in proportion. Where they leave more of ``total_ms`` than a
     runtime needs between its nodes, the machine was quieter while they were profiled, and all are longer in proportion.
     """
-    total, nodes = sum(one.ms for one in profile.operators), sum(one.nodes for one in profile.operators)
+    total, nodes = sum(operator.ms for operator in profile.operators), sum(operator.nodes for operator in profile.operators)
     if not total:
         return profile.operators
     between = _BETWEEN_MS * (1 + nodes)
     each = 0.0
     if total > profile.total_ms:
-        cheapest = min(one.ms / max(1, one.nodes) for one in profile.operators)
+        cheapest = min(operator.ms / max(1, operator.nodes) for operator in profile.operators)
         each = min(cheapest, (total - profile.total_ms) / max(1, nodes))
     kept = total - each * nodes
-    wanted = min(profile.total_ms, max(kept, profile.total_ms - between))
-    share = wanted / kept if kept > 0 else 0.0
-    return tuple(one.model_copy(update={"ms": max(0.0, one.ms - each * one.nodes) * share}) for one in profile.operators)
+    target_ms = min(profile.total_ms, max(kept, profile.total_ms - between))
+    share = target_ms / kept if kept > 0 else 0.0
+    return tuple(
+        operator.model_copy(update={"ms": max(0.0, operator.ms - each * operator.nodes) * share})
+        for operator in profile.operators
+    )
 
 
 def latency_ratio(profiles: Sequence[OperatorProfile], here: Peak, there: Peak, batch: int) -> Ratio:
@@ -294,7 +299,7 @@ def project_profile(
 
 def _ratio_of(profile: ServingProfile, here: Peak, there: Peak, batch: int, threads: int) -> Ratio:
     # The operators were profiled with all threads; another number changes time here and there alike, but not the bandwidth.
-    operators = [one.model_copy(update={"threads": threads}) for one in profile.operators]
+    operators = [operator.model_copy(update={"threads": threads}) for operator in profile.operators]
     return latency_ratio(operators, here, there, batch)
 
 

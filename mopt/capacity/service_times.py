@@ -57,8 +57,8 @@ class ServiceTimeFit:
         self, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS, seed: int = 0
     ) -> Floats:
         """Simulate a load; return what a caller sees of each request, in ms."""
-        found, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
-        return found + self.offset_ms
+        server_ms, _, _ = simulate_requests(self.service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
+        return server_ms + self.offset_ms
 
 
 # --- from what was seen to what it takes --------------------------------------------------------------------------------
@@ -73,18 +73,18 @@ def fit_service_times(observations: Sequence[ServerObservation], max_batch: int)
 
     def service(guess: Floats) -> Service:
         """That of a time for one request and, where batches are made, one more for all others of a full batch."""
-        one = min(abs(float(guess[0])), full.mean_ms)
+        single_ms = min(abs(float(guess[0])), full.mean_ms)
         # One full batch after the other takes no less than one in between: then the server's own work is the most.
-        most = min(one + abs(float(guess[-1])), full.mean_ms) if max_batch > 1 else one
-        return full.service({1: one, max_batch: most})
+        full_ms = min(single_ms + abs(float(guess[-1])), full.mean_ms) if max_batch > 1 else single_ms
+        return full.service({1: single_ms, max_batch: full_ms})
 
-    found = minimize(
+    optimum = minimize(
         lambda guess: moderate.compare(service(guess))[1],
         [full.mean_ms / 2, full.mean_ms / 3] if max_batch > 1 else [0.9 * full.mean_ms],
         method="Nelder-Mead",
         options={"xatol": _CLOSE * full.mean_ms, "fatol": (_CLOSE * full.mean_ms) ** 2, "maxfev": _TRIALS},
     )
-    fitted = service(found.x)
+    fitted = service(optimum.x)
     return ServiceTimeFit(fitted, moderate.compare(fitted)[0], max_batch * 1e3 / full.mean_ms)
 
 
@@ -126,8 +126,10 @@ class _Full:
         factors = np.asarray(slowdown) * float(np.mean(1 / np.asarray(slowdown)))
         jitter = np.concatenate(rest)
         spread = float(jitter.std())
-        own = _own_spread(gaps) / mean
-        return cls(mean, tuple(factors.tolist()), slot, 1 + (jitter - 1) * min(1.0, own / spread) if spread else jitter)
+        server_spread = _own_spread(gaps) / mean
+        return cls(
+            mean, tuple(factors.tolist()), slot, 1 + (jitter - 1) * min(1.0, server_spread / spread) if spread else jitter
+        )
 
     def service(self, means: Mapping[int, float]) -> Service:
         """The service with these means, which change and spread as those of full batches do."""

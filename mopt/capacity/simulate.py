@@ -9,14 +9,27 @@ in the order in which they were seen.
 
 from __future__ import annotations
 
-__all__ = ["REQUESTS", "Forecast", "Policy", "Service", "forecast", "greedy", "largest_rate", "simulate", "simulate_requests"]
+__all__ = [
+    "REQUESTS",
+    "Forecast",
+    "Policy",
+    "Service",
+    "check_installed",
+    "forecast",
+    "greedy",
+    "largest_rate",
+    "simulate",
+    "simulate_requests",
+]
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mopt.capacity.arrivals import Arrivals
+from mopt.errors import MissingDependencyError
 from mopt.records.measurement import Estimate
 from mopt.records.serving import InstanceGroup
 
@@ -27,8 +40,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 QUANTILES = 256
+"""Of the measured times, from which a simulation draws: enough for a p99, two or three of them beyond it."""
 _SHARES = (0.5, 0.95, 0.99, 0.999)
 REQUESTS = 200_000
+"""Enough that two thousand are beyond the p99."""
 _WARM_UP = 0.05
 """Share of the requests that come before the queue is as long as it will be."""
 _SECTIONS = 20
@@ -36,11 +51,15 @@ _SECTIONS = 20
 _OVERFLOW = 1e-6
 """Chance of a batch at the cap up to which a cap does not bind."""
 _FORMULA_QUANTILES = 8
+"""Groups of quantiles in the formula, whose work grows with their square."""
 _GRID = 500
+"""Points at which the distribution is computed to be inverted."""
 _NEGLIGIBLE = 1e-9
+"""Chance of a state below which it is left out."""
 _SMALLEST = 1000.0
 """Share of the capacity, as a divisor, below which no rate is looked for."""
 _CLOSE = 1.01
+"""Factor to which the largest rate is found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +97,7 @@ class Forecast:
         p95: As p50.
         p99: As p50.
         p999: As p50.
-        load: Arrival rate over capacity, 0 to 1 and beyond.
+        utilization: Arrival rate over capacity, 0 to 1 and beyond.
         mean_batch: Requests in a batch on average.
         rejected: Share of the requests that got no answer, for a full queue or a time-out.
         exact: Whether it comes from the formula.
@@ -102,7 +121,7 @@ class Service:
         table: In ms, ascending quantiles, shape [busy instances, batch size, :data:`QUANTILES`].
         slowdown: How much longer than that they take in one slot of time after the other; their harmonic mean is 1, as a slow
             slot has fewer batches.
-        pace_ms: Length of a slot.
+        slowdown_slot_ms: Length of a slot.
     """
 
     table: Floats
@@ -169,13 +188,23 @@ def _by_batch(samples: Mapping[int, Sequence[float]], max_batch: int | None) -> 
 
     sizes = sorted(samples)
     shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    known = np.stack([np.quantile(np.asarray(samples[size], dtype=np.float64), shares) for size in sizes])
-    wanted = np.arange(1, (max_batch or sizes[-1]) + 1)
-    position = np.interp(wanted, sizes, np.arange(len(sizes)))
+    measured = np.stack([np.quantile(np.asarray(samples[size], dtype=np.float64), shares) for size in sizes])
+    batch_sizes = np.arange(1, (max_batch or sizes[-1]) + 1)
+    position = np.interp(batch_sizes, sizes, np.arange(len(sizes)))
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, len(sizes) - 1)
-    table: Floats = known[below] + (position - below)[:, None] * (known[above] - known[below])
+    table: Floats = measured[below] + (position - below)[:, None] * (measured[above] - measured[below])
     return table
+
+
+def check_installed() -> None:
+    """Tell before any work is done that the compiler of the simulation is not there; it is looked for, and not imported.
+
+    Raises:
+        MissingDependencyError: When it is not installed.
+    """
+    if importlib.util.find_spec("numba") is None:
+        raise MissingDependencyError("numba", "sizing")
 
 
 def simulate(
@@ -223,6 +252,7 @@ def simulate_requests(
     """
     import numpy as np
 
+    check_installed()
     from mopt.capacity._events import run
 
     arrivals = arrivals or Arrivals()
@@ -276,8 +306,8 @@ def forecast(
     service: Service, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS, seed: int = 0
 ) -> Forecast:
     """Predict by the formula where it applies, else by simulation."""
-    found = greedy(service, rate, policy) if arrivals is None or arrivals.independent else None
-    return found or simulate(service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
+    closed_form = greedy(service, rate, policy) if arrivals is None or arrivals.independent else None
+    return closed_form or simulate(service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
 
 
 def greedy(service: Service, rate: float, policy: Policy) -> Forecast | None:
@@ -339,9 +369,9 @@ def _stationary(chances: Floats, cap: int) -> Floats | None:
     over = mean[:, cap + 1]
     step[:, -1] += over
     equations = np.vstack([step.T - np.eye(cap), np.ones(cap)])
-    found: Floats = np.clip(np.linalg.lstsq(equations, np.append(np.zeros(cap), 1.0), rcond=None)[0], 0, None)
-    found /= found.sum()
-    return found if float((found * over).sum()) < _OVERFLOW else None
+    distribution: Floats = np.clip(np.linalg.lstsq(equations, np.append(np.zeros(cap), 1.0), rcond=None)[0], 0, None)
+    distribution /= distribution.sum()
+    return distribution if float((distribution * over).sum()) < _OVERFLOW else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,8 +419,8 @@ def largest_rate(
     top = service.capacity(policy) * min(max_utilization, 0.995)
 
     def holds(rate: float) -> bool:
-        found = simulate(service, rate, policy, arrivals=arrivals, requests=requests)
-        return found.p99.value <= p99_ms and found.rejected <= 0.01
+        predicted = simulate(service, rate, policy, arrivals=arrivals, requests=requests)
+        return predicted.p99.value <= p99_ms and predicted.rejected <= 0.01
 
     low, high = top / _SMALLEST, top
     if holds(high):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["TerminalProgress", "json_option", "print_json", "print_table", "result_console", "shown_progress"]
+__all__ = [
+    "TerminalProgress",
+    "print_columns",
+    "print_json",
+    "print_lines",
+    "print_table",
+    "result_console",
+    "shown_progress",
+]
 
 import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-
-json_option: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 _CI_WIDTH = 160
 
@@ -32,7 +38,7 @@ def result_console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print JSON data."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 _GAP = 2
@@ -53,6 +59,41 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def print_columns(
+    headings: Mapping[str, str],
+    rows: Iterable[Mapping[str, str]],
+    *,
+    narrow: Collection[str],
+    wide_enough: int,
+    title: str = "",
+    right: Collection[str] = (),
+) -> None:
+    """Print a table whose columns are chosen by the width of the terminal.
+
+    Args:
+        headings: Of all columns, by their names, in order.
+        rows: The text of each cell, by column.
+        narrow: Names of the columns that are left on a terminal of less than ``wide_enough`` columns.
+        wide_enough: Width from which on all columns are shown.
+        title: Above the table.
+        right: Names of the columns with numbers.
+    """
+    shown = [name for name in headings if result_console().width >= wide_enough or name in narrow]
+    print_table(
+        [headings[name] for name in shown],
+        [[row[name] for name in shown] for row in rows],
+        title=title,
+        right=[index for index, name in enumerate(shown) if name in right],
+    )
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print the lines that are not empty; folded on a terminal, whole everywhere else."""
+    console = result_console()
+    for line in filter(None, lines):
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int | None]:
@@ -89,7 +130,7 @@ class TerminalProgress:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(title, total=total)
         elif total:
-            click.echo(f"[{self._elapsed()}] {title} ({total})", err=True)
+            typer.echo(f"[{self._elapsed()}] {title} ({total})", err=True)
 
     def step(self, note: str = "") -> None:
         """One step is done."""
@@ -99,7 +140,7 @@ class TerminalProgress:
             if note:
                 self._bar.console.print(f"  {note}", markup=False, highlight=False)
         elif note:
-            click.echo(f"[{self._elapsed()}] {self._title} {self._done}/{self._total}: {note}", err=True)
+            typer.echo(f"[{self._elapsed()}] {self._title} {self._done}/{self._total}: {note}", err=True)
 
     def _elapsed(self) -> str:
         seconds = int(time.monotonic() - self._start)

@@ -2,121 +2,130 @@
 
 from __future__ import annotations
 
-__all__ = ["command"]
+__all__ = ["app"]
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
-from mopt.cli._output import json_option, print_json, print_table, result_console, shown_progress
+from mopt.cli import _options as opt
+from mopt.cli._lazy import PanelCommand, command_app
+from mopt.cli._output import print_json, print_lines, print_table, result_console, shown_progress
+
+if TYPE_CHECKING:
+    from mopt.progress import Progress
+    from mopt.records.benchmark import Benchmark, LoadTest, ServerBenchmark
+    from mopt.workflows.bench import LoadPlan
+    from mopt.workflows.bench_server import ServerAccess
+
+app = command_app()
+
+_SHORTEST_S, _LONGEST_S = 1.0, 3600.0
+"""Of one load test."""
 
 
-@click.command("bench")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--rate", type=float, help="Requests per second to test.")
-@click.option("--p99", help="Limit for the 99th percentile, such as 100ms; finds the largest rate that holds.")
-@click.option("--arrivals", default="poisson", help="poisson, constant, bursty, or a file of timestamps in s.")
-@click.option("--data", help="Samples to send. Default: the golden samples of the artifact.")
-@click.option("--max-batch", type=click.IntRange(1, 4096), help="Largest batch size to measure.")
-@click.option("--cores", type=click.IntRange(1), help="Cores of the replica, or of the generator of --server. Default: all.")
-@click.option("--seconds", type=click.FloatRange(1, 3600), default=10.0, help="Length of one load test. Default: 10.")
-@click.option("--server", metavar="URL", help="Load this running server instead of a replica of its own.")
-@click.option("--protocol", help="What the server speaks: kserve-http, kserve-grpc or bentoml. Default: found out.")
-@click.option("--model", help="Name of the model on the server, or the route. Default: the artifact's.")
-@click.option("--header", "headers", multiple=True, help="Header for --server, such as 'Authorization: Bearer TOKEN'.")
-@click.option("--timeout", default="10s", help="A request of --server without an answer after this time has failed.")
-@click.option("--predict/--no-predict", default=True, help="Probe the idle --server first, and predict each test from it.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the profile to this file, for mopt size.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
-@json_option
-def command(artifact: Path, as_json: bool, quiet: bool, out: Path | None, force: bool, **options: Any) -> None:
+@app.command("bench", cls=PanelCommand)
+def command(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote.")],
+    data: opt.Data = None,
+    rate: opt.Rate = None, p99: opt.P99 = None, arrivals: opt.Arrivals = None,
+    max_batch: opt.MaxBatch = None, cores: opt.Cores = None, duration: opt.Duration = "10s",
+    server: opt.Server = None, protocol: opt.Protocol = None, model: opt.ServedModel = None, headers: opt.Headers = None,
+    timeout: opt.Timeout = None, predict: opt.Predict = None,
+    out: Annotated[Path | None, opt.out_option("no file")] = None,
+    force: opt.Force = False, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
+) -> None:  # fmt: skip
     """Profile ARTIFACT again on this machine, and put it, or a server that runs it, under an open-loop load.
 
+    What is sent are the golden samples of the artifact, or --data. The file that --out writes is for mopt size.
+
     \b
-    mopt bench model.mopt                                   latency by batch size and instance group, cold start, memory
-    mopt bench model.mopt --p99 100ms                       the largest rate that one replica holds
-    mopt bench model.mopt --rate 500 --p99 100ms            whether that rate holds, and the largest that does
+    mopt bench model.mopt                          latency, cold start, memory
+    mopt bench model.mopt --p99 100ms              the largest rate that holds
+    mopt bench model.mopt --rate 500 --p99 100ms   whether that rate holds
     mopt bench model.mopt --server http://host:8000 --rate 500
 
     Leaves with exit code 3 when --rate does not hold within --p99.
-    """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.capacity.arrivals import parse_arrivals
-    from mopt.errors import CheckFailedError, UserError
-    from mopt.recipe import parse_milliseconds
+    """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
+    from mopt.errors import CheckFailedError
     from mopt.system.files import check_file
+    from mopt.workflows.bench import bench_artifact
+    from mopt.workflows.bench_server import ServerAccess
 
-    p99 = parse_milliseconds(options["p99"], "--p99") if options["p99"] else None
-    rate = options["rate"]
-    if rate is not None and rate <= 0:
-        raise UserError(f"--rate is {rate:g} requests per second", "give a rate above 0")
+    for_server = {
+        "--protocol": protocol, "--model": model, "--header": headers, "--timeout": timeout, "--predict": predict
+    }  # fmt: skip
+    _refuse_idle(server, for_server, {"--out": out, "--max-batch": max_batch})
     if out is not None:
         check_file(out, force=force)
-    asked = {"rate": rate, "p99_ms": p99, "arrivals": parse_arrivals(options["arrivals"]), "seconds": options["seconds"]}
-    if options["server"]:
-        if out is not None:
-            raise UserError("--out writes the profile of a replica, and --server measures none", "leave out one of them")
-        holds = _server(artifact, asked, options, as_json, quiet)
-    else:
-        holds = _artifact(artifact, asked, options, as_json, quiet, out)
-    if holds is False:
-        raise CheckFailedError(f"{rate:g} requests/s do not hold within {p99:g} ms", "mopt size says what would")
-
-
-def _artifact(
-    artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool, out: Path | None
-) -> bool | None:
-    from mopt.workflows._sources import read_samples
-    from mopt.workflows.bench import bench_artifact
-
-    samples = read_samples(artifact, options["data"]) if options["data"] else None
+    load = _load(artifact, data, rate, p99, arrivals, duration, cores)
     with shown_progress(quiet) as progress:
-        found = bench_artifact(
-            artifact, samples=samples, max_batch=options["max_batch"], cores=options["cores"], progress=progress, **asked
-        )
+        if server is None:
+            result: Benchmark | ServerBenchmark = bench_artifact(artifact, load, max_batch=max_batch, progress=progress)
+        else:
+            timeout_s = _seconds(timeout or "10s", "--timeout")
+            sent = tuple(map(_header, headers or ()))
+            loaded = ServerAccess(server, protocol, model, sent, timeout_s, predict is not False)
+            result = _bench_server(artifact, load, loaded, progress)
     if out is not None:
-        out.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_profile(found)
-        _print_tests(found.tests, found.largest, found.p99_ms)
-        if out is not None:
-            result_console().print(f"profile   {out}", markup=False, soft_wrap=True)
-    holds: bool | None = found.holds
-    return holds
+        out.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _print(result, out, as_json)
+    if result.holds is False:
+        raise CheckFailedError(f"{load.rate:g} requests/s do not hold within {load.p99_ms:g} ms", "mopt size says what would")
 
 
-def _server(artifact: Path, asked: dict[str, Any], options: dict[str, Any], as_json: bool, quiet: bool) -> bool | None:
+def _refuse_idle(server: str | None, for_server: Mapping[str, object], for_replica: Mapping[str, object]) -> None:
+    """Refuse an option that would do nothing."""
+    from mopt.errors import UserError
+
+    for option, value in (for_replica if server else for_server).items():
+        if value not in (None, []):
+            if server:
+                raise UserError(f"{option} is about an own replica, and --server measures none", "leave out one of them")
+            raise UserError(f"{option} is about a server", "give --server URL, or leave it out")
+
+
+def _load(
+    artifact: Path,
+    data: str | None,
+    rate: float | None,
+    p99: str | None,
+    arrivals: str | None,
+    duration: str,
+    cores: int | None,
+) -> LoadPlan:
+    from mopt.capacity.arrivals import parse_arrivals
     from mopt.errors import UserError
     from mopt.recipe import parse_milliseconds
     from mopt.workflows._sources import read_samples
+    from mopt.workflows.bench import LoadPlan
+
+    p99_ms = parse_milliseconds(p99, "--p99") if p99 else None
+    if rate is not None and rate <= 0:
+        raise UserError(f"--rate is {rate:g} requests per second", "give a rate above 0")
+    seconds = _seconds(duration, "--duration")
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise UserError(f"--duration is {duration}", "give a time from 1s to 1h")
+    times = parse_arrivals(arrivals or "poisson")
+    samples = read_samples(artifact, data) if data else None
+    return LoadPlan(rate=rate, p99_ms=p99_ms, arrivals=times, seconds=seconds, samples=samples, cores=cores)
+
+
+def _seconds(text: str, option: str) -> float:
+    from mopt.recipe import parse_milliseconds
+
+    return parse_milliseconds(text, option) / 1e3
+
+
+def _bench_server(artifact: Path, load: LoadPlan, server: ServerAccess, progress: Progress) -> ServerBenchmark:
+    from mopt.errors import UserError
     from mopt.workflows.bench_server import bench_server
 
-    if asked["rate"] is None and asked["p99_ms"] is None:
+    if not load.tests:
         raise UserError("nothing to test the server with", "give --rate, or --p99 to find the largest rate that holds")
-    samples = read_samples(artifact, options["data"]) if options["data"] else None
-    with shown_progress(quiet) as progress:
-        found = bench_server(
-            artifact,
-            options["server"],
-            protocol=options["protocol"],
-            model=options["model"],
-            timeout_s=parse_milliseconds(options["timeout"], "--timeout") / 1e3,
-            cores=options["cores"],
-            predict=options["predict"],
-            headers=tuple(map(_header, options["headers"])),
-            samples=samples,
-            progress=progress,
-            **asked,
-        )
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_tests(found.tests, found.largest, asked["p99_ms"])
-    holds: bool | None = found.holds
-    return holds
+    return bench_server(artifact, server, load, progress=progress)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -128,12 +137,25 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _print_profile(found: Any) -> None:
+def _print(result: Benchmark | ServerBenchmark, out: Path | None, as_json: bool) -> None:
+    from mopt.records.benchmark import Benchmark
+
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    if isinstance(result, Benchmark):
+        _print_profile(result)
+    _print_tests(result.tests, result.largest, result.p99_ms)
+    if out is not None:
+        result_console().print(f"profile   {out}", markup=False, soft_wrap=True)
+
+
+def _print_profile(bench: Benchmark) -> None:
     from mopt.records import units as q
     from mopt.reports.build import serving_sentence
 
     rows = []
-    for group in found.profile.instance_groups:
+    for group in bench.profile.instance_groups:
         for solo, concurrent in zip(group.solo, group.concurrent, strict=True):
             rows.append(
                 [
@@ -148,21 +170,21 @@ def _print_profile(found: Any) -> None:
                 ]
             )
     headings = ["instances x threads", "batch", "p50", "p99", "its interval", "p50, all busy", "samples /s", "runs"]
-    print_table(headings, rows, title=f"{found.name}: {found.chosen}", right=range(1, len(headings)))
-    profile, console = found.profile, result_console()
+    print_table(headings, rows, title=f"{bench.name}: {bench.chosen}", right=range(1, len(headings)))
+    profile = bench.profile
     noise = ", ".join(f"{name} {q.digits(value)}" for name, value in profile.noise.items())
-    lines = [
-        f"start     {q.milliseconds(profile.load_ms)} to load, {q.milliseconds(profile.first_ms)} to answer first",
-        "memory    " + ", ".join(f"{q.memory(size)} up to batch {batch}" for batch, size in profile.memory.items()),
-        f"padding   {profile.padding:.0%} of the work when mixed requests share a batch" if profile.padding else "",
-        f"machine   {profile.machine.cpu}, {profile.machine.cores} cores; {noise}",
-        f"serve     {serving_sentence(found.batching)}",
-    ]
-    for line in filter(None, lines):
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+    print_lines(
+        [
+            f"start     {q.milliseconds(profile.load_ms)} to load, {q.milliseconds(profile.first_ms)} to answer first",
+            "memory    " + ", ".join(f"{q.memory(size)} up to batch {batch}" for batch, size in profile.memory.items()),
+            f"padding   {profile.padding:.0%} of the work when mixed requests share a batch" if profile.padding else "",
+            f"machine   {profile.machine.cpu}, {profile.machine.cores} cores; {noise}",
+            f"serve     {serving_sentence(bench.batching)}",
+        ]
+    )
 
 
-def _print_tests(tests: Any, largest: float | None, p99_ms: float | None) -> None:
+def _print_tests(tests: Sequence[LoadTest], largest: float | None, p99_ms: float | None) -> None:
     from mopt.records import units as q
 
     if not tests:
@@ -187,12 +209,12 @@ def _print_tests(tests: Any, largest: float | None, p99_ms: float | None) -> Non
     for warning in sorted({test.warning for test in tests if test.warning}):
         console.print(f"warning   {warning}", markup=False, soft_wrap=True)
     if p99_ms is not None:
-        said = f"{q.rate(largest)} within a p99 of {q.milliseconds(p99_ms)}" if largest else "no rate that was tried holds"
-        console.print(f"largest   {said}", markup=False, soft_wrap=True)
+        answer = f"{q.rate(largest)} within a p99 of {q.milliseconds(p99_ms)}" if largest else "no rate that was tried holds"
+        console.print(f"largest   {answer}", markup=False, soft_wrap=True)
 
 
-def _outcome(test: Any, p99_ms: float | None) -> str:
-    said = [] if p99_ms is None else ["yes" if test.holds(p99_ms) else "no"]
+def _outcome(test: LoadTest, p99_ms: float | None) -> str:
+    words = [] if p99_ms is None else ["yes" if test.holds(p99_ms) else "no"]
     if test.failed:
-        said.append(f"{test.failed:,} of {test.requests:,} without an answer")
-    return ", ".join(said)
+        words.append(f"{test.failed:,} of {test.requests:,} without an answer")
+    return ", ".join(words)

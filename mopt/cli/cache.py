@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ["command"]
+__all__ = ["app"]
 
-import click
+import typer
 
-from mopt.cli._output import json_option, print_json, print_table, result_console
+from mopt.cli import _options as opt
+from mopt.cli._lazy import PanelCommand, command_app
+from mopt.cli._output import print_json, print_table, result_console
+
+app = command_app()
 
 
-@click.command("cache")
-@click.option("--clear", is_flag=True, help="Remove everything in it. Artifacts are not touched.")
-@json_option
-def command(clear: bool, as_json: bool) -> None:
+@app.command("cache", cls=PanelCommand)
+def command(clear: opt.Clear = False, as_json: opt.AsJson = False) -> None:
     """Show how large the cache is, or clear it. It lies in $MOPT_CACHE, or in the user's cache folder."""
     from mopt.system.store import Store, default_root
 
     store = Store(default_root())
     if clear:
         freed = store.clear()
-        print_json({"cache": str(store.root), "freed_bytes": freed}) if as_json else click.echo(
+        print_json({"cache": str(store.root), "freed_bytes": freed}) if as_json else typer.echo(
             f"freed {freed / 1e6:,.1f} MB in {store.root}"
         )
         return

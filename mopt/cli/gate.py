@@ -2,89 +2,88 @@
 
 from __future__ import annotations
 
-__all__ = ["command"]
+__all__ = ["app"]
 
+import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
-from mopt.cli._gating import gate_options, gate_recipe
-from mopt.cli._output import json_option, print_json, print_table, result_console, shown_progress
+from mopt.cli import _options as opt
+from mopt.cli._lazy import PanelCommand, command_app
+from mopt.cli._output import print_columns, print_json, print_lines, result_console, shown_progress
+from mopt.cli._recipes import gate_section, given, parse_batch_sizes
 
-_WIDE = ("check", "verdict", "candidate", "baseline", "change", "interval", "limit", "note")
+if TYPE_CHECKING:
+    from mopt.records.verdict import GateVerdict
+
+app = command_app()
+
 _NARROW = ("check", "verdict", "change", "limit")
 _WIDE_ENOUGH = 120
 _MARK = "gate.json"
 """What tells a folder that mopt gate wrote from any other."""
 
 
-@click.command("gate")
-@click.argument("candidate")
-@click.option("--against", help="Baseline: an artifact, a model, or a file of mopt baseline. Default: mopt-baseline.json.")
-@gate_options
-@click.option("--slice", "slices", multiple=True, help="Column whose values are judged one by one; label for the classes.")
-@click.option("--slice-tolerance", multiple=True, help="What a slice may lose: 2%, or language=de: 5% for one. Repeat.")
-@click.option("--strict-slices", is_flag=True, default=None, help="A slice with too few samples to tell is inconclusive.")
-@click.option("--inconclusive", type=click.Choice(["fail", "pass"]), help="What too few samples mean. Default: fail.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, gate.json and the worst samples.")
-@click.option("--junit", type=click.Path(path_type=Path), help="JUnit XML for the CI system.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Summary for a comment on the merge request.")
-@click.option("--force", is_flag=True, help="Replace a report that is there.")
-@json_option
-def command(candidate: str, against: str | None, as_json: bool, **options: Any) -> None:
-    """Decide whether CANDIDATE, an artifact or a model, is as good as a baseline, and costs no more.
+@app.command("gate", cls=PanelCommand)
+def command(
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="An artifact or a model.")],
+    data: opt.Data = None, label: opt.Label = None, group: opt.Group = None, evaluation: opt.Evaluation = None,
+    against: opt.Against = None, tolerance: opt.Tolerance = None, metric: opt.Metric = None, limits: opt.Limits = None,
+    slices: opt.Slices = None, slice_tolerances: opt.SliceTolerances = None, strict_slices: opt.StrictSlices = None,
+    confidence: opt.Confidence = None, inconclusive: opt.Inconclusive = None,
+    batch_sizes: opt.BatchSizes = None, threads: opt.Threads = None, time_budget: opt.TimeBudget = None,
+    no_speed: opt.NoSpeed = False,
+    out: Annotated[Path | None, opt.out_option("no report")] = None,
+    junit: opt.Junit = None, markdown: opt.Markdown = None, force: opt.Force = False, as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    recipe: opt.RecipeFile = None, trust_pickle: opt.TrustPickle = None,
+) -> None:  # fmt: skip
+    """Decide whether CANDIDATE is as good as a baseline, and costs no more.
+
+    Data, metric and limits are those of --recipe, else of the artifact, and the flags come before both. The speed may be 10 %
+    worse unless --limit says otherwise.
 
     \b
-    mopt gate new.mopt --against served.mopt --tolerance 0.5pp --limit 'p99: +5%' --limit 'size: 0'
-    mopt gate new.onnx --against mopt-baseline.json --data test.npz --slice language --junit gate.xml
+    mopt gate new.mopt --against served.mopt --limit 'p99: +5%' --limit 'size: 0'
+    mopt gate new.onnx --data test.npz --slice language --junit gate.xml
 
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
-    to tell; --inconclusive pass makes it 0. 2: the request is wrong.
-    """  # noqa: D301, click takes a real backspace for a paragraph that keeps its lines
-    from mopt.errors import CheckFailedError, CheckInconclusiveError
-    from mopt.regression.quality import GateRequest
-    from mopt.reports.gate import github_commands, render_markdown
-    from mopt.reports.junit import write_junit
+    to tell; --inconclusive accept makes it 0. 2: the request is wrong.
+    """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.system.files import check_file
+    from mopt.workflows._recipes import gate_recipe
     from mopt.workflows.gate import run_gate
 
-    out, junit, markdown, force = (options.pop(name) for name in ("out", "junit", "markdown", "force"))
     for path in (junit, markdown):
         if path is not None:
             check_file(path, force=True)
-    baseline = _against(against)
-    recipe, use_all_samples = gate_recipe(candidate, baseline, options)
-    request = GateRequest(candidate, baseline, recipe, use_all_samples=use_all_samples, speed=not options["no_speed"])
-    with _report_folder(out, force) as folder, shown_progress(options["quiet"]) as progress:
-        found = run_gate(request, out=folder, progress=progress)
-        if folder is not None:
-            _write_report(found, folder)
-    if junit is not None:
-        junit.write_text(write_junit(found), encoding="utf-8")
-    summary = render_markdown(found)
-    if markdown is not None:
-        markdown.write_text(summary, encoding="utf-8")
-    _tell_github(summary, github_commands(found))
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print(found, out)
-    if found.ok:
-        return
-    told = ", ".join(check.name for check in found.of(found.verdict))
-    if found.verdict == "fail":
-        raise CheckFailedError(
-            f"the gate failed: {told}",
-            "the report names the samples and the figures" if out else "look at it with --out FOLDER",
+    baseline = _baseline(against)
+    flags = given(
+        metric=metric, tolerance=tolerance, trust_pickle=trust_pickle,
+        data=given(path=data, label=label, group=group, evaluation=evaluation),
+        search=given(threads=threads),
+        gate=gate_section(
+            metric=metric, limits=limits or (), slices=slices, slice_tolerances=slice_tolerances or (),
+            strict_slices=strict_slices, confidence=confidence, inconclusive=inconclusive,
+            batch_sizes=parse_batch_sizes(batch_sizes), time_budget=time_budget,
+        ),
+    )  # fmt: skip
+    merged, use_all_samples = gate_recipe(candidate, baseline, recipe, flags)
+    with _report_folder(out, force) as folder, shown_progress(quiet) as progress:
+        verdict = run_gate(
+            candidate, baseline, merged, use_all_samples=use_all_samples, speed=not no_speed, out=folder, progress=progress
         )
-    raise CheckInconclusiveError(
-        f"the gate is inconclusive: {told}", "give more samples, or accept it with --inconclusive pass"
-    )
+        if folder is not None:
+            _write_report(verdict, folder)
+    _write_for_ci(verdict, junit, markdown)
+    _print(verdict, out, as_json)
+    _raise_unless_passed(verdict, out)
 
 
-def _against(against: str | None) -> str:
+def _baseline(against: str | None) -> str:
     from mopt.artifacts.baseline import DEFAULT_FILE
     from mopt.errors import UserError
 
@@ -95,9 +94,7 @@ def _against(against: str | None) -> str:
     return DEFAULT_FILE
 
 
-def _report_folder(out: Path | None, force: bool) -> Any:
-    import contextlib
-
+def _report_folder(out: Path | None, force: bool) -> contextlib.AbstractContextManager[Path | None]:
     from mopt.artifacts.bundle import published
 
     if out is None:
@@ -105,33 +102,53 @@ def _report_folder(out: Path | None, force: bool) -> Any:
     return published(out, force=force, ours=lambda folder: (folder / _MARK).is_file(), what="a report of mopt gate")
 
 
-def _write_report(found: Any, folder: Path) -> None:
+def _write_report(verdict: GateVerdict, folder: Path) -> None:
     from mopt.reports.gate import render_html
 
-    (folder / "report.html").write_text(render_html(found), encoding="utf-8")
-    (folder / _MARK).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(render_html(verdict), encoding="utf-8")
+    (folder / _MARK).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _tell_github(summary: str, notes: list[str]) -> None:
-    """GitHub shows the summary on the run's page, and commands that are printed as annotations."""
+def _write_for_ci(verdict: GateVerdict, junit: Path | None, markdown: Path | None) -> None:
+    """Write the two files; and GitHub shows the summary on the run's page, and commands that are printed as annotations."""
+    from mopt.reports.gate import github_commands, render_markdown
+    from mopt.reports.junit import write_junit
+
+    summary = render_markdown(verdict)
+    if junit is not None:
+        junit.write_text(write_junit(verdict), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(summary, encoding="utf-8")
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as stream:
             stream.write(summary + "\n")
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for note in notes:
-            click.echo(note, err=True)
+        for line in github_commands(verdict):
+            typer.echo(line, err=True)
 
 
-def _print(found: Any, out: Path | None) -> None:
+def _raise_unless_passed(verdict: GateVerdict, out: Path | None) -> None:
+    from mopt.errors import CheckFailedError, CheckInconclusiveError
+
+    if verdict.ok:
+        return
+    reasons = ", ".join(check.name for check in verdict.of(verdict.verdict))
+    if verdict.verdict == "fail":
+        hint = "the report names the samples and the figures" if out else "look at it with --out FOLDER"
+        raise CheckFailedError(f"the gate failed: {reasons}", hint)
+    raise CheckInconclusiveError(
+        f"the gate is inconclusive: {reasons}", "give more samples, or accept it with --inconclusive accept"
+    )
+
+
+def _print(verdict: GateVerdict, out: Path | None, as_json: bool) -> None:
     from mopt.reports.gate import COLUMNS, rows, sentences
 
-    console = result_console()
-    shown = _WIDE if console.width >= _WIDE_ENOUGH else _NARROW
-    cells = [[row[column] for column in shown] for row in rows(found)]
-    print_table([COLUMNS[column] for column in shown], cells, title=f"{found.candidate.name} against {found.baseline.name}")
-    for sentence in sentences(found):
-        console.print(sentence, markup=False, soft_wrap=not console.is_terminal)
-    for warning in found.warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=not console.is_terminal)
+    if as_json:
+        print_json(verdict.model_dump(mode="json"))
+        return
+    title = f"{verdict.candidate.name} against {verdict.baseline.name}"
+    print_columns(COLUMNS, rows(verdict), narrow=_NARROW, wide_enough=_WIDE_ENOUGH, title=title)
+    print_lines([*sentences(verdict), *(f"warning: {warning}" for warning in verdict.warnings)])
     if out is not None:
-        console.print(f"report    {out / 'report.html'}", markup=False, soft_wrap=True)
+        result_console().print(f"report    {out / 'report.html'}", markup=False, soft_wrap=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-__all__ = ["command"]
+__all__ = ["app"]
 
 from pathlib import Path
+from typing import Annotated
 
-import click
+import typer
 
-from mopt.cli._output import json_option, print_json
+from mopt.cli import _options as opt
+from mopt.cli._lazy import PanelCommand, command_app
+from mopt.cli._output import print_json
+
+app = command_app()
 
 
-@click.command("init")
-@click.argument("source", required=False)
-@click.option("--data", default="", help="Samples to write into the recipe.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("mopt.toml"), help="File to write; - for stdout.")
-@click.option("--force", is_flag=True, help="Replace a recipe that is there.")
-@click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe instead.")
-@json_option
-def command(source: str | None, data: str, out: Path, force: bool, schema: bool, as_json: bool) -> None:
+@app.command("init", cls=PanelCommand)
+def command(
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="The model.")] = None,
+    data: opt.Data = None,
+    out: Annotated[Path | None, opt.out_option("mopt.toml")] = None,
+    force: opt.Force = False, schema: opt.Schema = False, as_json: opt.AsJson = False,
+) -> None:  # fmt: skip
     """Write a commented recipe for a model.
 
-    The inputs and outputs of an ONNX file are written into it as comments.
+    The inputs and outputs of an ONNX file are written into it as comments. --out - prints the recipe.
     """
     from mopt.errors import UserError
     from mopt.recipe import Recipe
@@ -32,11 +36,12 @@ def command(source: str | None, data: str, out: Path, force: bool, schema: bool,
         return
     if source is None:
         raise UserError("no model was given", "mopt init MODEL")
-    text = render_recipe(source, data)
-    if str(out) == "-":
-        click.echo(text, nl=False)
+    text = render_recipe(source, data or "")
+    path = out or Path("mopt.toml")
+    if str(path) == "-":
+        typer.echo(text, nl=False)
         return
-    if out.exists() and not force:
-        raise UserError(f"{out} is there already", "add --force to replace it, or --out FILE")
-    out.write_text(text, encoding="utf-8")
-    print_json({"recipe": str(out)}) if as_json else click.echo(f"wrote {out}; next: mopt build --recipe {out}")
+    if path.exists() and not force:
+        raise UserError(f"{path} is there already", "add --force to replace it, or --out FILE")
+    path.write_text(text, encoding="utf-8")
+    print_json({"recipe": str(path)}) if as_json else typer.echo(f"wrote {path}; next: mopt build --recipe {path}")

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-__all__ = ["command"]
+__all__ = ["app"]
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
+import typer
 
-from mopt.cli._output import json_option, print_json, print_table, result_console
+from mopt.cli import _options as opt
+from mopt.cli._lazy import PanelCommand, command_app
+from mopt.cli._output import print_json, print_table, result_console
+
+app = command_app()
 
 
-@click.command("inspect")
-@click.argument("source", type=click.Path())
-@json_option
-def command(source: str, as_json: bool) -> None:
+@app.command("inspect", cls=PanelCommand)
+def command(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A model or an artifact.")],
+    as_json: opt.AsJson = False,
+) -> None:
     """Show what a model or an artifact is: signature, operators, parameters, size, precision."""
     from mopt.workflows.inspect import inspect_source
 
-    found = inspect_source(Path(source))
+    description = inspect_source(source)
     if as_json:
-        print_json(found)
+        print_json(description)
         return
-    _print(found)
+    _print(description)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(description: dict[str, Any]) -> None:
     console = result_console()
     for key in ("format", "file", "opset", "producer", "parameters", "size_bytes"):
-        if found.get(key) not in (None, ""):
-            value = found[key]
+        if description.get(key) not in (None, ""):
+            value = description[key]
             console.print(
                 f"{key.replace('_', ' '):12}{value:,}" if isinstance(value, int) else f"{key:12}{value}", markup=False
             )
     for title in ("inputs", "outputs"):
-        for spec in found[title]:
+        for spec in description[title]:
             shape = ", ".join(map(str, spec["shape"]))
             console.print(f"{title[:-1]:12}{spec['name']}: {spec['dtype']}[{shape}]", markup=False)
     print_table(
         ["weights", "tensors", "bytes"],
-        [[k, f"{v[0]:,}", f"{v[1]:,}"] for k, v in found["weights"].items()],
+        [[k, f"{v[0]:,}", f"{v[1]:,}"] for k, v in description["weights"].items()],
         right=(1, 2),
     )
-    print_table(["operator", "count"], [[name, f"{count:,}"] for name, count in found["operators"].items()], right=(1,))
+    print_table(["operator", "count"], [[name, f"{count:,}"] for name, count in description["operators"].items()], right=(1,))

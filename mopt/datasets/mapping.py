@@ -95,18 +95,20 @@ class Binding:
 
 
 def _check_inputs(spec: DataSpec, signature: Signature) -> None:
-    known = [tensor.name for tensor in signature.inputs]
+    input_names = [tensor.name for tensor in signature.inputs]
     for name in spec.columns:
-        if name not in known:
-            raise UserError(f"the model has no input {name}, which columns names", nearest(name, known))
+        if name not in input_names:
+            raise UserError(f"the model has no input {name}, which columns names", nearest(name, input_names))
 
 
 def _token_names(spec: DataSpec, signature: Signature) -> tuple[str, ...]:
     if spec.text is None:
         return ()
-    known = [tensor.name for tensor in signature.inputs]
-    if spec.text.input_ids not in known:
-        raise UserError(f"the model has no input {spec.text.input_ids} for the tokens", nearest(spec.text.input_ids, known))
+    input_names = [tensor.name for tensor in signature.inputs]
+    if spec.text.input_ids not in input_names:
+        raise UserError(
+            f"the model has no input {spec.text.input_ids} for the tokens", nearest(spec.text.input_ids, input_names)
+        )
     return (spec.text.input_ids, spec.text.attention_mask, spec.text.token_type_ids)
 
 
@@ -119,13 +121,13 @@ def _text_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
     if spec.text.columns:
         return spec.text.columns
     cells = reader.read(0, reader.columns)
-    found = [column for column, cell in cells.items() if _is_string(cell)]
-    if len(found) != 1:
+    text_columns = [column for column, cell in cells.items() if _is_string(cell)]
+    if len(text_columns) != 1:
         raise UserError(
-            f"{reader.path.name} has {len(found)} text columns: {', '.join(found) or 'none'}",
+            f"{reader.path.name} has {len(text_columns)} text columns: {', '.join(text_columns) or 'none'}",
             'name the one to use: columns = ["..."] in [data.text]',
         )
-    return (found[0],)
+    return (text_columns[0],)
 
 
 def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple[str, str] | None:
@@ -137,11 +139,13 @@ def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple
     mapped = {source: target for target, source in spec.columns.items() if isinstance(source, str)}
     inputs = [tensor.name for tensor in signature.inputs]
     if not column:
-        known = [name for name in reader.columns if name in mapped or name in inputs]
-        found = known if len(known) == 1 else list(reader.columns)
-        if len(found) != 1:
-            raise UserError(f"which column holds the picture: {', '.join(found)}", 'say it: column = "..." in [data.image]')
-        column = found[0]
+        mapped_columns = [name for name in reader.columns if name in mapped or name in inputs]
+        candidates = mapped_columns if len(mapped_columns) == 1 else list(reader.columns)
+        if len(candidates) != 1:
+            raise UserError(
+                f"which column holds the picture: {', '.join(candidates)}", 'say it: column = "..." in [data.image]'
+            )
+        column = candidates[0]
     target = mapped.get(column, column if column in inputs else inputs[0] if len(inputs) == 1 else "")
     if not target:
         raise UserError(f"which input takes the picture {column}: {', '.join(inputs)}", "say it in [data.columns]")
@@ -236,8 +240,8 @@ def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name:
 def _fits(shape: Sequence[int], tensor: TensorSpec, axis: int | None) -> bool:
     if len(shape) != len(tensor.shape) or 0 in shape:
         return False
-    wanted = [1 if index == axis or size == BATCH else size for index, size in enumerate(tensor.shape)]
-    return all(isinstance(size, str) or size == given for size, given in zip(wanted, shape, strict=True))
+    expected = [1 if index == axis or size == BATCH else size for index, size in enumerate(tensor.shape)]
+    return all(isinstance(size, str) or size == given for size, given in zip(expected, shape, strict=True))
 
 
 def _typed(array: npt.NDArray[Any], tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
@@ -246,17 +250,17 @@ def _typed(array: npt.NDArray[Any], tensor: TensorSpec, name: str) -> npt.NDArra
     if dtype_kind(array.dtype) == tensor.dtype:
         return array.astype("U") if tensor.dtype == "str" else array
     try:
-        wanted = np.dtype(tensor.dtype)
+        target = np.dtype(tensor.dtype)
     except TypeError:
         raise UserError(f"the input {tensor} has a type that samples cannot have", "give it a float32 input") from None
-    if "str" in (tensor.dtype, dtype_kind(array.dtype)) or (array.dtype.kind == "f" and wanted.kind in "biu"):
+    if "str" in (tensor.dtype, dtype_kind(array.dtype)) or (array.dtype.kind == "f" and target.kind in "biu"):
         text = dtype_kind(array.dtype) == "str" and tensor.dtype != "str"
         raise UserError(
             f"{name}: {tensor.name} is {dtype_kind(array.dtype)}, the model takes {tensor.dtype}",
             "add [data.text] for text that has to be tokenized" if text else f"convert it to {tensor.dtype}",
         )
     with np.errstate(over="ignore"):
-        converted = array.astype(wanted)
+        converted = array.astype(target)
     same = np.isfinite(converted).all() if array.dtype.kind == "f" else (converted.astype(array.dtype) == array).all()
     if not same:
         extreme = array.flat[int(np.abs(array.astype(np.float64)).argmax())]

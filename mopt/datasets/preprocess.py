@@ -137,11 +137,11 @@ class Tokenizer:
         """Return token numbers, mask and token types of one text or one pair, each of shape [tokens]."""
         import numpy as np
 
-        found = self._tokenizer.encode(*text)
+        encoding = self._tokenizer.encode(*text)
         return {
-            self._spec.input_ids: np.asarray(found.ids, np.int64),
-            self._spec.attention_mask: np.asarray(found.attention_mask, np.int64),
-            self._spec.token_type_ids: np.asarray(found.type_ids, np.int64),
+            self._spec.input_ids: np.asarray(encoding.ids, np.int64),
+            self._spec.attention_mask: np.asarray(encoding.attention_mask, np.int64),
+            self._spec.token_type_ids: np.asarray(encoding.type_ids, np.int64),
         }
 
 
@@ -160,5 +160,5 @@ def _load(path: Path) -> Any:
 
 
 def _pad_token(tokenizer: Any) -> str:
-    known = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
-    return next((token for token in known if tokenizer.token_to_id(token) is not None), "[PAD]")
+    usual_tokens = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
+    return next((token for token in usual_tokens if tokenizer.token_to_id(token) is not None), "[PAD]")

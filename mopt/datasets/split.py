@@ -156,11 +156,11 @@ def _tokenizer_digest(spec: DataSpec, base: Path) -> list[Any]:
 
 
 def _versions(libraries: Sequence[str]) -> dict[str, str]:
-    found = {}
+    installed = {}
     for library in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[library] = metadata.version(library)
-    return found
+            installed[library] = metadata.version(library)
+    return installed
 
 
 def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, base: Path) -> None:
@@ -171,12 +171,12 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
     limited_by = Binding.of(reader, signature, spec, base)
     labels, groups = reader.labels, _groups(reader, spec)
     parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
-    wanted, note = _counts(spec, total)
+    counts, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
     walk = _Walk(limited_by, labels, groups, order, parts)
-    calibration = _write_side(folder / "calibration", walk.take(wanted[0]))
+    calibration = _write_side(folder / "calibration", walk.take(counts[0]))
     walk.closed = frozenset(walk.seen)
-    evaluation = _write_side(folder / "evaluation", walk.take(wanted[1]))
+    evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
     if not evaluation.count and groups is not None:
         raise UserError(
             f"no group of {reader.path} is left to evaluate with", "give more groups, or fewer samples to calibrate with"
@@ -205,12 +205,12 @@ def _write_side(folder: Path, samples: Iterator[Sample]) -> Samples:
 
 def _counts(spec: DataSpec, total: int) -> tuple[tuple[int, int], str]:
     """Return how many samples each side gets, and what there is to say about it."""
-    wanted = spec.evaluation if spec.evaluation is not None else EVALUATION_LIMIT
+    most_evaluation = spec.evaluation if spec.evaluation is not None else EVALUATION_LIMIT
     needed = spec.evaluation if spec.evaluation is not None else spec.calibration
     if total >= spec.calibration + needed:
-        return (spec.calibration, min(wanted, total - spec.calibration)), ""
+        return (spec.calibration, min(most_evaluation, total - spec.calibration)), ""
     calibration = min(spec.calibration, max(total // 2, total - needed))
-    evaluation = min(wanted, total - calibration)
+    evaluation = min(most_evaluation, total - calibration)
     return (calibration, evaluation), (
         f"only {total} samples: {calibration} to calibrate with and {evaluation} to evaluate with, "
         f"instead of {spec.calibration} and {needed if spec.evaluation is not None else f'at least {needed}'}"

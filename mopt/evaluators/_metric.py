@@ -130,9 +130,9 @@ def load_metric(
     if metadata and "charset" in _fields(metric_class) and "character" in metadata:
         options.setdefault("charset", metadata["character"].splitlines())
     metric = _make(metric_class, name, options)
-    known = [spec.name for spec in signature.outputs]
-    if metric.output and metric.output not in known:
-        raise UserError(f"the model has no output {metric.output}", plugins.nearest(metric.output, known))
+    output_names = [spec.name for spec in signature.outputs]
+    if metric.output and metric.output not in output_names:
+        raise UserError(f"the model has no output {metric.output}", plugins.nearest(metric.output, output_names))
     return metric
 
 
@@ -163,13 +163,13 @@ def _choose(labels: list[Any] | None, signature: Signature) -> str:
         return "fidelity"
     outputs = signature.outputs
     if all(isinstance(label, str) for label in labels):
-        told = [spec for spec in outputs if spec.dtype == "str" and _tells_a_class(spec)]
-        return "accuracy" if len(told) == 1 else "fidelity"
+        class_outputs = [spec for spec in outputs if spec.dtype == "str" and _tells_a_class(spec)]
+        return "accuracy" if len(class_outputs) == 1 else "fidelity"
     if not all(isinstance(label, int) for label in labels):
         return "fidelity"
-    told = [spec for spec in outputs if spec.dtype in ("int32", "int64") and _tells_a_class(spec)]
-    scored = [spec for spec in outputs if _scores_classes(spec, min(labels), max(labels))]
-    return "accuracy" if len(told or scored) == 1 else "fidelity"
+    class_outputs = [spec for spec in outputs if spec.dtype in ("int32", "int64") and _tells_a_class(spec)]
+    score_outputs = [spec for spec in outputs if _scores_classes(spec, min(labels), max(labels))]
+    return "accuracy" if len(class_outputs or score_outputs) == 1 else "fidelity"
 
 
 def _tells_a_class(spec: TensorSpec) -> bool:
@@ -183,13 +183,13 @@ def _scores_classes(spec: TensorSpec, lowest: int, highest: int) -> bool:
 
 
 def one_output(
-    outputs: Feed, wanted: str, fits: Callable[[npt.NDArray[Any]], bool], what: str, *, optional: bool = False
+    outputs: Feed, output_name: str, fits: Callable[[npt.NDArray[Any]], bool], what: str, *, optional: bool = False
 ) -> npt.NDArray[Any] | None:
-    """Return the output named ``wanted``, or the only one that fits.
+    """Return the output named ``output_name``, or the only one that fits.
 
     Args:
         outputs: Of one sample.
-        wanted: The name; empty for the only one that fits.
+        output_name: The name; empty for the only one that fits.
         fits: Whether an output is what the metric looks for.
         what: What it looks for, in words.
         optional: Return None instead of raising when none fits.
@@ -197,17 +197,17 @@ def one_output(
     Raises:
         UserError: When there is no such output, or none or several fit.
     """
-    if wanted:
-        if wanted not in outputs:
-            raise UserError(f"the model has no output {wanted}", plugins.nearest(wanted, outputs))
-        return outputs[wanted]
-    found = [name for name, value in outputs.items() if fits(value)]
-    if len(found) == 1:
-        return outputs[found[0]]
-    if optional and not found:
+    if output_name:
+        if output_name not in outputs:
+            raise UserError(f"the model has no output {output_name}", plugins.nearest(output_name, outputs))
+        return outputs[output_name]
+    fitting = [name for name, value in outputs.items() if fits(value)]
+    if len(fitting) == 1:
+        return outputs[fitting[0]]
+    if optional and not fitting:
         return None
     shapes = ", ".join(f"{name}: {value.dtype}{list(value.shape)}" for name, value in outputs.items())
-    several = "several outputs are" if found else "no output is"
+    several = "several outputs are" if fitting else "no output is"
     raise UserError(f"{several} {what}: {shapes}", "name it in metric_options: output, or take the metric fidelity")
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 LARGEST_SNR = 200.0
 """dB that stand for no difference at all: JSON has no infinity."""
 LARGEST_KL = 1e3
+"""Nats that stand for an infinite divergence: JSON has no infinity."""
 _SMALLEST_SHARE = 1e-12
+"""A share that is not 0, so that its logarithm is finite."""
 
 
 class Fidelity:
@@ -40,10 +42,10 @@ class Fidelity:
         power of the difference, all samples together), ``max_abs_diff`` and, for scores of classes, ``top1`` and ``kl`` (mean
         divergence in nats). Of other outputs: ``equal``, the share of equal values.
         """
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for name, sums in self._outputs.items():
-            found |= {f"{name}.{measure}": value for measure, value in sums.summary().items()}
-        return found
+            figures |= {f"{name}.{measure}": value for measure, value in sums.summary().items()}
+        return figures
 
 
 @dataclasses.dataclass
@@ -81,11 +83,11 @@ class _Sums:
     def summary(self) -> dict[str, float]:
         if self.exact:
             return {"equal": self.equal / self.samples}
-        found = {"cosine": self.cosine / self.samples, "snr_db": self._snr(), "max_abs_diff": self.largest}
+        figures = {"cosine": self.cosine / self.samples, "snr_db": self._snr(), "max_abs_diff": self.largest}
         if self.scored == self.samples:
-            found["top1"] = self.agreed / self.scored
-            found["kl"] = min(LARGEST_KL, self.divergence / self.scored)
-        return found
+            figures["top1"] = self.agreed / self.scored
+            figures["kl"] = min(LARGEST_KL, self.divergence / self.scored)
+        return figures
 
     def _snr(self) -> float:
         if not self.noise:
@@ -124,8 +126,8 @@ def _probabilities(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
     are_shares = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
     shares = np.maximum(values if are_shares else np.exp(values - values.max()), _SMALLEST_SHARE)
-    found: npt.NDArray[Any] = shares / shares.sum()
-    return found
+    probabilities: npt.NDArray[Any] = shares / shares.sum()
+    return probabilities
 
 
 def looks_like_scores(value: npt.NDArray[Any], *, strict: bool = True) -> bool:

@@ -7,7 +7,7 @@ __all__ = ["Evaluation", "evaluate", "record_outputs", "run_all", "score"]
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,6 @@ def evaluate(
     metric: Metric,
     machine: Machine,
     store: Store,
-    tick: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a candidate over the evaluation samples and score each answer against its label and the reference's answer.
 
@@ -120,7 +119,6 @@ def evaluate(
             for answer, label, expected in zip(answers, labels, reference, strict=True):
                 rows.append(metric.rows(answer, label, expected))
                 fidelity.add(answer, expected)
-                tick()
         np.save(folder / "rows.npy", stack_rows(rows))
         (folder / "fidelity.json").write_text(json.dumps(fidelity.summary()))
 

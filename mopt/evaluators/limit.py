@@ -76,7 +76,7 @@ class Limit:
         return self.amount if self.relative else self.amount / baseline if baseline else math.inf
 
 
-def parse_assignment(text: str, known: list[str]) -> tuple[str, str]:
+def parse_assignment(text: str, choices: list[str]) -> tuple[str, str]:
     """Split ``p99: +5%`` or ``p99=+5%`` into what is limited and by how much.
 
     Raises:
@@ -86,6 +86,6 @@ def parse_assignment(text: str, known: list[str]) -> tuple[str, str]:
     name, amount = name.strip(), amount.strip()
     if not mark or not amount:
         raise UserError(f"the limit {text} names no amount", "write NAME: AMOUNT, such as p99: +5% or accuracy: -0.5pp")
-    if name not in known:
-        raise UserError(f"nothing is called {name} that can be limited", nearest(name, known))
+    if name not in choices:
+        raise UserError(f"nothing is called {name} that can be limited", nearest(name, choices))
     return name, amount

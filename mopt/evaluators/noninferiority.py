@@ -49,11 +49,17 @@ if TYPE_CHECKING:
 ROUNDING = 1e-12
 """Difference that is arithmetic, not quality."""
 _MEAN_RESAMPLES = 9999
+"""Of the bootstrap of a mean; one less than a round number, so that a quantile falls on one of them (Davison and Hinkley)."""
 _VALUE_RESAMPLES = 999
+"""Of the bootstrap of any other value, which computes the metric each time."""
 _BATCH = 500
+"""Resamples that are drawn at a time, for the memory they take."""
 _FEW = 10
+"""Samples below which no spread can be told."""
 _NORMAL = 30
+"""Samples from which on the bootstrap takes over from Student's t."""
 _MOST_SAMPLES = 10_000_000
+"""More than these nobody collects: then it is said that no number decides."""
 
 
 def noninferiority_test(
@@ -87,15 +93,7 @@ def noninferiority_test(
         CandidateRejectedError: When it has one for the reference alone: the candidate answers a constant, say.
     """
     count = len(rows_reference)
-    reference = _value(metric, rows_reference)
-    if reference is None:
-        raise UserError(
-            f"the metric {metric.name} has no value on these {count} samples",
-            "give more samples: with every class in them, and labels that differ",
-        )
-    value = _value(metric, rows_candidate)
-    if value is None:
-        raise CandidateRejectedError(Rejection.WORSE, f"{metric.name} has no value on its answers, and one on the reference's")
+    value, reference = _values(metric, rows_candidate, rows_reference)
     difference = _turned(metric, value - reference)
     scale = metric.scale(rows_reference)
     allowed = tolerance.allowed(scale, metric.unit)
@@ -103,13 +101,11 @@ def noninferiority_test(
     bound = _lowest(metric, rows_candidate, rows_reference, members, difference, scale, alpha)
     upper = None
     if fail_when == "proven":
-        upper = -_lowest(metric, rows_reference, rows_candidate, members, -difference, scale, alpha)
-        if allowed == 0 and upper < 0 and (pair := discordant(metric, rows_candidate, rows_reference)) is not None:
-            upper = upper if mcnemar(*pair) <= alpha else 0.0
+        upper = _highest(metric, rows_candidate, rows_reference, members, difference, scale, alpha, allowed)
     verdict = _verdict(difference, bound, allowed, difference if upper is None else upper)
-    untouched = _same(metric.scores(rows_candidate), metric.scores(rows_reference), rows_candidate, rows_reference)
     needed = None
     if verdict == "inconclusive":
+        untouched = _same(metric.scores(rows_candidate), metric.scores(rows_reference), rows_candidate, rows_reference)
         needed = _needed(difference, bound, allowed, len(members) or count, alpha, untouched)
     return Quality(
         metric=metric.name,
@@ -126,6 +122,20 @@ def noninferiority_test(
         samples_to_decide=math.ceil(needed * count / (len(members) or count)) if needed else None,
         fidelity=dict(fidelity or {}),
     )
+
+
+def _values(metric: Metric, rows_candidate: Rows, rows_reference: Rows) -> tuple[float, float]:
+    """Return the value of the candidate and that of the reference, or say which of them has none."""
+    reference = _value(metric, rows_reference)
+    if reference is None:
+        raise UserError(
+            f"the metric {metric.name} has no value on these {len(rows_reference)} samples",
+            "give more samples: with every class in them, and labels that differ",
+        )
+    value = _value(metric, rows_candidate)
+    if value is None:
+        raise CandidateRejectedError(Rejection.WORSE, f"{metric.name} has no value on its answers, and one on the reference's")
+    return value, reference
 
 
 def _same(scores: Rows | None, truth: Rows | None, candidate: Rows, reference: Rows) -> bool:
@@ -163,6 +173,23 @@ def _lowest(
     return bound
 
 
+def _highest(
+    metric: Metric,
+    candidate: Rows,
+    reference: Rows,
+    members: Sequence[Positions],
+    difference: float,
+    scale: float,
+    alpha: float,
+    allowed: float,
+) -> float:
+    """Return the upper bound: 0 where nothing is allowed and the exact McNemar test does not agree that there is a loss."""
+    bound = -_lowest(metric, reference, candidate, members, -difference, scale, alpha)
+    if allowed == 0 and bound < 0 and (pair := discordant(metric, candidate, reference)) is not None:
+        return bound if mcnemar(*pair) <= alpha else 0.0
+    return bound
+
+
 def discordant(metric: Metric, candidate: Rows, reference: Rows) -> tuple[int, int] | None:
     """Return how many samples only the reference has right, and only the candidate; None where none is right or wrong."""
     scores, truth = metric.scores(candidate), metric.scores(reference)
@@ -179,25 +206,25 @@ def mcnemar(lost: int, gained: int) -> float:
     return float(stats.binom.sf(lost - 1, lost + gained, 0.5)) if lost + gained else 1.0
 
 
-def power(quality: Quality, *, wanted: float = 0.9) -> tuple[float, float]:
+def power(quality: Quality, *, target_power: float = 0.9) -> tuple[float, float]:
     """Say what a gate with so many samples can do, from the spread that was seen.
 
     Returns:
         The chance that a candidate as good as the reference passes; and the loss, as a positive number, with which a candidate
-        is refused with the chance ``wanted``. Both are by the normal approximation of the bound; where no sample differs, by
-        the binomial distribution of the samples that would.
+        is refused with the chance ``target_power``. Both are by the normal approximation of the bound; where no sample
+        differs, by the binomial distribution of the samples that would.
     """
     from scipy import stats
 
     alpha, count = 1 - quality.confidence, quality.groups or quality.count
     if quality.difference == 0 and math.isclose(quality.bound, -_unseen(count, alpha)):
-        return _power_of_equals(count, alpha, quality.allowed, wanted)
+        return _power_of_equals(count, alpha, quality.allowed, target_power)
     level = float(stats.norm.ppf(quality.confidence))
     spread = (quality.difference - quality.bound) / level if level else 0.0
     if spread <= 0:
         return 1.0, -quality.allowed
     passes = float(stats.norm.cdf((-quality.allowed) / spread - level))
-    return passes, max(0.0, -quality.allowed + (float(stats.norm.ppf(wanted)) - level) * spread)
+    return passes, max(0.0, -quality.allowed + (float(stats.norm.ppf(target_power)) - level) * spread)
 
 
 def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, scale: float, alpha: float) -> float:
@@ -216,7 +243,7 @@ def _bound(metric: Metric, candidate: Rows, reference: Rows, difference: float, 
     return _mean_bound(scores - truth if metric.higher_is_better else truth - scores, decides, scale, alpha)
 
 
-def _power_of_equals(count: int, alpha: float, allowed: float, wanted: float) -> tuple[float, float]:
+def _power_of_equals(count: int, alpha: float, allowed: float, target_power: float) -> tuple[float, float]:
     from scipy import stats
 
     if -_unseen(count, alpha) < allowed:
@@ -224,7 +251,7 @@ def _power_of_equals(count: int, alpha: float, allowed: float, wanted: float) ->
     most = 0
     while most < count and paired_bound(most + 1, 0, count, alpha) >= allowed:
         most += 1
-    return 1.0, float(stats.beta.ppf(wanted, most + 1, count - most))
+    return 1.0, float(stats.beta.ppf(target_power, most + 1, count - most))
 
 
 def _binary(scores: Rows) -> bool:
@@ -288,7 +315,7 @@ def _bca(differences: Rows, alpha: float) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
+        bootstrapped = stats.bootstrap(
             (differences,),
             np.mean,
             n_resamples=_MEAN_RESAMPLES,
@@ -298,17 +325,17 @@ def _bca(differences: Rows, alpha: float) -> float:
             method="BCa",
             random_state=np.random.default_rng(0),
         )
-    return float(found.confidence_interval.low)
+    return float(bootstrapped.confidence_interval.low)
 
 
 def _members(groups: Sequence[str] | None) -> list[Positions]:
     """Return the positions of each group's samples."""
     import numpy as np
 
-    found: dict[str, list[int]] = {}
+    by_group: dict[str, list[int]] = {}
     for index, group in enumerate(groups or ()):
-        found.setdefault(group, []).append(index)
-    return [np.array(positions) for positions in found.values()]
+        by_group.setdefault(group, []).append(index)
+    return [np.array(positions) for positions in by_group.values()]
 
 
 def _bound_of_groups(

@@ -88,12 +88,16 @@ def noninferiority_by_slice(
     open_parts = list(parts)
     while open_parts:
         level = 1 - alpha / len(open_parts)
-        found: Mapping[str, SliceQuality] = {
+        tested: Mapping[str, SliceQuality] = {
             part.name: _noninferiority(metric, candidate, baseline, part, level, groups) for part in open_parts
         }
-        undefined |= {name: one for name, one in found.items() if one.quality is None}
-        judged |= {name: one for name, one in found.items() if one.quality is not None}
-        harmed = {name for name, one in found.items() if one.quality is not None and one.quality.verdict == "fail"}
+        undefined |= {name: slice_quality for name, slice_quality in tested.items() if slice_quality.quality is None}
+        judged |= {name: slice_quality for name, slice_quality in tested.items() if slice_quality.quality is not None}
+        harmed = {
+            name
+            for name, slice_quality in tested.items()
+            if slice_quality.quality is not None and slice_quality.quality.verdict == "fail"
+        }
         left = [part for part in open_parts if part.name not in harmed and part.name not in undefined]
         if len(left) == len(open_parts):
             break

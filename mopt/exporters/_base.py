@@ -94,8 +94,8 @@ class Exporter(abc.ABC):
 
     def digest(self, read: Sequence[str] = ()) -> str:
         """SHA-256 over every byte of the source; ``read`` names files that a run has shown to be part of it."""
-        found = {name: file_digest(path) for name, path in self.files().items()}
-        return digest({**found, **{path: file_digest(Path(path)) if Path(path).is_file() else "" for path in read}})
+        file_digests = {name: file_digest(path) for name, path in self.files().items()}
+        return digest({**file_digests, **{path: file_digest(Path(path)) if Path(path).is_file() else "" for path in read}})
 
     def key(self) -> dict[str, Any]:
         """Everything besides the source's content that the result depends on, as JSON data."""
@@ -139,8 +139,8 @@ def apply_in_child(exporter: Exporter, folder: Path) -> Written:
         CandidateRejectedError: When the framework crashes, hangs or fails.
     """
     with Worker(_Host, exporter, environment=exporter.environment()) as worker:
-        told = worker.call("apply", folder, timeout=exporter.timeout)
-    return Written(PassResult(**told["result"]), Signature.model_validate(told["signature"]), told["opset"])
+        reply = worker.call("apply", folder, timeout=exporter.timeout)
+    return Written(PassResult(**reply["result"]), Signature.model_validate(reply["signature"]), reply["opset"])
 
 
 def reference_in_child(exporter: Exporter, feeds: Sequence[Feed]) -> list[Feed]:
@@ -194,17 +194,17 @@ def rename_inputs(model: ir.Model, names: Mapping[str, str]) -> None:
 
 
 def _rename(model: ir.Model, values: Sequence[ir.Value], names: Mapping[str, str]) -> None:
-    wanted = {new for old, new in names.items() if old != new}
+    new_names = {new for old, new in names.items() if old != new}
     renamed = [value for value in values if names.get(str(value.name), value.name) != value.name]
     for value in _values(model):
-        if value.name in wanted and value not in renamed:
+        if value.name in new_names and value not in renamed:
             value.name = f"{value.name}__inner"
     for value, new in [(value, names[str(value.name)]) for value in renamed]:
         value.name = new
 
 
 def _values(model: ir.Model) -> list[ir.Value]:
-    found = [*model.graph.inputs, *model.graph.initializers.values()]
+    every_value = [*model.graph.inputs, *model.graph.initializers.values()]
     for node in model.graph.all_nodes():
-        found.extend(node.outputs)
-    return found
+        every_value.extend(node.outputs)
+    return every_value

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 _MOST_TRIALS = 32
+"""Combinations of axes that are tried, the likeliest first; each runs the model twice."""
 _ROUNDING = 50.0
 """Slack between a sample alone and in a batch, where kernels add up in another order and a small output magnifies it."""
 Run = Callable[[Feed], Feed]
@@ -119,12 +120,12 @@ def _head(value: Array, axis: int | None) -> Array:
     return value if axis is None else value.take([0], axis)
 
 
-def _grown(one: Sequence[int], two: Sequence[int]) -> int | None:
+def _grown(single: Sequence[int], double: Sequence[int]) -> int | None:
     """Return the axis along which the output for one sample has become that for two, or None."""
-    if len(one) != len(two):
+    if len(single) != len(double):
         return None
-    changed = [axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
-    return changed[0] if len(changed) == 1 and (one[changed[0]], two[changed[0]]) == (1, 2) else None
+    changed = [axis for axis, (a, b) in enumerate(zip(single, double, strict=True)) if a != b]
+    return changed[0] if len(changed) == 1 and (single[changed[0]], double[changed[0]]) == (1, 2) else None
 
 
 def _guesses(signature: Signature, feed: Feed) -> Iterator[dict[str, int]]:
@@ -141,9 +142,9 @@ def _guesses(signature: Signature, feed: Feed) -> Iterator[dict[str, int]]:
     combinations = sorted(itertools.islice(itertools.product(*(range(len(options)) for options in choices)), 4096), key=sum)
     for picked in combinations[:_MOST_TRIALS]:
         axes = {spec.name: options[index] for spec, options, index in zip(signature.inputs, choices, picked, strict=True)}
-        found = {name: axis for name, axis in axes.items() if axis is not None}
-        if found:
-            yield found
+        input_axes = {name: axis for name, axis in axes.items() if axis is not None}
+        if input_axes:
+            yield input_axes
 
 
 def _pair(feeds: Sequence[Feed]) -> tuple[Feed, Feed]:
@@ -151,10 +152,10 @@ def _pair(feeds: Sequence[Feed]) -> tuple[Feed, Feed]:
     import numpy as np
 
     first = feeds[0]
-    for other in feeds[1:]:
-        alike = all(other[name].shape == value.shape for name, value in first.items())
-        if alike and any(not np.array_equal(other[name], value) for name, value in first.items()):
-            return first, other
+    for second in feeds[1:]:
+        alike = all(second[name].shape == value.shape for name, value in first.items())
+        if alike and any(not np.array_equal(second[name], value) for name, value in first.items()):
+            return first, second
     return first, {name: _moved(value) for name, value in first.items()}
 
 

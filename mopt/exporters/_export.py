@@ -88,8 +88,8 @@ def find_exporter(source: str, *, trust_pickle: bool = False) -> Exporter:
     if kind is None:
         raise UserError(f"{source} is not a model that mopt knows", _hint(path, [kind.accepts for kind in kinds]))
     fields = {field.name for field in dataclasses.fields(kind)}
-    found: Exporter = kind(source=source, **({"trust_pickle": True} if trust_pickle and "trust_pickle" in fields else {}))
-    return found
+    exporter: Exporter = kind(source=source, **({"trust_pickle": True} if trust_pickle and "trust_pickle" in fields else {}))
+    return exporter
 
 
 def _hint(path: Path, accepted: Sequence[str]) -> str:
@@ -251,12 +251,12 @@ def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path
     random = compare(expected[:1], [repeated]).problem
     (folder / _MODEL).mkdir()
     try:
-        told = run(_examine, exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
+        record = run(_examine, exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
     except CandidateRejectedError as error:
-        told = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
-    if not told["problem"]:
-        told["digest"] = Model.at("onnx", folder / _MODEL).digest
-    (folder / _RECORD).write_text(json.dumps(told))
+        record = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
+    if not record["problem"]:
+        record["digest"] = Model.at("onnx", folder / _MODEL).digest
+    (folder / _RECORD).write_text(json.dumps(record))
 
 
 def _examine(
@@ -287,12 +287,12 @@ def _examine(
     axes = tuple(batched.axes.items()) if batched.size is None else ()
     step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()))
     named, detail = _rename(step, path, folder)
-    found = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
+    validated = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
     detail |= {"batching": batched.reason} if batched.reason else {}
     detail |= {"random": f"the source gives something else each time: {random}"} if random else {}
     return {
         "problem": "",
-        "signature": found.model_dump(mode="json"),
+        "signature": validated.model_dump(mode="json"),
         "largest_difference": 0.0 if random else difference.largest,
         "detail": detail,
     }

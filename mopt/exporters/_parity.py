@@ -34,29 +34,33 @@ class Difference:
     problem: str = ""
 
 
-def compare(expected: Sequence[Feed], found: Sequence[Feed], *, slack: float = 1.0) -> Difference:
+def compare(expected: Sequence[Feed], actual: Sequence[Feed], *, slack: float = 1.0) -> Difference:
     """Compare outputs sample by sample.
 
     Floats may differ by a thousandth of the output's largest value (a hundredth, when they have 16 bits), times ``slack``,
     and by 1e-6 in any case.
     Integers and strings must be equal, but for a label whose two best scores are within that tolerance of each other.
     """
-    if set(expected[0]) != set(found[0]):
-        return Difference(math.inf, f"its outputs are {sorted(found[0])}, and the source gives {sorted(expected[0])}")
+    if set(expected[0]) != set(actual[0]):
+        return Difference(math.inf, f"its outputs are {sorted(actual[0])}, and the source gives {sorted(expected[0])}")
     largest = 0.0
     for name, value in expected[0].items():
-        wanted, got = [feed[name] for feed in expected], [feed[name] for feed in found]
-        shapes = next(((a.shape, b.shape) for a, b in zip(wanted, got, strict=True) if a.shape != b.shape), None)
+        expected_values, actual_values = [feed[name] for feed in expected], [feed[name] for feed in actual]
+        shapes = next(
+            ((a.shape, b.shape) for a, b in zip(expected_values, actual_values, strict=True) if a.shape != b.shape), None
+        )
         if shapes is not None:
             return Difference(math.inf, f"output {name} has shape {list(shapes[1])} instead of {list(shapes[0])}")
         if _is_float(value):
-            gap, scale = _gap(wanted, got)
+            gap, scale = _gap(expected_values, actual_values)
             relative = gap / scale if scale else gap
             largest = max(largest, relative)
             if gap > max(slack * _tolerance(value) * scale, _ROUNDING):
                 return Difference(relative, f"output {name} differs by {_share(relative)}")
-        elif flips := sum(_flips(name, a, b, feed, slack) for a, b, feed in zip(wanted, got, expected, strict=True)):
-            return Difference(largest, f"output {name} differs in {flips} of {sum(a.size for a in wanted)} values")
+        elif flips := sum(
+            _flips(name, a, b, feed, slack) for a, b, feed in zip(expected_values, actual_values, expected, strict=True)
+        ):
+            return Difference(largest, f"output {name} differs in {flips} of {sum(a.size for a in expected_values)} values")
     return Difference(largest)
 
 
@@ -72,12 +76,12 @@ def _tolerance(value: Array) -> float:
     return 1e-2 if value.dtype.itemsize <= _HALF_BYTES else 1e-3
 
 
-def _gap(expected: Sequence[Array], found: Sequence[Array]) -> tuple[float, float]:
+def _gap(expected: Sequence[Array], actual: Sequence[Array]) -> tuple[float, float]:
     """Return the largest absolute difference, and the largest finite value that was expected."""
     import numpy as np
 
     worst, scale = 0.0, 0.0
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, actual, strict=True):
         x, y = a.astype(np.float64), b.astype(np.float64)
         same = (x == y) | (np.isnan(x) & np.isnan(y))
         with np.errstate(invalid="ignore"):
@@ -89,11 +93,11 @@ def _gap(expected: Sequence[Array], found: Sequence[Array]) -> tuple[float, floa
     return worst, scale
 
 
-def _flips(name: str, expected: Array, found: Array, outputs: Feed, slack: float) -> int:
+def _flips(name: str, expected: Array, actual: Array, outputs: Feed, slack: float) -> int:
     """Count the values that differ and that no tie between scores explains."""
-    differs = expected != found
-    for other, scores in outputs.items():
-        if other != name and _is_float(scores) and scores.ndim and scores.shape[:-1] == expected.shape:
+    differs = expected != actual
+    for scores_name, scores in outputs.items():
+        if scores_name != name and _is_float(scores) and scores.ndim and scores.shape[:-1] == expected.shape:
             differs = differs & ~_tied(scores, slack * _tolerance(scores))
     return int(differs.sum())
 

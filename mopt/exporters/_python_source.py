@@ -65,13 +65,13 @@ def load_function(source: str) -> Callable[..., Any]:
     sys.path.insert(0, str(path.parent.resolve()) if module.endswith(".py") else os.getcwd())
     try:
         loaded = _load_file(path) if module.endswith(".py") else importlib.import_module(module)
-    except Exception as error:
+    except Exception as error:  # user code: importing it runs it
         raise UserError(f"{module} raised {type(error).__name__} while it was imported: {error}", "run it by hand") from error
     function = getattr(loaded, name, None)
     if not callable(function):
         raise UserError(f"{module} has no function {name}", "give file.py:function with the name of a function in it")
-    found: Callable[..., Any] = function
-    return found
+    source_function: Callable[..., Any] = function
+    return source_function
 
 
 def _load_file(path: Path) -> Any:
@@ -102,24 +102,24 @@ def files_read() -> Iterator[set[str]]:
     """
     opened: set[str] = set()
     active = True
-    known = set(sys.modules)
+    loaded_before = set(sys.modules)
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
         if active and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             opened.add(os.path.abspath(os.fsdecode(arguments[0])))
 
     sys.addaudithook(note)
-    found: set[str] = set()
+    read: set[str] = set()
     try:
-        yield found
+        yield read
     finally:
         active = False
-    modules = {getattr(sys.modules.get(name), "__file__", None) for name in set(sys.modules) - known}
+    modules = {getattr(sys.modules.get(name), "__file__", None) for name in set(sys.modules) - loaded_before}
     candidates = {path for path in opened if not path.endswith(_BUILT)} | {os.path.abspath(path) for path in modules if path}
-    own = {path for path in candidates if os.path.isfile(path) and not _is_installed_code(path)}
-    for folder in {os.path.dirname(path) for path in own}:
-        own |= {str(path) for path in Path(folder).glob(_UNSEEN)}
-    found.update(own)
+    user_files = {path for path in candidates if os.path.isfile(path) and not _is_installed_code(path)}
+    for folder in {os.path.dirname(path) for path in user_files}:
+        user_files |= {str(path) for path in Path(folder).glob(_UNSEEN)}
+    read.update(user_files)
 
 
 def _is_installed_code(path: str) -> bool:

@@ -21,6 +21,7 @@ from mopt.passes._base import PassResult
 SEQUENCE = "sequence"
 _SAFE = "save it as safetensors: model.save_pretrained(folder, safe_serialization=True)"
 _EXAMPLE_LENGTH = 16
+"""Tokens of the example that the model is traced with; the length stays variable."""
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM", "ForSpeechSeq2Seq")
 _NOT_READ = (".git", ".cache", "onnx", "openvino")
 """Folders of a snapshot that transformers does not load the model from."""
@@ -88,7 +89,7 @@ class ExportHuggingface(Exporter):
             )
         except pickle.UnpicklingError as error:
             raise UserError(f"the weights of {folder} are a pickle that holds more than weights", _SAFE) from error
-        except Exception as error:
+        except Exception as error:  # transformers raises whatever its configuration, files and model classes do
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"transformers cannot load {folder}: {reason}", "save it again with save_pretrained") from error
         model.config.return_dict = True

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 OLDEST_OPSET = 7
+"""ONNX Runtime takes none that is older."""
 CURRENT_OPSET = 17
 """From here on LayerNormalization is an operator, and every quantizer and converter knows the opset."""
 CURRENT_IR_VERSION = 8
+"""The one that came with operator set 17."""
 _BIG_TENSOR_BYTES = 4096
 """Shapes, axes and the like are smaller: they are all that the version converter looks into."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
@@ -243,11 +245,11 @@ def _inside(path: Path, location: str) -> Path:
 
 
 def _check_operators(path: Path, model: ir.Model) -> None:
-    own = {(function.domain, function.name) for function in model.functions.values()}
+    local_functions = {(function.domain, function.name) for function in model.functions.values()}
     nodes = [*model.graph.all_nodes(), *(node for function in model.functions.values() for node in function.all_nodes())]
     for node in nodes:
-        known = node.domain in _STANDARD_DOMAINS | _RUNTIME_DOMAINS or (node.domain, node.op_type) in own
-        if not known:
+        is_known = node.domain in _STANDARD_DOMAINS | _RUNTIME_DOMAINS or (node.domain, node.op_type) in local_functions
+        if not is_known:
             raise UserError(
                 f"{path} has a custom operator: {node.op_type} of the domain {node.domain}",
                 "mopt runs standard operators and ONNX Runtime's own; export the model without it",

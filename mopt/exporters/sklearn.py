@@ -101,10 +101,10 @@ class ExportSklearn(Exporter):
     def _load_skops(self) -> Any:
         skops = require("skops.io", self.extra)
         try:
-            found = skops.get_untrusted_types(file=self.source)
-            unknown = sorted(set(found) - _TREES)
-            estimator = skops.load(self.source, trusted=found) if self.trust_pickle or not unknown else None
-        except Exception as error:
+            untrusted = skops.get_untrusted_types(file=self.source)
+            unknown = sorted(set(untrusted) - _TREES)
+            estimator = skops.load(self.source, trusted=untrusted) if self.trust_pickle or not unknown else None
+        except Exception as error:  # skops rebuilds objects, and raises whatever their classes do
             raise _unreadable(self.source, "skops", error) from error
         if estimator is None:
             raise UserError(
@@ -122,7 +122,7 @@ class ExportSklearn(Exporter):
         joblib = require("joblib", self.extra)
         try:
             return joblib.load(self.source)
-        except Exception as error:
+        except Exception as error:  # a pickle runs whatever code it holds
             raise _unreadable(self.source, "joblib", error) from error
 
 
@@ -195,10 +195,10 @@ def _classifies(estimator: Any, outputs: tuple[str, ...]) -> Callable[[npt.NDArr
     def run(x: npt.NDArray[Any]) -> Feed:
         import numpy as np
 
-        found = {LABEL: np.asarray(estimator.predict(x))}
+        answers = {LABEL: np.asarray(estimator.predict(x))}
         if PROBABILITIES in outputs:
-            found[PROBABILITIES] = np.asarray(estimator.predict_proba(x), dtype=np.float32)
-        return found
+            answers[PROBABILITIES] = np.asarray(estimator.predict_proba(x), dtype=np.float32)
+        return answers
 
     return run
 

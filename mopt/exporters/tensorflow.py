@@ -15,6 +15,7 @@ from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 
 _OPSET = 18
+"""The newest that tf2onnx writes."""
 _TAG = "serve"
 
 
@@ -84,7 +85,7 @@ class ExportTensorflow(Exporter):
     def _function(self, tensorflow: Any) -> Any:
         try:
             loaded = tensorflow.saved_model.load(self.source, tags=[_TAG])
-        except Exception as error:
+        except Exception as error:  # TensorFlow names no base class for what a damaged model leads to
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"TensorFlow cannot load {self.source}: {reason}", "write it with tf.saved_model.save or model.export"

@@ -74,8 +74,8 @@ class ExportTorch(Exporter):
         with python_source.files_read() as read:
             module, arguments, keywords = self._load()
         detail = export_module(module, arguments, keywords, folder, dynamic=None if self._is_program else {})
-        known = {str(path.resolve()) for path in self.files().values()}
-        return PassResult(True, {**detail, "read": sorted(read - known)} if not self._is_program else detail)
+        source_files = {str(path.resolve()) for path in self.files().values()}
+        return PassResult(True, {**detail, "read": sorted(read - source_files)} if not self._is_program else detail)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the module itself."""
@@ -106,7 +106,7 @@ class ExportTorch(Exporter):
         function = python_source.load_function(self.source)
         try:
             made = function()
-        except Exception as error:
+        except Exception as error:  # user code: whatever it raises is the user's to mend
             raise UserError(f"{self.source} raised {type(error).__name__}: {error}", "run it by hand") from error
         if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
             raise UserError(f"{self.source} must {_RETURNS}; it returned {type(made).__name__}", "see mopt build --help")
@@ -126,7 +126,7 @@ def _load_program(path: Path) -> Any:
         raise UserError(f"{path} is not an exported program, or is truncated", "write it with torch.export.save")
     try:
         return torch.export.load(str(path))
-    except Exception as error:
+    except Exception as error:  # torch unpickles and deserializes, and raises whatever a damaged file leads to
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be loaded: {reason}", "write it with torch.export.save and this torch") from error
 

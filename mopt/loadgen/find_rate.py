@@ -22,8 +22,10 @@ LESS = "look at the server's log, or load it less"
 _CLOSE = 0.03
 """Share of a rate to which the largest one is found."""
 _STEP = 1.15
+"""First step away from the guess, as a factor; each is the square of the one before."""
 _MOST_TESTS = 12
 _FEWEST_REQUESTS = 1_000
+"""A p99 of fewer rests on less than ten requests."""
 _MOST_REQUESTS = 30_000
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 
@@ -41,14 +43,14 @@ def summarize_load(
     if not len(answered):
         raise UserError("not one request was answered", LESS)
     values = answered.tolist()
-    found = {name: percentile(values, share) for name, share in _SHARES.items()}
+    percentiles = {name: percentile(values, share) for name, share in _SHARES.items()}
     return LoadTest.model_validate(
         {
             "rate": rate,
             "achieved": len(answered) / seconds,
             "requests": len(latencies),
             "failed": len(latencies) - len(answered),
-            **{name: estimate.model_dump() for name, estimate in found.items()},
+            **{name: estimate.model_dump() for name, estimate in percentiles.items()},
             **more,
         }
     )
@@ -66,14 +68,14 @@ def load_test(
     progress.stage("under load", (rate is not None) + (_MOST_TESTS if p99_ms is not None else 0))
     tests: list[LoadTest] = []
 
-    def told(asked: float) -> LoadTest:
-        tests.append(test(asked))
-        progress.step(f"{asked:.4g} requests/s: p99 {tests[-1].p99.value:.2f} ms")
+    def run_test(tested_rate: float) -> LoadTest:
+        tests.append(test(tested_rate))
+        progress.step(f"{tested_rate:.4g} requests/s: p99 {tests[-1].p99.value:.2f} ms")
         return tests[-1]
 
     if rate is not None:
-        told(rate)
-    largest = find_largest(told, guess, p99_ms) if p99_ms is not None else None
+        run_test(rate)
+    largest = find_largest(run_test, guess, p99_ms) if p99_ms is not None else None
     return tuple(tests), largest
 
 

@@ -41,9 +41,12 @@ _SECONDS_EACH = 2e-3
 """More than the generator needs for a request when the rate is more than it can send."""
 _LATE_SHARE = 0.05
 _LATE_MS = 1.0
+"""Lateness of the generator, as a share of the latency and in ms, up to which it does not change what is read off a p99."""
 _BUSY = 0.85
+"""Share of the time that the generator computes from which on requests queue in the generator itself."""
 _TOO_BUSY = (429, 503)
 _PR_SET_TIMERSLACK = 29
+"""From ``<linux/prctl.h>``: how late the kernel may wake a thread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,22 +121,22 @@ def generate_load(
     if cores and hasattr(os, "sched_getaffinity") and (absent := sorted(set(cores) - os.sched_getaffinity(0))):
         raise UserError(f"core {absent[0]} is not there", f"choose from {', '.join(map(str, sorted(os.sched_getaffinity(0))))}")
     most = 2 * _START_SECONDS + 4 * timeout_s + float(arrivals[-1]) / 1e3 + _SECONDS_EACH * len(arrivals)
-    found = isolation.run(
+    measured = isolation.run(
         _generate, endpoint, list(requests), arrivals, timeout_s, sorted(cores) if cores else None, timeout=most
     )
-    good = int(found["outcomes"][_Outcome.OK])
+    good = int(measured["outcomes"][_Outcome.OK])
     return LoadResult(
-        latency_ms=found["latency_ms"],
-        lateness_ms=found["lateness_ms"],
+        latency_ms=measured["latency_ms"],
+        lateness_ms=measured["lateness_ms"],
         ok=good,
-        rejected=int(found["outcomes"][_Outcome.REJECTED]),
-        timed_out=int(found["outcomes"][_Outcome.TIMED_OUT]),
-        failed=int(found["outcomes"][_Outcome.FAILED]),
-        error=found["error"],
-        seconds=found["seconds"],
+        rejected=int(measured["outcomes"][_Outcome.REJECTED]),
+        timed_out=int(measured["outcomes"][_Outcome.TIMED_OUT]),
+        failed=int(measured["outcomes"][_Outcome.FAILED]),
+        error=measured["error"],
+        seconds=measured["seconds"],
         offered=len(arrivals) * 1e3 / float(arrivals[-1]) if arrivals[-1] > 0 else float("inf"),
-        achieved=good / found["seconds"],
-        cpu_share=found["cpu_share"],
+        achieved=good / measured["seconds"],
+        cpu_share=measured["cpu_share"],
     )
 
 
@@ -163,9 +166,9 @@ def closed_loop(
         UserError: When the server is not there at the start.
     """
     most = 2 * _START_SECONDS + timeout_s * (1 + answers / in_flight)
-    own = sorted(cores) if cores else None
-    found = isolation.run(_closed_loop, endpoint, list(requests), in_flight, answers, timeout_s, own, timeout=most)
-    return found["moments_ms"], found["error"]
+    pinned_cores = sorted(cores) if cores else None
+    measured = isolation.run(_closed_loop, endpoint, list(requests), in_flight, answers, timeout_s, pinned_cores, timeout=most)
+    return measured["moments_ms"], measured["error"]
 
 
 def client_limited(result: LoadResult) -> str:

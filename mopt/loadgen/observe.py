@@ -69,9 +69,9 @@ def observe_server(
         ends = full(math.ceil(batches * _SECONDS / max(lasted, _SECONDS / _MOST_LONGER)))
     rate = _MODERATE * max_batch * 1e3 * (len(ends) - 1) / (ends[-1] - ends[0])
     arrivals = Arrivals().times(rate, max(_FEWEST, int(rate * _SECONDS)), np.random.default_rng(round(ends[-1] * 1e3)))
-    found = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
-    _check(found.ok, len(arrivals), found.error, endpoint)
-    return ServerObservation(ends, arrivals, found.latency_ms)
+    moderate = generate_load(endpoint, requests, arrivals, timeout_s=timeout_s, cores=cores)
+    _check(moderate.ok, len(arrivals), moderate.error, endpoint)
+    return ServerObservation(ends, arrivals, moderate.latency_ms)
 
 
 def _check(ok: int, count: int, error: str, endpoint: Endpoint) -> None:

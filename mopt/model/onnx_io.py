@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 INLINE_LIMIT = 512 * 1024 * 1024
 """Bytes of weights up to which a model is one file."""
 _EXTERNAL_THRESHOLD = 1024
+"""Bytes of a tensor below which it stays in the model's own file: shapes and scales are read all the time."""
 
 
 def load(path: Path) -> ir.Model:

@@ -92,8 +92,8 @@ class Samples:
     @property
     def slices(self) -> dict[str, list[str]]:
         """For each column that was asked for, the part that each sample belongs to."""
-        found: dict[str, list[str]] = json.loads((self.folder / _INDEX).read_text()).get("slices") or {}
-        return {column: values[: self.count] for column, values in found.items()}
+        stored: dict[str, list[str]] = json.loads((self.folder / _INDEX).read_text()).get("slices") or {}
+        return {column: values[: self.count] for column, values in stored.items()}
 
     @property
     def names(self) -> list[str]:
@@ -126,12 +126,12 @@ def write_samples(folder: Path, samples: Iterable[Sample], *, synthetic: bool = 
         groups += [] if group is None else [group]
         for column, value in (parts or {}).items():
             slices.setdefault(column, []).append(value)
-    known = [label for label in labels if label is not None]
+    given_labels = [label for label in labels if label is not None]
     index_data = {
         "digest": digest([folder_digest(folder), labels, groups]),
         "count": len(names),
         "synthetic": synthetic,
-        "labels": labels if known else None,
+        "labels": labels if given_labels else None,
         "groups": groups or None,
         "slices": slices or None,
         "names": names,

@@ -52,9 +52,9 @@ def correct_biases(prepared: Path, quantized: ir.Model, samples: Samples, folder
     errors = {name: _MeanError(str(exact[name]), str(node.outputs[0].name)) for name, node in biased.items() if name in exact}
     tensors = [name for error in errors.values() for name in (error.exact, error.noisy)]
 
-    def look(_: int, found: Tensors) -> None:
+    def look(_: int, tensors: Tensors) -> None:
         for error in errors.values():
-            error.look(found)
+            error.look(tensors)
 
     run_exposed(save(merged, subfolder(folder, "merged")), tensors, samples, look, limit=_SAMPLES)
     return [str(node.name) for node in quantized.graph if node.name in errors and _shift(node, errors[str(node.name)])]

@@ -168,8 +168,8 @@ def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
         schema = onnx.defs.get_schema(node.op_type, opset(model), "")
     except onnx.defs.SchemaError:
         return None
-    wanted = f"tensor({dtype.name.lower()})"
-    allowed = {c.type_param_str for c in schema.type_constraints if wanted in c.allowed_type_strs}
+    tensor_type = f"tensor({dtype.name.lower()})"
+    allowed = {c.type_param_str for c in schema.type_constraints if tensor_type in c.allowed_type_strs}
     inputs = [(index, value, _formal(schema.inputs, index)) for index, value in enumerate(node.inputs) if value is not None]
     if any(value.dtype is None for _, value, _ in inputs):
         return None

@@ -60,10 +60,10 @@ def convert(path: Path) -> Any:
     return model
 
 
-def _name_nodes(model: Any, known: set[str]) -> None:
+def _name_nodes(model: Any, kept_names: set[str]) -> None:
     """Give what the converter named by a counter a name that is the same in every process."""
     for index, node in enumerate(model.get_ordered_ops()):
-        if _COUNTED.fullmatch(node.get_friendly_name()) and node.get_friendly_name() not in known:
+        if _COUNTED.fullmatch(node.get_friendly_name()) and node.get_friendly_name() not in kept_names:
             node.set_friendly_name(f"{node.get_type_name()}.{index}")
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SMALLEST_OPSET = 13
 """The first operator set whose DequantizeLinear has an axis, which per-channel weights need."""
 RAISED_OPSET = 17
+"""As for a model that is imported: see ``mopt.exporters.onnx.CURRENT_OPSET``."""
 _PROTOBUF_LIMIT = 2**31 - 2**20
+"""A protobuf holds no more than 2 GiB; what is left is for the graph."""
 _GROWTH_LIMIT = 1.2
 """The largest factor by which folding may grow the weights."""
 
@@ -79,7 +81,7 @@ def raise_opset(model: ir.Model) -> ir.Model:
     return raised
 
 
-def at_opset(model: ir.Model, wanted: int, folder: Path) -> ir.Model:
+def at_opset(model: ir.Model, target: int, folder: Path) -> ir.Model:
     """Raise the operator set to one that a pass cannot do without.
 
     From 18 on no operator that is in use changed its meaning but GroupNormalization, so that the number alone is raised; ONNX's
@@ -92,17 +94,17 @@ def at_opset(model: ir.Model, wanted: int, folder: Path) -> ir.Model:
     import onnx_ir as ir
 
     present = opset(model)
-    if present >= wanted:
+    if present >= target:
         return model
     if present >= 18 and all(node.op_type != "GroupNormalization" for node in model.graph.all_nodes()):
-        model.graph.opset_imports[""] = wanted
+        model.graph.opset_imports[""] = target
         return model
     if weight_bytes(model) > _PROTOBUF_LIMIT:
         raise NotApplicableError(f"operator set {present} is too old, and the model too large for ONNX's converter")
     try:
-        raised = ir.from_proto(onnx.version_converter.convert_version(onnx.load(str(save(model, folder))), wanted))
+        raised = ir.from_proto(onnx.version_converter.convert_version(onnx.load(str(save(model, folder))), target))
     except (RuntimeError, ValueError, IndexError) as error:
-        raise NotApplicableError(f"ONNX cannot convert operator set {present} to {wanted}: {str(error)[:200]}") from error
+        raise NotApplicableError(f"ONNX cannot convert operator set {present} to {target}: {str(error)[:200]}") from error
     _infer_shapes(raised)
     return raised
 

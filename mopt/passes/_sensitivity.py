@@ -72,12 +72,14 @@ def _rank_onnx(float_model: Path, quantized_model: Path, samples: Samples, limit
         (folder / "merged").mkdir()
         noise = _Noise({str(node.outputs[0].name): str(value.name) for node, value in pairs.items()})
         run_exposed(save(merged, folder / "merged"), noise.tensors, samples, noise.look, limit=limit)
-    found = []
+    ranking = []
     for node, value in pairs.items():
         # A quantizer keeps names of nodes, and may take an activation away; a pass that writes new nodes keeps those of values.
-        own = originals.get(str(node.name).removeprefix(PREFIX)) or value.producer() or node
-        found.append(_entry(str(own.name).removeprefix(PREFIX), own.op_type, noise.decibel(str(node.outputs[0].name))))
-    return found
+        original = originals.get(str(node.name).removeprefix(PREFIX)) or value.producer() or node
+        ranking.append(
+            _entry(str(original.name).removeprefix(PREFIX), original.op_type, noise.decibel(str(node.outputs[0].name)))
+        )
+    return ranking
 
 
 def _rank_half(float_model: Path, halved: Mapping[str, ir.DataType], samples: Samples, limit: int) -> list[dict[str, Any]]:
@@ -94,15 +96,15 @@ def halved_nodes(model: ir.Model) -> dict[str, ir.DataType]:
     import onnx_ir as ir
 
     halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    found: dict[str, ir.DataType] = {}
+    halved: dict[str, ir.DataType] = {}
     for node in model.graph:
         if node.op_type == "DequantizeLinear" or node.op_type in _INTEGER:
             return {}
         types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
         for half in halves:
             if half in types and node.op_type != "Cast":
-                found[str(node.name)] = half
-    return found
+                halved[str(node.name)] = half
+    return halved
 
 
 def round_beside(model: ir.Model, halved: Mapping[str, ir.DataType]) -> dict[ir.Node, ir.Value]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ShapeRange", "engine_of", "explain", "target_of"]
+__all__ = ["EngineOptions", "ShapeRange", "engine_of", "explain", "target_of"]
 
 import dataclasses
 import re
@@ -35,6 +35,26 @@ class ShapeRange:
     least: tuple[int, ...]
     best: tuple[int, ...]
     most: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """What the builder is told beside the model and the shapes.
+
+    Attributes:
+        capabilities: For ``tensorrt_rtx``: compute capabilities such as ``8.9``; none for an engine that is portable from
+            Ampere on.
+        workspace_bytes: Most memory that a layer may take for its own work.
+        level: Of optimization, 0 to 5; None for the library's.
+        flags: Names of further builder flags.
+        compatibility: Name of a ``HardwareCompatibilityLevel``; empty for none.
+    """
+
+    capabilities: Sequence[str] = ()
+    workspace_bytes: int | None = None
+    level: int | None = None
+    flags: Sequence[str] = ()
+    compatibility: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +133,7 @@ def engine_of(
     path: Path,
     *,
     profiles: Sequence[Sequence[ShapeRange]],
-    capabilities: Sequence[str] = (),
-    workspace_bytes: int | None = None,
-    level: int | None = None,
-    flags: Sequence[str] = (),
-    compatibility: str = "",
+    options: EngineOptions,
     timing_cache: bytes | None = None,
 ) -> tuple[Any, list[str], bytes]:
     """Parse an ONNX file and build a strongly typed engine of it.
@@ -126,12 +142,7 @@ def engine_of(
         trt: ``tensorrt`` 10 or 11, or ``tensorrt_rtx``.
         path: The model; weights may lie beside it.
         profiles: Shapes for each input of variable size, several times for several profiles.
-        capabilities: For ``tensorrt_rtx``: compute capabilities such as ``8.9``; none for an engine that is portable from
-            Ampere on.
-        workspace_bytes: Most memory that a layer may take for its own work.
-        level: Of optimization, 0 to 5; None for the library's.
-        flags: Names of further builder flags.
-        compatibility: Name of a ``HardwareCompatibilityLevel``; empty for none.
+        options: Everything else.
         timing_cache: Of an earlier build with the same key; for ``tensorrt``.
 
     Returns:
@@ -145,19 +156,7 @@ def engine_of(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, path, network, reader)
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if workspace_bytes:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    if level is not None:
-        config.builder_optimization_level = level
-    for flag in flags:
-        config.set_flag(getattr(trt.BuilderFlag, flag))
-    if compatibility:
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, compatibility)
-    if capabilities:
-        config.num_compute_capabilities = len(capabilities)
-        for index, capability in enumerate(capabilities):
-            config.set_compute_capability(target_of(trt, capability), index)
+    _configure(trt, config, options)
     _add_profiles(builder, config, network, profiles, reader)
     cache = None
     if timing_cache is not None:
@@ -169,6 +168,22 @@ def engine_of(
     return engine, reader.lines, bytes(cache.serialize()) if cache is not None else b""
 
 
+def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_bytes:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    for flag in options.flags:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    if options.compatibility:
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, options.compatibility)
+    if options.capabilities:
+        config.num_compute_capabilities = len(options.capabilities)
+        for index, capability in enumerate(options.capabilities):
+            config.set_compute_capability(target_of(trt, capability), index)
+
+
 def target_of(trt: ModuleType, capability: str) -> Any:
     """Return the ``ComputeCapability`` of TensorRT for RTX.
 
@@ -177,9 +192,9 @@ def target_of(trt: ModuleType, capability: str) -> Any:
     """
     name = f"SM{capability.replace('.', '')}"
     if not hasattr(trt.ComputeCapability, name):
-        known = sorted(member for member in dir(trt.ComputeCapability) if member.startswith("SM"))
+        supported = sorted(member for member in dir(trt.ComputeCapability) if member.startswith("SM"))
         raise NotApplicableError(
-            f"TensorRT for RTX does not build for compute capability {capability}, only for {', '.join(known)}; "
+            f"TensorRT for RTX does not build for compute capability {capability}, only for {', '.join(supported)}; "
             "tensorrt does, on the GPU itself"
         )
     return getattr(trt.ComputeCapability, name)
@@ -206,9 +221,9 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Se
     given = {network.get_input(index).name for index in range(network.num_inputs)}
     for ranges in profiles:
         profile = builder.create_optimization_profile()
-        for one in ranges:
-            if one.name in given:
-                profile.set_shape(one.name, one.least, one.best, one.most)
+        for shape_range in ranges:
+            if shape_range.name in given:
+                profile.set_shape(shape_range.name, shape_range.least, shape_range.best, shape_range.most)
         if config.add_optimization_profile(profile) < 0:
             raise NotApplicableError(explain(reader.errors or ["invalid optimization profile: min, opt, max"]))
 

@@ -26,8 +26,8 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 def parse_layers(messages: Iterable[str]) -> tuple[EngineLayer, ...]:
     """Read the layers out of the messages of a build; what is no layer is passed over."""
     lines = (line.strip() for message in messages for line in message.splitlines())
-    found = {match["name"]: _layer(match) for match in map(_LAYER.match, lines) if match is not None}
-    return tuple(found.values())
+    layers = {match["name"]: _layer(match) for match in map(_LAYER.match, lines) if match is not None}
+    return tuple(layers.values())
 
 
 def _layer(match: re.Match[str]) -> EngineLayer:

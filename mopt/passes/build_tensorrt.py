@@ -17,7 +17,7 @@ from mopt.model.formats import model_format
 from mopt.model.graph import external_domains, name_nodes
 from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult
-from mopt.passes._tensorrt import ShapeRange, engine_of
+from mopt.passes._tensorrt import EngineOptions, ShapeRange, engine_of
 from mopt.passes._tensorrt_layers import count_types, parse_layers
 from mopt.records.engine import EngineLayer, left_in_float
 from mopt.system.digests import digest
@@ -84,17 +84,15 @@ class BuildTensorrt(FilePass):
         path = save(model, folder / layout.source_folder)
         start = time.perf_counter()
         cache = self._timing_cache(trt.__version__) if self.library == "tensorrt" else None
-        engine, lines, timings = engine_of(
-            trt,
-            path,
-            profiles=self.profiles,
+        options = EngineOptions(
             capabilities=self.capabilities if self.library == "tensorrt_rtx" else (),
             workspace_bytes=self.workspace_bytes,
             level=self.level,
             flags=("VERSION_COMPATIBLE",) if self.version_compatible else (),
             compatibility={"none": "", "same": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}[self.hardware],
-            timing_cache=None if cache is None else cache.read_bytes() if cache.exists() else b"",
         )
+        timed = None if cache is None else cache.read_bytes() if cache.exists() else b""
+        engine, lines, timings = engine_of(trt, path, profiles=self.profiles, options=options, timing_cache=timed)
         if cache is not None:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_whole(cache, timings)
@@ -144,10 +142,10 @@ def _name_dimensions(model: ir.Model) -> None:
 
 def _quantized(model: ir.Model) -> set[str]:
     """Names of the convolutions and products whose weights come out of a DequantizeLinear."""
-    found = set()
+    names = set()
     for node in model.graph:
         weights = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
         producer = weights.producer() if weights is not None else None
         if producer is not None and producer.op_type == "DequantizeLinear":
-            found.add(str(node.name))
-    return found
+            names.add(str(node.name))
+    return names

@@ -52,19 +52,19 @@ class ConvertDimensions(GraphPass):
         boundary = [value for value in (*graph.inputs, *graph.outputs) if value.shape is not None]
         names = self._choose(boundary)
         renamed: dict[str, set[str]] = collections.defaultdict(set)
-        told = {}
+        new_names = {}
         for value in boundary:
             for axis, old in self._named(value):
                 renamed[old].add(names[str(value.name), axis])
                 if old != names[str(value.name), axis]:
-                    told[f"{value.name}[{axis}]"] = names[str(value.name), axis]
-        if not told:
+                    new_names[f"{value.name}[{axis}]"] = names[str(value.name), axis]
+        if not new_names:
             return PassResult(False)
         for value in boundary:
             sizes = [names.get((str(value.name), axis), size) for axis, size in enumerate(value.shape)]
             value.shape = ir.Shape(sizes)
         _follow(model, boundary, renamed)
-        return PassResult(True, {"named": told})
+        return PassResult(True, {"named": new_names})
 
     def _choose(self, boundary: list[ir.Value]) -> dict[tuple[str, int], str]:
         """Return the name of each symbolic dimension by tensor and axis."""

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from mopt.errors import MissingDependencyError, NotApplicableError
+from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.graph import compare_graphs, external_domains, hold_signature
 from mopt.model.onnx_io import load, save
@@ -47,8 +47,8 @@ class FoldOnnxsim(FilePass):
         """Simplify from file to file, check and save."""
         try:
             import onnxsim
-        except ModuleNotFoundError as error:  # it has no wheels for some machines
-            raise MissingDependencyError("onnxsim", "all") from error
+        except ModuleNotFoundError as error:  # the core brings it wherever there are wheels
+            raise NotApplicableError("onnxsim is not installed; it has no wheels for some machines") from error
         before = load(source.file)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             simplified = Path(scratch) / "simplified.onnx"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _SMALLEST = 64 * 64
+"""Elements of a weight: a smaller one saves too little memory for an operator that takes it apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -110,8 +110,8 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
 def _estimator(ranges: str) -> Any:
     import nncf.quantization.range_estimator as estimators
 
-    known = estimators.RangeEstimatorParametersSet
-    return {"minmax": known.MINMAX, "quantile": known.MEAN_QUANTILE, "histogram": known.HISTOGRAM}[ranges]
+    presets = estimators.RangeEstimatorParametersSet
+    return {"minmax": presets.MINMAX, "quantile": presets.MEAN_QUANTILE, "histogram": presets.HISTOGRAM}[ranges]
 
 
 def _type(node: Any) -> str:

@@ -178,17 +178,17 @@ class QuantizeInt8Static(QuantizingPass, FilePass):
 
 def _feeding(model: ir.Model, names: Collection[str]) -> set[str]:
     """Names of the nodes with weights whose result reaches one of these nodes through nothing that computes."""
-    found: set[str] = set()
+    feeding: set[str] = set()
     front = [value for node in model.graph if node.name in names for value in node.inputs if value is not None]
     while front:
         producer = front.pop().producer()
         if producer is None:
             continue
         if producer.op_type in _WEIGHTED:
-            found.add(str(producer.name))
+            feeding.add(str(producer.name))
         elif producer.op_type in _HANDS_ON:
             front += [value for value in producer.inputs[:1] if value is not None]
-    return found - set(names)
+    return feeding - set(names)
 
 
 def _read_unrounded(model: ir.Model, names: Collection[str]) -> None:
@@ -268,9 +268,9 @@ def _declare_types(model: onnx.ModelProto, seen: dict[str, Range]) -> None:
     """Declare observed tensors as FLOAT where shape inference gave up; the quantizer skips what it cannot type."""
     import onnx
 
-    known = {value.name for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    declared = {value.name for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
     for name in seen:
-        if name not in known:
+        if name not in declared:
             model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
 
 

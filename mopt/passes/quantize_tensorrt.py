@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _HEADROOM = 4.0
+"""How far an observed range must stay from the limit of FP16: other inputs than those for calibration go further."""
 _FEWEST_CHANNELS = 8
 """Output channels below which an integer kernel only adds conversions; a matrix-vector product has one."""
 _OPSETS = {"int8": 19, "fp8": 19, "int4": 21}
 """The first in which the scale of such a tensor may be FP16, and blocks may have scales of their own."""
 _TOP = {"int8": 127.0, "fp8": 448.0, "int4": 7.0}
+"""What the largest magnitude is scaled to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,8 +255,8 @@ class QuantizeTensorrt(QuantizingPass, FilePass):
             stored = np.clip(np.rint(weights / np.repeat(scale, self.block_size, axis=axis)), -8, 7)
             return stored.astype(ml_dtypes.int4), scale, {"axis": axis, "block_size": self.block_size}
         axis = _channel_axis(node)
-        others = tuple(index for index in range(weights.ndim) if index != axis)
-        scale = self._rounded(np.maximum(np.abs(weights).max(axis=others), 1e-5) / _TOP["int8"])
+        other_axes = tuple(index for index in range(weights.ndim) if index != axis)
+        scale = self._rounded(np.maximum(np.abs(weights).max(axis=other_axes), 1e-5) / _TOP["int8"])
         shape = [1] * weights.ndim
         shape[axis] = -1
         return np.clip(np.rint(weights / scale.reshape(shape)), -127, 127).astype(np.int8), scale, {"axis": axis}
@@ -274,9 +276,9 @@ class QuantizeTensorrt(QuantizingPass, FilePass):
         large = beyond_range(ranges, _HEADROOM)
         kept = touching(model, large | {f"{name}_dequantized" for name in large})
         blocked = set(BLOCKED) - {"QuantizeLinear", "DequantizeLinear"}
-        found = halve(model, ir.DataType.FLOAT16, op_block=blocked, node_block=kept, largest=LARGEST)
+        halved = halve(model, ir.DataType.FLOAT16, op_block=blocked, node_block=kept, largest=LARGEST)
         common.RemoveUnusedNodesPass()(model)
-        return found.kept
+        return halved.kept
 
 
 def _constant(model: ir.Model, name: str, array: Any) -> ir.Value:
@@ -324,17 +326,17 @@ def _summed_axis(node: ir.Node) -> int:
 
 def _fusible(quantized: Sequence[ir.Node]) -> list[tuple[ir.Node, int]]:
     """Additions behind a quantized convolution, each with the input that the convolution does not make."""
-    found: dict[ir.Node, int] = {}
+    additions: dict[ir.Node, int] = {}
     for node in quantized:
         if node.op_type != "Conv":
             continue
         output = node.outputs[0]
         for user, index in output.uses():
-            if user.op_type == "Add" and len(output.uses()) == 1 and user not in found:
-                other = user.inputs[1 - index]
-                if other is not None and other.const_value is None and other is not output:
-                    found[user] = 1 - index
-    return list(found.items())
+            if user.op_type == "Add" and len(output.uses()) == 1 and user not in additions:
+                operand = user.inputs[1 - index]
+                if operand is not None and operand.const_value is None and operand is not output:
+                    additions[user] = 1 - index
+    return list(additions.items())
 
 
 def _residuals(selected: Sequence[ir.Node]) -> list[ir.Value]:

@@ -6,9 +6,7 @@ __all__ = ["FEATURES", "Bandwidth", "Cache", "caches", "clock_ghz", "detect", "m
 
 import contextlib
 import dataclasses
-import os
 import platform
-import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +25,15 @@ FEATURES = (
 )  # fmt: skip
 """Instruction set extensions that change which candidate wins, by their names in ``/proc/cpuinfo``."""
 _CPUS = Path("/sys/devices/system/cpu")
+_CONTAINER = Path("/sys/fs/cgroup")
+"""Where the limits of the container are that this runs in; psutil sees those of the machine."""
 _STEPS = 400_000
 """Of the chain that the clock is measured with: a third of a millisecond, shorter than a turn of the scheduler."""
 _LOOKS = 40
+"""The fastest counts, so one undisturbed look is enough."""
 _COPY_SECONDS = 0.5
 _SMALLEST_COPY = 64 << 20
+"""Bytes: more than a cache holds, for where the system does not tell how large they are."""
 _PIECE = 8 << 20
 """Bytes that a thread copies at a time: a millisecond or two."""
 
@@ -74,15 +76,15 @@ def detect() -> Machine:
 
 def caches() -> tuple[Cache, ...]:
     """Return the data caches, nearest first; none where the system does not tell."""
-    found = []
+    data_caches = []
     for folder in (_CPUS / "cpu0" / "cache").glob("index*"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             if (folder / "type").read_text().strip() != "Instruction":
                 size = (folder / "size").read_text().strip()
                 number = int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[size[-1]]
                 shared = _count((folder / "shared_cpu_list").read_text())
-                found.append(Cache(int((folder / "level").read_text()), number, shared))
-    return tuple(sorted(found, key=lambda cache: cache.level))
+                data_caches.append(Cache(int((folder / "level").read_text()), number, shared))
+    return tuple(sorted(data_caches, key=lambda cache: cache.level))
 
 
 def _count(listed: str) -> int:
@@ -123,11 +125,11 @@ def _measured_clock() -> float:
 
 
 def _named_clock() -> float | None:
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return float(next(line for line in lines if line.startswith("cpu MHz")).partition(":")[2]) / 1e3
-    with contextlib.suppress(OSError, ValueError):
-        return int((_CPUS / "cpu0" / "cpufreq" / "cpuinfo_max_freq").read_text()) / 1e6
+    import psutil
+
+    with contextlib.suppress(AttributeError, NotImplementedError, OSError, RuntimeError):  # where a system has no such figure
+        named = psutil.cpu_freq()
+        return float(named.max or named.current) / 1e3 or None
     return None
 
 
@@ -143,8 +145,8 @@ def memory_bandwidth(seconds: float = _COPY_SECONDS) -> Bandwidth:
     size = min(max(_SMALLEST_COPY, 2 * largest), _memory() // 16)
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
     cores = _cores()
-    one = _fastest_copy(source, target, 1, seconds)
-    return Bandwidth(one, max(one, _fastest_copy(source, target, cores, seconds)) if cores > 1 else one)
+    one_thread = _fastest_copy(source, target, 1, seconds)
+    return Bandwidth(one_thread, max(one_thread, _fastest_copy(source, target, cores, seconds)) if cores > 1 else one_thread)
 
 
 def _fastest_copy(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], threads: int, seconds: float) -> float:
@@ -202,15 +204,20 @@ def _cpu() -> tuple[str, frozenset[str]]:
 
 
 def _cores() -> int:
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    import psutil
+
+    bound = hasattr(psutil.Process, "cpu_affinity")  # macOS binds no process to cores
+    available = len(psutil.Process().cpu_affinity()) if bound else psutil.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (_CONTAINER / "cpu.max").read_text().split()
         available = min(available, max(1, int(int(quota) / int(period))))
     return available
 
 
 def _memory() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
     with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int((_CONTAINER / "memory.max").read_text()))
     return total

@@ -8,13 +8,13 @@ control: where its ratio with itself is far from 1, the machine was too noisy an
 
 from __future__ import annotations
 
-__all__ = ["TURN_SECONDS", "Timed", "TurnLog", "interleave", "percentile", "ratio", "summarize"]
+__all__ = ["TURN_SECONDS", "Timed", "TurnLog", "TurnSchedule", "interleave", "percentile", "ratio", "summarize"]
 
 import dataclasses
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mopt.model.signature import Feed
@@ -23,8 +23,11 @@ from mopt.records.measurement import BatchProfile, Estimate
 TURN_SECONDS = 0.05
 """Shorter turns are decided by what the previous model left in the caches."""
 _STEADY = 0.05
+"""Relative difference between medians of two turns in a row from which on a session is warm."""
 _WARM_UP_TURNS = 6
+"""After so many turns a session that never gets steady is measured as it is."""
 _KEPT = 400
+"""Latencies in the record of a batch size: quantiles of them, so that a manifest stays small."""
 _CONFIDENCE = 0.95
 
 
@@ -58,51 +61,60 @@ class TurnLog:
         return [latency for turn in self.turns for latency in turn]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TurnSchedule:
+    """How long sessions take turns.
+
+    Attributes:
+        rounds: Most rounds to run.
+        fewest: Rounds that are run however long they take.
+        turn_seconds: Length of a turn in seconds; it is at least ``least`` inferences long.
+        least: Fewest inferences in a turn.
+        seed: For the order within each round.
+        budget_seconds: Time after which no new round begins.
+    """
+
+    rounds: int
+    fewest: int = 5
+    turn_seconds: float = TURN_SECONDS
+    least: int = 1
+    seed: int = 0
+    budget_seconds: float = float("inf")
+
+
 def interleave(
     sessions: Mapping[str, Timed],
     feeds: Sequence[Feed],
+    schedule: TurnSchedule,
     *,
-    rounds: int,
-    fewest: int = 5,
-    turn_seconds: float = TURN_SECONDS,
-    least: int = 1,
-    seed: int = 0,
     narrow: float | None = None,
     reference: str | None = None,
-    budget_seconds: float = float("inf"),
-    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, TurnLog]:
     """Let sessions take turns until the rounds, or the time, are used up.
 
     Args:
         sessions: By name; all are paused on return.
         feeds: Inputs of one batch size, used in turn.
-        rounds: Most rounds to run.
-        fewest: Rounds that are run however long they take.
-        turn_seconds: Length of a turn in seconds; it is at least ``least`` inferences long.
-        least: Fewest inferences in a turn.
-        seed: For the order within each round.
+        schedule: How many turns, and how long they are.
         narrow: Stop early once every ratio to ``reference`` has an interval narrower than this share of itself.
         reference: Name of the model that ratios are taken to.
-        budget_seconds: Time after which no new round begins.
-        tick: Called after each turn.
     """
     for session in sessions.values():
         session.pause()
     for session in sessions.values():
-        _warm_up(session, feeds, turn_seconds)
+        _warm_up(session, feeds, schedule.turn_seconds)
     order = list(sessions)
-    shuffle = random.Random(seed)  # noqa: S311 -- an order, not a secret
+    shuffle = random.Random(schedule.seed)  # noqa: S311 -- an order, not a secret
     turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in sessions}
     start = time.monotonic()
-    for done in range(1, rounds + 1):
+    for done in range(1, schedule.rounds + 1):
         shuffle.shuffle(order)
         for name in order:
-            turns[name].append(tuple(_turn(sessions[name], feeds, turn_seconds, least)))
-            tick()
-        logs = {name: TurnLog(tuple(found)) for name, found in turns.items()}
-        late = time.monotonic() - start > budget_seconds
-        if done >= min(fewest, rounds) and (late or (narrow and reference and _narrow_enough(logs, reference, narrow))):
+            turns[name].append(tuple(_turn(sessions[name], feeds, schedule.turn_seconds, schedule.least)))
+        logs = {name: TurnLog(tuple(latencies)) for name, latencies in turns.items()}
+        late = time.monotonic() - start > schedule.budget_seconds
+        enough = late or (narrow and reference and _narrow_enough(logs, reference, narrow))
+        if done >= min(schedule.fewest, schedule.rounds) and enough:
             break
     return logs
 
@@ -125,8 +137,8 @@ def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:
 
 
 def _narrow_enough(logs: Mapping[str, TurnLog], reference: str, width: float) -> bool:
-    found = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
-    return all(estimate.high - estimate.low <= width * estimate.value for estimate in found)
+    ratios = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
+    return all(estimate.high - estimate.low <= width * estimate.value for estimate in ratios)
 
 
 def ratio(reference: TurnLog, log: TurnLog) -> Estimate:

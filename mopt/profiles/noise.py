@@ -6,7 +6,6 @@ __all__ = ["NoiseMonitor"]
 
 import contextlib
 import os
-from pathlib import Path
 
 
 class NoiseMonitor:
@@ -22,27 +21,31 @@ class NoiseMonitor:
         ``load_1m`` is the number of processes that wanted to run in the last minute; ``stolen`` the share of the time that
         the hypervisor gave to others; ``clock_low`` and ``clock_high`` the slowest and the fastest core in GHz.
         """
-        found: dict[str, float] = {}
-        with contextlib.suppress(OSError, AttributeError):
-            found["load_1m"] = round(os.getloadavg()[0], 2)
+        figures: dict[str, float] = {}
+        with contextlib.suppress(OSError, AttributeError):  # not psutil's: on Windows it starts at 0, which says quiet
+            figures["load_1m"] = round(os.getloadavg()[0], 2)
         now = _ticks()
         if now and self._ticks and now[0] > self._ticks[0]:
-            found["stolen"] = round((now[1] - self._ticks[1]) / (now[0] - self._ticks[0]), 4)
+            figures["stolen"] = round((now[1] - self._ticks[1]) / (now[0] - self._ticks[0]), 4)
         if clocks := [*self._clocks, *_clocks()]:
-            found["clock_low"], found["clock_high"] = min(clocks), max(clocks)
-        return found
+            figures["clock_low"], figures["clock_high"] = min(clocks), max(clocks)
+        return figures
 
 
-def _ticks() -> tuple[int, int] | None:
-    """All ticks of all cores so far, and those that were stolen."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(fields), fields[7]
-    return None
+def _ticks() -> tuple[float, float] | None:
+    """Seconds of all cores so far, and those that were stolen; None where a system does not tell of these."""
+    import psutil
+
+    times = psutil.cpu_times()._asdict()
+    # A guest's time is a part of user's and nice's already.
+    total = sum(seconds for name, seconds in times.items() if not name.startswith("guest"))
+    return (total, times["steal"]) if "steal" in times else None
 
 
 def _clocks() -> list[float]:
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return [round(float(line.split(":")[1]) / 1e3, 3) for line in lines if line.startswith("cpu MHz")]
+    """Clocks of all cores in GHz; none where a system does not tell."""
+    import psutil
+
+    with contextlib.suppress(AttributeError, NotImplementedError, OSError, RuntimeError):
+        return [round(core.current / 1e3, 3) for core in psutil.cpu_freq(percpu=True) if core.current]
     return []

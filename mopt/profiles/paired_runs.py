@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mopt.model.signature import Feed
-from mopt.profiles.measure import Timed, TurnLog, interleave
+from mopt.profiles.measure import Timed, TurnLog, TurnSchedule, interleave
 
 _ROUNDS, _FEWEST_ROUNDS = 6, 2
+"""Rounds of turns in a pair: processes differ more from each other than rounds of one do, so that time goes into pairs."""
 
 
 class Loaded(Timed, Protocol):
@@ -72,8 +73,8 @@ class PairedRun:
     """A pair of processes.
 
     Attributes:
-        own: What the candidate did.
-        other: What it is compared with.
+        candidate: What the candidate did.
+        baseline: What it is compared with.
         swapped: Whether the other one was loaded first.
     """
 
@@ -99,32 +100,29 @@ class _Bound:
         self.loaded.resume()
 
 
-def run_pair(own: BenchmarkSubject, other: BenchmarkSubject, index: int, budget_seconds: float = float("inf")) -> PairedRun:
+def run_pair(
+    candidate: BenchmarkSubject, baseline: BenchmarkSubject, index: int, budget_seconds: float = float("inf")
+) -> PairedRun:
     """Load both, measure them in turns, and end both.
 
     Args:
-        own: The candidate.
-        other: What it is compared with, at the same batch sizes.
+        candidate: What may replace the baseline.
+        baseline: What it is compared with, at the same batch sizes.
         index: Of the pair: every other one loads the other first.
         budget_seconds: Time for the turns, shared out over the batch sizes; two rounds are always run.
     """
-    sides, swapped = {"own": own, "other": other}, bool(index % 2)
-    sizes = sorted(own.feeds)
+    sides, swapped = {"candidate": candidate, "baseline": baseline}, bool(index % 2)
+    sizes = sorted(candidate.feeds)
     with contextlib.ExitStack() as stack:
         opened: dict[str, Loaded] = {}
         for name in sorted(sides, reverse=not swapped):
             opened[name] = stack.enter_context(sides[name].open())
             opened[name].run(sides[name].feeds[sizes[0]][0])
             opened[name].pause()
+        seconds = budget_seconds / len(sizes)
+        schedule = TurnSchedule(rounds=_ROUNDS, fewest=_FEWEST_ROUNDS, seed=index, budget_seconds=seconds)
         logs = {
-            batch: interleave(
-                {name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()},
-                [],
-                rounds=_ROUNDS,
-                fewest=_FEWEST_ROUNDS,
-                seed=index,
-                budget_seconds=budget_seconds / len(sizes),
-            )
+            batch: interleave({name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()}, [], schedule)
             for batch in sizes
         }
         shown = {
@@ -133,4 +131,4 @@ def run_pair(own: BenchmarkSubject, other: BenchmarkSubject, index: int, budget_
             )
             for name, loaded in opened.items()
         }
-    return PairedRun(shown["own"], shown["other"], swapped)
+    return PairedRun(shown["candidate"], shown["baseline"], swapped)

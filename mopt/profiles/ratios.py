@@ -27,6 +27,7 @@ FEWEST_PAIRS = 4
 """Two of each order: with fewer nothing is known of what pairs differ by."""
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _RESAMPLES = 1000
+"""Of the bootstrap: fifty of them lie beyond a one-sided 95 % bound."""
 
 
 def figure(logs: Sequence[TurnLog], cost: Cost, batch: int) -> float:
@@ -50,16 +51,20 @@ def growth(pairs: Sequence[PairedRun], batch: int, cost: Cost, confidence: float
     """
     logs = [(pair.candidate.logs[batch], pair.baseline.logs[batch]) for pair in pairs]
     swapped = [pair.swapped for pair in pairs]
-    count = sum(len(own.latencies) for own, _ in logs)
+    count = sum(len(candidate_log.latencies) for candidate_log, _ in logs)
     if cost in ("p90", "p99"):
         return _bootstrapped(logs, swapped, _SHARES[cost], confidence)
     of_pair = _log_medians if cost == "p50" else _log_means
-    return _as_growth(balanced([of_pair(own, other) for own, other in logs], swapped, confidence), count)
+    return _as_growth(
+        balanced([of_pair(candidate_log, baseline_log) for candidate_log, baseline_log in logs], swapped, confidence), count
+    )
 
 
-def balanced_ratio(own: Sequence[float], other: Sequence[float], swapped: Sequence[bool], confidence: float) -> Estimate:
+def balanced_ratio(
+    candidate: Sequence[float], baseline: Sequence[float], swapped: Sequence[bool], confidence: float
+) -> Estimate:
     """Return how much larger figures of the candidate's processes are than those of the others, a pair for each pair."""
-    ratios = [math.log(mine / theirs) for mine, theirs in zip(own, other, strict=True)]
+    ratios = [math.log(mine / theirs) for mine, theirs in zip(candidate, baseline, strict=True)]
     return _as_growth(balanced(ratios, swapped, confidence), len(ratios))
 
 
@@ -68,12 +73,12 @@ def _as_growth(logarithm: Estimate, count: int) -> Estimate:
     return Estimate(value=value, low=low, high=high, count=count)
 
 
-def _log_medians(own: TurnLog, other: TurnLog) -> float:
-    return statistics.median(math.log(mine / theirs) for mine, theirs in zip(own.medians, other.medians, strict=True))
+def _log_medians(candidate: TurnLog, baseline: TurnLog) -> float:
+    return statistics.median(math.log(mine / theirs) for mine, theirs in zip(candidate.medians, baseline.medians, strict=True))
 
 
-def _log_means(own: TurnLog, other: TurnLog) -> float:
-    return math.log(statistics.fmean(own.latencies) / statistics.fmean(other.latencies))
+def _log_means(candidate: TurnLog, baseline: TurnLog) -> float:
+    return math.log(statistics.fmean(candidate.latencies) / statistics.fmean(baseline.latencies))
 
 
 def balanced(values: Sequence[float], swapped: Sequence[bool], confidence: float) -> Estimate:
@@ -115,12 +120,15 @@ def _bootstrapped(
     from scipy.stats import norm, t
 
     random = np.random.default_rng(0)
-    groups = _by_order([(np.asarray(own.latencies), np.asarray(other.latencies)) for own, other in pairs], swapped)
+    groups = _by_order(
+        [(np.asarray(candidate_log.latencies), np.asarray(baseline_log.latencies)) for candidate_log, baseline_log in pairs],
+        swapped,
+    )
 
     def ratio(picked: Sequence[Sequence[int]]) -> float:
         drawn = [group[index] for group, chosen in zip(groups, picked, strict=True) for index in chosen]
-        own, other = (np.concatenate(side) for side in zip(*drawn, strict=True))
-        return float(np.quantile(own, share) / np.quantile(other, share))
+        candidate, baseline = (np.concatenate(side) for side in zip(*drawn, strict=True))
+        return float(np.quantile(candidate, share) / np.quantile(baseline, share))
 
     drawn = [ratio([random.integers(0, len(group), len(group)).tolist() for group in groups]) for _ in range(_RESAMPLES)]
     # Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 3.3.
@@ -128,5 +136,5 @@ def _bootstrapped(
     expanded = float(norm.cdf(math.sqrt(fewest / (fewest - 1)) * t.ppf(confidence, len(pairs) - len(groups))))
     low, high = np.quantile(drawn, [1 - expanded, expanded])
     value = ratio([range(len(group)) for group in groups])
-    count = sum(len(own.latencies) for own, _ in pairs)
+    count = sum(len(candidate_log.latencies) for candidate_log, _ in pairs)
     return Estimate(value=value - 1, low=min(float(low), value) - 1, high=max(float(high), value) - 1, count=count)

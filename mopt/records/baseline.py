@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _MOST_UNPACKED_BYTES = 1 << 30
+"""A file from somewhere else may unpack to no more: a small one can be made to fill the memory."""
 
 
 class Speed(Record):
@@ -95,12 +96,12 @@ class StoredBaseline(StampedRecord):
 
     def speed_at(self, batch: int) -> Speed | None:
         """Return the figures at a batch size; None when it was not measured."""
-        return next((one for one in self.speed if one.batch == batch), None)
+        return next((figures for figures in self.speed if figures.batch == batch), None)
 
     def comparable_here(self, machine: Machine) -> bool:
         """Whether times that were measured then mean something here: the same processor and as many cores."""
-        own = self.machine
-        return (own.cpu, tuple(own.isa), own.cores) == (machine.cpu, tuple(machine.isa), machine.cores)
+        recorded = self.machine
+        return (recorded.cpu, tuple(recorded.isa), recorded.cores) == (machine.cpu, tuple(machine.isa), machine.cores)
 
 
 def pack_rows(rows: Rows) -> Packed:

@@ -59,16 +59,16 @@ class EngineLayer(Record):
 
 
 def _width(dtype: str) -> int:
-    known = {"int4": 4, "fp4": 4, "fp8": 8, "int8": 8, "half": 16, "bf16": 16, "bfloat16": 16, "float": 32}
-    return known.get(dtype.lower(), 64)
+    bits = {"int4": 4, "fp4": 4, "fp8": 8, "int8": 8, "half": 16, "bf16": 16, "bfloat16": 16, "float": 32}
+    return bits.get(dtype.lower(), 64)
 
 
 def left_in_float(layers: Sequence[EngineLayer], quantized: Collection[str]) -> list[dict[str, str]]:
     """Return the layers that compute in float although a node in them was quantized, and between which others they lie."""
-    found = []
+    float_layers = []
     for index, layer in enumerate(layers):
         if layer.computes and not layer.narrow and not set(quantized).isdisjoint(layer.nodes):
             after = layers[index - 1].name if index else ""
             before = layers[index + 1].name if index + 1 < len(layers) else ""
-            found.append({"layer": layer.name, "arithmetic": layer.arithmetic, "after": after, "before": before})
-    return found
+            float_layers.append({"layer": layer.name, "arithmetic": layer.arithmetic, "after": after, "before": before})
+    return float_layers

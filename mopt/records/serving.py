@@ -44,7 +44,7 @@ class ServingProfile(Record):
 
     def instance_group(self, instances: int, threads: int) -> InstanceGroup:
         """Return An instance group that was measured."""
-        return next(one for one in self.instance_groups if (one.instances, one.threads) == (instances, threads))
+        return next(group for group in self.instance_groups if (group.instances, group.threads) == (instances, threads))
 
 
 class Setting(Record):

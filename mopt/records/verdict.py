@@ -110,8 +110,8 @@ class GateVerdict(StampedRecord):
     groups: int | None = None
     data: str
     confidence: float
-    inconclusive: Literal["fail", "pass"]
-    """What the user lets an inconclusive gate mean."""
+    inconclusive: Literal["accept", "reject"]
+    """Whether an inconclusive gate passes."""
     deterministic: bool
     checks: tuple[Check, ...]
     fidelity: dict[str, float] = {}
@@ -130,7 +130,7 @@ class GateVerdict(StampedRecord):
     @property
     def ok(self) -> bool:
         """Whether the release may go on."""
-        return self.verdict == "pass" or (self.verdict == "inconclusive" and self.inconclusive == "pass")
+        return self.verdict == "pass" or (self.verdict == "inconclusive" and self.inconclusive == "accept")
 
     def of(self, verdict: Verdict) -> list[Check]:
         """Return the checks that count and ended so."""
@@ -139,5 +139,5 @@ class GateVerdict(StampedRecord):
 
 def overall(checks: Iterable[Check]) -> Verdict:
     """One failure fails the gate; else one open question leaves it open."""
-    found = {check.verdict for check in checks if check.counts}
-    return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+    verdicts = {check.verdict for check in checks if check.counts}
+    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"

@@ -84,28 +84,28 @@ class PerformanceComparison:
 
 
 def compare_performance(
-    field: ComparisonSetup, limits: Mapping[str, str], machine: Machine, progress: Progress
+    setup: ComparisonSetup, limits: Mapping[str, str], machine: Machine, progress: Progress
 ) -> PerformanceComparison:
     """Compare all costs but the size; those without a limit are shown and do not count."""
     asked = {name: Limit.parse(text, name) for name, text in limits.items() if name in COSTS}
     speed_is_limited = any(name in COMPARED for name in asked)
     if not speed_is_limited:
         asked |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
-    if why := _not_comparable(field, machine):
+    if why := _not_comparable(setup, machine):
         refused = [
-            _refused(name, limit, why, field.confidence) for name, limit in asked.items() if name in limits and name != "size"
+            _refused(name, limit, why, setup.confidence) for name, limit in asked.items() if name in limits and name != "size"
         ]
         return PerformanceComparison(refused, [f"speed, memory and loading are not compared: {why}"], None)
     progress.stage("measuring side by side", _LOOKS[-1])
-    pairs, checks = _speed(field, asked, progress)
-    return PerformanceComparison(checks, [], spread(pairs, min(field.batches)), _layers(field))
+    pairs, checks = _speed(setup, asked, progress)
+    return PerformanceComparison(checks, [], spread(pairs, min(setup.batches)), _layers(setup))
 
 
-def _not_comparable(field: ComparisonSetup, machine: Machine) -> str:
-    for side in (field.candidate, field.baseline):
+def _not_comparable(setup: ComparisonSetup, machine: Machine) -> str:
+    for side in (setup.candidate, setup.baseline):
         if side is not None and (why := side.runtime.unavailable()):
             return f"{side.source} cannot be measured here: {why}"
-    stored = field.stored
+    stored = setup.stored
     if stored is None:
         return ""
     if not stored.speed:
@@ -119,23 +119,23 @@ def _not_comparable(field: ComparisonSetup, machine: Machine) -> str:
 # --- paired runs -------------------------------------------------------------------------------------------------------
 
 
-def _speed(field: ComparisonSetup, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[PairedRun], list[Check]]:
+def _speed(setup: ComparisonSetup, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[PairedRun], list[Check]]:
     """Run pairs until everything that is limited is decided, or the time is up."""
-    own = field.candidate.benchmark_subject(field.samples, field.batches)
-    if field.baseline is not None:
-        other = field.baseline.benchmark_subject(field.samples, field.batches)
+    own = setup.candidate.benchmark_subject(setup.samples, setup.batches)
+    if setup.baseline is not None:
+        other = setup.baseline.benchmark_subject(setup.samples, setup.batches)
     else:
-        other = reference_workload(field.candidate.runtime.threads, field.batches)
-    confidence = 1 - (1 - field.confidence) / len(_LOOKS)
+        other = reference_workload(setup.candidate.runtime.threads, setup.batches)
+    confidence = 1 - (1 - setup.confidence) / len(_LOOKS)
     pairs: list[PairedRun] = []
-    end = time.monotonic() + field.budget_seconds
+    end = time.monotonic() + setup.budget_seconds
     while True:
-        pairs.append(run_pair(own, other, len(pairs), field.budget_seconds / FEWEST_PAIRS))
+        pairs.append(run_pair(own, other, len(pairs), setup.budget_seconds / FEWEST_PAIRS))
         late = time.monotonic() > end and len(pairs) >= FEWEST_PAIRS
         if not late and len(pairs) not in _LOOKS:
             progress.step()
             continue
-        checks = _compare(field, pairs, asked, confidence)
+        checks = _compare(setup, pairs, asked, confidence)
         progress.step(_progress_note(checks, len(pairs)))
         if late or len(pairs) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
             return pairs, checks
@@ -146,20 +146,20 @@ def _progress_note(checks: Sequence[Check], pairs: int) -> str:
     return f"{pairs} pairs of processes: {shown.name} {shown.change.value:+.1%}"
 
 
-def _compare(field: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
-    checks = [check for batch in field.batches for check in _speed_checks(field, pairs, batch, asked, confidence)]
-    return [*checks, *_process_checks(field, pairs, asked, confidence)]
+def _compare(setup: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
+    checks = [check for batch in setup.batches for check in _speed_checks(setup, pairs, batch, asked, confidence)]
+    return [*checks, *_process_checks(setup, pairs, asked, confidence)]
 
 
 def _speed_checks(
-    field: ComparisonSetup, pairs: Sequence[PairedRun], batch: int, asked: Mapping[str, Limit], confidence: float
+    setup: ComparisonSetup, pairs: Sequence[PairedRun], batch: int, asked: Mapping[str, Limit], confidence: float
 ) -> list[Check]:
     own = [pair.candidate.logs[batch] for pair in pairs]
     checks = []
     for cost in COMPARED:
         change, method = growth(pairs, batch, cost, confidence), f"{len(pairs)} pairs of processes, in turns"
-        if field.stored is not None:
-            known = field.stored.speed_at(batch)
+        if setup.stored is not None:
+            known = setup.stored.speed_at(batch)
             if known is None:
                 continue
             change, base = _relative_to_workload(change, known.growth[cost]), known.figures[cost]
@@ -196,13 +196,13 @@ _STORED = {"memory": "memory_bytes", "load": "load_ms", "first": "first_ms"}
 
 
 def _process_checks(
-    field: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float
+    setup: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float
 ) -> list[Check]:
     checks = []
     for cost, (name, kind, figure_name, note) in _OF_PROCESSES.items():
         own = [float(getattr(pair.candidate, figure_name)) for pair in pairs]
-        if field.stored is not None:
-            other = [float(getattr(field.stored, _STORED[cost]))] * len(pairs)
+        if setup.stored is not None:
+            other = [float(getattr(setup.stored, _STORED[cost]))] * len(pairs)
         else:
             other = [float(getattr(pair.baseline, figure_name)) for pair in pairs]
         if not min(*own, *other):
@@ -262,12 +262,12 @@ def _deciding(change: Estimate, allowed: float) -> str:
     return f"about {(half / distance) ** 2:.1f} times the budget would decide"
 
 
-def _layers(field: ComparisonSetup) -> tuple[LayerPair, ...]:
+def _layers(setup: ComparisonSetup) -> tuple[LayerPair, ...]:
     """What each operator takes in either side, by the names that both know; nothing where a runtime does not tell."""
-    size = field.candidate.signature.batch_size or 1
-    (feed, *_) = batch_feeds(field.candidate.signature, field.samples, size, count=1)
+    size = setup.candidate.signature.batch_size or 1
+    (feed, *_) = batch_feeds(setup.candidate.signature, setup.samples, size, count=1)
     found: list[dict[str, LayerCost]] = []
-    for side in (field.candidate, field.baseline):
+    for side in (setup.candidate, setup.baseline):
         costs: dict[str, LayerCost] = {}
         with contextlib.suppress(CandidateRejectedError):
             if side is not None:
@@ -293,11 +293,11 @@ def _layers(field: ComparisonSetup) -> tuple[LayerPair, ...]:
     )
 
 
-def size_check(field: ComparisonSetup, limits: Mapping[str, str]) -> Check:
+def size_check(setup: ComparisonSetup, limits: Mapping[str, str]) -> Check:
     """Compare the bytes on disk, which takes no measuring."""
     limit = Limit.parse(limits["size"], "size") if "size" in limits else None
-    own = float(field.candidate.model.size)
-    base = float(field.baseline.model.size if field.baseline is not None else field.stored.size_bytes if field.stored else own)
+    own = float(setup.candidate.model.size)
+    base = float(setup.baseline.model.size if setup.baseline is not None else setup.stored.size_bytes if setup.stored else own)
     change = own / base - 1 if base else 0.0
     return _cost_check(
         "size", "size", "size", own, base, Estimate(value=change, low=change, high=change, count=1), limit, 1.0, "exact"

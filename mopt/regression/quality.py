@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "Baseline",
-    "GateRequest",
     "answer_both",
     "broken_check",
     "output_fidelity",
@@ -33,7 +32,7 @@ from mopt.recipe import Recipe
 from mopt.records.baseline import StoredBaseline
 from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
-from mopt.records.verdict import Check
+from mopt.records.verdict import Check, ComparedModel
 from mopt.regression.models import RUNS, OutputRuns, RunnableModel, collect_outputs, is_deterministic
 from mopt.system.plugins import nearest
 from mopt.system.store import Store
@@ -50,36 +49,26 @@ _MOST_DIFFERENCES = 400
 
 
 @dataclasses.dataclass(frozen=True)
-class GateRequest:
-    """What is asked.
-
-    Attributes:
-        candidate: An artifact, or any model that mopt build takes.
-        against: The same, or a file that mopt baseline wrote.
-        recipe: Data, metric, tolerance and the section ``gate``.
-        everything: Whether all samples are for evaluating; else those are left out that a build with this recipe would
-            calibrate with.
-        speed: Whether costs are measured at all.
-    """
-
-    candidate: str
-    against: str
-    recipe: Recipe
-    use_all_samples: bool = False
-    speed: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class Baseline:
     """What the candidate is compared with: a model that runs here, or what was stored of one.
 
     Attributes:
+        source: What the user gave.
         model: None for a stored one.
         stored: None for one that runs here.
     """
 
+    source: str
     model: RunnableModel | None
     stored: StoredBaseline | None
+
+    @property
+    def record(self) -> ComparedModel:
+        """For the verdict."""
+        if self.model is not None:
+            return self.model.record
+        assert self.stored is not None
+        return self.stored.record(self.source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,27 +159,22 @@ def parse_allowed_loss(text: str) -> Tolerance:
 
 
 def quality_checks(
-    request: GateRequest,
-    compared: ComparedOutputs,
-    metrics: Sequence[Metric],
-    limits: Mapping[str, str],
-    scored: Mapping[str, tuple[Rows, Rows]],
+    recipe: Recipe, compared: ComparedOutputs, metrics: Sequence[Metric], scored: Mapping[str, tuple[Rows, Rows]]
 ) -> list[Check]:
     """Return a check for each metric, the recipe's own first; ``scored`` holds the rows of candidate and baseline."""
-    recipe = request.recipe
-    found = []
+    checks = []
     for index, metric in enumerate(metrics):
-        text = limits.get(metric.name, recipe.tolerance if index == 0 else "")
+        text = recipe.gate.limits.get(metric.name, recipe.tolerance if index == 0 else "")
         own, other = scored[metric.name]
         try:
             quality = noninferiority_test(
                 metric, own, other, parse_allowed_loss(text), recipe.gate.confidence, groups=compared.groups, fail_when="proven"
             )
         except CandidateRejectedError as error:
-            found.append(broken_check(error, metric.name))
+            checks.append(broken_check(error, metric.name))
             continue
-        found.append(_quality_check(metric, quality, text, own, other, "quality"))
-    return found
+        checks.append(_quality_check(metric, quality, text, own, other, "quality"))
+    return checks
 
 
 def _quality_check(metric: Metric, quality: Quality, text: str, own: Rows, other: Rows, kind: Any, name: str = "") -> Check:
@@ -232,21 +216,21 @@ def _is_mean(metric: Metric) -> bool:
 
 
 def slice_checks(
-    request: GateRequest, compared: ComparedOutputs, split: Split, metric: Metric, rows: tuple[Rows, Rows]
+    recipe: Recipe, compared: ComparedOutputs, split: Split, metric: Metric, rows: tuple[Rows, Rows]
 ) -> list[Check]:
     """Return a check for each value of the columns that are judged one by one."""
-    parts = _slices(request, compared, split)
+    parts = _slices(recipe, compared, split)
     if not parts:
         return []
     own, other = rows
-    gate = request.recipe.gate
+    gate = recipe.gate
     judged = noninferiority_by_slice(metric, own, other, parts, confidence=gate.confidence, groups=compared.groups)
     return [_slice_check(metric, one, own, other, strict=gate.strict_slices) for one in judged]
 
 
-def _slices(request: GateRequest, compared: ComparedOutputs, split: Split) -> list[Slice]:
-    gate, count = request.recipe.gate, len(compared.samples)
-    usual = gate.slice_tolerance or request.recipe.tolerance
+def _slices(recipe: Recipe, compared: ComparedOutputs, split: Split) -> list[Slice]:
+    gate, count = recipe.gate, len(compared.samples)
+    usual = gate.slice_tolerance or recipe.tolerance
     parts: dict[str, list[int]] = {}
     for column in gate.slices:
         values = compared.samples.slices.get(column)
@@ -254,7 +238,7 @@ def _slices(request: GateRequest, compared: ComparedOutputs, split: Split) -> li
         classes = split.description.get("classes") or []
         for run in range(compared.repeats):
             for index, value in enumerate(values):
-                shown = _class_name(value, classes) if column in (request.recipe.data.label, "label") else value
+                shown = _class_name(value, classes) if column in (recipe.data.label, "label") else value
                 parts.setdefault(f"{column}={shown}", []).append(run * count + index)
     if len(parts) > _MANY_SLICES:
         raise UserError(

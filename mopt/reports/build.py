@@ -263,10 +263,10 @@ def _difference(quality: Quality) -> str:
 
 def _speedup(trial: TrialRecord, manifest: Manifest) -> str:
     entry = _at_one(trial)
-    found = speedup(trial, manifest, entry.batch) if entry else None
-    if found is None:
+    speed = speedup(trial, manifest, entry.batch) if entry else None
+    if speed is None:
         return _NONE
-    return q.ratio(found[0]) if found[1] else f"about {q.ratio(found[0])}"
+    return q.ratio(speed[0]) if speed[1] else f"about {q.ratio(speed[0])}"
 
 
 def _throughput(trial: TrialRecord) -> str:
@@ -398,8 +398,8 @@ def serving_sentence(batching: Batching) -> str:
 
 def setting_rows(batching: Batching) -> list[dict[str, str]]:
     """Return the table of alternatives: every setting that was weighed, the cheapest first, and the rule of thumb last."""
-    ranked = sorted(batching.alternatives, key=lambda one: (one.replicas or math.inf, one.p99_ms or math.inf))
-    rows = [_setting_row(one, batching, "") for one in ranked]
+    ranked = sorted(batching.alternatives, key=lambda setting: (setting.replicas or math.inf, setting.p99_ms or math.inf))
+    rows = [_setting_row(setting, batching, "") for setting in ranked]
     return rows + ([_setting_row(batching.rule_of_thumb, batching, "rule of thumb")] if batching.rule_of_thumb else [])
 
 
@@ -486,9 +486,7 @@ def _frontier(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _kept(trial: TrialRecord) -> list[str]:
-    if "-mixed" not in trial.name or not trial.passes:
-        return []
-    return list(trial.passes[-1].fields.get("float_nodes") or ())
+    return list(trial.float_nodes or ()) if "-mixed" in trial.name else []
 
 
 def _pass_line(record: PassRecord) -> _PassLine:

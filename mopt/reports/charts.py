@@ -196,7 +196,7 @@ class _Point:
     def of(cls, trial: TrialRecord, manifest: Manifest) -> _Point:
         quality = trial.quality
         assert quality is not None
-        found = speedup(trial, manifest, _first(trial).batch)
+        speed = speedup(trial, manifest, _first(trial).batch)
         role = "other-1"
         if trial.name == manifest.chosen:
             role = "chosen"
@@ -204,7 +204,7 @@ class _Point:
             role = "reference"
         elif trial.outcome is not None and quality.verdict == "fail":
             role = "bad"
-        return cls(clean(trial.name), found[0] if found else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
+        return cls(clean(trial.name), speed[0] if speed else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
 
     @property
     def difference(self) -> float:
@@ -340,9 +340,9 @@ class _Box:
     def within(self, frame: Any) -> bool:
         return bool(self.left >= frame.x0 and self.right <= frame.x1 and self.bottom >= frame.y0 and self.top <= frame.y1)
 
-    def overlap(self, other: _Box) -> float:
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.top, other.top) - max(self.bottom, other.bottom)
+    def overlap(self, box: _Box) -> float:
+        width = min(self.right, box.right) - max(self.left, box.left)
+        height = min(self.top, box.top) - max(self.bottom, box.bottom)
         return max(0.0, width) * max(0.0, height)
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:

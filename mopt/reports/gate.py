@@ -40,10 +40,10 @@ _FARTHEST = 3.0
 """Limits; what is farther is drawn at the edge."""
 
 
-def rows(found: GateVerdict) -> list[dict[str, str]]:
+def rows(gate: GateVerdict) -> list[dict[str, str]]:
     """Return the checks as text: what decided first, then what passed, then what is only shown."""
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    ranked = sorted(found.checks, key=lambda check: (not check.counts, order[check.verdict] if check.counts else 0))
+    ranked = sorted(gate.checks, key=lambda check: (not check.counts, order[check.verdict] if check.counts else 0))
     return [_row(check) for check in ranked]
 
 
@@ -114,27 +114,27 @@ def _note(check: Check) -> str:
     return "; ".join(parts)
 
 
-def sentences(found: GateVerdict) -> list[str]:
+def sentences(gate: GateVerdict) -> list[str]:
     """Say the verdict first, then what it rests on and what it could not have seen."""
-    against = f"{found.candidate.name} against {found.baseline.name}"
-    match found.verdict:
+    against = f"{gate.candidate.name} against {gate.baseline.name}"
+    match gate.verdict:
         case "pass":
-            first = f"PASS: {against}: as good within the tolerance, with {found.confidence:.0%} confidence."
+            first = f"PASS: {against}: as good within the tolerance, with {gate.confidence:.0%} confidence."
         case "fail":
-            first = f"FAIL: {against}: {_listed(found.of('fail'))}."
+            first = f"FAIL: {against}: {_listed(gate.of('fail'))}."
         case _:
-            left = _listed(found.of("inconclusive"))
+            left = _listed(gate.of("inconclusive"))
             first = f"INCONCLUSIVE: {against}: {left}, so it is neither proven good enough nor worse."
-    told = [first]
-    for check in found.checks:
+    lines = [first]
+    for check in gate.checks:
         if check.kind == "quality" and check.power is not None and check.detectable is not None:
             loss = change_text(-check.detectable, check).removeprefix("-")
-            told.append(
+            lines.append(
                 f"With {q.count(check.change.count, 'sample')}, {check.name} lets a model that is as good, and differs on as "
                 f"many of them, pass in {check.power:.0%} of gates, and refuses a loss of {loss} in 90 %."
             )
             break
-    return told
+    return lines
 
 
 def _listed(checks: Sequence[Check]) -> str:
@@ -151,15 +151,15 @@ def _blame(check: Check) -> str:
     )
 
 
-def github_commands(found: GateVerdict) -> list[str]:
+def github_commands(gate: GateVerdict) -> list[str]:
     """Return GitHub's workflow commands: an error for each failure, a warning for each open question."""
-    level: dict[Verdict, str] = {"fail": "error", "inconclusive": "error" if found.inconclusive == "fail" else "warning"}
-    told = [
+    level: dict[Verdict, str] = {"fail": "error", "inconclusive": "error" if gate.inconclusive == "reject" else "warning"}
+    commands = [
         f"::{level[check.verdict]} title={_property(f'mopt gate: {check.name}')}::{_data(_blame(check))}"
-        for check in found.checks
+        for check in gate.checks
         if check.counts and check.verdict != "pass"
     ]
-    return told + [f"::warning title=mopt gate::{_data(warning)}" for warning in found.warnings]
+    return commands + [f"::warning title=mopt gate::{_data(warning)}" for warning in gate.warnings]
 
 
 def _data(text: str) -> str:
@@ -170,35 +170,35 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def render_markdown(found: GateVerdict) -> str:
+def render_markdown(gate: GateVerdict) -> str:
     """Return the summary for the page of a run, or a comment on a merge request."""
-    return environment(markdown_text).get_template("gate.md.j2").render(_page(found) | {"marks": _MARKS})
+    return environment(markdown_text).get_template("gate.md.j2").render(_page(gate) | {"marks": _MARKS})
 
 
-def render_html(found: GateVerdict) -> str:
+def render_html(gate: GateVerdict) -> str:
     """Return one page that loads nothing and runs nothing."""
-    charts = {"limits_chart": _limits_chart(found), "paired_chart": _paired_chart(found)}
-    return environment(visible_text).get_template("gate.html.j2").render(_page(found) | charts)
+    charts = {"limits_chart": _limits_chart(gate), "paired_chart": _paired_chart(gate)}
+    return environment(visible_text).get_template("gate.html.j2").render(_page(gate) | charts)
 
 
-def _page(found: GateVerdict) -> dict[str, Any]:
+def _page(gate: GateVerdict) -> dict[str, Any]:
     return {
-        "found": found,
-        "sentences": sentences(found),
+        "gate": gate,
+        "sentences": sentences(gate),
         "columns": COLUMNS,
-        "rows": rows(found),
-        "state": {"pass": "good", "fail": "bad", "inconclusive": "unsure"}[found.verdict],
-        "tiles": _tiles(found),
-        "worst": [_worst(one) for one in found.worst],
-        "evidence": _evidence(found),
-        "fidelity": [Fact(name, q.digits(value, 5)) for name, value in found.fidelity.items()],
-        "machine": _machine(found),
-        "layers": [_layer(one) for one in found.layers],
+        "rows": rows(gate),
+        "state": {"pass": "good", "fail": "bad", "inconclusive": "unsure"}[gate.verdict],
+        "tiles": _tiles(gate),
+        "worst": [_worst(sample) for sample in gate.worst],
+        "evidence": _evidence(gate),
+        "fidelity": [Fact(name, q.digits(value, 5)) for name, value in gate.fidelity.items()],
+        "machine": _machine(gate),
+        "layers": [_layer(pair) for pair in gate.layers],
     }
 
 
-def _tiles(found: GateVerdict) -> list[dict[str, str]]:
-    shown = [check for check in found.checks if check.counts and check.change.count][:4]
+def _tiles(gate: GateVerdict) -> list[dict[str, str]]:
+    shown = [check for check in gate.checks if check.counts and check.change.count][:4]
     states = {"pass": "good", "fail": "bad", "inconclusive": "unsure"}
     return [
         {
@@ -211,39 +211,39 @@ def _tiles(found: GateVerdict) -> list[dict[str, str]]:
     ]
 
 
-def _worst(one: WorstSample) -> dict[str, str]:
+def _worst(sample: WorstSample) -> dict[str, str]:
     return {
-        "name": one.name,
-        "label": one.label,
-        "loss": q.digits(one.loss),
-        "distance": q.digits(one.distance),
-        "candidate": one.candidate,
-        "baseline": one.baseline,
-        "text": one.text,
-        "picture": one.picture,
-        "folder": one.folder,
+        "name": sample.name,
+        "label": sample.label,
+        "loss": q.digits(sample.loss),
+        "distance": q.digits(sample.distance),
+        "candidate": sample.candidate,
+        "baseline": sample.baseline,
+        "text": sample.text,
+        "picture": sample.picture,
+        "folder": sample.folder,
     }
 
 
-def _layer(one: LayerPair) -> dict[str, str]:
+def _layer(pair: LayerPair) -> dict[str, str]:
     def time(value: float | None) -> str:
         return q.milliseconds(value) if value is not None else _NONE
 
-    both = one.candidate_ms is not None and one.baseline_ms
-    change = f"{(one.candidate_ms / one.baseline_ms - 1) * 100:+.0f} %" if both else _NONE  # type: ignore[operator]
+    both = pair.candidate_ms is not None and pair.baseline_ms
+    change = f"{(pair.candidate_ms / pair.baseline_ms - 1) * 100:+.0f} %" if both else _NONE  # type: ignore[operator]
     return {
-        "Layer": one.name,
-        "Type": one.kind,
-        "Runs in": one.arithmetic or _NONE,
-        "Candidate": time(one.candidate_ms),
-        "Baseline": time(one.baseline_ms),
+        "Layer": pair.name,
+        "Type": pair.kind,
+        "Runs in": pair.arithmetic or _NONE,
+        "Candidate": time(pair.candidate_ms),
+        "Baseline": time(pair.baseline_ms),
         "Change": change,
     }
 
 
-def _evidence(found: GateVerdict) -> list[Fact]:
+def _evidence(gate: GateVerdict) -> list[Fact]:
     facts = []
-    for check in found.checks:
+    for check in gate.checks:
         if check.kind != "quality":
             continue
         facts.append(Fact(check.name, check.method or check.note))
@@ -260,13 +260,13 @@ def _evidence(found: GateVerdict) -> list[Fact]:
     return facts
 
 
-def _machine(found: GateVerdict) -> list[Fact]:
-    facts = [Fact("processor", f"{found.machine.cpu}, {q.count(found.machine.cores, 'core')}")]
-    if found.baseline.machine is not None:
-        facts.append(Fact("baseline's", f"{found.baseline.machine.cpu}, {q.count(found.baseline.machine.cores, 'core')}"))
-    if found.spread is not None:
-        facts.append(Fact("processes", f"one pair of fresh processes differs from the next by {found.spread * 100:.1f} %"))
-    facts += [Fact(name, q.digits(value)) for name, value in found.noise.items()]
+def _machine(gate: GateVerdict) -> list[Fact]:
+    facts = [Fact("processor", f"{gate.machine.cpu}, {q.count(gate.machine.cores, 'core')}")]
+    if gate.baseline.machine is not None:
+        facts.append(Fact("baseline's", f"{gate.baseline.machine.cpu}, {q.count(gate.baseline.machine.cores, 'core')}"))
+    if gate.spread is not None:
+        facts.append(Fact("processes", f"one pair of fresh processes differs from the next by {gate.spread * 100:.1f} %"))
+    facts += [Fact(name, q.digits(value)) for name, value in gate.noise.items()]
     return facts
 
 
@@ -279,10 +279,10 @@ def _used(value: float, check: Check) -> float:
     return max(-_FARTHEST, min(_FARTHEST, value / check.allowed))
 
 
-def _limits_chart(found: GateVerdict) -> str:
+def _limits_chart(gate: GateVerdict) -> str:
     """Each check with a limit on a line: how much of its limit is used up, and the interval."""
     shown = [
-        check for check in found.checks if check.allowed and check.limit and check.change.count and math.isfinite(check.allowed)
+        check for check in gate.checks if check.allowed and check.limit and check.change.count and math.isfinite(check.allowed)
     ]
     if not shown:
         return ""
@@ -300,8 +300,8 @@ def _limits_chart(found: GateVerdict) -> str:
         axes.axvline(1, color=COLOURS["bad"], linewidth=1.2, linestyle="--")
         axes.set_yticks(range(len(shown)), [clean(check.name) for check in reversed(shown)])
         axes.set_ylim(-0.7, len(shown) - 0.3)
-        low = min(-0.3, *(min(_used(one.change.low, one), _used(one.change.high, one)) for one in shown))
-        high = max(1.3, *(max(_used(one.change.low, one), _used(one.change.high, one)) for one in shown))
+        low = min(-0.3, *(min(_used(check.change.low, check), _used(check.change.high, check)) for check in shown))
+        high = max(1.3, *(max(_used(check.change.low, check), _used(check.change.high, check)) for check in shown))
         axes.set_xlim(low - 0.1, high + 0.1)
         axes.set_xlabel("part of the limit that is used: 0 like the baseline, 1 the limit")
         axes.grid(axis="y", visible=False)
@@ -309,9 +309,9 @@ def _limits_chart(found: GateVerdict) -> str:
     return draw("limits", "How much of each limit is used", (8.6, 1.3 + 0.36 * len(shown)), paint)
 
 
-def _paired_chart(found: GateVerdict) -> str:
+def _paired_chart(gate: GateVerdict) -> str:
     """A histogram of the differences of the score, sample by sample."""
-    differences = [value for value in found.paired if value]
+    differences = [value for value in gate.paired if value]
     if not differences:
         return ""
     worse = [value for value in differences if value < 0]

@@ -13,43 +13,43 @@ from mopt.reports.gate import change_text, figure_text, interval_text
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
 
 
-def write_junit(found: GateVerdict) -> str:
+def write_junit(gate: GateVerdict) -> str:
     """Return the document.
 
     A failed check is a failure; an open one is an error, or skipped where the user accepts it; one that does not count is
     skipped.
     """
     suites = ElementTree.Element("testsuites", name="mopt gate")
-    cases = [_case(check, found) for check in found.checks]
+    cases = [_case(check, gate) for check in gate.checks]
     kinds = [case[0].tag if len(case) else "" for case in cases]
     suite = ElementTree.SubElement(
         suites,
         "testsuite",
-        name=_clean(f"mopt gate: {found.candidate.name} against {found.baseline.name}"),
+        name=_clean(f"mopt gate: {gate.candidate.name} against {gate.baseline.name}"),
         tests=str(len(cases)),
         failures=str(kinds.count("failure")),
         errors=str(kinds.count("error")),
         skipped=str(kinds.count("skipped")),
-        timestamp=found.created[:19],
+        timestamp=gate.created[:19],
         time="0",
         hostname="localhost",
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in (
-        ("verdict", found.verdict),
-        ("samples", str(found.samples)),
-        ("candidate", found.candidate.digest),
-        ("baseline", found.baseline.digest),
+        ("verdict", gate.verdict),
+        ("samples", str(gate.samples)),
+        ("candidate", gate.candidate.digest),
+        ("baseline", gate.baseline.digest),
     ):
         ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
     suite.extend(cases)
-    ElementTree.SubElement(suite, "system-out").text = _clean("\n".join(found.warnings))
+    ElementTree.SubElement(suite, "system-out").text = _clean("\n".join(gate.warnings))
     ElementTree.SubElement(suite, "system-err").text = ""
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(check: Check, found: GateVerdict) -> ElementTree.Element:
+def _case(check: Check, gate: GateVerdict) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=f"mopt.workflows.gate.{check.kind}", name=_clean(check.name), time="0")
     message = _clean(f"{change_text(check.change.value, check)} ({interval_text(check)}), allowed {check.limit or 'anything'}")
     detail = _clean(
@@ -60,7 +60,7 @@ def _case(check: Check, found: GateVerdict) -> ElementTree.Element:
         ElementTree.SubElement(case, "skipped", message=message)
     elif check.verdict == "fail":
         ElementTree.SubElement(case, "failure", type="fail", message=message).text = detail
-    elif check.verdict == "inconclusive" and found.inconclusive == "fail":
+    elif check.verdict == "inconclusive" and gate.inconclusive == "reject":
         ElementTree.SubElement(case, "error", type="inconclusive", message=message).text = detail
     elif check.verdict == "inconclusive":
         ElementTree.SubElement(case, "skipped", message=message)

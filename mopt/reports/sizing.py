@@ -78,36 +78,36 @@ def _span(span: Range | None, write: Any) -> str:
 
 def sentences(sizing: Sizing) -> list[str]:
     """Say the answer: the machine, why, whether a GPU can pay, and how to scale."""
-    found = []
+    lines = []
     if sizing.recommended is None:
-        found.append(f"No recommendation: {sizing.why}.")
+        lines.append(f"No recommendation: {sizing.why}.")
     else:
         option = sizing.options[sizing.recommended]
         assert option.replicas is not None
         spare_replicas = f", {sizing.spare_replicas} of them spare" if sizing.spare_replicas else ""
         money = f", {_span(option.monthly_usd, lambda value: f'${value:,.0f}')} a month" if option.monthly_usd else ""
-        found.append(
+        lines.append(
             f"Recommended: {_span(option.replicas, lambda value: f'{value:.0f}')} x {option.target}{spare_replicas}, with "
             f"{option.precision}, batches up to {option.max_batch}, {q.count(option.instances or 1, 'instance')} of "
             f"{q.count(option.threads or 1, 'thread')}{money}."
         )
-        found.append(f"Why: {sizing.why}.")
+        lines.append(f"Why: {sizing.why}.")
         if option.origin == "projected":
-            found.append("That machine was not measured: its figures are estimates with a range. Run mopt bench on one first.")
-    found.append(sizing.gpu.sentence)
+            lines.append("That machine was not measured: its figures are estimates with a range. Run mopt bench on one first.")
+    lines.append(sizing.gpu.sentence)
     if sizing.autoscaling is not None:
         scaling = sizing.autoscaling
-        found.append(
+        lines.append(
             f"Autoscaling: at least {scaling.minimum}, one more from {q.digits(scaling.threshold)} {scaling.unit} each "
             f"({scaling.metric}); {scaling.why}."
         )
-    return [*found, *(f"Note: {warning}." for warning in sizing.warnings)]
+    return [*lines, *(f"Note: {warning}." for warning in sizing.warnings)]
 
 
 def facts(sizing: Sizing) -> list[Fact]:
     """Return what was asked."""
     limit = q.milliseconds(sizing.p99_ms) if sizing.p99_ms is not None else "none"
-    found = [
+    requirements = [
         Fact("peak rate", f"{q.digits(sizing.rate)} requests per second, {sizing.arrivals}"),
         Fact("mean rate", f"{q.digits(sizing.mean_rate)} requests per second"),
         Fact("limit for the p99", limit),
@@ -115,7 +115,7 @@ def facts(sizing: Sizing) -> list[Fact]:
         Fact("spare machines", str(sizing.spare_replicas)),
         Fact("measured on", sizing.measured_on),
     ]
-    return found + ([Fact("budget", f"${sizing.budget_usd:,.0f} a month")] if sizing.budget_usd is not None else [])
+    return requirements + ([Fact("budget", f"${sizing.budget_usd:,.0f} a month")] if sizing.budget_usd is not None else [])
 
 
 def render_sizing(sizing: Sizing) -> str:

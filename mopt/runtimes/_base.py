@@ -18,7 +18,7 @@ from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.system.digests import describe_fields, versions
 from mopt.system.plugins import code_of, load, name_of
-from mopt.system.process import Worker, peak_memory
+from mopt.system.process import Worker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class HostedProcess:
 
     def peak_bytes(self) -> int:
         """Largest resident memory of the child so far."""
-        return peak_memory(self._worker.pid)
+        return self._worker.peak_memory()
 
     def pause(self) -> None:
         """Stop all its threads."""
@@ -247,13 +247,13 @@ class SessionProcess(HostedProcess):
 
     def evidence(self) -> dict[str, Any]:
         """Return what is really executed."""
-        found: dict[str, Any] = self._worker.call("evidence", timeout=self._timeout)
-        return found
+        executed: dict[str, Any] = self._worker.call("evidence", timeout=self._timeout)
+        return executed
 
     def device_times(self, feed: Feed) -> dict[str, Any]:
         """Return what the device itself takes, without transfers; nothing where there is no device apart."""
-        found: dict[str, Any] = self._worker.call("device_times", feed, timeout=self._timeout)
-        return found
+        times: dict[str, Any] = self._worker.call("device_times", feed, timeout=self._timeout)
+        return times
 
     def operators(self, feed: Feed, *, repeats: int = 20) -> tuple[OperatorCost, ...]:
         """Return where the time of an inference goes, the most expensive first.
@@ -262,13 +262,13 @@ class SessionProcess(HostedProcess):
             feed: Inputs; shapes, and with them operations and bytes, are those that it leads to.
             repeats: Inferences that times are averaged over.
         """
-        found = self._worker.call("operators", feed, repeats, timeout=self._timeout)
-        return tuple(OperatorCost(**cost) for cost in found)
+        costs = self._worker.call("operators", feed, repeats, timeout=self._timeout)
+        return tuple(OperatorCost(**cost) for cost in costs)
 
     def layers(self, feed: Feed, *, repeats: int = 20) -> tuple[LayerCost, ...]:
         """Return where the time of an inference goes, node by node, the most expensive first."""
-        found = self._worker.call("layers", feed, repeats, timeout=self._timeout)
-        return tuple(LayerCost(**cost) for cost in found)
+        costs = self._worker.call("layers", feed, repeats, timeout=self._timeout)
+        return tuple(LayerCost(**cost) for cost in costs)
 
     def load_ms(self) -> float:
         """Milliseconds that loading took, imports left out."""

@@ -50,7 +50,7 @@ class _Host:
 
     def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
         """Keep inputs by batch size, so that no later call has to send them."""
-        self._feeds.update({batch: list(found) for batch, found in feeds.items()})
+        self._feeds.update({batch: list(batch_feeds) for batch, batch_feeds in feeds.items()})
 
     def time(self, batch: int, seconds: float, least: int, active: int) -> list[list[float]]:
         """Let ``active`` instances run one batch size all the time; return the latencies of each in ms."""
@@ -155,7 +155,7 @@ class ReplicaProcess(HostedProcess):
 
     def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
         """Send inputs by batch size once, before they are measured."""
-        self._worker.call("keep", {batch: list(found) for batch, found in feeds.items()}, timeout=self._timeout)
+        self._worker.call("keep", {batch: list(batch_feeds) for batch, batch_feeds in feeds.items()}, timeout=self._timeout)
 
     def time(self, batch: int, seconds: float, least: int = 1, *, active: int = 1) -> list[list[float]]:
         """Return the latencies in ms of each of ``active`` instances that run a batch size at the same time."""
@@ -165,5 +165,5 @@ class ReplicaProcess(HostedProcess):
     def serve(self, arrivals_ms: npt.NDArray[np.float64], max_batch: int, delay_ms: float = 0.0) -> ServedLoad:
         """Serve an open-loop load; every batch size up to ``max_batch`` must have been kept."""
         timeout = self._timeout + float(arrivals_ms[-1]) / 1e3 * 10
-        found = self._worker.call("serve", arrivals_ms, max_batch, delay_ms, timeout=timeout)
-        return ServedLoad(found["latencies"], found["batches"], float(found["seconds"]))
+        served = self._worker.call("serve", arrivals_ms, max_batch, delay_ms, timeout=timeout)
+        return ServedLoad(served["latencies"], served["batches"], float(served["seconds"]))

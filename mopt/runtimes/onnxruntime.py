@@ -31,6 +31,7 @@ _EVIDENCE_LIMIT = 1 << 30
 _HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 """Operators whose time in the profile holds that of their subgraphs' operators, which are in it as well."""
 _WARM_UPS = 3
+"""Inferences that allocate and lay out memory, and are left out of the profile."""
 _FUSED = re.compile(r"^fused |_(nchwc|nhwc|quant|MatMulIntegerToFloat.*|MatMulInteger_\d+|Mul_\d+|Add_\d+)$")
 """What fusing and changing the layout do to the name of a node; integer products are named after the float one."""
 
@@ -76,8 +77,8 @@ class OnnxSession(Session):
     @property
     def providers(self) -> list[str]:
         """Those that the session really has; one that cannot be loaded is left out without an error."""
-        found: list[str] = self._session.get_providers()
-        return found
+        active: list[str] = self._session.get_providers()
+        return active
 
     def run(self, feed: Feed) -> Feed:
         """Return all outputs by name."""
@@ -165,24 +166,24 @@ def _by_run(events: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def _numbered(run: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, int], dict[str, Any]]]:
     """Give each event a key that is the same in every inference of the same inputs: a loop runs a node many times."""
     seen: collections.Counter[str] = collections.Counter()
-    found = []
+    numbered = []
     for event in run:
-        found.append(((event["name"], seen[event["name"]]), event))
+        numbered.append(((event["name"], seen[event["name"]]), event))
         seen[event["name"]] += 1
-    return found
+    return numbered
 
 
 def _own_ms(run: Sequence[dict[str, Any]]) -> list[float]:
-    own = [float(event["dur"]) for event in run]
+    durations = [float(event["dur"]) for event in run]
     open_holders: list[int] = []
     for index, event in enumerate(run):
         while open_holders and event["ts"] >= run[open_holders[-1]]["ts"] + run[open_holders[-1]]["dur"]:
             open_holders.pop()
         if open_holders:
-            own[open_holders[-1]] -= event["dur"]
+            durations[open_holders[-1]] -= event["dur"]
         if event["args"]["op_name"] in _HOLDERS:
             open_holders.append(index)
-    return [max(0.0, micros) / 1e3 for micros in own]
+    return [max(0.0, micros) / 1e3 for micros in durations]
 
 
 def _executed(event: dict[str, Any], shapes: dict[str, Any], ms: float) -> Executed:

@@ -65,11 +65,11 @@ class OnnxRuntimeGpu(Runtime):
         """Load a model file, and make sure that the provider is there."""
         import onnxruntime
 
-        wanted = _NAMES[self.provider]
+        provider_name = _NAMES[self.provider]
         if not self.installed():
             raise CandidateRejectedError(
                 Rejection.UNSUPPORTED,
-                f"this ONNX Runtime has no {wanted}, only {', '.join(onnxruntime.get_available_providers())}; "
+                f"this ONNX Runtime has no {provider_name}, only {', '.join(onnxruntime.get_available_providers())}; "
                 "pip install onnxruntime-gpu brings those for NVIDIA",
             )
         if why := self.unavailable():
@@ -77,12 +77,12 @@ class OnnxRuntimeGpu(Runtime):
         if hasattr(onnxruntime, "preload_dlls"):  # CUDA and cuDNN from NVIDIA's wheels, which the loader does not look for
             with contextlib.redirect_stdout(sys.stderr):
                 onnxruntime.preload_dlls()
-        chain: list[Any] = [wanted, "CUDAExecutionProvider", "CPUExecutionProvider"]
+        chain: list[Any] = [provider_name, "CUDAExecutionProvider", "CPUExecutionProvider"]
         session = _GpuSession(path, self.threads, list(dict.fromkeys(chain)))
-        if session.providers[0] != wanted:
+        if session.providers[0] != provider_name:
             raise CandidateRejectedError(
                 Rejection.FAILED,
-                f"{wanted} could not be loaded, and ONNX Runtime fell back to {session.providers[0]} in silence",
+                f"{provider_name} could not be loaded, and ONNX Runtime fell back to {session.providers[0]} in silence",
             )
         return session
 

@@ -30,6 +30,7 @@ _COMPUTE = frozenset(
 _MOST_SHAPES = 16
 """Compiled models that are kept; the oldest goes first."""
 _WARM_UPS = 3
+"""Inferences that allocate memory, and are left out of the profile."""
 _RESOLUTION = 1e-6
 """Of the profiler, in seconds."""
 
@@ -113,7 +114,7 @@ class _OpenVINOSession(Session):
             if kind in _COMPUTE:
                 counts[info.get("runtimePrecision", "?")][kind] += 1
         integer = counts.pop("i8", collections.Counter()) + counts.pop("u8", collections.Counter())
-        return {"integer": dict(integer), **{precision: dict(found) for precision, found in sorted(counts.items())}}
+        return {"integer": dict(integer), **{precision: dict(kinds) for precision, kinds in sorted(counts.items())}}
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Read OpenVINO's own counters; a subgraph, such as a loop's body, is one operator without operations."""

@@ -22,9 +22,11 @@ from mopt.system.nvidia import LIBRARIES, NO_GPU, PORTABLE, Device, Library, dev
 
 _WARM_UPS = 20
 _MEASURED = 100
+"""Inferences whose times on the device are reported, after those that raise the clocks."""
 _SLOW_ENQUEUE = 0.8
 """Share of the time on the GPU from which on the host is what limits it."""
 _MOST_VARIATION = 0.025
+"""Standard deviation over mean from which on a reader is warned: a GPU with locked clocks varies less."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +83,9 @@ class TensorRT(Runtime):
         device = devices()[0]
         if self.runs_on(device.capability):
             return ""
-        wanted = ", ".join(self.capabilities) or PORTABLE[self.library]
+        built_for = ", ".join(self.capabilities) or PORTABLE[self.library]
         return (
-            f"the engine is for compute capability {wanted}, and {device.name} has {device.capability}; "
+            f"the engine is for compute capability {built_for}, and {device.name} has {device.capability}; "
             "mopt rebuild makes one for this GPU"
         )
 
@@ -169,8 +171,8 @@ class _TensorrtSession(Session):
     def evidence(self) -> dict[str, Any]:
         """Return the GPU with its state, and the engine's own account of its layers."""
         inspector = self._engine.create_engine_inspector()
-        told = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return {"device": dataclasses.asdict(self._gpu), "state": device_state(), "engine": told[:20_000]}
+        description = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return {"device": dataclasses.asdict(self._gpu), "state": device_state(), "engine": description[:20_000]}
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Return nothing: TensorRT fuses operators into layers, which :meth:`layers` lists."""
@@ -193,8 +195,8 @@ class _TensorrtSession(Session):
         finally:
             self._context.profiler = None
         return [
-            {"name": name, "kind": name.split("_")[0], "arithmetic": "fp32", "ms": statistics.fmean(found)}
-            for name, found in sorted(times.items(), key=lambda pair: -statistics.fmean(pair[1]))
+            {"name": name, "kind": name.split("_")[0], "arithmetic": "fp32", "ms": statistics.fmean(layer_ms)}
+            for name, layer_ms in sorted(times.items(), key=lambda pair: -statistics.fmean(pair[1]))
         ]
 
     def device_times(self, feed: Feed) -> dict[str, Any]:
@@ -337,12 +339,12 @@ def _clock() -> Iterator[list[float]]:
 
 
 def _warnings(on_gpu: Sequence[float], on_host: Sequence[float], state: dict[str, Any]) -> list[str]:
-    found = []
+    warnings = []
     if statistics.median(on_host) > _SLOW_ENQUEUE * statistics.median(on_gpu):
-        found.append("the host's enqueue takes nearly as long as the GPU's work: the GPU waits for the CPU")
+        warnings.append("the host's enqueue takes nearly as long as the GPU's work: the GPU waits for the CPU")
     variation = statistics.pstdev(on_gpu) / statistics.fmean(on_gpu)
     if variation > _MOST_VARIATION:
-        found.append(f"times vary by {variation:.1%}: lock the clocks, or measure longer")
+        warnings.append(f"times vary by {variation:.1%}: lock the clocks, or measure longer")
     if state.get("throttled"):
-        found.append("the GPU slowed itself down because of heat or power")
-    return found
+        warnings.append("the GPU slowed itself down because of heat or power")
+    return warnings

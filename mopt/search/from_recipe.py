@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["check_search", "recipe_candidates", "simplifying_passes"]
+__all__ = ["check_search", "recipe_candidates", "search_checks", "simplifying_passes"]
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,17 @@ def check_search(options: Search, target: Target) -> None:
     Raises:
         UserError: When a pass, a runtime or an option of one does not exist, is of another type, or does not fit the rest.
     """
-    simplifying_passes(options.simplify, _NO_SAMPLES)
-    recipe_candidates(options.candidate, SpaceInputs(GraphTraits(0, 0, 0, 0, 0), target, _NO_SAMPLES, 1), {})
+    for _, check in search_checks(options, target):
+        check()
+
+
+def search_checks(options: Search, target: Target) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the same check in parts: the key that each is about, and what raises when it is wrong."""
+    inputs = SpaceInputs(GraphTraits(0, 0, 0, 0, 0), target, _NO_SAMPLES, 1)
+    yield "search.simplify", functools.partial(simplifying_passes, options.simplify, _NO_SAMPLES)
+    yield "search.candidate", functools.partial(_check_names, options.candidate)
+    for spec in options.candidate:
+        yield "search.candidate", functools.partial(_candidate, spec, inputs, {})
 
 
 def recipe_candidates(
@@ -47,11 +57,15 @@ def recipe_candidates(
     Raises:
         UserError: When one cannot be made.
     """
+    _check_names(specs)
+    return [_candidate(spec, inputs, defaults) for spec in specs]
+
+
+def _check_names(specs: Sequence[CandidateSpec]) -> None:
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1 or name == REFERENCE:
             raise UserError(f"search.candidate: the name {name} is taken", "give each candidate a name of its own")
-    return [_candidate(spec, inputs, defaults) for spec in specs]
 
 
 def _candidate(spec: CandidateSpec, inputs: SpaceInputs, defaults: Mapping[str, Mapping[str, Any]]) -> Candidate:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
-from mopt.profiles.measure import TurnLog, interleave, ratio, summarize
+from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, ratio, summarize
 from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
@@ -58,7 +58,9 @@ def _screen_group(task: SearchTask, reference: Trial, group: Sequence[Trial], fe
             session.pause()
             opened[trial.record.name] = session
             result[trial.record.name] = trial.update(evidence=evidence)
-        logs = interleave(opened, feeds, rounds=_QUICK_ROUNDS, reference=REFERENCE, narrow=NARROW, budget_seconds=60)
+        logs = interleave(
+            opened, feeds, TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60), reference=REFERENCE, narrow=NARROW
+        )
         for name in opened.keys() - {REFERENCE}:
             result[name] = _quick_profile(result[name], opened[name], logs, batch)
     return list(result.values())

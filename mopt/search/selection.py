@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
-from mopt.profiles.measure import TURN_SECONDS, TurnLog, interleave, ratio, summarize
+from mopt.profiles.measure import TURN_SECONDS, TurnLog, TurnSchedule, interleave, ratio, summarize
 from mopt.progress import Progress
 from mopt.records.measurement import Estimate, Profile
 from mopt.records.trial import TrialRecord
@@ -175,10 +175,9 @@ def _measure_batch(task: SearchTask, opened: Mapping[str, SessionProcess], batch
     best: dict[str, TurnLog] = {}
     off = float("inf")
     for attempt in range(2):
-        logs = interleave(
-            opened, feeds, rounds=patience * task.options.rounds, turn_seconds=turn, seed=attempt,
-            narrow=NARROW, reference=REFERENCE, budget_seconds=_SIZE_BUDGET_SECONDS,
-        )  # fmt: skip
+        rounds = patience * task.options.rounds
+        schedule = TurnSchedule(rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=_SIZE_BUDGET_SECONDS)
+        logs = interleave(opened, feeds, schedule, narrow=NARROW, reference=REFERENCE)
         control = ratio(logs[REFERENCE], logs[CONTROL]).value
         if abs(control - 1) < off:
             best, off = logs, abs(control - 1)

@@ -58,10 +58,10 @@ def describe_fields(instance: Any) -> dict[str, Any]:
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
     """Return the installed version of each distribution (empty when it is missing)."""
-    found = {}
+    installed = {}
     for library in libraries:
         try:
-            found[library] = metadata.version(library)
+            installed[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
-            found[library] = ""
-    return found
+            installed[library] = ""
+    return installed

@@ -32,8 +32,10 @@ from mopt.errors import UserError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MANY = 64
+"""Files from which on the whole filesystem is flushed at once."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+"""From ``<fcntl.h>`` and ``<linux/fs.h>``: the working directory, and swapping two names."""
 
 
 @contextlib.contextmanager
@@ -80,7 +82,7 @@ def write_whole(path: Path, content: bytes) -> None:
             stream.write(content)
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
-    except BaseException:
+    except BaseException:  # even an interrupt must not leave the partial file behind; raised again
         with contextlib.suppress(OSError):
             Path(partial).unlink()
         raise
@@ -127,17 +129,17 @@ def partial_prefix(destination: Path) -> str:
     return f".{destination.name}.partial-"
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange(first: Path, second: Path) -> bool:
     """Swap two folders in one step; False where the system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
-    raise OSError(code, os.strerror(code), str(other))
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -158,11 +160,11 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def files_below(folder: Path) -> list[Path]:
     """Return every entry below ``folder`` that is not a plain folder, in order of name, links not followed."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for parent, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
-        found.extend(Path(parent) / name for name in [*names, *links])
-    return sorted(found)
+        paths.extend(Path(parent) / name for name in [*names, *links])
+    return sorted(paths)
 
 
 def make_durable(folder: Path, mode: int) -> None:

@@ -60,8 +60,8 @@ def devices() -> tuple[Device, ...]:
     count, version = ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or driver.cuDriverGetVersion(ctypes.byref(version)):
         return ()
-    known = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return tuple(_device(driver, index, known) for index in range(count.value))
+    driver_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return tuple(_device(driver, index, driver_version) for index in range(count.value))
 
 
 def _device(driver: Any, index: int, version: str) -> Device:

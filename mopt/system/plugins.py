@@ -93,9 +93,9 @@ def installed() -> dict[str, dict[str, str]]:
     }
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
     """Return a hint: the nearest known word, or all of them."""
-    choices = sorted(known)
+    choices = sorted(words)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"
 

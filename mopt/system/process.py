@@ -6,7 +6,7 @@ the child has loaded a model file, and a model file is hostile input.
 
 from __future__ import annotations
 
-__all__ = ["Worker", "peak_memory", "resident_memory", "run"]
+__all__ = ["Worker", "peak_memory", "run"]
 
 import contextlib
 import ctypes
@@ -20,26 +20,35 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
 
+if TYPE_CHECKING:
+    import psutil
+
 _LOG_TAIL = 2000
+"""Bytes at the end of a child's log in which its last line is looked for."""
 _PR_SET_PDEATHSIG = 1
+"""From ``<linux/prctl.h>``: the signal that a child gets when its parent dies."""
 _LOOK_SECONDS = 0.02
 """Between two looks at the memory of a child, which may grow by a gigabyte in half a second."""
+_PEAK_SECONDS = 10.0
+_PROC = Path("/proc")
 
 
 class Worker:
     """A child process that hosts one object.
 
     The child dies with its parent, even when the parent is killed, and never sees the terminal's Ctrl-C: the parent
-    decides when it ends. What the child prints goes to a log, of which the end is quoted when it crashes.
+    decides when it ends. What the child prints goes to a log, of which the end is quoted when it crashes. On Windows there is
+    none yet: the child inherits its pipes as file descriptors.
 
     Args:
         factory: Importable callable that makes the hosted object in the child.
@@ -48,6 +57,7 @@ class Worker:
         environment: Variables added to the child's environment, for settings that libraries read when imported.
 
     Raises:
+        UserError: On Windows.
         CandidateRejectedError: When the child crashes or hangs, or the factory raises anything unforeseen.
     """
 
@@ -58,6 +68,10 @@ class Worker:
         timeout: float = 600.0,
         environment: dict[str, str] | None = None,
     ) -> None:
+        import psutil
+
+        if os.name == "nt":
+            raise UserError("models cannot be run on Windows itself", "use the Windows Subsystem for Linux")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._paused = False
         request_read, request_write = os.pipe()
@@ -75,13 +89,14 @@ class Worker:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
+        self._child = psutil.Process(self._process.pid)
         os.close(request_read)
         os.close(answer_write)
         self._requests = Connection(request_write, readable=False)
         self._answers = Connection(answer_read, writable=False)
         try:
             self._ask(("new", factory, arguments, {}), timeout)
-        except BaseException:
+        except BaseException:  # even an interrupt must not leave the child behind; raised again
             self.close()
             raise
 
@@ -110,15 +125,35 @@ class Worker:
     def pause(self) -> None:
         """Stop the child's threads, so that they cannot take a core from another measurement."""
         if not self._paused and self._process.poll() is None:
-            os.kill(self.pid, signal.SIGSTOP)
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self._child.suspend()
+            self._wait_until_stopped()
             self._paused = True
+
+    def _wait_until_stopped(self) -> None:
+        import psutil
+
+        if hasattr(os, "waitid"):  # it returns when the last thread has stopped; a status is that of the first
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            return
+        while self._child.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            time.sleep(_LOOK_SECONDS / 20)
 
     def resume(self) -> None:
         """Let the child's threads go on."""
         if self._paused and self._process.poll() is None:
-            os.kill(self.pid, signal.SIGCONT)
+            self._child.resume()
         self._paused = False
+
+    def peak_memory(self) -> int:
+        """Largest resident set of the child so far, in bytes; 0 where it does not answer."""
+        if (peak := peak_memory(self.pid)) or self._process.poll() is not None:
+            return peak
+        paused = self._paused
+        with contextlib.suppress(CandidateRejectedError):  # macOS tells it to the process itself alone
+            peak = int(self._ask(("peak", None, (), {}), _PEAK_SECONDS))
+        if paused:
+            self.pause()
+        return peak
 
     def close(self) -> None:
         """End the child. Safe to call twice."""
@@ -165,11 +200,13 @@ class Worker:
 
     def _watch(self, timeout: float, memory: int) -> None:
         """Wait until the answer begins; end the child when it takes more than ``memory``."""
-        deadline = time.monotonic() + timeout
+        import psutil
+
+        deadline, this_process = time.monotonic() + timeout, psutil.Process()
         while not self._answers.poll(_LOOK_SECONDS):
             if time.monotonic() > deadline:
                 raise TimeoutError
-            taken = resident_memory(self.pid) + resident_memory(os.getpid())
+            taken = _resident(self._child) + _resident(this_process)
             if taken > memory:
                 self.close()
                 raise CandidateRejectedError(
@@ -237,6 +274,8 @@ def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
             if kind == "new":
                 host = target(*arguments, **keywords)
                 value = None
+            elif kind == "peak":
+                value = peak_memory(os.getpid())
             else:
                 value = getattr(host, target)(*arguments, **keywords)
         except Exception as error:  # noqa: BLE001 the edge of the child: whatever it is, the parent decides
@@ -251,8 +290,19 @@ def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
 def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
+
+
+def _end_after(parent: int) -> None:
+    """Wait for the end of the parent, and end this process, whatever it is at."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
+    os._exit(1)
 
 
 def _send(connection: Connection, answer: dict[str, Any]) -> None:
@@ -368,17 +418,35 @@ def _rebuild(error: dict[str, Any]) -> Exception:
 
 
 def peak_memory(pid: int) -> int:
-    """Largest resident set of a process so far, in bytes (0 where the system does not tell)."""
-    return _status(pid, "VmHWM")
+    """Largest resident set of a process so far, in bytes; 0 where the system does not tell.
 
-
-def resident_memory(pid: int) -> int:
-    """Resident set of a process now, in bytes (0 where the system does not tell)."""
-    return _status(pid, "VmRSS")
-
-
-def _status(pid: int, field: str) -> int:
+    macOS tells it to the process itself alone. psutil has it for Windows alone, so Linux is asked directly: there ``ru_maxrss``
+    is no substitute, since it also counts the process that started this one.
+    """
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
-    return 0
+        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    import psutil
+
+    with contextlib.suppress(psutil.Error, AttributeError):
+        return int(psutil.Process(pid).memory_info().peak_wset)
+    return _own_peak() if pid == os.getpid() else 0
+
+
+def _own_peak() -> int:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _resident(process: psutil.Process) -> int:
+    """Resident set of a process now, in bytes; 0 when it has ended."""
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -35,11 +35,11 @@ def load_function(text: str, base: Path) -> Callable[..., Any]:
         raise UserError(f"not a function: {text}", "write file.py:function or package.module:function")
     home, name = match["home"], match["name"]
     module = _from_file(base / home) if home.endswith(".py") else _from_module(home, base)
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise UserError(f"{home} has no function {name}", f"it has: {', '.join(known) or 'none'}")
-    function: Callable[..., Any] = found
+    attribute = getattr(module, name, None)
+    if not callable(attribute):
+        functions = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise UserError(f"{home} has no function {name}", f"it has: {', '.join(functions) or 'none'}")
+    function: Callable[..., Any] = attribute
     return function
 
 
@@ -62,20 +62,20 @@ def guarded(what: str, function: Callable[..., Any] | None = None) -> Iterator[N
     except (MoptError, MemoryError):
         raise
     except Exception as error:  # user code: whatever it raises is the user's to mend
-        own = source_file(function) if function is not None else None
+        user_file = source_file(function) if function is not None else None
         reason = " ".join(str(error).split())[:300]
-        where = _place(error, own)
+        where = _place(error, user_file)
         raise UserError(
             f"{what} raised {type(error).__name__}: {reason}" if reason else f"{what} raised {type(error).__name__}",
             f"it was raised at {where}",
         ) from error
 
 
-def _place(error: Exception, own: Path | None) -> str:
+def _place(error: Exception, user_file: Path | None) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    mine = [frame for frame in frames if own is not None and Path(frame.filename) == own]
+    mine = [frame for frame in frames if user_file is not None and Path(frame.filename) == user_file]
     frame = (mine or list(frames))[-1]
     return f"{frame.filename}:{frame.lineno}"
 

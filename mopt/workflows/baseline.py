@@ -86,7 +86,7 @@ def make_baseline(
 
 
 def _costs(model: RunnableModel, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    sizes = recipe.gate.batches or default_batch_sizes(model)
+    sizes = recipe.gate.batch_sizes or default_batch_sizes(model)
     progress.stage("measuring beside the reference workload", _PAIRS)
     own, other = model.benchmark_subject(samples, sizes), reference_workload(model.runtime.threads, sizes)
     pairs: list[PairedRun] = []

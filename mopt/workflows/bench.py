@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["bench_artifact"]
+__all__ = ["LoadPlan", "bench_artifact"]
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import measure_capacity
-from mopt.capacity.simulate import Policy, Service, forecast, largest_rate
+from mopt.capacity.measure import MeasuredModel, measure_capacity
+from mopt.capacity.simulate import Policy, Service, check_installed, forecast, largest_rate
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import TEST_SECONDS, load_test, requests_for, summarize_load
 from mopt.model.samples import batch_feeds
@@ -25,17 +26,52 @@ from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadPlan:
+    """What is sent, and what must hold.
+
+    Attributes:
+        rate: Requests per second to test; None to test none.
+        p99_ms: Limit for the p99 in ms; with it the largest rate that holds is looked for.
+        arrivals: When requests arrive.
+        seconds: About how long one load test takes.
+        samples: Real inputs for a batch of one; None for the golden samples of the artifact.
+        cores: What the replica, or the generator of the load, may use; None for all.
+    """
+
+    rate: float | None = None
+    p99_ms: float | None = None
+    arrivals: Arrivals = Arrivals()  # noqa: RUF009, it is frozen
+    seconds: float = TEST_SECONDS
+    samples: Sequence[Feed] | None = None
+    cores: int | None = None
+
+    @property
+    def tests(self) -> bool:
+        """Whether anything is to be tested."""
+        return self.rate is not None or self.p99_ms is not None
+
+    def moments(self, rate: float) -> npt.NDArray[np.float64]:
+        """Return when the requests of one test are due, in ms; the same for the same rate."""
+        import numpy as np
+
+        return self.arrivals.times(rate, requests_for(rate, self.seconds), np.random.default_rng(round(rate * 1e3)))
+
+    def holds(self, tests: Sequence[LoadTest]) -> bool | None:
+        """Whether the rate holds within the p99; None where one of them was not given."""
+        return tests[0].holds(self.p99_ms) if self.rate is not None and self.p99_ms is not None else None
+
 
 def bench_artifact(
     artifact: str | Path,
+    load: LoadPlan = LoadPlan(),
     *,
-    samples: Sequence[Feed] | None = None,
-    rate: float | None = None,
-    p99_ms: float | None = None,
-    arrivals: Arrivals | None = None,
     max_batch: int | None = None,
-    cores: int | None = None,
-    seconds: float = TEST_SECONDS,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Profile an artifact again on this machine, and put one replica of it under a real load.
@@ -46,54 +82,51 @@ def bench_artifact(
 
     Args:
         artifact: A folder that mopt build wrote.
-        samples: Real inputs for a batch of one; default: the golden samples.
-        rate: Requests per second to test.
-        p99_ms: Limit for the p99 in ms; then the largest rate that holds is looked for.
-        arrivals: When requests arrive; Poisson by default.
+        load: What is sent; nothing by default, then only the profile is measured.
         max_batch: Largest batch; default: that of the artifact's own profile.
-        cores: What the replica may use; default: all.
-        seconds: About how long one load test takes.
         progress: Receives the stages.
 
     Raises:
         UserError: When it is no artifact, or its files are not those that were built.
+        MissingDependencyError: When a rate or a p99 is given, and Numba is not installed.
         CandidateRejectedError: When the runtime fails on it here.
     """
     progress = progress or Silent()
+    if load.tests:
+        check_installed()
     built = Artifact.open(artifact)
     manifest, model = built.manifest, built.model
-    feeds = samples if samples is not None else [inputs for inputs, _ in built.golden()]
+    feeds = load.samples if load.samples is not None else [inputs for inputs, _ in built.golden()]
     machine = detect()
-    threads = cores or machine.cores
-    runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": threads})
+    runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": load.cores or machine.cores})
     if why := runtime.unavailable():
         raise UserError(f"{artifact} cannot be measured here: {why}", "run this where it will be served")
     profile = measure_capacity(
-        runtime,
-        model,
-        manifest.signature,
-        feeds,
+        MeasuredModel(runtime, model, manifest.signature, feeds),
         machine=machine,
         max_batch=max_batch or _largest_measured(manifest),
-        latency_limit_ms=p99_ms,
+        latency_limit_ms=load.p99_ms,
         progress=progress,
     )
-    batching = recommend(profile, rate=rate, p99_ms=p99_ms, arrivals=arrivals)
-    found = Benchmark(name=manifest.name, chosen=manifest.chosen, profile=profile, batching=batching, p99_ms=p99_ms)
-    if rate is None and p99_ms is None:
-        return found
-    runtime = dataclasses.replace(runtime, threads=batching.threads or threads)
-    with ReplicaProcess(runtime, model, batching.instances) as replica:
-        most = batching.max_batch
-        replica.keep(
-            {size: batch_feeds(manifest.signature, feeds, size) for size in range(1, most + 1)}
-            if manifest.signature.batches
-            else {1: batch_feeds(manifest.signature, feeds, manifest.signature.batch_size or 1)}
+    batching = recommend(profile, rate=load.rate, p99_ms=load.p99_ms, arrivals=load.arrivals)
+    result = Benchmark(name=manifest.name, chosen=manifest.chosen, profile=profile, batching=batching, p99_ms=load.p99_ms)
+    if not load.tests:
+        return result
+    served = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
+    with ReplicaProcess(served, model, batching.instances) as replica:
+        replica.keep(_batches(manifest, feeds, batching.max_batch))
+        replicas = _ServedReplica(replica, profile, batching)
+        tests, largest = load_test(
+            lambda rate: replicas.test(load, rate), load.rate, load.p99_ms, replicas.expected_rate(load), progress
         )
-        test = _tester(replica, profile, batching, arrivals or Arrivals(), seconds)
-        tests, largest = load_test(test, rate, p99_ms, _expected(profile, batching, p99_ms, arrivals), progress)
-    holds = tests[0].holds(p99_ms) if rate is not None and p99_ms is not None else None
-    return found.model_copy(update={"tests": tests, "largest": largest, "holds": holds})
+    return result.model_copy(update={"tests": tests, "largest": largest, "holds": load.holds(tests)})
+
+
+def _batches(manifest: Manifest, feeds: Sequence[Feed], max_batch: int) -> dict[int, list[Feed]]:
+    signature = manifest.signature
+    if not signature.batches:
+        return {1: batch_feeds(signature, feeds, signature.batch_size or 1)}
+    return {size: batch_feeds(signature, feeds, size) for size in range(1, max_batch + 1)}
 
 
 def _largest_measured(manifest: Manifest) -> int:
@@ -101,26 +134,34 @@ def _largest_measured(manifest: Manifest) -> int:
     return profile.batches[-1].batch if profile else 1
 
 
-def _expected(profile: ServingProfile, batching: Batching, p99_ms: float | None, arrivals: Arrivals | None) -> float:
-    group = profile.instance_group(batching.instances, batching.threads or profile.instance_groups[0].threads)
-    policy = Policy(batching.max_batch, batching.queue_delay_us / 1e3, instances=batching.instances)
-    service = Service.of(group).capped(batching.max_batch)
-    return largest_rate(service, policy, p99_ms, arrivals=arrivals) if p99_ms else service.capacity(policy)
+@dataclasses.dataclass(frozen=True)
+class _ServedReplica:
+    """A replica that is up, with what is predicted of it."""
 
+    replica: ReplicaProcess
+    profile: ServingProfile
+    batching: Batching
 
-def _tester(
-    replica: ReplicaProcess, profile: ServingProfile, batching: Batching, arrivals: Arrivals, seconds: float
-) -> Callable[[float], LoadTest]:
-    group = profile.instance_group(batching.instances, batching.threads or profile.instance_groups[0].threads)
-    policy = Policy(batching.max_batch, batching.queue_delay_us / 1e3, instances=batching.instances)
-    service = Service.of(group).capped(batching.max_batch)
+    @property
+    def _policy(self) -> Policy:
+        batching = self.batching
+        return Policy(batching.max_batch, batching.queue_delay_us / 1e3, instances=batching.instances)
 
-    def test(rate: float) -> LoadTest:
-        import numpy as np
+    @property
+    def _service(self) -> Service:
+        threads = self.batching.threads or self.profile.instance_groups[0].threads
+        return Service.of(self.profile.instance_group(self.batching.instances, threads)).capped(self.batching.max_batch)
 
-        moments = arrivals.times(rate, requests_for(rate, seconds), np.random.default_rng(round(rate * 1e3)))
-        served = replica.serve(moments, policy.max_batch, policy.delay_ms)
-        predicted = forecast(service, rate, policy, arrivals=arrivals)
+    def expected_rate(self, load: LoadPlan) -> float:
+        """Return the largest rate that is predicted to hold, or the capacity."""
+        if load.p99_ms is None:
+            return self._service.capacity(self._policy)
+        return largest_rate(self._service, self._policy, load.p99_ms, arrivals=load.arrivals)
+
+    def test(self, load: LoadPlan, rate: float) -> LoadTest:
+        """Put it under a load, and say what was predicted."""
+        served = self.replica.serve(load.moments(rate), self._policy.max_batch, self._policy.delay_ms)
+        predicted = forecast(self._service, rate, self._policy, arrivals=load.arrivals)
         return summarize_load(
             rate,
             served.latencies,
@@ -129,5 +170,3 @@ def _tester(
             predicted_p99_ms=predicted.p99.value,
             utilization=predicted.utilization,
         )
-
-    return test

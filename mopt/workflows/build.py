@@ -14,10 +14,12 @@ from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import measure_capacity, without_instance_groups
+from mopt.capacity.measure import MeasuredModel, measure_capacity, without_instance_groups
+from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
+from mopt.exporters._export import find_exporter
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
@@ -153,15 +155,19 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
 
 def _check(recipe: Recipe) -> _Site:
     """Refuse what cannot be built, before any work."""
+    if recipe.traffic.rate is not None or recipe.traffic.p99 is not None:
+        check_installed()
     machine = detect()
     target = load_target(recipe.target, machine)
     check_measurable(target, machine)
     check_buildable(target)
+    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
         load("serving", system)
     check_search(recipe.search, target)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
+    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     return _Site(machine, target, NoiseMonitor())
 
 
@@ -234,10 +240,7 @@ def _outcome(
     if traffic.rate is not None or traffic.p99 is not None:
         try:
             serving = measure_capacity(
-                result.candidate.runtime,
-                result.model,
-                prepared.signature,
-                source.split.evaluation,
+                MeasuredModel(result.candidate.runtime, result.model, prepared.signature, source.split.evaluation),
                 machine=site.machine,
                 max_batch=recipe.search.max_batch,
                 latency_limit_ms=traffic.p99,

@@ -5,17 +5,18 @@ from __future__ import annotations
 __all__ = ["examine"]
 
 import os
-import re
 import shutil
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.system.nvidia import devices
 from mopt.system.store import default_root
 
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?[^;]*(?:;(.*))?$")
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 _BUSY = 1.0
 _LITTLE_DISK = 5e9
 
@@ -41,21 +42,32 @@ def examine() -> dict[str, Any]:
 
 
 def _libraries() -> list[dict[str, str]]:
-    from packaging.markers import Marker
+    """What mopt requires here: by itself, and for each extra but ``all``, which is made of the others."""
+    from packaging.requirements import Requirement
 
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for requirement in metadata.requires("mopt") or []:
-        match = _REQUIREMENT.match(requirement)
-        if match is None:
-            continue
-        library, _, marker = match.groups()
-        extra = next(iter(re.findall(r"""extra\s*==\s*['"]([^'"]+)""", marker or "")), "")
-        if library == "mopt" or extra == "all" or (marker and not Marker(marker).evaluate({"extra": extra})):
-            continue
-        version = _version(library)
-        install = "" if version else f"pip install 'mopt[{extra}]'" if extra else "pip install mopt"
-        found[extra, library] = {"extra": extra, "library": library, "version": version, "install": install}
-    return [found[key] for key in sorted(found)]
+    requirements = [Requirement(line) for line in metadata.requires("mopt") or []]
+    extras = sorted({*(metadata.metadata("mopt").get_all("Provides-Extra") or []), ""} - {"all"})
+    rows = [
+        _library(extra, requirement)
+        for extra in extras
+        for requirement in requirements
+        if requirement.name != "mopt" and _is_part_of(extra, requirement)
+    ]
+    return sorted(rows, key=lambda row: (row["extra"], row["library"]))
+
+
+def _is_part_of(extra: str, requirement: Requirement) -> bool:
+    marker = requirement.marker
+    if marker is None or marker.evaluate({"extra": ""}):
+        return not extra
+    return bool(extra) and marker.evaluate({"extra": extra})
+
+
+def _library(extra: str, requirement: Requirement) -> dict[str, str]:
+    version = _version(requirement.name)
+    fits = bool(version) and requirement.specifier.contains(version, prereleases=True)
+    install = "" if fits else f"pip install 'mopt[{extra}]'" if extra else "pip install mopt"  # it replaces what is too old
+    return {"extra": extra, "library": requirement.name, "version": version, "install": install}
 
 
 def _version(library: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["explain"]
+__all__ = ["LayersRequest", "explain", "read_layers_request"]
 
 import dataclasses
 import fnmatch
@@ -11,42 +11,78 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mopt.datasets.split import batched, prepare
+from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
-from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
-from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.model.files import Model
-from mopt.model.onnx_io import model_metadata
-from mopt.model.samples import Samples, batch_feeds
-from mopt.model.signature import Signature
+from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.progress import Progress, Silent
-from mopt.recipe import Recipe
+from mopt.recipe import Recipe, make_recipe
 from mopt.records.explanation import Explanation, Layer
 from mopt.records.measurement import LayerCost
 from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
-from mopt.search.compile import compile_passes
-from mopt.search.from_recipe import check_search, simplifying_passes
-from mopt.search.memory import memory_budget
+from mopt.search.compile import Compiled, compile_passes
+from mopt.search.from_recipe import check_search
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
-from mopt.search.simplify import simplify
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
+from mopt.system.user_code import is_function
+from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
+from mopt.workflows._sources import PreparedModel, Source, open_source, prepare_model
 
 _EFFECT_SAMPLES = 256
 _COMPUTES = re.compile(r"Conv|MatMul|Gemm|LSTM|GRU|Attention|FullyConnected|Deconvolution|RNN")
 _MIXED = re.compile(r"-mixed\d+(-dropped)?$")
 
 
+@dataclasses.dataclass(frozen=True)
+class LayersRequest:
+    """Which layers are asked about.
+
+    Attributes:
+        recipe: Model, data and target.
+        candidates: Patterns; the first match that quantizes is looked at.
+        float_nodes: Operators that it leaves in float.
+    """
+
+    recipe: Recipe
+    candidates: tuple[str, ...]
+    float_nodes: tuple[str, ...]
+
+
+def read_layers_request(source: str, over: Mapping[str, Any], patterns: Sequence[str]) -> LayersRequest:
+    """Return what is asked about a model or an artifact, whose recipe and chosen candidate count where nothing else is said.
+
+    Raises:
+        UserError: When the recipe is wrong, or names code that was not asked for.
+    """
+    if not is_artifact(source):
+        return LayersRequest(make_recipe(merge_recipes({"model": source}, over)), tuple(patterns), ())
+    base = recipe_of_artifact(source, over)
+    if is_function(base["model"]):
+        raise UserError(
+            f"{source} was built from the code of {base['model']}, which is not run unasked",
+            f"give the model itself: mopt explain {base['model']}",
+        )
+    recipe = make_recipe(merge_recipes(base, over))
+    manifest = read_manifest(Path(source))
+    for trial in manifest.trials:
+        matches = any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns or (manifest.chosen,))
+        if matches and trial.float_nodes is not None:
+            return LayersRequest(recipe, (trial.name,), trial.float_nodes)
+    return LayersRequest(recipe, tuple(patterns), ())
+
+
 def explain(
     recipe: Recipe,
-    candidate: str | None = None,
+    candidate: str | Sequence[str] | None = None,
     *,
     float_nodes: Sequence[str] = (),
     batch: int = 1,
@@ -58,7 +94,7 @@ def explain(
 
     Args:
         recipe: Model, data and target, as for a build; what a build compiled is taken from the cache.
-        candidate: Its name; default: the first one that quantizes.
+        candidate: Its name or a pattern, or several; the first match that quantizes is taken. Default: the first that does.
         float_nodes: Operators that it leaves in float, for a mixed one.
         batch: Batch size to time at.
         effects: For how many of the noisiest operators the change of the metric is evaluated; each costs a compilation.
@@ -70,7 +106,6 @@ def explain(
         CandidateRejectedError: When it cannot be compiled or run.
     """
     progress, store = progress or Silent(), store or Store(default_root())
-    progress.stage("reading the model and the data", 3)
     machine = detect()
     target = load_target(recipe.target, machine)
     if target.gpu is not None:
@@ -79,57 +114,29 @@ def explain(
             "explain for --target cpu which layers quantization hurts",
         )
     check_search(recipe.search, target)
-    exported = export(find_exporter(recipe.model, trust_pickle=recipe.trust_pickle), store)
-    split = prepare(recipe.data, exported.signature, store, Path())
-    feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
-    bound = validate_export(exported, feeds, store)
-    progress.step(recipe.name)
-    memory = memory_budget(recipe.search.memory, machine, bound.model)
-    calibration = batched(split.calibration, bound.signature, store)
-    steps = simplifying_passes(recipe.search.simplify, calibration)
-    prepared = simplify(steps, bound.model, bound.signature, feeds, store, memory).model
+    progress.stage("reading the model and the data", 5)
+    source = open_source(recipe, store, progress)
+    prepared = prepare_model(source, recipe, store, progress)
     threads = recipe.search.threads or machine.cores
-    space_inputs = SpaceInputs(graph_traits(prepared), target, calibration, threads)
-    every = search_space(space_inputs, ("*",), recipe.objective, recipe.search.candidate)
-    chosen = _choose(every, candidate, float_nodes)
-    progress.step(chosen.name)
-    try:
-        compiled = compile_passes(chosen.passes, prepared, store, memory)
-    except NotApplicableError as error:
-        raise UserError(f"{chosen.name} is not for this model: {error.message}", "name another with --candidate") from None
-    progress.step("compiled")
+    inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
+    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate)
+    chosen = _choose(every, _patterns(candidate), float_nodes)
+    compiled = _compile(chosen, prepared, store)
+    progress.step(f"{chosen.name}: compiled")
 
-    progress.stage("ranking and timing the layers", 3)
-    noise = _noise(prepared, compiled.model, calibration if len(calibration) else split.evaluation, store, memory)
-    progress.step(f"{len(noise)} quantized operators")
-    size = bound.signature.batch_size or (batch if bound.signature.batches else 1)
-    inputs = batch_feeds(bound.signature, split.evaluation, size, count=1)[0]
-    own = _layers(chosen.runtime, compiled.model, inputs)
-    progress.step(chosen.runtime.name)
-    reference = _layers(OnnxRuntime.reference(threads), prepared, inputs)
-    progress.step("the reference")
-    wanted = ("int8",) if chosen.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
-    layers = _joined(noise, own, reference, _reasons(compiled.records), wanted)
-    metric = None
-    if effects and noise:
-        context = _Context(
-            bound.model, prepared, bound.signature, split.evaluation.first(_EFFECT_SAMPLES), store, memory, threads
-        )
-        metric = load_metric(
-            recipe.metric,
-            split.evaluation,
-            bound.signature,
-            recipe.metric_options,
-            metadata=model_metadata(exported.model.file),
-        )
-        layers = _with_effects(layers, chosen, context, metric, effects, progress)
+    looked = _Looked(source, prepared, chosen, compiled, threads, store)
+    size = prepared.signature.batch_size or (batch if prepared.signature.batches else 1)
+    layers, total_ms, reference_ms = _layers_of(looked, size, progress)
+    metric = source.metric(recipe) if effects and any(layer.quantized for layer in layers) else None
+    if metric is not None:
+        layers = _with_effects(layers, looked, metric, effects, progress)
     return Explanation(
         model=recipe.name,
         candidate=chosen.name,
         runtime=chosen.runtime.name,
         batch=size,
-        total_ms=sum(layer.ms for layer in own),
-        reference_ms=sum(layer.ms for layer in reference),
+        total_ms=total_ms,
+        reference_ms=reference_ms,
         layers=tuple(layers),
         metric=metric.name if metric else "",
         passes=compiled.records,
@@ -138,60 +145,83 @@ def explain(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Context:
-    """What a look at the metric takes."""
+class _Looked:
+    """The candidate that is looked at, and what it was made of."""
 
-    source: Model
-    prepared: Model
-    signature: Signature
-    samples: Samples
-    store: Store
-    memory: int
+    source: Source
+    prepared: PreparedModel
+    candidate: Candidate
+    compiled: Compiled
     threads: int
+    store: Store
 
 
-def _with_effects(
-    layers: Sequence[Layer], chosen: Candidate, context: _Context, metric: Metric, count: int, progress: Progress
-) -> list[Layer]:
+def _layers_of(looked: _Looked, size: int, progress: Progress) -> tuple[list[Layer], float, float]:
+    """Rank and time the layers; return also what all of them take, and all of the reference's, in ms."""
+    progress.stage("ranking and timing the layers", 3)
+    prepared, evaluation, runtime = looked.prepared, looked.source.split.evaluation, looked.candidate.runtime
+    samples = prepared.calibration if len(prepared.calibration) else evaluation
+    noise = _noise(prepared.simplified.model, looked.compiled.model, samples, looked.store, prepared.memory)
+    progress.step(f"{len(noise)} quantized operators")
+    feed = batch_feeds(prepared.signature, evaluation, size, count=1)[0]
+    times = _layers(runtime, looked.compiled.model, feed)
+    progress.step(runtime.name)
+    reference_times = _layers(OnnxRuntime.reference(looked.threads), prepared.simplified.model, feed)
+    progress.step("the reference")
+    lowering = quantizing_pass(looked.candidate.passes)
+    arithmetic = lowering.runs_in if lowering else ()
+    layers = _joined(noise, times, reference_times, _reasons(looked.compiled.records), arithmetic)
+    return layers, sum(layer.ms for layer in times), sum(layer.ms for layer in reference_times)
+
+
+def _patterns(candidate: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (candidate,) if isinstance(candidate, str) else tuple(candidate or ())
+
+
+def _compile(candidate: Candidate, prepared: PreparedModel, store: Store) -> Compiled:
+    try:
+        return compile_passes(candidate.passes, prepared.simplified.model, store, prepared.memory)
+    except NotApplicableError as error:
+        raise UserError(f"{candidate.name} is not for this model: {error.message}", "name another with --candidate") from None
+
+
+def _with_effects(layers: Sequence[Layer], looked: _Looked, metric: Metric, count: int, progress: Progress) -> list[Layer]:
     """Quantize each of the noisiest operators alone, and look at the metric."""
     noisy = [layer.name for layer in layers if layer.quantized]
     progress.stage(f"the change of {metric.name}", min(count, len(noisy)))
-    reference = reference_candidate(context.threads)
-    answers = record_outputs(context.source, reference.runtime, context.signature, context.samples, context.store)
-    own = metric.value(score(answers, metric, context.samples))
+    prepared, store, signature = looked.prepared, looked.store, looked.prepared.signature
+    samples = looked.source.split.evaluation.first(_EFFECT_SAMPLES)
+    reference = reference_candidate(looked.threads)
+    answers = record_outputs(prepared.validated.model, reference.runtime, signature, samples, store)
+    reference_value = metric.value(score(answers, metric, samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
-        variant = MixedPrecisionPlan(chosen, tuple(noisy)).solo(name)
+        variant = MixedPrecisionPlan(looked.candidate, tuple(noisy)).solo(name)
         try:
-            model = compile_passes(variant.passes, context.prepared, context.store, context.memory).model
-            found = evaluate(
-                model, variant.runtime, context.signature, context.samples, answers, metric, detect(), context.store
-            )  # fmt: skip
+            model = compile_passes(variant.passes, prepared.simplified.model, store, prepared.memory).model
+            evaluation = evaluate(model, variant.runtime, signature, samples, answers, metric, detect(), store)
         except (CandidateRejectedError, NotApplicableError) as error:
             progress.step(f"{name}: {error.message}")
             continue
-        change = metric.value(found.rows) - own
+        change = metric.value(evaluation.rows) - reference_value
         effects[name] = change if metric.higher_is_better else -change
         progress.step(f"{name}: {effects[name]:+.4g}")
     return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers]
 
 
-def _choose(every: Sequence[Candidate], name: str | None, float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [one for one in every if quantizing_pass(one.passes)]
+def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Sequence[str]) -> Candidate:
+    quantizing = [candidate for candidate in every if quantizing_pass(candidate.passes)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
-    if name is None:
-        chosen = quantizing[0]
-    else:
-        plain = _MIXED.sub("", name)
-        found = [one for one in quantizing if one.name == plain or fnmatch.fnmatchcase(one.name, plain)]
-        if not found:
-            known = [one.name for one in quantizing]
-            raise UserError(f"no candidate that quantizes is called {name}", nearest(plain, known))
-        chosen = found[0]
+    plain = [_MIXED.sub("", pattern) for pattern in patterns or ("*",)]
+    matches = [candidate for candidate in quantizing if any(fnmatch.fnmatchcase(candidate.name, pattern) for pattern in plain)]
+    if not matches:
+        names = [candidate.name for candidate in quantizing]
+        raise UserError(f"no candidate that quantizes is called {' or '.join(patterns)}", nearest(plain[0], names))
     if not float_nodes:
-        return chosen
-    return dataclasses.replace(MixedPrecisionPlan(chosen, ()).with_float(float_nodes), name=name or chosen.name)
+        return matches[0]
+    name = patterns[0] if patterns else matches[0].name
+    return dataclasses.replace(MixedPrecisionPlan(matches[0], ()).with_float(float_nodes), name=name)
 
 
 def _noise(source: Model, quantized: Model, samples: Any, store: Store, memory: int) -> dict[str, dict[str, Any]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 __all__ = ["run_gate"]
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mopt.artifacts.baseline import is_baseline, read_baseline
 from mopt.datasets.spec import DataSpec
 from mopt.datasets.split import Split
 from mopt.errors import CandidateRejectedError, UserError
+from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
@@ -20,12 +22,12 @@ from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
 from mopt.records.baseline import StoredBaseline
-from mopt.records.verdict import Check, GateVerdict, overall
+from mopt.records.verdict import Check, GateVerdict, WorstSample, overall
 from mopt.regression.models import RUNS, RunnableModel, default_batch_sizes
 from mopt.regression.performance import ComparisonSetup, PerformanceComparison, compare_performance, size_check
 from mopt.regression.quality import (
     Baseline,
-    GateRequest,
+    ComparedOutputs,
     answer_both,
     broken_check,
     output_fidelity,
@@ -39,20 +41,54 @@ from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
 from mopt.workflows._sources import first_samples, metrics_of, open_model, open_model_with_samples
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+_NOT_DETERMINISTIC = (
+    f"a model answers differently each time: both answered {RUNS} times, and the runs are compared as distributions"
+)
 
-    Rows = npt.NDArray[np.float64]
+
+@dataclasses.dataclass(frozen=True)
+class _Findings:
+    """What was found of the two models.
+
+    Attributes:
+        checks: Everything that was judged.
+        warnings: For the user.
+        deterministic: Whether both answer the same each time.
+        worst: The samples with the largest regression.
+        fidelity: How far the outputs agree.
+        paired: Candidate minus baseline by sample.
+        performance: What was measured of speed, memory and loading.
+    """
+
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    deterministic: bool = True
+    worst: tuple[WorstSample, ...] = ()
+    fidelity: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    paired: tuple[float, ...] = ()
+    performance: PerformanceComparison | None = None
 
 
 def run_gate(
-    request: GateRequest, *, out: Path | None = None, store: Store | None = None, progress: Progress | None = None
+    candidate: str,
+    against: str,
+    recipe: Recipe,
+    *,
+    use_all_samples: bool = False,
+    speed: bool = True,
+    out: Path | None = None,
+    store: Store | None = None,
+    progress: Progress | None = None,
 ) -> GateVerdict:
     """Compare a candidate with a baseline on the same samples, and its costs in one interleaved run.
 
     Args:
-        request: What is asked.
+        candidate: An artifact, or any model that mopt build takes.
+        against: The same, or a file that mopt baseline wrote.
+        recipe: Data, metric, tolerance and the section ``gate``.
+        use_all_samples: Whether all samples are for evaluating; else those are left out that a build with this recipe would
+            calibrate with.
+        speed: Whether costs are measured at all.
         out: Folder for the worst samples; nothing is saved without it.
         store: Cache to use instead of the default one.
         progress: Receives the stages.
@@ -61,77 +97,57 @@ def run_gate(
         UserError: When the two cannot be compared: other inputs, no samples, an unknown limit.
     """
     progress, store = progress or Silent(), store or Store(default_root())
-    noise_monitor, machine = NoiseMonitor(), detect()
-    limits = _limits(request.recipe)
+    monitor = NoiseMonitor()
+    _check_limits(recipe)
     progress.stage("reading the models and the data", 3)
-    split, candidate, baseline = _read(request, store)
-    samples = split.evaluation
-    if samples.synthetic:
+    model, baseline, split = _read(candidate, against, recipe, store, use_all_samples)
+    if split.evaluation.synthetic:
         raise UserError("a gate on made-up data says nothing", "give real samples with --data")
-    progress.step(f"{len(samples):,} samples to compare on")
-    warnings = _warnings(request, candidate, baseline, machine)
-
-    metrics = metrics_of(candidate, request.recipe, samples)
+    progress.step(f"{len(split.evaluation):,} samples to compare on")
+    warnings = _warnings(model, baseline, recipe, use_all_samples)
     progress.stage("answering all samples", 3)
+    metrics = metrics_of(model, recipe, split.evaluation)
     try:
-        compared, steady = answer_both(candidate, baseline, samples, store, progress)
+        compared, deterministic = answer_both(model, baseline, split.evaluation, store, progress)
     except CandidateRejectedError as error:
-        return _verdict(
-            request, candidate, baseline, split, noise_monitor, checks=(broken_check(error),), warnings=tuple(warnings)
-        )  # fmt: skip
-    if not steady:
-        warnings.append(
-            f"a model answers differently each time: both answered {RUNS} times, and the runs are compared as distributions"
-        )
-    scored = {metric.name: compared.rows(metric) for metric in metrics}
-    checks = [*quality_checks(request, compared, metrics, limits, scored)]
-    checks += slice_checks(request, compared, split, metrics[0], scored[metrics[0].name])
-    comparison, field = None, _field(request, candidate, baseline, samples)
-    checks.append(size_check(field, limits))
-    if request.speed:
-        comparison = compare_performance(field, limits, machine, progress)
-        checks += comparison.checks
-        warnings += comparison.warnings
-    worst = largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, request.recipe.data, out)
-    return _verdict(
-        request,
-        candidate,
-        baseline,
-        split,
-        noise_monitor,
-        checks=tuple(checks),
-        warnings=tuple(warnings),
-        steady=steady,
-        worst=worst,
-        fidelity=output_fidelity(compared),
-        paired=paired_differences(metrics[0], *scored[metrics[0].name]),
-        comparison=comparison,
+        return _verdict(_Findings((broken_check(error),), warnings), model, baseline, split, recipe, monitor)
+    findings = _judge_quality(compared, metrics, split, recipe, out)
+    setup = _setup(model, baseline, split.evaluation, recipe)
+    checks, performance = (*findings.checks, size_check(setup, recipe.gate.limits)), None
+    if speed:
+        performance = compare_performance(setup, recipe.gate.limits, detect(), progress)
+        checks, warnings = (*checks, *performance.checks), (*warnings, *performance.warnings)
+    if not deterministic:
+        warnings = (*warnings, _NOT_DETERMINISTIC)
+    findings = dataclasses.replace(
+        findings, checks=checks, warnings=warnings, deterministic=deterministic, performance=performance
     )
+    return _verdict(findings, model, baseline, split, recipe, monitor)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 
-def _read(request: GateRequest, store: Store) -> tuple[Split, RunnableModel, Baseline]:
-    recipe = request.recipe
-    stored = read_baseline(Path(request.against)) if is_baseline(request.against) else None
-    candidate, split = open_model_with_samples(request.candidate, _spec(request, stored), recipe, store)
+def _read(
+    candidate: str, against: str, recipe: Recipe, store: Store, use_all_samples: bool
+) -> tuple[RunnableModel, Baseline, Split]:
+    stored = read_baseline(Path(against)) if is_baseline(against) else None
+    model, split = open_model_with_samples(candidate, _spec(recipe, stored, use_all_samples), recipe, store)
     if stored is not None:
-        _check_alike(candidate, stored.inputs, stored.outputs)
-        return _paired(split, stored, request.against), candidate, Baseline(None, stored)
-    other = open_model(request.against, first_samples(split), recipe, store)
-    _check_alike(candidate, [spec.name for spec in other.signature.inputs], [spec.name for spec in other.signature.outputs])
-    return split, candidate, Baseline(other, None)
+        _check_alike(model, stored.inputs, stored.outputs)
+        return model, Baseline(against, None, stored), _paired(split, stored, against)
+    served = open_model(against, first_samples(split), recipe, store)
+    _check_alike(model, [spec.name for spec in served.signature.inputs], [spec.name for spec in served.signature.outputs])
+    return model, Baseline(against, served, None), split
 
 
-def _spec(request: GateRequest, stored: StoredBaseline | None) -> DataSpec:
-    spec = request.recipe.data
-    update: dict[str, Any] = {"slices": tuple(column for column in request.recipe.gate.slices)}
-    if request.use_all_samples:
+def _spec(recipe: Recipe, stored: StoredBaseline | None, use_all_samples: bool) -> DataSpec:
+    update: dict[str, Any] = {"slices": recipe.gate.slices}
+    if use_all_samples:
         update["calibration"] = 0
     if stored is not None:
         update |= {"calibration": stored.calibration, "evaluation": stored.evaluation, "seed": stored.seed}
-    return spec.model_copy(update=update)
+    return recipe.data.model_copy(update=update)
 
 
 def _paired(split: Split, stored: StoredBaseline, path: str) -> Split:
@@ -144,115 +160,115 @@ def _paired(split: Split, stored: StoredBaseline, path: str) -> Split:
 
 
 def _check_alike(candidate: RunnableModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    for what, own, other in (
+    for what, new, served in (
         ("inputs", [spec.name for spec in candidate.signature.inputs], inputs),
         ("outputs", [spec.name for spec in candidate.signature.outputs], outputs),
     ):
-        if set(own) != set(other):
+        if set(new) != set(served):
             raise UserError(
-                f"the {what} of the candidate are {', '.join(own)}, and those of the baseline {', '.join(other)}",
+                f"the {what} of the candidate are {', '.join(new)}, and those of the baseline {', '.join(served)}",
                 "compare two versions of one model",
             )
 
 
-def _warnings(request: GateRequest, candidate: RunnableModel, baseline: Baseline, machine: Any) -> list[str]:
-    found = []
-    stored = baseline.stored
+def _warnings(candidate: RunnableModel, baseline: Baseline, recipe: Recipe, use_all_samples: bool) -> tuple[str, ...]:
+    models = [model for model in (candidate, baseline.model) if model is not None]
+    warnings = list(filter(None, map(_warning_of, models)))
+    machine, stored = detect(), baseline.stored
     if stored is not None and tuple(stored.machine.isa) != machine.isa:
-        found.append(
+        warnings.append(
             f"the baseline was answered on {stored.machine.cpu} with {' '.join(stored.machine.isa) or 'no extensions'}, and "
             f"this is {machine.cpu}: integer arithmetic may differ, so a small change of quality may be the machine's"
         )
-    for side in (candidate, baseline.model):
-        if side is not None and (why := side.runtime.unavailable()):
-            found.append(f"{side.source}: the ONNX that it came from answered, in ONNX Runtime on the CPU: {why}")
-        if side is not None and side.manifest is not None and not side.manifest.deployable:
-            found.append(f"{side.name} is not deployable: {side.manifest.not_deployable_because}")
-    if request.use_all_samples and any(
-        side is not None and side.manifest is not None and _calibrated_on(side, request.recipe.data)
-        for side in (candidate, baseline.model)
-    ):
-        found.append("an artifact was calibrated with some of these samples")
-    return found
+    if use_all_samples and any(_calibrated_on(model, recipe.data) for model in models):
+        warnings.append("an artifact was calibrated with some of these samples")
+    return tuple(warnings)
 
 
-def _calibrated_on(side: RunnableModel, spec: DataSpec) -> bool:
-    assert side.manifest is not None
-    own = str(side.manifest.recipe.get("data", {}).get("path", ""))
-    return bool(own) and Path(own).resolve() == Path(spec.path).resolve()
+def _warning_of(model: RunnableModel) -> str:
+    if why := model.runtime.unavailable():
+        return f"{model.source}: the ONNX that it came from answered, in ONNX Runtime on the CPU: {why}"
+    if model.manifest is not None and not model.manifest.deployable:
+        return f"{model.name} is not deployable: {model.manifest.not_deployable_because}"
+    return ""
 
 
-# --- quality ------------------------------------------------------------------------------------------------------------
+def _calibrated_on(model: RunnableModel, spec: DataSpec) -> bool:
+    path = str(model.manifest.recipe.get("data", {}).get("path", "")) if model.manifest is not None else ""
+    return bool(path) and Path(path).resolve() == Path(spec.path).resolve()
 
 
-def _limits(recipe: Recipe) -> dict[str, str]:
-    known = [*COSTS, *names("metrics")]
-    for name in recipe.gate.limits:
-        if name not in known and name != recipe.metric:
-            raise UserError(f"nothing is called {name} that can be limited", nearest(name, known))
+def _check_limits(recipe: Recipe) -> None:
+    limitable = [*COSTS, *names("metrics")]
     for name, text in recipe.gate.limits.items():
+        if name not in limitable and name != recipe.metric:
+            raise UserError(f"nothing is called {name} that can be limited", nearest(name, limitable))
         if name in COSTS:
             Limit.parse(text, name)
         else:
             parse_allowed_loss(text)
-    return dict(recipe.gate.limits)
 
 
-# --- costs and the verdict ----------------------------------------------------------------------------------------------
+# --- the verdict --------------------------------------------------------------------------------------------------------
 
 
-def _field(request: GateRequest, candidate: RunnableModel, baseline: Baseline, samples: Samples) -> ComparisonSetup:
-    gate = request.recipe.gate
-    sizes = gate.batches or default_batch_sizes(candidate)
+def _judge_quality(
+    compared: ComparedOutputs, metrics: Sequence[Metric], split: Split, recipe: Recipe, out: Path | None
+) -> _Findings:
+    scored = {metric.name: compared.rows(metric) for metric in metrics}
+    rows = scored[metrics[0].name]
+    return _Findings(
+        checks=(
+            *quality_checks(recipe, compared, metrics, scored),
+            *slice_checks(recipe, compared, split, metrics[0], rows),
+        ),
+        warnings=(),
+        worst=tuple(largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, recipe.data, out)),
+        fidelity=output_fidelity(compared),
+        paired=paired_differences(metrics[0], *rows),
+    )
+
+
+def _setup(candidate: RunnableModel, baseline: Baseline, samples: Samples, recipe: Recipe) -> ComparisonSetup:
+    gate = recipe.gate
     return ComparisonSetup(
         candidate=candidate,
         baseline=baseline.model,
         stored=baseline.stored,
         samples=samples,
-        batches=tuple(sizes),
+        batches=tuple(gate.batch_sizes or default_batch_sizes(candidate)),
         confidence=gate.confidence,
-        budget_seconds=gate.budget / 1e3,
+        budget_seconds=gate.time_budget / 1e3,
     )
 
 
 def _verdict(
-    request: GateRequest,
+    findings: _Findings,
     candidate: RunnableModel,
     baseline: Baseline,
     split: Split,
-    noise_monitor: NoiseMonitor,
-    *,
-    checks: tuple[Check, ...],
-    warnings: tuple[str, ...],
-    steady: bool = True,
-    worst: Sequence[Any] = (),
-    fidelity: Mapping[str, float] | None = None,
-    paired: tuple[float, ...] = (),
-    comparison: PerformanceComparison | None = None,
+    recipe: Recipe,
+    monitor: NoiseMonitor,
 ) -> GateVerdict:
-    other = baseline.model.record if baseline.model is not None else None
-    if other is None:
-        assert baseline.stored is not None
-        other = baseline.stored.record(request.against)
-    groups = split.evaluation.groups
+    groups, performance = split.evaluation.groups, findings.performance
     return GateVerdict(
-        verdict=overall(checks),
+        **stamp(),
+        verdict=overall(findings.checks),
         candidate=candidate.record,
-        baseline=other,
+        baseline=baseline.record,
         samples=len(split.evaluation),
         groups=len(set(groups)) if groups else None,
-        data=request.recipe.data.path,
-        confidence=request.recipe.gate.confidence,
-        inconclusive=request.recipe.gate.inconclusive,
-        deterministic=steady,
-        checks=checks,
-        fidelity=dict(fidelity or {}),
-        paired=paired,
-        worst=tuple(worst),
-        warnings=tuple(warnings),
+        data=recipe.data.path,
+        confidence=recipe.gate.confidence,
+        inconclusive=recipe.gate.inconclusive,
+        deterministic=findings.deterministic,
+        checks=findings.checks,
+        fidelity=dict(findings.fidelity),
+        paired=findings.paired,
+        worst=findings.worst,
+        warnings=findings.warnings,
         machine=detect(),
-        noise=noise_monitor.summary(),
-        spread=comparison.spread if comparison else None,
-        layers=comparison.layers if comparison else (),
-        **stamp(),
+        noise=monitor.summary(),
+        spread=performance.spread if performance else None,
+        layers=performance.layers if performance else (),
     )

@@ -31,12 +31,20 @@ evaluation = 2000           # most samples to evaluate with; never the same ones
 # [traffic]                 # to be told batch settings and replicas
 # rate = 1000               # requests per second
 # p99 = "100ms"
+# utilization = 0.8         # highest share of a replica's capacity to plan with
+# spare = 1                 # replicas that may be lost while the rest holds the traffic
 
 [search]
+# candidates = ["*int8*"]   # patterns of candidates to try; mopt build --dry-run lists them
 max_batch = 32              # largest batch size to measure
 time_budget = "30m"         # no new candidate is begun after it
 # memory = "16GB"           # that a pass, or the open sessions, may take; default: half of the machine's
 inconclusive = "accept"     # or "reject": what to do when too few samples prove the tolerance
+
+# [gate]                    # what mopt gate holds a new model to
+# limits = {{ p99 = "+5%", size = "0" }}
+# slices = ["language"]     # columns whose values are judged one by one
+# inconclusive = "reject"   # or "accept": whether a gate passes that cannot tell
 """
 
 

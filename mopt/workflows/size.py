@@ -25,6 +25,7 @@ from mopt.capacity.recommendation import (
     recommended,
 )
 from mopt.capacity.roofline import Peak, measure_peak, peak_of, project_profile
+from mopt.capacity.simulate import check_installed
 from mopt.errors import UserError
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target, target_names
@@ -91,12 +92,14 @@ def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress:
 
     Raises:
         UserError: When no target matches, or a profile was measured on another machine than this one.
+        MissingDependencyError: When Numba is not installed.
     """
+    check_installed()
     progress = progress or Silent()
     machine = _only_machine(subjects)
     here = detect()
     if request.machine is not None and load_target(request.machine, machine).hardware is None:
-        raise UserError(f"{request.machine} is a kind of CPU, and has no price", "give --machine the name of a rented one")
+        raise UserError(f"{request.machine} is a kind of CPU, and has no price", "give --this-machine the name of a rented one")
     targets = _targets(request, machine)
     warnings = [] if same_machine(machine, here) else [f"measured on {machine.cpu}, and this is {here.cpu}"]
     options: list[SizingOption] = []
@@ -104,7 +107,7 @@ def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress:
     progress.stage("sizing", len(subjects) * (1 + len(targets)))
     peak = _own_peak(request, machine, here)
     if peak is None and targets:
-        warnings.append("other machines are left out: give --machine, the target that the profiles were measured on")
+        warnings.append("other machines are left out: give --this-machine, the target that the profiles were measured on")
         targets = []
     for subject in subjects:
         own = load_target(request.machine, machine) if request.machine else None

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mopt.capacity.measure import SpeedTrace, instance_groups, measure_capacity, padding_share
+from mopt.capacity.measure import MeasuredModel, SpeedTrace, instance_groups, measure_capacity, padding_share
 from mopt.model.files import Model
 from mopt.model.signature import Signature, TensorSpec
 from mopt.profiles.machine import detect
@@ -49,17 +49,17 @@ def profile(tmp_path_factory):
     rng = np.random.default_rng(0)
     samples = [{"pixels": rng.random((1, 64), np.float32)} for _ in range(20)]
     return measure_capacity(
-        OnnxRuntime(threads=2), Model.at("onnx", folder / "model"), SIGNATURE, samples,
+        MeasuredModel(OnnxRuntime(threads=2), Model.at("onnx", folder / "model"), SIGNATURE, samples),
         machine=detect(), max_batch=8, cores=2, seconds=0.2, progress=Silent(),
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_every_layout_is_measured_at_every_batch_size(profile):
+def test_every_instance_group_is_measured_at_every_batch_size(profile):
     assert [(one.instances, one.threads) for one in profile.instance_groups] == [(1, 2), (2, 1)]
-    for layout in profile.instance_groups:
-        assert [entry.batch for entry in layout.solo] == [entry.batch for entry in layout.concurrent] == [1, 2, 4, 8]
-        assert all(entry.p50.value <= entry.p99.value and entry.p50.count >= 6 for entry in layout.concurrent)
+    for group in profile.instance_groups:
+        assert [entry.batch for entry in group.solo] == [entry.batch for entry in group.concurrent] == [1, 2, 4, 8]
+        assert all(entry.p50.value <= entry.p99.value and entry.p50.count >= 6 for entry in group.concurrent)
     assert profile.instance_groups[0].solo == profile.instance_groups[0].concurrent
 
 
@@ -84,8 +84,8 @@ def test_a_steady_machine_has_no_pace():
 
 @pytest.mark.slow
 def test_all_layouts_share_the_pace(profile):
-    assert len({(layout.slowdown, layout.slowdown_slot_ms) for layout in profile.instance_groups}) == 1
-    (pace,) = {layout.slowdown for layout in profile.instance_groups}
+    assert len({(group.slowdown, group.slowdown_slot_ms) for group in profile.instance_groups}) == 1
+    (pace,) = {group.slowdown for group in profile.instance_groups}
     assert np.mean(1 / np.array(pace)) == pytest.approx(1, abs=0.001)
 
 

@@ -1,7 +1,9 @@
 import os
 
+import psutil
 import pytest
 
+from mopt.profiles import machine
 from mopt.profiles.machine import _count, _named_clock, caches, clock_ghz, detect, memory_bandwidth, per_cycle
 
 
@@ -30,6 +32,24 @@ def test_the_clock_is_one_that_processors_have():
 def test_all_cores_take_at_least_the_bandwidth_of_one():
     found = memory_bandwidth(0.1)
     assert 1e8 < found.one <= found.all < 1e13
+
+
+def test_limits_of_a_container_count(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_CONTAINER", tmp_path)
+    here = detect()
+    assert (here.cores, here.memory_bytes) == (len(psutil.Process().cpu_affinity()), psutil.virtual_memory().total)
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    assert (detect().cores, detect().memory_bytes) == (1, 10**9)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert detect() == here
+
+
+def test_cores_are_counted_where_a_process_is_bound_to_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_CONTAINER", tmp_path)
+    monkeypatch.delattr(psutil.Process, "cpu_affinity")  # as on macOS
+    assert detect().cores == psutil.cpu_count()
 
 
 @pytest.mark.parametrize(

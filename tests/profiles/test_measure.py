@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from mopt.profiles.measure import TurnLog, interleave, percentile, ratio, summarize
+from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, percentile, ratio, summarize
 
 
 class Fake:
@@ -35,7 +35,7 @@ def sessions(**latencies):
 
 def test_all_others_are_stopped_while_one_is_measured():
     found = sessions(reference=4.0, fast=1.0, slow=8.0)
-    logs = interleave(found, [{}], rounds=5)
+    logs = interleave(found, [{}], TurnSchedule(rounds=5))
     assert all(session.paused for session in found.values())
     assert {name: len(log.turns) for name, log in logs.items()} == {"reference": 5, "fast": 5, "slow": 5}
     assert ratio(logs["reference"], logs["fast"]).value == pytest.approx(4.0)
@@ -45,16 +45,16 @@ def test_all_others_are_stopped_while_one_is_measured():
 def test_warm_up_is_not_measured():
     running: list[str] = []
     found = {"a": Fake(2.0, running, "a", warm=1)}
-    assert set(interleave(found, [{}], rounds=5)["a"].latencies) == {2.0}
+    assert set(interleave(found, [{}], TurnSchedule(rounds=5))["a"].latencies) == {2.0}
 
 
 def test_stops_early_once_the_ratios_are_narrow():
-    logs = interleave(sessions(reference=2.0, other=1.0), [{}], rounds=50, narrow=0.05, reference="reference")
+    logs = interleave(sessions(reference=2.0, other=1.0), [{}], TurnSchedule(rounds=50), narrow=0.05, reference="reference")
     assert len(logs["other"].turns) == 5
 
 
 def test_stops_when_the_time_is_up_but_never_before_five_rounds():
-    logs = interleave(sessions(a=1.0), [{}], rounds=50, budget_seconds=0)
+    logs = interleave(sessions(a=1.0), [{}], TurnSchedule(rounds=50, budget_seconds=0))
     assert len(logs["a"].turns) == 5
 
 

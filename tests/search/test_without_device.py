@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from click.testing import CliRunner
+from typer.testing import CliRunner
 
 import mopt
-from mopt.cli.bench import command as bench
-from mopt.cli.gate import command as gate
-from mopt.cli.inspect import command as inspect
-from mopt.cli.rebuild import command as rebuild_command
-from mopt.cli.size import command as size
+from mopt.cli.bench import app as bench
+from mopt.cli.gate import app as gate
+from mopt.cli.inspect import app as inspect
+from mopt.cli.rebuild import app as rebuild_command
+from mopt.cli.size import app as size
 from mopt.errors import Rejection, UserError
 from mopt.model.samples import Sample, write_samples
 from mopt.model.signature import Signature, TensorSpec

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
-from mopt.system.process import Worker, peak_memory, resident_memory, run
+from mopt.system import process
+from mopt.system.process import Worker, peak_memory, run
 
 
 def echo(value):
@@ -155,9 +157,32 @@ def hold(size):
 def test_more_memory_than_allowed_is_a_rejection_and_ends_the_child():
     start = time.monotonic()
     with pytest.raises(CandidateRejectedError, match=r"took \d\.\d GB of memory, and \d\.\d GB are allowed") as caught:
-        run(hold, 400_000_000, memory=resident_memory(os.getpid()) + 200_000_000)
+        run(hold, 400_000_000, memory=psutil.Process().memory_info().rss + 200_000_000)
     assert caught.value.rejection is Rejection.MEMORY
     assert time.monotonic() - start < 50
+
+
+def test_a_limit_on_memory_needs_no_proc_of_linux(monkeypatch, tmp_path):
+    """As on macOS: neither files of the kernel nor waitid; all figures are psutil's."""
+    monkeypatch.setattr(process, "_PROC", tmp_path)
+    monkeypatch.delattr(os, "waitid")
+    with Worker(Counter, 1) as worker:
+        worker.pause()
+        assert psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
+        assert worker.peak_memory() > 5_000_000
+        assert psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, "asking for a figure leaves it as it was"
+        assert worker.call("add", 1) == 2
+    with pytest.raises(CandidateRejectedError, match=r"took \d\.\d GB of memory") as caught:
+        run(hold, 400_000_000, memory=psutil.Process().memory_info().rss + 200_000_000)
+    assert caught.value.rejection is Rejection.MEMORY
+
+
+def test_on_windows_it_says_what_to_use(monkeypatch):
+    with monkeypatch.context() as windows:
+        windows.setattr(process.os, "name", "nt")
+        with pytest.raises(UserError, match="Windows") as caught:
+            Worker(Counter, 1)
+    assert "Subsystem for Linux" in caught.value.hint
 
 
 def test_a_limit_on_memory_leaves_the_limit_on_time_and_the_answer_alone():
@@ -288,6 +313,25 @@ def test_closing_twice_is_safe_and_leaves_no_process():
 def test_peak_memory_counts_what_was_touched():
     assert peak_memory(os.getpid()) > 10_000_000
     assert peak_memory(2**22 + 1) == 0
+
+
+def test_peak_memory_without_proc_is_the_processs_own(monkeypatch, tmp_path):
+    before = peak_memory(os.getpid())
+    monkeypatch.setattr(process, "_PROC", tmp_path)
+    assert 0.99 * before <= peak_memory(os.getpid()), "it may count the process that started this one"
+    assert peak_memory(os.getppid()) == 0
+
+
+def test_a_child_that_waits_for_its_parent_ends_with_it():
+    """What ends a child in the middle of its work where the kernel does not."""
+    watch = "import os, sys; from mopt.system.process import _end_after; _end_after(int(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as parent:
+        child = subprocess.Popen([sys.executable, "-c", watch, str(parent.pid)])
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(1.5)
+        parent.kill()
+        parent.wait()
+        assert child.wait(20) == 1
 
 
 def _alive(pid):

@@ -9,7 +9,7 @@ from mopt.loadgen.find_rate import find_largest, requests_for, summarize_load
 from mopt.records.benchmark import LoadTest
 from mopt.records.measurement import Estimate
 from mopt.workflows._sources import read_samples
-from mopt.workflows.bench import bench_artifact
+from mopt.workflows.bench import LoadPlan, bench_artifact
 from tests.small import digits
 
 
@@ -88,7 +88,7 @@ def test_a_build_with_traffic_says_how_to_serve_it(artifact):
 
 @pytest.mark.slow
 def test_a_replica_is_profiled_and_its_largest_rate_is_searched_for(artifact):
-    found = bench_artifact(artifact[1].folder, p99_ms=20.0, seconds=1.0, max_batch=4)
+    found = bench_artifact(artifact[1].folder, LoadPlan(p99_ms=20.0, seconds=1.0), max_batch=4)
     assert found.largest
     assert found.holds is None
     assert max(test.rate for test in found.tests if test.holds(20.0)) == found.largest
@@ -98,7 +98,7 @@ def test_a_replica_is_profiled_and_its_largest_rate_is_searched_for(artifact):
 
 @pytest.mark.slow
 def test_a_rate_that_cannot_hold_is_said(artifact):
-    found = bench_artifact(artifact[1].folder, rate=1e6, p99_ms=1.0, seconds=1.0, max_batch=1)
+    found = bench_artifact(artifact[1].folder, LoadPlan(rate=1e6, p99_ms=1.0, seconds=1.0), max_batch=1)
     assert found.holds is False
 
 
@@ -124,21 +124,21 @@ def test_samples_of_the_users_own_are_read_as_the_recipe_says(artifact):
 
 @pytest.mark.slow
 def test_the_command_writes_a_profile_that_mopt_size_reads(artifact, tmp_path, monkeypatch):
-    from click.testing import CliRunner
+    from typer.testing import CliRunner
 
-    from mopt.cli import root
+    from mopt.cli import app
 
     monkeypatch.chdir(tmp_path)
     folder = str(artifact[1].folder)
     runner = CliRunner()
-    found = runner.invoke(root, ["bench", folder, "--max-batch", "4", "--quiet", "--out", "p.json"])
+    found = runner.invoke(app, ["bench", folder, "--max-batch", "4", "--quiet", "--out", "p.json"])
     assert found.exit_code == 0, found.output
     assert "instances x threads" in found.output
-    assert runner.invoke(root, ["bench", folder, "--out", "p.json"]).exception.exit_code == 2
-    size = ["size", "p.json", "--rate", "100000", "--p99", "50ms", "--price", "0.1", "--target", "aws-c*", "--json", "--quiet"]
-    sizing = runner.invoke(root, size)
+    assert runner.invoke(app, ["bench", folder, "--out", "p.json"]).exception.exit_code == 2
+    size = ["size", "p.json", "--rate", "100000", "--p99", "50ms", "--price", "0.1", "--compare", "aws-c*", "--json", "--quiet"]
+    sizing = runner.invoke(app, size)
     assert sizing.exit_code == 0, sizing.output
-    lines = json.loads(sizing.output)["lines"]
+    lines = json.loads(sizing.output)["options"]
     assert lines[0]["origin"] == "measured"
     assert {line["origin"] for line in lines[1:]} == {"projected"}
     assert all(line["monthly_usd"]["low"] <= line["monthly_usd"]["high"] for line in lines)

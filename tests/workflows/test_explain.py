@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from click.testing import CliRunner
+from typer.testing import CliRunner
 
-from mopt.cli import root
+from mopt.cli import app
 from mopt.errors import UserError
 from mopt.recipe import make_recipe
 from mopt.workflows.explain import explain
@@ -22,7 +22,7 @@ def recipe(small):
 
 
 def run(*arguments):
-    return CliRunner().invoke(root, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def test_every_layer_has_noise_time_and_arithmetic(small, store):

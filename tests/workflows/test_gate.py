@@ -9,14 +9,13 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from click.testing import CliRunner
 from PIL import Image
+from typer.testing import CliRunner
 
-from mopt.cli import root
+from mopt.cli import app
 from mopt.errors import CheckFailedError, CheckInconclusiveError, UserError
 from mopt.recipe import make_recipe
 from mopt.records.verdict import GateVerdict
-from mopt.regression.quality import GateRequest
 from mopt.system.store import Store
 from mopt.workflows.gate import run_gate
 from tests import models
@@ -120,8 +119,8 @@ NAN = (onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]), onnx.helper.make_
 
 def gate(candidate, against, small, store, *, speed=False, everything=True, out=None, data=None, **values) -> GateVerdict:
     own = {"model": str(candidate), "data": {"path": str(data or small.data)}, **values}
-    request = GateRequest(str(candidate), str(against), make_recipe(own), use_all_samples=everything, speed=speed)
-    return run_gate(request, out=out, store=store)
+    recipe = make_recipe(own)
+    return run_gate(str(candidate), str(against), recipe, use_all_samples=everything, speed=speed, out=out, store=store)
 
 
 def quality(found):
@@ -129,7 +128,7 @@ def quality(found):
 
 
 def run(*arguments):
-    return CliRunner().invoke(root, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 # --- quality ------------------------------------------------------------------------------------------------------------
@@ -296,7 +295,7 @@ def test_costs_are_compared_and_a_slower_larger_model_fails(small, store):
 
     found = gate(
         variant(small, "slower", slower), small.model, small, store, speed=True, tolerance="90%",
-        gate={"limits": {"p50": "+50%", "size": "+1%", "memory": "+100%"}, "budget": "20s", "batches": [1]},
+        gate={"limits": {"p50": "+50%", "size": "+1%", "memory": "+100%"}, "time_budget": "20s", "batch_sizes": [1]},
     )  # fmt: skip
     checks = {check.name: check for check in found.checks}
     assert checks["p50 at batch 1"].verdict == "fail"
@@ -309,7 +308,7 @@ def test_costs_are_compared_and_a_slower_larger_model_fails(small, store):
 
 @pytest.mark.slow
 def test_the_same_model_costs_the_same(small, store):
-    found = gate(small.model, small.model, small, store, speed=True, gate={"limits": {"p50": "+100%"}, "budget": "20s"})
+    found = gate(small.model, small.model, small, store, speed=True, gate={"limits": {"p50": "+100%"}, "time_budget": "20s"})
     assert "fail" not in {check.verdict for check in found.checks if check.counts}
     assert {check.name for check in found.checks} >= {"load time", "first inference", "memory", "size", "throughput at batch 8"}
 
@@ -325,7 +324,7 @@ def test_a_limit_on_what_does_not_exist_names_the_nearest(small, store):
 @pytest.fixture(scope="module")
 def baseline(small, tmp_path_factory):
     path = tmp_path_factory.mktemp("baseline") / "mopt-baseline.json"
-    assert run("baseline", "set", small.model, "--data", small.data, "--out", path, "--budget", "5s").exit_code == 0
+    assert run("baseline", "set", small.model, "--data", small.data, "--out", path).exit_code == 0
     return path
 
 
@@ -369,11 +368,11 @@ def test_a_baseline_of_another_machine_is_refused_for_speed_and_warned_of(small,
 
 
 @pytest.mark.slow
-def test_speed_is_compared_beside_the_yardstick(small, store, baseline):
-    found = gate(small.model, baseline, small, store, speed=True, gate={"limits": {"p50": "+100%"}, "budget": "10s"})
+def test_speed_is_compared_beside_the_reference_workload(small, store, baseline):
+    found = gate(small.model, baseline, small, store, speed=True, gate={"limits": {"p50": "+100%"}, "time_budget": "10s"})
     check = next(check for check in found.checks if check.name == "p50 at batch 1")
     assert check.verdict != "fail", "the same model; on a busy machine the interval may stay too wide to pass"
-    assert "reference_workload" in check.method
+    assert "reference workload" in check.method
 
 
 @pytest.mark.slow
@@ -435,7 +434,7 @@ def test_inconclusive_is_what_the_user_says(small):
     arguments = ["gate", small.model, "--against", small.model, "--data", small.data, "--no-speed", "--tolerance", "0.01%"]
     with pytest.raises(CheckInconclusiveError, match="the gate is inconclusive: accuracy"):
         run(*arguments)
-    found = run(*arguments, "--inconclusive", "pass", "--json")
+    found = run(*arguments, "--inconclusive", "accept", "--json")
     assert found.exit_code == 0
     assert json.loads(found.stdout)["verdict"] == "inconclusive"
 

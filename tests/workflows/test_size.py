@@ -145,7 +145,7 @@ def test_profiles_of_another_machine_are_projected_only_from_one_that_is_named()
     other = profile(machine=detect().model_copy(update={"cpu": "another"}))
     without = size([ProfiledModel("a", "fp32", other)], SizingRequest(DEMAND, targets=("aws-c7i*",)))
     assert [option.target for option in without.options] == ["here"]
-    assert any("--machine" in warning for warning in without.warnings)
+    assert any("--this-machine" in warning for warning in without.warnings)
     named = size([ProfiledModel("a", "fp32", other)], SizingRequest(DEMAND, targets=("aws-c6i*",), machine="aws-c6a-2xlarge"))
     assert [option.target for option in named.options] == ["here", "aws-c6i-2xlarge"]
     assert named.options[0].hourly_usd > 0

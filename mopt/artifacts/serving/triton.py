@@ -153,7 +153,7 @@ def _profiles(manifest: Manifest) -> list[dict[str, tuple[tuple[int, ...], ...]]
     """The shapes by input of each optimization profile of an engine."""
     engine = next((step for step in manifest.winner.passes if step.name == "build_tensorrt"), None)
     profiles = engine.fields.get("profiles", []) if engine else []
-    return [{one["name"]: (one["least"], one["best"], one["most"]) for one in profile} for profile in profiles]
+    return [{shapes["name"]: (shapes["least"], shapes["best"], shapes["most"]) for shapes in profile} for profile in profiles]
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

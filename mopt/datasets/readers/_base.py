@@ -77,21 +77,21 @@ class Reader(abc.ABC):
         meant = [self.spec.columns.get(spec.name, spec.name) for spec in self.inputs]
         return next((name for name in (*meant, *self.columns) if name in self.columns), None)
 
-    def label_column(self, known: Iterable[str]) -> str | None:
-        """Return which of the ``known`` columns or arrays is the label.
+    def label_column(self, available: Iterable[str]) -> str | None:
+        """Return which of the ``available`` columns or arrays is the label.
 
         Raises:
             UserError: When the user named one that is not there.
         """
         from mopt.system.plugins import nearest
 
-        found = list(known)
+        choices = list(available)
         if self.spec.label is not None:
-            if self.spec.label not in found:
-                raise UserError(f"{self.path.name} has no label {self.spec.label}", nearest(self.spec.label, found))
+            if self.spec.label not in choices:
+                raise UserError(f"{self.path.name} has no label {self.spec.label}", nearest(self.spec.label, choices))
             return self.spec.label
         taken = {spec.name for spec in self.inputs} | set(self.spec.columns)
-        return next((name for name in LABEL_NAMES if name in found and name not in taken), None)
+        return next((name for name in LABEL_NAMES if name in choices and name not in taken), None)
 
 
 def plain_labels(values: Any, name: str) -> list[Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mopt.model.signature import Feed
 
 _EVALUATION_DEFAULT = 2000
+"""As for any other data: see ``mopt.datasets.split.EVALUATION_LIMIT``, which readers do not import."""
 
 
 class FunctionReader(Reader):
@@ -92,8 +93,8 @@ class FunctionReader(Reader):
 
         if not isinstance(inputs, Mapping):
             if len(self.inputs) != 1:
-                wanted = ", ".join(spec.name for spec in self.inputs)
-                raise UserError(f"{self.name(index)} is no dictionary", f"yield a dictionary with the inputs: {wanted}")
+                input_names = ", ".join(spec.name for spec in self.inputs)
+                raise UserError(f"{self.name(index)} is no dictionary", f"yield a dictionary with the inputs: {input_names}")
             inputs = {self.inputs[0].name: inputs}
         arrays = {str(name): np.asarray(value) for name, value in inputs.items()}
         for name, array in arrays.items():

@@ -71,10 +71,10 @@ class NpyReader(Reader):
         names = LABEL_NAMES if self.spec.label is None else (self.spec.label,)
         taken = {spec.name for spec in self.inputs}
         files = [self.path / f"{name}{kind}" for name in names if name not in taken for kind in (".npy", ".csv")]
-        found = next((file for file in files if file.is_file()), None)
-        if found is None and self.spec.label is not None:
+        label_file = next((file for file in files if file.is_file()), None)
+        if label_file is None and self.spec.label is not None:
             raise UserError(f"{self.path} has no labels {self.spec.label}.npy or .csv", "name one of its files as the label")
-        return found
+        return label_file
 
     @functools.cached_property
     def _files(self) -> list[Path]:
@@ -83,8 +83,8 @@ class NpyReader(Reader):
     @functools.cached_property
     def _each_is_a_sample(self) -> bool:
         named = {spec.name for spec in self.inputs} | set(self.spec.columns.values()) | set(self.spec.columns)
-        known = any(file.stem in named for file in self._files)
-        return len(self.inputs) == 1 and len(self._files) > 1 and not known
+        any_named = any(file.stem in named for file in self._files)
+        return len(self.inputs) == 1 and len(self._files) > 1 and not any_named
 
     @functools.cached_property
     def _opened(self) -> dict[str, RowFile]:

@@ -84,10 +84,10 @@ class TableReader(Reader):
 
     def _open(self, datasets: Any) -> Any:
         if self.path.is_dir():
-            found = datasets.load_from_disk(str(self.path))
-            if isinstance(found, datasets.DatasetDict):
-                raise UserError(f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(found))}")
-            return found
+            loaded = datasets.load_from_disk(str(self.path))
+            if isinstance(loaded, datasets.DatasetDict):
+                raise UserError(f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(loaded))}")
+            return loaded
         suffix = self.path.suffix.lower()
         options = {"sep": "\t"} if suffix == ".tsv" else {}
         read = getattr(datasets.Dataset, f"from_{_FORMATS[suffix]}")

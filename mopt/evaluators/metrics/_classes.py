@@ -32,8 +32,8 @@ def answer_and_truth(outputs: Feed, output: str, label: Any, classes: Sequence[s
         UserError: When no output tells a class, or the label is none.
     """
     truth = label if isinstance(label, str) else label_number(label)
-    told = _told(outputs, output, isinstance(truth, str))
-    answer = told if told is not None else _highest(class_scores(outputs, output), truth)
+    stated = _stated_class(outputs, output, isinstance(truth, str))
+    answer = stated if stated is not None else _highest(class_scores(outputs, output), truth)
     if isinstance(answer, str) and isinstance(truth, int):
         return _number(answer, classes), truth
     if isinstance(truth, str) and isinstance(answer, int):
@@ -65,28 +65,28 @@ def class_scores(outputs: Feed, output: str) -> npt.NDArray[Any]:
     Raises:
         UserError: When no output has them, or several have.
     """
-    found = one_output(outputs, output, _are_scores, "scores of classes")
-    assert found is not None
-    if not _are_scores(found):
-        raise UserError(f"the output {output} has no scores of classes: {list(found.shape)}", "name another output")
-    return found.reshape(-1)
+    scores = one_output(outputs, output, _are_scores, "scores of classes")
+    assert scores is not None
+    if not _are_scores(scores):
+        raise UserError(f"the output {output} has no scores of classes: {list(scores.shape)}", "name another output")
+    return scores.reshape(-1)
 
 
 def _are_scores(value: npt.NDArray[Any]) -> bool:
     return value.dtype.kind == "f" and value.size > 1 and value.size == value.shape[-1]
 
 
-def _told(outputs: Feed, output: str, words: bool) -> int | str | None:
+def _stated_class(outputs: Feed, output: str, words: bool) -> int | str | None:
     if output in outputs:
-        found: npt.NDArray[Any] | None = outputs[output]
+        answer: npt.NDArray[Any] | None = outputs[output]
         kinds = "OUSiu"
     else:
         kinds = "OUS" if words else "iu"
-        found = one_output(outputs, output, lambda value: _tells(value, kinds), "a class", optional=True)
-    if found is None or not _tells(found, kinds):
+        answer = one_output(outputs, output, lambda value: _tells(value, kinds), "a class", optional=True)
+    if answer is None or not _tells(answer, kinds):
         return None
-    cell = found.reshape(-1)[0]
-    return int(cell) if found.dtype.kind in "iu" else str(cell)
+    cell = answer.reshape(-1)[0]
+    return int(cell) if answer.dtype.kind in "iu" else str(cell)
 
 
 def _tells(value: npt.NDArray[Any], kinds: str) -> bool:

@@ -90,8 +90,8 @@ class FunctionMetric(Metric):
         return float(self._call(outputs, labels).mean())
 
     def _scores(self, outputs: list[Feed], labels: list[Any]) -> Rows | None:
-        found = self._call(outputs, labels)
-        return None if found.ndim == 0 else found
+        scores = self._call(outputs, labels)
+        return None if scores.ndim == 0 else scores
 
     def _call(self, outputs: list[Feed], labels: list[Any]) -> Rows:
         import numpy as np
@@ -99,15 +99,15 @@ class FunctionMetric(Metric):
         with guarded(f"the metric {self.function}", self.call):
             returned = self.call(outputs, labels)
         try:
-            found = np.asarray(returned, dtype=np.float64)
+            scores = np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError):
-            found = np.empty((0, 0))
-        if found.ndim > 1 or (found.ndim == 1 and found.size != len(labels)):
+            scores = np.empty((0, 0))
+        if scores.ndim > 1 or (scores.ndim == 1 and scores.size != len(labels)):
             raise UserError(
                 f"the metric {self.function} returned {type(returned).__name__}, no number and not one for each sample",
                 "return a float, or an array as long as the list of labels",
             )
-        return found
+        return scores
 
 
 class LossFunctionMetric(FunctionMetric):
@@ -124,10 +124,10 @@ def function_metric(text: str, base: Path, options: Mapping[str, Any], outputs: 
     Raises:
         UserError: When there is no such function or option.
     """
-    known = ("higher_is_better", "output")
+    option_names = ("higher_is_better", "output")
     for option in options:
-        if option not in known:
-            raise UserError(f"a metric of your own has no option {option}", nearest(option, known))
+        if option not in option_names:
+            raise UserError(f"a metric of your own has no option {option}", nearest(option, option_names))
     output = options.get("output", "")
     if output and output not in outputs:
         raise UserError(f"the model has no output {output}", nearest(output, outputs))

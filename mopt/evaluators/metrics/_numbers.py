@@ -25,18 +25,18 @@ def prediction_and_truth(outputs: Feed, output: str, label: Any) -> Rows:
     """
     import numpy as np
 
-    found = one_output(outputs, output, lambda value: value.dtype.kind == "f", "floating-point numbers")
-    assert found is not None
+    prediction = one_output(outputs, output, lambda value: value.dtype.kind == "f", "floating-point numbers")
+    assert prediction is not None
     try:
         truth = np.asarray(label, dtype=np.float64).reshape(-1)
     except ValueError:
         raise UserError(f"the label {str(label)[:60]!r} is no number", "take a metric for classes, or fidelity") from None
-    if found.size != truth.size:
+    if prediction.size != truth.size:
         raise UserError(
-            f"the output has {found.size} numbers and the label {truth.size}",
+            f"the output has {prediction.size} numbers and the label {truth.size}",
             "name the output in metric_options: output, or take fidelity",
         )
-    return np.concatenate([found.reshape(-1).astype(np.float64), truth])
+    return np.concatenate([prediction.reshape(-1).astype(np.float64), truth])
 
 
 def sides(rows: Rows) -> tuple[Rows, Rows]:

@@ -31,12 +31,12 @@ class Auc(Metric):
         def fits(value: npt.NDArray[Any]) -> bool:
             return value.dtype.kind == "f" and value.size in (1, 2)
 
-        found = one_output(outputs, self.output, fits, "a score, or scores of two classes")
-        assert found is not None
+        scores = one_output(outputs, self.output, fits, "a score, or scores of two classes")
+        assert scores is not None
         truth = label_number(label)
-        if truth not in (0, 1) or not fits(found):
-            raise UserError(f"auc is for two classes, not for the label {truth} and {found.size} scores", "take f1")
-        score = found.reshape(-1).astype(np.float64)
+        if truth not in (0, 1) or not fits(scores):
+            raise UserError(f"auc is for two classes, not for the label {truth} and {scores.size} scores", "take f1")
+        score = scores.reshape(-1).astype(np.float64)
         return np.array([score[-1] - (score[0] if score.size == 2 else 0.0), float(truth)])
 
     def decides(self, rows: npt.NDArray[np.float64]) -> bool:
@@ -51,8 +51,8 @@ class Auc(Metric):
         from scipy import stats
 
         positive = rows[:, 1] == 1
-        count, others = int(positive.sum()), int((~positive).sum())
-        if not count or not others:
+        positives, negatives = int(positive.sum()), int((~positive).sum())
+        if not positives or not negatives:
             return float("nan")
         ranks = stats.rankdata(rows[:, 0])
-        return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
+        return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -47,11 +47,11 @@ class Cer(Metric):
         Raises:
             UserError: When there are no such scores, or no charset.
         """
-        found = one_output(outputs, self.output, _are_steps, "scores of characters")
-        assert found is not None
+        scores = one_output(outputs, self.output, _are_steps, "scores of characters")
+        assert scores is not None
         if not self.charset:
             raise UserError("cer does not know which character each class is", "give them in order in metric_options: charset")
-        best = found.reshape(-1, found.shape[-1]).argmax(axis=1).tolist()
+        best = scores.reshape(-1, scores.shape[-1]).argmax(axis=1).tolist()
         return "".join(self._character(step) for step, _ in itertools.groupby(best) if step != self.blank)
 
     def _character(self, step: int) -> str:
@@ -83,9 +83,11 @@ def _are_steps(value: npt.NDArray[Any]) -> bool:
 def _distance(left: str, right: str) -> int:
     """Return the Levenshtein distance."""
     previous = list(range(len(right) + 1))
-    for row, one in enumerate(left, 1):
+    for row, left_character in enumerate(left, 1):
         current = [row]
-        for column, other in enumerate(right, 1):
-            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (one != other)))
+        for column, right_character in enumerate(right, 1):
+            current.append(
+                min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (left_character != right_character))
+            )
         previous = current
     return previous[-1]

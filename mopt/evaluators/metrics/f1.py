@@ -49,8 +49,8 @@ class F1(Metric):
         """Return ``mean over classes of 2 TP / (2 TP + FP + FN)``."""
         import numpy as np
 
-        known, numbers = np.unique(rows, return_inverse=True)
+        classes, numbers = np.unique(rows, return_inverse=True)
         answer, truth = numbers.reshape(rows.shape).T
-        right = np.bincount(truth[answer == truth], minlength=known.size)
-        total = np.bincount(answer, minlength=known.size) + np.bincount(truth, minlength=known.size)
+        right = np.bincount(truth[answer == truth], minlength=classes.size)
+        total = np.bincount(answer, minlength=classes.size) + np.bincount(truth, minlength=classes.size)
         return float((2 * right / total).mean())

@@ -119,8 +119,8 @@ def parse(url: str) -> tuple[str, Server, str]:
 def only(server: Server, names: Sequence[str], kind: str = "model") -> str:
     if len(names) == 1:
         return names[0]
-    told = f"{len(names)} {kind}s: {', '.join(names[:10])}" if names else f"no {kind} that it names"
-    raise AmbiguousModelError(f"the server at {server} has {told}", f"say which {kind} is meant")
+    choices = f"{len(names)} {kind}s: {', '.join(names[:10])}" if names else f"no {kind} that it names"
+    raise AmbiguousModelError(f"the server at {server} has {choices}", f"say which {kind} is meant")
 
 
 def missing(server: Server, name: str, names: Sequence[str], reason: str) -> None:

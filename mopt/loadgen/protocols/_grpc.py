@@ -52,15 +52,14 @@ def _stub(server: Server) -> Iterator[tuple[Any, Any]]:
 
 
 def connect_grpc(server: Server, model: str) -> Endpoint:
+    grpc, _, _ = _services()
     with _stub(server) as (stub, messages):
         stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
         name = model or only(server, _grpc_index(stub, server))
         try:
             about = stub.ModelMetadata(messages.ModelMetadataRequest(name=name), timeout=LOOK_SECONDS, metadata=server.metadata)
-        except Exception as error:
-            if getattr(error, "code", lambda: None)() is None:
-                raise
-            missing(server, name, _grpc_index(stub, server), str(error.details()))  # type: ignore[attr-defined]
+        except grpc.RpcError as error:
+            missing(server, name, _grpc_index(stub, server), str(error.details()))
         if not stub.ModelReady(messages.ModelReadyRequest(name=name), timeout=LOOK_SECONDS, metadata=server.metadata).ready:
             raise UserError(f"{name} at {server} is not ready", "wait until it is loaded, or look at the server's log")
     entries = [{"name": entry.name, "datatype": entry.datatype, "shape": entry.shape} for entry in about.inputs]
@@ -68,14 +67,12 @@ def connect_grpc(server: Server, model: str) -> Endpoint:
 
 
 def _grpc_index(stub: Any, server: Server) -> list[str]:
-    _, messages, _ = _services()
+    grpc, messages, _ = _services()
     try:
-        found = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
-    except Exception as error:
-        if getattr(error, "code", lambda: None)() is None:
-            raise
+        index = stub.RepositoryIndex(messages.RepositoryIndexRequest(), timeout=LOOK_SECONDS, metadata=server.metadata)
+    except grpc.RpcError:  # the index is optional in the protocol
         return []
-    return sorted({entry.name for entry in found.models if entry.state in ("READY", "")})
+    return sorted({entry.name for entry in index.models if entry.state in ("READY", "")})
 
 
 def grpc_request(endpoint: Endpoint, feed: Feed) -> Request:

@@ -55,8 +55,8 @@ def fetch(server: Server, path: str, request: Request | None = None, timeout: fl
 def dictionary(answer: Answer) -> dict[str, Any]:
     """Return a JSON object, or an empty one when it is none."""
     with contextlib.suppress(ValueError):
-        if answer.status == 200 and isinstance(found := answer.json(), dict):
-            return found
+        if answer.status == 200 and isinstance(parsed := answer.json(), dict):
+            return parsed
     return {}
 
 

@@ -21,9 +21,9 @@ _KSERVE_PATH = re.compile(r"(?P<prefix>.*?)(/v2(/models/(?P<model>[^/]+)(/versio
 
 def kserve_path(path: str) -> tuple[str, str, str]:
     """Split a path into what comes before /v2, the model, and its version."""
-    found = _KSERVE_PATH.fullmatch(path)
-    assert found is not None
-    return found["prefix"], urllib.parse.unquote(found["model"] or ""), found["version"] or ""
+    match = _KSERVE_PATH.fullmatch(path)
+    assert match is not None
+    return match["prefix"], urllib.parse.unquote(match["model"] or ""), match["version"] or ""
 
 
 def connect_kserve(server: Server, path: str, model: str | None) -> Endpoint:

@@ -44,10 +44,10 @@ def tensor(name: str, value: npt.NDArray[Any]) -> dict[str, Any]:
 
 def fit(endpoint: Endpoint, feed: Feed) -> Feed:
     """Check inputs against what the server asks for, and give a scalar the axis that the protocol needs."""
-    wanted = endpoint.inputs
-    if wanted is not None and set(feed) != set(wanted):
+    expected = endpoint.inputs
+    if expected is not None and set(feed) != set(expected):
         raise UserError(
-            f"{endpoint} takes {', '.join(sorted(wanted)) or 'nothing'}, and the samples have {', '.join(sorted(feed))}",
+            f"{endpoint} takes {', '.join(sorted(expected)) or 'nothing'}, and the samples have {', '.join(sorted(feed))}",
             "give the samples of this model",
         )
     return {name: _fit_one(endpoint, name, value) for name, value in feed.items()}
@@ -63,14 +63,14 @@ def _fit_one(endpoint: Endpoint, name: str, value: npt.NDArray[Any]) -> npt.NDAr
     if value.ndim < rank and (value.ndim == 0 or spec):
         value = value.reshape(value.shape + (1,) * (rank - value.ndim))
     if spec and (dtype_kind(value.dtype) != spec.dtype or not _same_shape(value.shape, spec.shape)):
-        found = TensorSpec(name=name, dtype=dtype_kind(value.dtype), shape=value.shape)
-        raise UserError(f"{endpoint} takes {spec}, and the samples have {found}", "give the samples of this model")
+        given = TensorSpec(name=name, dtype=dtype_kind(value.dtype), shape=value.shape)
+        raise UserError(f"{endpoint} takes {spec}, and the samples have {given}", "give the samples of this model")
     return value
 
 
-def _same_shape(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
-    return len(shape) == len(wanted) and all(
-        isinstance(size, str) or size == have for have, size in zip(shape, wanted, strict=True)
+def _same_shape(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
+    return len(shape) == len(expected) and all(
+        isinstance(size, str) or size == have for have, size in zip(shape, expected, strict=True)
     )
 
 
@@ -110,6 +110,6 @@ def _numpy_type(datatype: str) -> np.dtype[Any]:
     if datatype == "BF16":
         import ml_dtypes
 
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return found
+        bf16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bf16
     return np.dtype(_DTYPES[datatype])
