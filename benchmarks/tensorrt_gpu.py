@@ -22,12 +22,12 @@ from mopt.exporters._export import export, find_exporter, validate_export
 from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
-from mopt.recipe import Engine
+from mopt.recipe import Engine, Search
 from mopt.runtimes._base import SessionProcess
 from mopt.search.candidates import SpaceInputs, graph_traits, search_space
 from mopt.search.compile import compile_passes
+from mopt.search.from_recipe import simplifying_passes
 from mopt.search.simplify import simplify
-from mopt.search.trial import new_trial
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
 from mopt.system.nvidia import devices
 from mopt.system.store import Store
@@ -64,13 +64,14 @@ def _measure(name: str, target: Any, work: Path) -> list[dict[str, Any]]:
     split = prepare(DataSpec(path=str(chosen.held_out)), exported.signature, store, Path())
     feeds = [split.evaluation[index] for index in range(min(8, len(split.evaluation)))]
     bound = validate_export(exported, feeds, store)
-    prepared = simplify(bound.model, bound.signature, feeds, store)
     calibration = batched(split.calibration, bound.signature, store)
+    steps = simplifying_passes(Search().simplify, calibration)
+    prepared = simplify(steps, bound.model, bound.signature, feeds, store)
     engine = engine_pass(target.gpu, Engine(), bound.signature, calibration, max(BATCHES))
     asked = SpaceInputs(graph_traits(prepared.model), target, calibration, 1, engine)
     rows = []
     for candidate in search_space(asked, ("*",), "latency"):
-        row: dict[str, Any] = {"model": name, "candidate": new_trial(candidate).trial.name}
+        row: dict[str, Any] = {"model": name, "candidate": candidate.name}
         try:
             compiled = compile_passes(candidate.passes, prepared.model, store)
             row |= {"build_seconds": compiled.records[-1].seconds, "computes": compiled.records[-1].detail["computes"]}

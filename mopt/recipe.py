@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 __all__ = [
+    "CandidateSpec",
     "Engine",
     "Gate",
+    "PassSpec",
     "Recipe",
     "Search",
     "Traffic",
@@ -92,6 +94,51 @@ class Traffic(Schema):
     spare: Annotated[int, pydantic.Field(ge=0, le=64, description="replicas that may be lost while the rest holds")] = 1
 
 
+class PassSpec(pydantic.BaseModel):
+    """A pass by its name, and as many of its options as are not left to their defaults."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow")
+
+    name: Annotated[str, pydantic.Field(min_length=1, description="see mopt list passes")]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options by name, as they were written."""
+        return dict(self.model_extra or {})
+
+    @pydantic.model_serializer
+    def _as_written(self) -> Any:
+        return {"name": self.name, **self.options} if self.options else self.name
+
+
+def _pass_spec(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict | PassSpec):
+        return value
+    raise ValueError('a pass is a name, or a table with its name and options: { name = "...", option = value }')
+
+
+Step = Annotated[PassSpec, pydantic.BeforeValidator(_pass_spec, json_schema_input_type=str | PassSpec)]
+"""A name alone stands for a pass with its defaults."""
+
+
+def _alternatives(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class CandidateSpec(Schema):
+    """A candidate of one's own: passes that run one after the other, and the runtime for what they make."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="what reports call it")]
+    runtime: Annotated[str, pydantic.Field(min_length=1, description="what executes it; see mopt list runtimes")]
+    runtime_options: Annotated[dict[str, Any], pydantic.Field(description="fields of the runtime")] = {}
+    passes: Annotated[
+        tuple[Step, ...],
+        pydantic.Field(description="passes, each by its name, or as a table with its name and options"),
+    ] = ()
+
+
 class Search(Schema):
     """How widely and how long to look."""
 
@@ -114,6 +161,17 @@ class Search(Schema):
         Literal["accept", "reject"],
         pydantic.Field(description="a candidate within the tolerance on the samples, too few of them to prove it"),
     ] = "accept"
+    simplify: Annotated[
+        tuple[
+            Annotated[
+                tuple[Step, ...],
+                pydantic.BeforeValidator(_alternatives, json_schema_input_type=str | PassSpec | tuple[str | PassSpec, ...]),
+            ],
+            ...,
+        ],
+        pydantic.Field(description="passes that every model goes through first; of a list of several the first that fits"),
+    ] = ((PassSpec(name="fold_constants"),), (PassSpec(name="fold_onnxslim"), PassSpec(name="fold_onnxsim")))
+    candidate: Annotated[tuple[CandidateSpec, ...], pydantic.Field(description="candidates of one's own")] = ()
 
 
 class Engine(Schema):
@@ -236,6 +294,8 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
     if isinstance(traffic, dict) and isinstance(traffic.get("arrivals"), str):
         traffic["arrivals"] = _anchored(traffic["arrivals"], base)
     data = values.get("data")
+    if isinstance(data, str):
+        values["data"] = _anchored(data, base)
     if isinstance(data, dict):
         if isinstance(data.get("path"), str):
             data["path"] = _anchored(data["path"], base)
@@ -306,7 +366,8 @@ def _mistake(detail: ErrorDetails) -> tuple[str, UserError]:
 def _keys(parents: list[str]) -> list[str]:
     model: type[pydantic.BaseModel] = Recipe
     for parent in parents:
-        annotation: Any = model.model_fields[parent].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel))
+        if not parent.isdigit():  # a place in a list of tables
+            annotation: Any = model.model_fields[parent].annotation
+            options = [annotation, *getattr(annotation, "__args__", ())]
+            model = next(option for option in options if isinstance(option, type) and issubclass(option, pydantic.BaseModel))
     return list(model.model_fields)

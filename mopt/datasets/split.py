@@ -83,6 +83,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
     with store.scratch() as scratch:
         reader: Reader = reader_class(path, spec, signature.inputs, scratch)
         key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
+        key |= {"plugin": code} if (code := plugins.code_of(reader_class)) else {}
         if spec.image is not None:
             key["image"] = _versions(("pillow",))
         folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))

@@ -48,12 +48,13 @@ class Metric(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The name of the metric: its file's."""
-        return type(self).__module__.rsplit(".", 1)[-1]
+        """The name of the metric: its file's, or its entry point's."""
+        return plugins.name_of(type(self))
 
     def key(self) -> dict[str, Any]:
         """Everything that rows depend on besides outputs and labels, as JSON data."""
-        return {"metric": self.name, **dataclasses.asdict(self)}
+        code = plugins.code_of(type(self))
+        return {"metric": self.name, **dataclasses.asdict(self), **({"plugin": code} if code else {})}
 
     @abc.abstractmethod
     def rows(self, outputs: Feed, label: Any, reference: Feed) -> Rows:

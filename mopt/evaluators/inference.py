@@ -18,7 +18,6 @@ from mopt.model.samples import Sample, Samples, write_samples
 from mopt.model.signature import Feed, Signature
 from mopt.records.measurement import Machine
 from mopt.runtimes._base import Runtime, SessionProcess
-from mopt.system.digests import describe_fields, versions
 from mopt.system.store import Store, code_digest
 
 if TYPE_CHECKING:
@@ -136,10 +135,4 @@ def score(answers: Samples, metric: Metric, samples: Samples, reference: Samples
 
 
 def _session_key(model: Model, runtime: Runtime) -> Mapping[str, Any]:
-    return {
-        "model": model.digest,
-        "runtime": runtime.name,
-        "fields": describe_fields(runtime),
-        "libraries": versions(runtime.libraries),
-        "code": code_digest(),
-    }
+    return {"model": model.digest, **runtime.key(), "code": code_digest()}

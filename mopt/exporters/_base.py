@@ -25,6 +25,7 @@ from mopt.errors import MissingDependencyError
 from mopt.model.signature import Feed, Signature
 from mopt.passes._base import PassResult
 from mopt.system.digests import describe_fields, digest, file_digest, versions
+from mopt.system.plugins import code_of, name_of
 from mopt.system.process import Worker
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class Exporter(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The name of the exporter: its file's."""
-        return type(self).__module__.rsplit(".", 1)[-1]
+        """The name of the exporter: its file's, or its entry point's."""
+        return name_of(type(self))
 
     @classmethod
     @abc.abstractmethod
@@ -99,7 +100,8 @@ class Exporter(abc.ABC):
     def key(self) -> dict[str, Any]:
         """Everything besides the source's content that the result depends on, as JSON data."""
         fields = {name: value for name, value in describe_fields(self).items() if name != "source"}
-        return {"pass": self.name, "fields": fields, "libraries": versions(self.libraries)}
+        key = {"pass": self.name, "fields": fields, "libraries": versions(self.libraries)}
+        return key | ({"plugin": code} if (code := code_of(type(self))) else {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A model on disk: immutable, content-addressed, with a form and a signature."""
+"""A model on disk: immutable, content-addressed, with a format."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ __all__ = ["Model"]
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mopt.model.formats import model_format
 from mopt.system.digests import folder_digest
-
-if TYPE_CHECKING:
-    pass
-
-
-MAIN_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "model.plan"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +22,7 @@ class Model:
     @property
     def file(self) -> Path:
         """The file that a runtime is given."""
-        return self.folder / MAIN_FILES[self.format]
+        return self.folder / model_format(self.format).main_file
 
     @property
     def size(self) -> int:
@@ -39,3 +33,8 @@ class Model:
     def at(cls, format_name: str, folder: Path) -> Model:
         """Hash a folder and describe it."""
         return cls(format_name, folder, folder_digest(folder))
+
+    @classmethod
+    def source_of(cls, format_name: str, folder: Path) -> Model:
+        """Describe the ONNX that a model in ``folder`` was made from and that lies in it."""
+        return cls.at("onnx", folder / model_format(format_name).source_folder)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["FilePass", "GraphPass", "Pass", "PassResult", "run_passes"]
+__all__ = ["FilePass", "GraphPass", "Pass", "PassResult", "QuantizingPass", "run_passes"]
 
 import abc
 import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mopt.model.files import Model
+from mopt.model.samples import Samples
 from mopt.system.digests import describe_fields, versions
+from mopt.system.plugins import code_of, name_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,7 +36,9 @@ class Pass(abc.ABC):
     """
 
     takes: ClassVar[str] = "onnx"
+    """The format of a model that it reads; see :mod:`mopt.model.formats`."""
     makes: ClassVar[str] = "onnx"
+    """The format that it writes."""
     libraries: ClassVar[tuple[str, ...]] = ("onnx-ir",)
     """Distributions whose version changes the result."""
     extra: ClassVar[str] = ""
@@ -44,12 +48,13 @@ class Pass(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The name of the pass: its file's."""
-        return type(self).__module__.rsplit(".", 1)[-1]
+        """The name of the pass: its file's, or its entry point's."""
+        return name_of(type(self))
 
     def key(self) -> dict[str, Any]:
         """Everything that the result depends on besides the input, as JSON data."""
-        return {"pass": self.name, "fields": describe_fields(self), "libraries": versions(self.libraries)}
+        fields = {"pass": self.name, "fields": describe_fields(self), "libraries": versions(self.libraries)}
+        return fields | ({"plugin": code} if (code := code_of(type(self))) else {})
 
     @abc.abstractmethod
     def apply(self, source: Model, folder: Path) -> PassResult:
@@ -58,6 +63,44 @@ class Pass(abc.ABC):
 
 class FilePass(Pass):
     """A pass that wraps a library which reads and writes files."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizingPass(Pass):
+    """A pass that lowers the precision of operators, and can leave some of them in float.
+
+    Mixed precision, ``mopt explain`` and the report work with every one that keeps to this.
+
+    Attributes:
+        float_nodes: Names of nodes that stay in float.
+    """
+
+    runs_in: ClassVar[tuple[str, ...]] = ("int8",)
+    """What a runtime should say of the operators that it lowered; anything else means that it has no kernel for them."""
+
+    float_nodes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What it lowers operators to, for engines that are not timed: of each kind one is chosen."""
+        return self.name
+
+    def with_float_nodes(self, names: Sequence[str]) -> Self:
+        """Return the same pass with these nodes left in float."""
+        return dataclasses.replace(self, float_nodes=tuple(sorted(names)))
+
+    def for_ranking(self) -> Self:
+        """Return the same pass with nothing but the lowered operators changed, so that their noise is all there is."""
+        return self
+
+    def isolated(self) -> Self:
+        """Return the same pass without what it does on behalf of nodes in float, so that one operator can be lowered alone."""
+        return self
+
+    def samples(self) -> Samples | None:
+        """Return the real samples that it was given; None for a pass that has none."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return next((value for value in values if isinstance(value, Samples)), None)
 
 
 class GraphPass(Pass):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
+from mopt.model.formats import model_format
 from mopt.model.graph import external_domains, name_nodes
 from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult
@@ -78,8 +79,9 @@ class BuildTensorrt(FilePass):
         name_nodes(model)
         _name_dimensions(model)
         quantized = _quantized(model)
-        (folder / "onnx").mkdir()
-        path = save(model, folder / "onnx")
+        layout = model_format(self.makes)
+        (folder / layout.source_folder).mkdir()
+        path = save(model, folder / layout.source_folder)
         start = time.perf_counter()
         cache = self._timing_cache(trt.__version__) if self.library == "tensorrt" else None
         options = EngineOptions(
@@ -100,7 +102,7 @@ class BuildTensorrt(FilePass):
                 f"none of {len(quantized)} quantized operators computes in fewer bits on compute capability "
                 f"{', '.join(self.capabilities) or 'of this GPU'}"
             )
-        (folder / "model.plan").write_bytes(engine)
+        (folder / layout.main_file).write_bytes(engine)
         return PassResult(True, self._describe(trt.__version__, time.perf_counter() - start, layers, quantized))
 
     def _timing_cache(self, version: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mopt.model.files import Model
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._half import BLOCKED, convert
 
 _LARGEST = 3.38e38
@@ -17,7 +17,7 @@ _LARGEST = 3.38e38
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertBfloat16(FilePass):
+class ConvertBfloat16(QuantizingPass, FilePass):
     """Store weights and compute in BF16 wherever the ONNX standard allows it, in subgraphs too.
 
     BF16 has the range of FP32, so that nothing overflows, and three significant digits. It is for accelerators: ONNX
@@ -29,9 +29,9 @@ class ConvertBfloat16(FilePass):
     """
 
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir")
+    runs_in: ClassVar[tuple[str, ...]] = ("fp16", "bf16")
 
     op_block: tuple[str, ...] = BLOCKED
-    float_nodes: tuple[str, ...] = ()
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Convert, check and save."""

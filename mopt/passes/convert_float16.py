@@ -14,13 +14,13 @@ from mopt.calibration.observers import Range
 from mopt.model.files import Model
 from mopt.model.onnx_io import load
 from mopt.model.samples import Samples
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._half import BLOCKED, LARGEST, beyond_range, convert, touching
 from mopt.passes._prepare import write_named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertFloat16(FilePass):
+class ConvertFloat16(QuantizingPass, FilePass):
     """Store weights and compute in FP16 wherever the ONNX standard allows it, in subgraphs too.
 
     A node stays in FP32 when a constant of it is beyond 65504 or would vanish, and, with ``calibration``, when a tensor
@@ -35,11 +35,11 @@ class ConvertFloat16(FilePass):
     """
 
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
+    runs_in: ClassVar[tuple[str, ...]] = ("fp16", "bf16")
 
     calibration: Samples | None = None
     headroom: float = 4.0
     op_block: tuple[str, ...] = BLOCKED
-    float_nodes: tuple[str, ...] = ()
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Observe, convert, check and save."""

@@ -16,7 +16,7 @@ from mopt.model.files import Model
 from mopt.model.graph import constant_bytes, count_operators, name_nodes
 from mopt.model.onnx_io import load, save
 from mopt.model.samples import Samples
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SMALLEST = 64 * 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeInt4(FilePass):
+class QuantizeInt4(QuantizingPass, FilePass):
     """Replace MatMul with constant 2-D weights by ``com.microsoft::MatMulNBits``; activations stay in float.
 
     Attributes:
@@ -47,7 +47,6 @@ class QuantizeInt4(FilePass):
     symmetric: bool = False
     accuracy_level: int = 4
     calibration: Samples | None = None
-    float_nodes: tuple[str, ...] = ()
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Lift the weights out of Constant nodes, quantize, check that something was, and save."""

@@ -12,12 +12,12 @@ from typing import ClassVar
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.model.samples import Samples
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeInt4Nncf(FilePass):
+class QuantizeInt4Nncf(QuantizingPass, FilePass):
     """Convert ONNX to OpenVINO's IR and compress weights to INT4, the more sensitive ones to INT8.
 
     Attributes:
@@ -40,7 +40,6 @@ class QuantizeInt4Nncf(FilePass):
     awq: bool = False
     scale_estimation: bool = False
     calibration: Samples | None = None
-    float_nodes: tuple[str, ...] = ()
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Convert, compress and save."""

@@ -13,7 +13,7 @@ from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.graph import constant_bytes, count_operators, name_nodes
 from mopt.model.onnx_io import load, save
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _FOREIGN = "com.microsoft"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeInt8Dynamic(FilePass):
+class QuantizeInt8Dynamic(QuantizingPass, FilePass):
     """Replace products with constant weights by MatMulInteger, and LSTM by ``com.microsoft::DynamicQuantizeLSTM``.
 
     A product becomes DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul, in the form that ONNX Runtime fuses into one
@@ -44,7 +44,6 @@ class QuantizeInt8Dynamic(FilePass):
     per_channel: bool = True
     reduce_range: bool = False
     op_types: tuple[str, ...] = ("MatMul", "Gemm", "LSTM")
-    float_nodes: tuple[str, ...] = ()
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Quantize, check that something was, and save."""

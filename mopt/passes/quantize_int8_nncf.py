@@ -7,12 +7,12 @@ __all__ = ["QuantizeInt8Nncf"]
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.samples import Samples
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
 
 _ELEMENTWISE = (
@@ -23,7 +23,7 @@ _ELEMENTWISE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeInt8Nncf(FilePass):
+class QuantizeInt8Nncf(QuantizingPass, FilePass):
     """Convert ONNX to OpenVINO's IR and insert FakeQuantize with NNCF's post-training quantization.
 
     Attributes:
@@ -55,9 +55,12 @@ class QuantizeInt8Nncf(FilePass):
     reduce_range: Literal["first", "all", "none"] = "all"
     ranges: Literal["default", "minmax", "quantile", "histogram"] = "default"
     weighted_only: bool = False
-    float_nodes: tuple[str, ...] = ()
     float_types: tuple[str, ...] = ()
     half: bool = False
+
+    def for_ranking(self) -> Self:
+        """Leave in FP32 what is not quantized."""
+        return dataclasses.replace(self, half=False)
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Convert, calibrate, quantize and save."""

@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from mopt.calibration.activations import observe
 from mopt.calibration.observers import Histogram, Method, Range, choose_range
@@ -17,7 +17,7 @@ from mopt.model.files import Model
 from mopt.model.graph import count_operators, has_delicate_arithmetic
 from mopt.model.onnx_io import load, save, weight_bytes
 from mopt.model.samples import Samples
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._bias import correct_biases
 from mopt.passes._prepare import prepare, subfolder
 
@@ -35,7 +35,7 @@ _LARGEST = 1e30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeInt8Static(FilePass):
+class QuantizeInt8Static(QuantizingPass, FilePass):
     """Insert QuantizeLinear/DequantizeLinear pairs where ONNX Runtime's quantizer puts them, with streamed ranges.
 
     An operator stays in float when its weights are not constant (the attention products), when it sits in a subgraph,
@@ -69,7 +69,6 @@ class QuantizeInt8Static(FilePass):
     quantize_bias: bool = True
     correct_bias: bool = True
     op_types: tuple[str, ...] = ()
-    float_nodes: tuple[str, ...] = ()
     float_inputs: bool = True
 
     def apply(self, source: Model, folder: Path) -> PassResult:
@@ -94,6 +93,10 @@ class QuantizeInt8Static(FilePass):
                 detail["biases_corrected"] = len(corrected)
             save(result, folder)
         return PassResult(True, detail | {"weight_bytes": [before, weight_bytes(result)]})
+
+    def isolated(self) -> Self:
+        """Let the neighbours of one operator stay in float as they are, without those before them."""
+        return dataclasses.replace(self, float_inputs=False)
 
     def _observer(self) -> type[Range]:
         return Range if self.method == "minmax" else Histogram

@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from mopt.calibration.activations import observe
 from mopt.calibration.observers import Histogram, Method, Range, choose_range
@@ -19,7 +19,7 @@ from mopt.model.files import Model
 from mopt.model.graph import count_operators, name_nodes
 from mopt.model.onnx_io import load, save, weight_bytes
 from mopt.model.samples import Samples
-from mopt.passes._base import FilePass, PassResult
+from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._half import BLOCKED, LARGEST, beyond_range, halve, touching
 from mopt.passes._prepare import at_opset, prepare, subfolder
 
@@ -40,7 +40,7 @@ _TOP = {"int8": 127.0, "fp8": 448.0, "int4": 7.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeTensorrt(FilePass):
+class QuantizeTensorrt(QuantizingPass, FilePass):
     """Put QuantizeLinear and DequantizeLinear on the inputs of convolutions and matrix products with constant weights.
 
     Zero points are 0, weights have one scale for each output channel (FP8: one in all; INT4: one for each block), biases and
@@ -65,7 +65,15 @@ class QuantizeTensorrt(FilePass):
     percentile: float = 99.99
     half: bool = True
     block_size: Literal[32, 64, 128] = 128
-    float_nodes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What convolutions and products compute in."""
+        return self.arithmetic
+
+    def for_ranking(self) -> Self:
+        """Leave in FP32 what is not quantized."""
+        return dataclasses.replace(self, half=False)
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Prepare, observe, insert, convert the rest and save."""

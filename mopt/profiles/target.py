@@ -111,11 +111,15 @@ class Target(Schema):
     device: Literal["cpu", "gpu"]
     detect: bool = False
     isa: tuple[str, ...] = ()
-    runtimes: tuple[str, ...]
     hardware: Hardware | None = None
     """Of machines that can be rented; None for a mere kind of CPU."""
     gpu: Gpu | None = None
     """Of a GPU that engines are built for."""
+
+    @property
+    def compute_device(self) -> Literal["cpu", "gpu"]:
+        """What candidates run on: the GPU that engines are built for, else the CPU."""
+        return "gpu" if self.gpu is not None else "cpu"
 
     @property
     def integer_dot(self) -> bool:

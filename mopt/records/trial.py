@@ -47,6 +47,12 @@ class TrialRecord(Record):
     outcome: Outcome | None = None
     """None for the chosen one and for the reference."""
 
+    @property
+    def float_nodes(self) -> tuple[str, ...] | None:
+        """Names of the operators that its quantizing pass left in float; None where it has no such pass."""
+        fields = next((step.fields for step in reversed(self.passes) if "float_nodes" in step.fields), None)
+        return None if fields is None else tuple(fields["float_nodes"])
+
 
 class ExportRecord(Record):
     """How the source became ONNX, and how far the two agree on real samples."""

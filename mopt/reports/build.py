@@ -486,9 +486,7 @@ def _frontier(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _kept(trial: TrialRecord) -> list[str]:
-    if "-mixed" not in trial.name or not trial.passes:
-        return []
-    return list(trial.passes[-1].fields.get("float_nodes") or ())
+    return list(trial.float_nodes or ()) if "-mixed" in trial.name else []
 
 
 def _pass_line(record: PassRecord) -> _PassLine:

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from mopt.errors import CandidateRejectedError, Rejection, UserError
+from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection, UserError
 from mopt.model.files import Model
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
-from mopt.system.plugins import load
+from mopt.system.digests import describe_fields, versions
+from mopt.system.plugins import code_of, load, name_of
 from mopt.system.process import Worker
 
 
@@ -29,7 +30,9 @@ class Runtime(abc.ABC):
     """
 
     formats: ClassVar[tuple[str, ...]]
-    """Forms of model that it loads."""
+    """Formats of a model that it loads; see :mod:`mopt.model.formats`."""
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    """What it runs on: ``cpu``, ``gpu``."""
     libraries: ClassVar[tuple[str, ...]]
     """Distributions whose version changes what is measured."""
     extra: ClassVar[str] = ""
@@ -40,8 +43,18 @@ class Runtime(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The name of the runtime: its file's."""
-        return type(self).__module__.rsplit(".", 1)[-1]
+        """The name of the runtime: its file's, or its entry point's."""
+        return name_of(type(self))
+
+    @classmethod
+    def supports(cls, device: str, isa: Sequence[str]) -> bool:
+        """Whether it is for targets of this device and these instruction sets."""
+        return device in cls.devices
+
+    def key(self) -> dict[str, Any]:
+        """Everything that a session depends on besides the model, as JSON data."""
+        fields = {"runtime": self.name, "fields": describe_fields(self), "libraries": versions(self.libraries)}
+        return fields | ({"plugin": code} if (code := code_of(type(self))) else {})
 
     @property
     def module(self) -> str:
@@ -112,7 +125,7 @@ class _Host:
     """The object that lives in the child: a session and the loop that times it."""
 
     def __init__(self, runtime: Runtime, path: Path) -> None:
-        importlib.import_module(runtime.module)
+        _import(runtime)
         start = time.perf_counter()
         self._session = runtime.open(path)
         self._load_ms = (time.perf_counter() - start) * 1e3
@@ -155,6 +168,17 @@ class _Host:
             run(feed)
             latencies.append((clock() - start) / 1e6)
         return latencies
+
+
+def _import(runtime: Runtime) -> None:
+    try:
+        importlib.import_module(runtime.module)
+    except ModuleNotFoundError as error:
+        if error.name != runtime.module:
+            raise
+        if runtime.extra:
+            raise MissingDependencyError(runtime.module, runtime.extra) from None
+        raise CandidateRejectedError(Rejection.SKIPPED, f"{runtime.module} is not installed") from None
 
 
 class HostedProcess:

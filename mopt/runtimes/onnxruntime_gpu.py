@@ -35,6 +35,7 @@ class OnnxRuntimeGpu(Runtime):
     """
 
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
+    devices: ClassVar[tuple[str, ...]] = ("gpu",)
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
     side_by_side: ClassVar[tuple[int, ...]] = (1, 2, 4)
 

@@ -41,6 +41,7 @@ class TensorRT(Runtime):
     """
 
     formats: ClassVar[tuple[str, ...]] = ("tensorrt",)
+    devices: ClassVar[tuple[str, ...]] = ("gpu",)
     libraries: ClassVar[tuple[str, ...]] = (*LIBRARIES["tensorrt_rtx"], *LIBRARIES["tensorrt"])
     extra: ClassVar[str] = "tensorrt-rtx"
     side_by_side: ClassVar[tuple[int, ...]] = (1, 2, 4)
@@ -60,7 +61,7 @@ class TensorRT(Runtime):
         """Without a GPU of that kind: the ONNX that the engine came from, in ONNX Runtime."""
         if not self.unavailable():
             return model, self
-        return Model.at("onnx", model.folder / "onnx"), OnnxRuntime(threads=os.cpu_count() or 1)
+        return Model.source_of(model.format, model.folder), OnnxRuntime(threads=os.cpu_count() or 1)
 
     def open(self, path: Path) -> Session:
         """Load an engine, unless this is not the GPU or the version that it was built for."""

@@ -9,7 +9,6 @@ __all__ = [
     "plan_mixed_precision",
     "quantizing_pass",
     "rank_sensitivity",
-    "with_pass_options",
 ]
 
 import dataclasses
@@ -21,6 +20,7 @@ from typing import Any
 from mopt.errors import CandidateRejectedError, NotApplicableError
 from mopt.model.files import Model
 from mopt.model.samples import Samples
+from mopt.passes._base import Pass, QuantizingPass
 from mopt.passes._sensitivity import rank_nodes
 from mopt.search.compile import compile_passes
 from mopt.search.trial import Candidate
@@ -55,13 +55,16 @@ class MixedPrecisionPlan:
 
     def solo(self, name: str) -> Candidate:
         """Return the candidate that lowers the precision of one operator, whatever that does to the speed."""
-        variant = self.with_float([one for one in self.ranked if one != name])
-        return with_pass_options(variant, float_inputs=False) if hasattr(quantizing_pass(variant), "float_inputs") else variant
+        variant = self.with_float([node for node in self.ranked if node != name])
+        return dataclasses.replace(variant, passes=_changed(variant.passes, lambda step: step.isolated()))
 
     def with_float(self, names: Sequence[str], suffix: str = "") -> Candidate:
         """Return the candidate that leaves these operators in float."""
-        variant = with_pass_options(self.candidate, float_nodes=tuple(sorted(names)))
-        return dataclasses.replace(variant, name=f"{self.candidate.name}-mixed{len(names)}{suffix}")
+        return dataclasses.replace(
+            self.candidate,
+            name=f"{self.candidate.name}-mixed{len(names)}{suffix}",
+            passes=_changed(self.candidate.passes, lambda step: step.with_float_nodes(names)),
+        )
 
 
 def plan_mixed_precision(
@@ -76,34 +79,31 @@ def plan_mixed_precision(
         store: Where models and rankings are kept.
         memory: Bytes that ranking may take; None for any.
     """
-    step = quantizing_pass(candidate)
+    step = quantizing_pass(candidate.passes)
     if step is None or step.float_nodes:
         return None
     try:
-        quantized = compile_passes(_for_ranking(candidate).passes, source, store, memory).model
-        ranked = rank_sensitivity(source, quantized, getattr(step, "calibration", None) or samples, store, memory)
+        quantized = compile_passes(_for_ranking(candidate, step), source, store, memory).model
+        ranked = rank_sensitivity(source, quantized, step.samples() or samples, store, memory)
     except (CandidateRejectedError, NotApplicableError):
         return None
     return MixedPrecisionPlan(candidate, tuple(trial["node"] for trial in ranked))
 
 
-def _for_ranking(candidate: Candidate) -> Candidate:
-    """The candidate up to the pass that lowers the precision, and with what stays in float in FP32."""
-    step = quantizing_pass(candidate)
-    until = dataclasses.replace(candidate, passes=candidate.passes[: candidate.passes.index(step) + 1])
-    return with_pass_options(until, half=False) if hasattr(step, "half") else until
+def _for_ranking(candidate: Candidate, step: QuantizingPass) -> tuple[Pass, ...]:
+    """The passes up to the one that lowers the precision, and with what stays in float in FP32."""
+    return _changed(candidate.passes[: candidate.passes.index(step) + 1], lambda lowering: lowering.for_ranking())
 
 
-def quantizing_pass(candidate: Candidate) -> Any:
+def quantizing_pass(passes: Sequence[Pass]) -> QuantizingPass | None:
     """Return the pass that quantizes or halves operators, and can leave some of them in float; None where there is none."""
-    return next((step for step in reversed(candidate.passes) if hasattr(step, "float_nodes")), None)
+    return next((step for step in reversed(passes) if isinstance(step, QuantizingPass)), None)
 
 
-def with_pass_options(candidate: Candidate, **fields: object) -> Candidate:
-    """Return the candidate with other options of the pass that lowers the precision."""
-    old = quantizing_pass(candidate)
-    new = dataclasses.replace(old, **fields)
-    return dataclasses.replace(candidate, passes=tuple(new if step is old else step for step in candidate.passes))
+def _changed(passes: Sequence[Pass], change: Callable[[QuantizingPass], QuantizingPass]) -> tuple[Pass, ...]:
+    """The same passes with another version of the one that lowers the precision."""
+    lowering = quantizing_pass(passes)
+    return tuple(change(step) if step is lowering and isinstance(step, QuantizingPass) else step for step in passes)
 
 
 def rank_sensitivity(

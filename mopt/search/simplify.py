@@ -11,9 +11,6 @@ from mopt.errors import CandidateRejectedError, NotApplicableError
 from mopt.model.files import Model
 from mopt.model.signature import Feed, Signature
 from mopt.passes._base import Pass
-from mopt.passes.fold_constants import FoldConstants
-from mopt.passes.fold_onnxsim import FoldOnnxsim
-from mopt.passes.fold_onnxslim import FoldOnnxslim
 from mopt.records.trial import PassRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
@@ -33,13 +30,26 @@ class Simplified:
     note: str
 
 
-def simplify(source: Model, signature: Signature, feeds: Sequence[Feed], store: Store, memory: int | None = None) -> Simplified:
-    """Fold constants, then let onnxslim simplify, or onnxsim where onnxslim cannot; keep what answers the same.
+def simplify(
+    steps: Sequence[Sequence[Pass]],
+    source: Model,
+    signature: Signature,
+    feeds: Sequence[Feed],
+    store: Store,
+    memory: int | None = None,
+) -> Simplified:
+    """Run passes that should change no answer, one after the other, and keep what they make where it answers the same.
 
-    A simplifier that takes more than ``memory`` bytes is left out.
+    Args:
+        steps: Each a list of alternatives, of which the first that fits is taken.
+        source: The model to start from.
+        signature: Of the model.
+        feeds: Real inputs.
+        store: Where results are kept.
+        memory: Bytes that a pass may take; one that takes more is left out.
     """
     model, records, notes = source, list[PassRecord](), list[str]()
-    for alternatives in _STEPS:
+    for alternatives in steps:
         for step in alternatives:
             try:
                 compiled = compile_passes((step,), model, store, memory)
@@ -52,9 +62,6 @@ def simplify(source: Model, signature: Signature, feeds: Sequence[Feed], store: 
             notes.append(step.name if compiled.records[0].modified else f"{step.name} changed nothing")
             break
     return Simplified(model, tuple(records), "; ".join(notes))
-
-
-_STEPS: tuple[tuple[Pass, ...], ...] = ((FoldConstants(),), (FoldOnnxslim(), FoldOnnxsim()))
 
 
 def _check_same(before: Model, after: Model, signature: Signature, feeds: Sequence[Feed]) -> None:

@@ -1,4 +1,4 @@
-"""What the search and the final know: the question, and a trial in the making."""
+"""What is searched: candidates, the task, and a trial in the making."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mopt.errors import Rejection
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.files import Model
+from mopt.model.formats import ONNX
 from mopt.model.samples import Samples
 from mopt.model.signature import Signature
 from mopt.passes._base import Pass
@@ -37,6 +38,29 @@ from mopt.system.store import Store
 REFERENCE = "reference"
 NARROW = 0.04
 """Width of a speed-up's interval, as a share of it, that is narrow enough to stop measuring."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """Passes and the runtime that executes what they make.
+
+    Raises:
+        ValueError: When a pass does not read what the one before it makes, or the runtime not what the last one makes.
+    """
+
+    name: str
+    passes: tuple[Pass, ...]
+    runtime: Runtime
+
+    def __post_init__(self) -> None:
+        """Follow the format of the model from ONNX to the runtime."""
+        format_name, maker = ONNX.name, "every candidate starts from"
+        for step in self.passes:
+            if step.takes != format_name:
+                raise ValueError(f"{step.name} reads {step.takes}, and {maker} {format_name}")
+            format_name, maker = step.makes, f"{step.name} makes"
+        if format_name not in self.runtime.formats:
+            raise ValueError(f"{self.runtime.name} loads {' or '.join(self.runtime.formats)}, and {maker} {format_name}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +153,3 @@ def inconclusive_text(quality: Quality) -> str:
         f"{quality.metric} {signed_text(quality.difference)} is within {signed_text(quality.allowed)}, "
         f"but {samples_text(quality)} only bound it at {signed_text(quality.bound)}{more}"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """Passes and the runtime that executes what they make."""
-
-    name: str
-    passes: tuple[Pass, ...]
-    runtime: Runtime

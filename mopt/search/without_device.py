@@ -200,8 +200,8 @@ def _kinds(trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def _kind(trial: Trial) -> str:
-    step = quantizing_pass(trial.candidate)
-    return str(getattr(step, "arithmetic", step.name)) if step else trial.record.name
+    step = quantizing_pass(trial.candidate.passes)
+    return step.kind if step else trial.record.name
 
 
 def _first(trials: Sequence[Trial]) -> Trial | None:
@@ -213,7 +213,8 @@ def _first(trials: Sequence[Trial]) -> Trial | None:
 
 
 def _left_out(trial: Trial) -> int:
-    return len(getattr(quantizing_pass(trial.candidate), "float_nodes", ()))
+    step = quantizing_pass(trial.candidate.passes)
+    return len(step.float_nodes) if step else 0
 
 
 def _refine(

@@ -31,6 +31,7 @@ from mopt.exporters._export import (
     find_exporter,
     validate_export,
 )
+from mopt.model.formats import ONNX
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
@@ -40,6 +41,7 @@ from mopt.recipe import Recipe, make_recipe
 from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import memory_budget
 from mopt.search.simplify import Simplified, simplify
 from mopt.system.store import Store, default_root
@@ -112,9 +114,11 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
     validated = validate_export(source.exported, samples, store)
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
-    simplified = simplify(validated.model, validated.signature, samples, store, memory)
+    calibration = batched(source.split.calibration, validated.signature, store)
+    steps = simplifying_passes(recipe.search.simplify, calibration)
+    simplified = simplify(steps, validated.model, validated.signature, samples, store, memory)
     progress.step(simplified.note)
-    return PreparedModel(validated, simplified, batched(source.split.calibration, validated.signature, store), memory)
+    return PreparedModel(validated, simplified, calibration, memory)
 
 
 def first_samples(split: Split) -> list[Feed]:
@@ -177,7 +181,7 @@ def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[M
         UserError: When there is no such metric, or it does not fit the samples.
     """
     files, _ = model.executable
-    metadata = model_metadata(files.file) if files.format == "onnx" else {}
+    metadata = model_metadata(files.file) if files.format == ONNX.name else {}
     first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=metadata)
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
     return [first, *(load_metric(name, samples, model.signature, metadata=metadata) for name in more)]

@@ -20,6 +20,7 @@ from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._export import find_exporter
+from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
@@ -34,19 +35,15 @@ from mopt.reports.build import render_files
 from mopt.runtimes._base import SessionProcess
 from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.driver import search
+from mopt.search.from_recipe import check_search
 from mopt.search.selection import SearchResult
 from mopt.search.trial import Candidate, SearchTask
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
-from mopt.system.nvidia import LIBRARIES as TENSORRT
-from mopt.system.plugins import load
+from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._sources import PreparedModel, Source, first_samples, open_source, prepare_model
 
-LIBRARIES = (
-    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxslim", "onnxsim", "openvino", "nncf",
-    *TENSORRT["tensorrt"], *TENSORRT["tensorrt_rtx"],
-)  # fmt: skip
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
 """What another machine may differ by, as a share of the largest output: in FP32, and in a lower precision."""
@@ -167,6 +164,7 @@ def _check(recipe: Recipe) -> _Site:
     find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
         load("serving", system)
+    check_search(recipe.search, target)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
     find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
@@ -188,9 +186,16 @@ def _key(recipe: Recipe, site: _Site, source: Source, metric: Metric) -> dict[st
         "target": site.target.model_dump(mode="json"),
         "machine": site.machine.model_dump(mode="json"),
         "arrivals": digest(parse_arrivals(recipe.traffic.arrivals).trace),
-        "versions": versions(LIBRARIES),
+        "versions": versions(_libraries()),
+        "plugins": installed(),
         "code": code_digest(),
     }
+
+
+def _libraries() -> tuple[str, ...]:
+    """Distributions whose version may change what is built or how fast it is: those that passes and runtimes name."""
+    named = {library for kind in ("passes", "runtimes") for name in names(kind) for library in load(kind, name).libraries}
+    return ("numpy", *sorted(named))
 
 
 def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Candidate]:
@@ -202,7 +207,7 @@ def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Ca
     )
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, _threads(recipe, site.machine), engine)
-    return search_space(inputs, options.candidates, recipe.objective)
+    return search_space(inputs, options.candidates, recipe.objective, options.candidate)
 
 
 def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:
@@ -309,7 +314,7 @@ def _run_singly(session: SessionProcess, signature: Signature, inputs: list[Feed
 def _golden(result: SearchResult, outputs: list[Feed]) -> Golden:
     import numpy as np
 
-    integers = bool(result.chosen.evidence.get("integer")) or result.model.format == "tensorrt"
+    integers = bool(result.chosen.evidence.get("integer")) or model_format(result.model.format).reduces_precision
     largest = {
         name: max(float(np.abs(output[name]).max(initial=0)) for output in outputs)
         for name, value in outputs[0].items()
@@ -342,7 +347,7 @@ def _manifest(
         target=site.target.model_dump(mode="json"),
         machine=site.machine,
         noise=site.monitor.summary(),
-        versions={name: version for name, version in versions(LIBRARIES).items() if version},
+        versions={name: version for name, version in versions(_libraries()).items() if version},
         source=prepared.validated.record,
         simplified=prepared.simplified.note,
         signature=signature,

@@ -18,6 +18,7 @@ from mopt.profiles.machine import detect
 from mopt.profiles.target import load_target
 from mopt.recipe import Recipe, load_recipe, make_recipe, recipe_mistakes
 from mopt.regression.quality import parse_allowed_loss
+from mopt.search.from_recipe import search_checks
 from mopt.system.plugins import names, nearest
 
 _TABLE = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]+")
@@ -63,6 +64,7 @@ def _wrong_values(recipe: Recipe) -> Iterator[tuple[str, UserError]]:
 
 def _checks(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "target", partial(_check_target, recipe.target)
+    yield from _search_checks(recipe)
     yield "tolerance", partial(Tolerance.parse, recipe.tolerance)
     yield "metric", partial(_check_metric, recipe.metric)
     yield "traffic.arrivals", partial(parse_arrivals, recipe.traffic.arrivals)
@@ -74,6 +76,14 @@ def _checks(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "gate.slice_tolerance", partial(Tolerance.parse, recipe.gate.slice_tolerance)
     for name, text in recipe.gate.slice_tolerances.items():
         yield f"gate.slice_tolerances.{name}", partial(Tolerance.parse, text)
+
+
+def _search_checks(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
+    try:
+        target = load_target(recipe.target, detect())
+    except UserError:
+        return  # it is a mistake of its own, and what fits it is not known
+    yield from search_checks(recipe.search, target)
 
 
 def _check_target(name: str) -> None:

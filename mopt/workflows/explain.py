@@ -28,6 +28,7 @@ from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.compile import Compiled, compile_passes
+from mopt.search.from_recipe import check_search
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
@@ -74,8 +75,8 @@ def read_layers_request(source: str, over: Mapping[str, Any], patterns: Sequence
     manifest = read_manifest(Path(source))
     for trial in manifest.trials:
         matches = any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns or (manifest.chosen,))
-        if matches and trial.passes and "float_nodes" in trial.passes[-1].fields:
-            return LayersRequest(recipe, (trial.name,), tuple(trial.passes[-1].fields["float_nodes"]))
+        if matches and trial.float_nodes is not None:
+            return LayersRequest(recipe, (trial.name,), trial.float_nodes)
     return LayersRequest(recipe, tuple(patterns), ())
 
 
@@ -112,12 +113,14 @@ def explain(
             f"target {target.name} is a GPU, and the layers of its engines are in the report of mopt build",
             "explain for --target cpu which layers quantization hurts",
         )
+    check_search(recipe.search, target)
     progress.stage("reading the model and the data", 5)
     source = open_source(recipe, store, progress)
     prepared = prepare_model(source, recipe, store, progress)
     threads = recipe.search.threads or machine.cores
     inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
-    chosen = _choose(search_space(inputs, ("*",), recipe.objective), _patterns(candidate), float_nodes)
+    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate)
+    chosen = _choose(every, _patterns(candidate), float_nodes)
     compiled = _compile(chosen, prepared, store)
     progress.step(f"{chosen.name}: compiled")
 
@@ -165,7 +168,8 @@ def _layers_of(looked: _Looked, size: int, progress: Progress) -> tuple[list[Lay
     progress.step(runtime.name)
     reference_times = _layers(OnnxRuntime.reference(looked.threads), prepared.simplified.model, feed)
     progress.step("the reference")
-    arithmetic = ("int8",) if looked.candidate.passes[-1].name.startswith("quantize_") else ("fp16", "bf16")
+    lowering = quantizing_pass(looked.candidate.passes)
+    arithmetic = lowering.runs_in if lowering else ()
     layers = _joined(noise, times, reference_times, _reasons(looked.compiled.records), arithmetic)
     return layers, sum(layer.ms for layer in times), sum(layer.ms for layer in reference_times)
 
@@ -206,7 +210,7 @@ def _with_effects(layers: Sequence[Layer], looked: _Looked, metric: Metric, coun
 
 
 def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Sequence[str]) -> Candidate:
-    quantizing = [candidate for candidate in every if quantizing_pass(candidate)]
+    quantizing = [candidate for candidate in every if quantizing_pass(candidate.passes)]
     if not quantizing:
         raise UserError("no candidate for this model and target quantizes", "mopt build --dry-run shows the candidates")
     plain = [_MIXED.sub("", pattern) for pattern in patterns or ("*",)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import UserError
+from mopt.model.formats import model_format
 from mopt.records.description import ModelDescription
 
 
@@ -23,7 +24,7 @@ def inspect(source: str | Path) -> ModelDescription:
     source = Path(source)
     if is_artifact(source):
         manifest = read_manifest(source)
-        name = {"onnx": "model.onnx", "openvino": "model.xml", "tensorrt": "onnx/model.onnx"}[manifest.format]
+        name = model_format(manifest.format).readable_file
         described = inspect(source / "model" / name)
         return described.model_copy(update={"artifact": manifest.name, "chosen": manifest.chosen})
     if source.suffix == ".xml" and source.is_file():

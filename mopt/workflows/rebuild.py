@@ -55,7 +55,7 @@ def rebuild(
     """
     progress = progress or Silent()
     manifest, wanted = Artifact.read(artifact).manifest, load_target(target, detect())
-    if manifest.format != "tensorrt":
+    if manifest.format not in TensorRT.formats:
         raise UserError(
             f"{artifact} holds {manifest.format}, not an engine", "build it for a GPU: mopt build --target nvidia-l4"
         )
@@ -86,7 +86,7 @@ def rebuild(
 
 
 def _source(artifact: Path) -> Model:
-    return Model.at("onnx", artifact / "model" / "onnx")
+    return Model.source_of("tensorrt", artifact / "model")
 
 
 def _engine(manifest: Manifest, gpu: Gpu) -> BuildTensorrt:

@@ -6,7 +6,6 @@ from mopt.model.files import Model
 from mopt.runtimes import tensorrt
 from mopt.runtimes._base import SessionProcess, make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.tensorrt import TensorRT
 from mopt.system.nvidia import Device
 from tests.passes import graphs
@@ -64,16 +63,6 @@ def test_a_manifest_names_all_that_an_engine_is_bound_to():
     runtime = make_runtime("tensorrt", fields)
     assert runtime.module == "tensorrt_rtx"
     assert not runtime.runs_on("8.6")
-
-
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt_rtx"])
-@without_gpu
-def test_the_silent_fallback_of_onnxruntime_to_the_cpu_is_an_error(tmp_path, provider):
-    source = graphs.cnn(tmp_path / "cnn")
-    with pytest.raises(CandidateRejectedError, match=r"has no \w+ExecutionProvider, only .*CPUExecutionProvider|no GPU"):
-        SessionProcess(OnnxRuntimeGpu(provider=provider), source)
-    model, runtime = OnnxRuntimeGpu(provider=provider).fallback(source)
-    assert (model, type(runtime)) == (source, OnnxRuntime)
 
 
 # --- a session, by the rules of CUDA ------------------------------------------------------------------------------------

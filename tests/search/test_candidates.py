@@ -4,120 +4,102 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-import mopt.search.candidates as planning
+import mopt.search.spaces.tensorrt as engines
 from mopt.errors import UserError
 from mopt.model.files import Model
-from mopt.model.samples import Samples
-from mopt.passes.build_tensorrt import BuildTensorrt
-from mopt.profiles.machine import detect
-from mopt.profiles.target import Target, load_target
+from mopt.recipe import CandidateSpec
 from mopt.runtimes import tensorrt
-from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, search_space
+from mopt.search.candidates import graph_traits, search_space
+from mopt.system.digests import describe_fields
 from mopt.system.nvidia import Device
+from tests.search.spaces.models import CNN, LSTM, TRANSFORMER, TREES, cpu, inputs
 
-SAMPLES = Samples(Path("nowhere"), "digest", 8)
-CNN = GraphTraits(convolutions=20, constant_products=1, free_products=0, recurrent=0, other=40)
-TRANSFORMER = GraphTraits(convolutions=0, constant_products=24, free_products=8, recurrent=0, other=100)
-TREES = GraphTraits(convolutions=0, constant_products=0, free_products=0, recurrent=0, other=1)
-
-
-def target(*isa: str, runtimes=("onnxruntime", "openvino")) -> Target:
-    return Target(name="t", description="", device="cpu", isa=isa, runtimes=runtimes)
-
-
-def names(traits, where, patterns=("*",), objective="latency"):
-    return [one.name for one in search_space(SpaceInputs(traits, where, SAMPLES, 2), patterns, objective)]
-
-
-def test_bf16_is_tried_where_the_cpu_has_it_and_only_there():
-    assert "openvino-bf16" in names(CNN, target("avx2", "avx512_vnni", "avx512_bf16"))
-    assert "openvino-bf16" not in names(CNN, target("avx2"))
+GOLDEN = Path(__file__).parents[1] / "golden" / "candidates.txt"
+MODELS = {"cnn": CNN, "transformer": TRANSFORMER, "lstm": LSTM, "trees": TREES}
+RUNTIMES = ("onnxruntime", "onnxruntime_gpu", "openvino", "tensorrt")
+"""Those of other families are their own tests' business."""
+MACHINES = [
+    ("x86-avx2", None), ("x86-avx512-vnni", None), ("x86-amx", None), ("arm-neoverse-v1", None), ("aws-g6-xlarge", None),
+    ("nvidia-l4", None), ("nvidia-t4", None), ("nvidia-h100", None), ("nvidia-l4", ("1.7", "8.9")),
+    ("nvidia-h100", ("", "9.0")),
+]  # fmt: skip
+"""Targets, and for some the GPU that is here: version of TensorRT, none where it is not installed, and compute capability."""
 
 
-def test_weights_have_seven_bits_where_the_cpu_saturates():
-    def weights(where):
-        return {
-            one.name: one.passes[-1]
-            for one in search_space(SpaceInputs(CNN, where, SAMPLES, 2), ("*",), "latency")
-            if one.passes
-        }
-
-    without, with_vnni, arm = (
-        weights(target("avx2")),
-        weights(target("avx2", "avx512_vnni")),
-        weights(target("asimd", "asimddp")),
-    )
-    assert without["onnxruntime-int8"].reduce_range
-    assert without["openvino-int8"].reduce_range == "all"
-    assert not with_vnni["onnxruntime-int8"].reduce_range
-    assert with_vnni["openvino-int8"].reduce_range == "none"
-    assert arm["onnxruntime-int8"].activations == "int8"
+def names(traits, where, patterns=("*",), objective="latency", requested=()):
+    return [candidate.name for candidate in search_space(inputs(traits, where), patterns, objective, requested)]
 
 
-def test_a_cnn_is_not_quantized_dynamically_and_trees_not_at_all():
-    convolutions = dataclasses.replace(CNN, constant_products=0)
-    assert "onnxruntime-int8-dynamic" not in names(convolutions, target("avx2"))
-    assert names(TREES, target("avx2")) == ["openvino-fp32", "onnxruntime-fp32"]
+def test_every_candidate_its_passes_their_options_and_the_order(monkeypatch):
+    """Change the file with the code, and look at what changed: mopt.search.spaces decides what a build tries."""
+    text = "\n".join(line for machine in MACHINES for line in described(*machine, monkeypatch))
+    assert text == GOLDEN.read_text(), "candidates changed"
 
 
-def test_a_transformer_gets_its_own_rules():
-    found = {one.name: one for one in search_space(SpaceInputs(TRANSFORMER, target("avx2"), SAMPLES, 2), ("*",), "latency")}
-    assert found["openvino-int8"].passes[0].transformer
-    assert "onnxruntime-int8-dynamic" in found
+def described(name, gpu, monkeypatch):
+    monkeypatch.setattr(tensorrt, "devices", lambda: (Device("GPU", gpu[1], 24 << 30, "13.0"),) if gpu else ())
+    monkeypatch.setattr(engines, "version_of", lambda library: gpu[0] if gpu else "1.6")
+    here = f", on a GPU of {gpu[1]} with {f'TensorRT {gpu[0]}' if gpu[0] else 'no TensorRT'}" if gpu else ""
+    for model, traits in MODELS.items():
+        fast, everything = (
+            [
+                candidate
+                for candidate in search_space(inputs(traits, name), ("*",), objective)
+                if candidate.runtime.name in RUNTIMES
+            ]
+            for objective in ("latency", "size")
+        )
+        assert everything[: len(fast)] == fast
+        for candidates, note in ((fast, ""), (everything[len(fast) :], ", for size also")):
+            if candidates:
+                yield f"# {model}, {name}{here}{note}"
+                yield from map(shown, candidates)
+                yield ""
+
+
+def shown(candidate):
+    steps = [written(step) for step in candidate.passes] or ["the model"]
+    return " -> ".join([f"{candidate.name}: {steps[0]}", *steps[1:], written(candidate.runtime)])
+
+
+def written(plugin):
+    """A pass or a runtime with the options that are not their defaults."""
+    changed = {field.name for field in dataclasses.fields(plugin) if getattr(plugin, field.name) != field.default}
+    options = ", ".join(f"{name}={value}" for name, value in sorted(describe_fields(plugin).items()) if name in changed)
+    return f"{plugin.name}({options})" if options else plugin.name
 
 
 def test_what_is_only_smaller_is_tried_for_size_or_by_name():
-    assert "onnxruntime-fp16" not in names(CNN, target("avx2"))
-    assert "onnxruntime-fp16" in names(CNN, target("avx2"), objective="size")
-    assert names(TRANSFORMER, target("avx2"), ["onnxruntime-int4-hqq"]) == ["onnxruntime-int4-hqq"]
+    assert "onnxruntime-fp16" not in names(CNN, cpu("avx2"))
+    assert "onnxruntime-fp16" in names(CNN, cpu("avx2"), objective="size")
+    assert names(TRANSFORMER, cpu("avx2"), ["onnxruntime-int4-hqq"]) == ["onnxruntime-int4-hqq"]
 
 
-def test_only_runtimes_of_the_target():
-    assert all(
-        name.startswith("onnxruntime") for name in names(CNN, target("avx2", runtimes=("onnxruntime",)), objective="size")
-    )
+@pytest.mark.parametrize(("target", "device"), [("x86-avx2", "cpu"), ("aws-g6-xlarge", "cpu"), ("nvidia-l4", "gpu")])
+def test_only_runtimes_for_the_device_of_the_target(target, device):
+    candidates = search_space(inputs(CNN, target), ("*",), "size")
+    assert candidates
+    assert {candidate.runtime.devices for candidate in candidates} == {(device,)}
 
 
 def test_a_pattern_that_names_nothing_is_a_mistake():
     with pytest.raises(UserError) as caught:
-        names(CNN, target("avx2"), ["openvino-int9"])
+        names(CNN, cpu("avx2"), ["openvino-int9"])
     assert caught.value.hint == "did you mean openvino-int8?"
 
 
 def test_names_are_unique():
-    found = names(TRANSFORMER, target("avx2", "avx512_vnni", "avx512_bf16"), ("*",), "size")
+    found = names(TRANSFORMER, cpu("avx2", "avx512_vnni", "avx512_bf16"), ("*",), "size")
     assert len(found) == len(set(found))
 
 
-def gpu_names(traits, name):
-    where = load_target(name, detect())
-    engine = BuildTensorrt(library=where.gpu.library, capabilities=(where.gpu.capability,))
-    return [one.name for one in search_space(SpaceInputs(traits, where, SAMPLES, 2, engine), ("*",), "latency")]
-
-
-def test_a_gpu_gets_what_its_arithmetic_allows_and_what_is_usually_fast_comes_first():
-    assert gpu_names(CNN, "nvidia-l4")[0] == "tensorrt-int8"
-    assert gpu_names(TRANSFORMER, "nvidia-l4")[:2] == ["tensorrt-fp8", "tensorrt-fp16"]
-    assert gpu_names(TRANSFORMER, "nvidia-a100-80")[0] == "tensorrt-fp16"
-    assert "tensorrt-fp8" not in gpu_names(CNN, "nvidia-t4")
-    assert "tensorrt-int4" not in gpu_names(TRANSFORMER, "nvidia-t4")
-    assert gpu_names(TREES, "nvidia-l4")[-1] == "tensorrt-fp32"
-
-
-def test_on_the_gpu_itself_onnxruntime_competes_and_bf16_can_be_judged(monkeypatch):
-    monkeypatch.setattr(tensorrt, "devices", lambda: (Device("NVIDIA L4", "8.9", 24 << 30, "13.0"),))
-    monkeypatch.setattr(planning, "version_of", lambda library: "1.7")
-    found = gpu_names(CNN, "nvidia-l4")
-    assert {"tensorrt-bf16", "onnxruntime-cuda-fp16", "onnxruntime-tensorrt_rtx-fp16"} <= set(found)
-    assert "onnxruntime-cuda-fp16" not in gpu_names(CNN, "nvidia-t4")
-
-
-def test_without_tensorrt_the_gpu_itself_is_left_to_onnxruntime(monkeypatch):
-    monkeypatch.setattr(tensorrt, "devices", lambda: (Device("NVIDIA H100", "9.0", 80 << 30, "13.0"),))
-    monkeypatch.setattr(planning, "version_of", lambda library: "")
-    assert gpu_names(CNN, "nvidia-h100") == ["onnxruntime-cuda-fp16", "onnxruntime-cuda-fp32"]
-    monkeypatch.setattr(planning, "version_of", lambda library: "11.4.0")
-    assert {"tensorrt-fp8", "onnxruntime-tensorrt-fp16", "onnxruntime-cuda-fp32"} <= set(gpu_names(CNN, "nvidia-h100"))
+def test_those_of_the_recipe_come_first_and_obey_the_patterns():
+    mine = CandidateSpec(name="mine", runtime="onnxruntime")
+    assert names(CNN, cpu("avx2"), requested=[mine])[:2] == ["mine", "openvino-int8"]
+    assert names(CNN, cpu("avx2"), ["mine"], requested=[mine]) == ["mine"]
+    assert names(CNN, cpu("avx2"), ["openvino-int8"], requested=[mine]) == ["openvino-int8"]
+    with pytest.raises(UserError, match="two candidates are called openvino-int8"):
+        names(CNN, cpu("avx2"), requested=[CandidateSpec(name="openvino-int8", runtime="onnxruntime")])
 
 
 def test_traits_are_counted_in_subgraphs_too(tmp_path):

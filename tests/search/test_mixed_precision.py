@@ -202,3 +202,9 @@ def test_a_build_ends_with_the_one_operator_in_float_that_spoils_the_rest(tmp_pa
     assert manifest.chosen == "onnxruntime-int8-mixed1"
     assert manifest.winner.passes[-1].fields["float_nodes"] == ["product3"]
     assert manifest.winner.quality.verdict == "pass"
+
+
+def test_one_operator_alone_is_lowered_without_what_is_done_for_those_in_float(tmp_path):
+    solo = plan_of(tmp_path, 3).solo("n1")
+    assert solo.passes[-1].float_nodes == ("n0", "n2")
+    assert not solo.passes[-1].float_inputs

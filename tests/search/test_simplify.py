@@ -5,6 +5,9 @@ import pytest
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.signature import Signature, TensorSpec
+from mopt.passes.fold_constants import FoldConstants
+from mopt.passes.fold_onnxsim import FoldOnnxsim
+from mopt.passes.fold_onnxslim import FoldOnnxslim
 from mopt.search.simplify import _check_same, simplify
 
 TEXT = """
@@ -18,6 +21,7 @@ SIGNATURE = Signature(
     outputs=(TensorSpec(name="y", dtype="float32", shape=("batch", 4)),),
     batch_axes={"x": 0, "y": 0},
 )
+STEPS = [[FoldConstants()], [FoldOnnxslim(), FoldOnnxsim()]]
 FEEDS = [{"x": np.arange(4, dtype=np.float32).reshape(1, 4)}]
 
 
@@ -28,7 +32,7 @@ def model(folder, text=TEXT) -> Model:
 
 
 def test_the_simpler_model_answers_the_same(tmp_path, store):
-    found = simplify(model(tmp_path / "m"), SIGNATURE, FEEDS, store)
+    found = simplify(STEPS, model(tmp_path / "m"), SIGNATURE, FEEDS, store)
     assert len(ir.load(found.model.file).graph) == 1
     assert [record.name for record in found.records] == ["fold_constants", "fold_onnxslim"]
     assert "fold_constants" in found.note

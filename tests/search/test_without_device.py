@@ -20,6 +20,7 @@ from mopt.errors import Rejection, UserError
 from mopt.model.samples import Sample, write_samples
 from mopt.model.signature import Signature, TensorSpec
 from mopt.passes._tensorrt import ShapeRange
+from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.profiles.machine import detect
@@ -97,7 +98,7 @@ def test_a_profile_that_does_not_fit_is_a_mistake(texts, profile, words):
 
 def entry(name, *, snr=20.0, float_nodes=(), arithmetic="int8", wrong=False):
     step = QuantizeTensorrt(arithmetic=arithmetic, float_nodes=float_nodes) if arithmetic else ConvertFloat16()
-    found = new_trial(Candidate(name, (step,), TensorRT()))
+    found = new_trial(Candidate(name, (step, BuildTensorrt()), TensorRT()))
     fidelity = {"y.snr_db": snr}
     quality = Quality(
         metric="accuracy", value=0.9, reference=0.9, difference=0.0, bound=-0.01, allowed=-0.01, confidence=0.95, count=100,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.system.plugins import name_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,8 @@ class ServingSystem(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The name of the serving system: its file's."""
-        return type(self).__module__.rsplit(".", 1)[-1]
+        """The name of the serving system: its file's, or its entry point's."""
+        return name_of(type(self))
 
     @abc.abstractmethod
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError
+from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
@@ -64,12 +65,12 @@ class Triton(ServingSystem):
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
         backend = _backend(manifest)
-        plan = _plan(manifest, backend)
+        plan, stored = _plan(manifest, backend), model_format(manifest.format)
         model = folder / model_name(manifest.name)
         version = model / _VERSION
         version.mkdir(parents=True)
         for source in files_below(model_folder):
-            if backend.name == "tensorrt" and source.name != "model.plan":
+            if stored.source_folder and source.name != stored.main_file:
                 continue  # the ONNX that it came from is for rebuilding
             target = version / source.relative_to(model_folder)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Which candidates each family of runtimes has; a new family is one new file."""

@@ -1,0 +1,79 @@
+"""What every serving system keeps to, checked without naming one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mopt.artifacts.serving._base import ServingSystem
+from mopt.errors import NotApplicableError
+from mopt.model.formats import FORMATS, ModelFormat
+from mopt.system import plugins
+from mopt.system.digests import folder_digest
+from tests.manifests import manifest
+
+NAMES = plugins.names("serving")
+GOLDEN = [{"images": np.zeros((1, 3, 224, 224), np.float32)}]
+
+
+def _class(name: str) -> type[ServingSystem]:
+    loaded = plugins.load("serving", name)
+    assert issubclass(loaded, ServingSystem)
+    return loaded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_is_one_documented_name_with_a_test_file_of_its_own(name: str) -> None:
+    module = importlib.import_module(f"mopt.artifacts.serving.{name}")
+    assert len(module.__all__) == 1
+    assert module.__all__[0].lower() == name.replace("_", "")
+    assert (module.__doc__ or "").strip().endswith(".")
+    assert inspect.getdoc(_class(name))
+    assert _class(name)().name == name
+    assert (Path(__file__).parent / f"test_{name}.py").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_nothing_but_defaults_and_is_frozen(name: str) -> None:
+    kind = _class(name)
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(kind))
+
+
+@pytest.mark.parametrize("golden", [[], GOLDEN], ids=["no samples", "samples"])
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS.keys())
+@pytest.mark.parametrize("name", NAMES)
+def test_it_writes_the_same_files_each_time_and_leaves_the_model_alone(
+    name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    for file in {form.main_file, form.readable_file}:
+        (model / file).parent.mkdir(parents=True, exist_ok=True)
+        (model / file).write_bytes(file.encode())
+    before = folder_digest(model)
+    written = [_write(name, form, golden, model, tmp_path / str(index)) for index in range(2)]
+    assert written[0]
+    assert written[0] == written[1]
+    assert folder_digest(model) == before
+
+
+def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], model: Path, folder: Path) -> str:
+    """The digest of what is written; the reason where this system does not serve such a model."""
+    folder.mkdir()
+    try:
+        _class(name)().write(folder, manifest=manifest(format=form.name), model_folder=model, golden=golden)
+    except NotApplicableError as error:
+        return error.message
+    assert any(path.read_bytes() == form.main_file.encode() for path in folder.rglob("*") if path.is_file())
+    return folder_digest(folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_format_that_it_does_not_know_is_no_crash(name: str, tmp_path: Path) -> None:
+    with pytest.raises(NotApplicableError):
+        _class(name)().write(tmp_path, manifest=manifest(format="unknown"), model_folder=tmp_path, golden=[])
