@@ -8,20 +8,9 @@ from mopt.artifacts.artifact import Artifact
 from mopt.records.baseline import Speed, StoredBaseline
 from mopt.records.benchmark import Benchmark, ServerBenchmark, Verification
 from mopt.records.explanation import Explanation, Layer
-from mopt.records.sizing import GpuVerdict, Sizing
-from mopt.records.verdict import ComparedModel, GateVerdict
-from tests import manifests
+from tests import manifests, sizings, verdicts
+from tests.verdicts import STAMP
 from tests.workflows.test_size import profile
-
-STAMP = {"created": "2026-11-22T20:00:00+00:00", "mopt_version": "0.1.0"}
-
-
-def gate_verdict() -> GateVerdict:
-    side = ComparedModel(name="a", source="a.onnx", digest="d", runtime="onnxruntime", size_bytes=1)
-    return GateVerdict(
-        verdict="pass", candidate=side, baseline=side, samples=10, data="a.npz", confidence=0.95, inconclusive="reject",
-        deterministic=True, checks=(), machine=manifests.manifest().machine, noise={}, **STAMP,
-    )  # fmt: skip
 
 
 def stored_baseline() -> StoredBaseline:
@@ -45,14 +34,6 @@ def benchmark() -> Benchmark:
     return Benchmark(name="m", chosen="onnxruntime-int8", profile=profile(), batching=batching, p99_ms=None)
 
 
-def sizing() -> Sizing:
-    return Sizing(
-        name="m", rate=100, mean_rate=100, p99_ms=None, max_utilization=0.8, spare_replicas=1, arrivals="Poisson arrivals",
-        measured_on="a CPU", noise={}, options=(), recommended=None, why="nothing holds it",
-        gpu=GpuVerdict(answer="not known", sentence="It is not known."), autoscaling=None, **STAMP,
-    )  # fmt: skip
-
-
 def plan() -> SimpleNamespace:
     """As much of a plan as is printed."""
     printable = SimpleNamespace(model_dump=lambda mode: {}, name="cpu", tolerance="1%", inputs=(), outputs=())
@@ -65,12 +46,12 @@ RESULTS: dict[str, Any] = {
     "mopt.workflows.build.build": lambda: Artifact(Path("m.mopt"), manifests.manifest(), False),
     "mopt.workflows.build.explain_plan": plan,
     "mopt.workflows.explain.explain": explanation,
-    "mopt.workflows.gate.run_gate": gate_verdict,
+    "mopt.workflows.gate.run_gate": verdicts.gate,
     "mopt.workflows.baseline.make_baseline": stored_baseline,
     "mopt.workflows.rebuild.rebuild": lambda: manifests.manifest(target={"name": "nvidia-l4", "description": "an L4"}),
     "mopt.workflows.bench.bench_artifact": benchmark,
     "mopt.workflows.bench_server.bench_server": lambda: ServerBenchmark(server="s", protocol="p", p99_ms=None, tests=()),
-    "mopt.workflows.size.size": sizing,
+    "mopt.workflows.size.size": sizings.sizing,
     "mopt.workflows.size.read_profiled_models": lambda: [SimpleNamespace(name="m")],
     "mopt.workflows.bench.read_samples": lambda: ["samples"],
     "mopt.workflows.verify.verify": lambda: Verification(

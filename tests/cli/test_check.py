@@ -51,3 +51,11 @@ def test_check_has_json_for_programs(tmp_path, monkeypatch):
     first, second = json.loads(CliRunner().invoke(app, ["check", "bad.toml", "--json"]).stdout)["bad.toml"]
     assert (first["key"], first["line"]) == ("traffic.rate", 7)
     assert (second["key"], second["line"]) == ("traffic.spare", 8)
+
+
+def test_a_mistake_and_two_are_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.toml", "b.toml"):
+        (tmp_path / name).write_text(GOOD.replace("rate = 100", "rate = -1"))
+    outcome = CliRunner().invoke(app, ["check", "a.toml", "b.toml"])
+    assert outcome.exception.message == "2 mistakes in a.toml, b.toml"

@@ -16,8 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mopt.cli import COMMANDS, app, load_command
-from mopt.progress import Silent
-from tests.cli.results import RESULTS, stored_baseline
+from tests.cli.results import stored_baseline
 
 BASES = {
     "build": ["m.onnx", "--data", "a.npz"],
@@ -107,39 +106,6 @@ BEFORE: dict[tuple[str, str], list[str]] = {
 }
 """What an option needs beside it to have an effect."""
 BEFORE["bench", "--predict"] = [*_TO_SERVER, "--no-predict"]
-
-
-# --- what the workflows are replaced by ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def received(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the workflows are given, in order; nothing of them is run."""
-    calls: list[str] = []
-
-    def replace(place: str, make: Any) -> None:
-        def note(*arguments: Any, **named: Any) -> Any:
-            calls.append(f"{place} {_text(arguments)} {_text(named)}")
-            return make()
-
-        monkeypatch.setattr(place, note)
-
-    for place, make in RESULTS.items():
-        replace(place, make)
-    monkeypatch.setattr(sys, "argv", ["mopt"])
-    return calls
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return str({name: "no progress" if isinstance(inner, Silent) else _text(inner) for name, inner in value.items()})
-    return str([_text(inner) for inner in value]) if isinstance(value, tuple | list) else _plain(value)
-
-
-def _plain(value: Any) -> str:
-    """Without the address of an object in memory."""
-    text = repr(value)
-    return type(value).__name__ if " object at 0x" in text else text
 
 
 # --- the walk through all options ---------------------------------------------------------------------------------------
