@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mopt.cli._output import _widths, print_columns, print_json, print_lines, print_table, shown_progress
 from mopt.progress import Silent
+from tests import manifests
 
 
 def test_json_keeps_every_letter(capsys):
@@ -13,6 +14,12 @@ def test_json_keeps_every_letter(capsys):
     text = capsys.readouterr().out
     assert json.loads(text) == {"a": "µ"}
     assert "µ" in text
+
+
+def test_json_has_no_infinity_and_programs_get_it_as_the_files_have_it(capsys):
+    print_json(manifests.quality(0.0, 0.0).model_dump(mode="json"))
+    content = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert content["fidelity"]["logits: SNR, dB"] == "Infinity"
 
 
 def test_a_table_is_text_and_no_markup(capsys):
