@@ -22,14 +22,13 @@ from mopt.search.quality import (
     quality_note,
     record_reference,
     reference_trial,
-    report_step,
     screen_quality,
     search_mixed_precision,
 )
 from mopt.search.screening import screen_latency, screening_batch
 from mopt.search.selection import SHORTLIST, SearchResult, estimated_objective, rank_by_estimate, select_best
 from mopt.search.task import SearchTask
-from mopt.search.trial import Candidate, Trial, open_session
+from mopt.search.trial import Candidate, Trial, open_session, report_step
 
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""

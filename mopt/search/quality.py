@@ -12,7 +12,6 @@ __all__ = [
     "quality_note",
     "record_reference",
     "reference_trial",
-    "report_step",
     "screen_quality",
     "search_mixed_precision",
 ]
@@ -33,7 +32,7 @@ from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
 from mopt.search.task import CompileTask, QualityTask
-from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, samples_text, signed_text
+from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,10 +207,3 @@ def quality_note(trial: Trial) -> str:
         outcome = trial.record.outcome
         return f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
     return f"{trial.record.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
-
-
-def report_step(progress: Progress, trial: Trial) -> Trial:
-    """Tell that one is done, and why it is out if it is; return it."""
-    outcome = trial.record.outcome
-    progress.step(f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
-    return trial

@@ -16,9 +16,8 @@ from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
-from mopt.search.quality import report_step
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, speedup_text
+from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text
 
 _QUICK_ROUNDS = 7
 

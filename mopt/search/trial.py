@@ -10,6 +10,7 @@ __all__ = [
     "inconclusive_text",
     "new_trial",
     "open_session",
+    "report_step",
     "samples_text",
     "signed_text",
     "speedup_text",
@@ -21,6 +22,7 @@ from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.model.formats import ONNX
 from mopt.passes._base import Pass
+from mopt.progress import Progress
 from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
 from mopt.records.trial import Outcome, TrialRecord
@@ -88,6 +90,13 @@ def new_trial(candidate: Candidate) -> Trial:
         runtime_fields=describe_fields(candidate.runtime),
     )
     return Trial(record, candidate)
+
+
+def report_step(progress: Progress, trial: Trial) -> Trial:
+    """Say that one is done, and why it is out if it is; return it."""
+    outcome = trial.record.outcome
+    progress.step(f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
+    return trial
 
 
 def open_session(trial: Trial) -> SessionProcess:

@@ -28,13 +28,12 @@ from mopt.search.quality import (
     quality_note,
     record_reference,
     reference_trial,
-    report_step,
     screen_quality,
     search_mixed_precision,
 )
 from mopt.search.selection import SearchResult, output_sqnr_db
 from mopt.search.task import SearchTask
-from mopt.search.trial import Candidate, Trial
+from mopt.search.trial import Candidate, Trial, report_step
 from mopt.system.nvidia import NO_GPU, devices, import_tensorrt, version_of
 
 _BEST_BATCH = 8
