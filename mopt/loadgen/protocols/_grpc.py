@@ -13,8 +13,6 @@ from mopt.loadgen.protocols._endpoint import INFER, LOOK_SECONDS, Endpoint, Requ
 from mopt.loadgen.protocols._tensors import from_list, from_raw, specs, tensor
 from mopt.model.signature import Feed, raw_bytes
 
-"""The methods that are called over gRPC."""
-
 
 def _services() -> tuple[Any, Any, Any]:
     """Import grpc, and the messages and stubs of the protocol."""
