@@ -1,11 +1,12 @@
 """Ahead-of-time model compiler and optimiser.
 
-``mopt.build(model=..., data=...)`` does what ``mopt build`` does and returns the artifact.
+The functions do what the commands of the same name do, and raise the same errors: ``mopt.build(model=..., data=...)`` is
+``mopt build``. Nothing heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
 
-__all__ = ["Artifact", "Recipe", "build"]
+__all__ = ["Artifact", "Recipe", "bench", "build", "explain", "gate", "inspect", "size", "verify"]
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -13,19 +14,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mopt.artifacts.artifact import Artifact
     from mopt.recipe import Recipe
+    from mopt.workflows.api import bench, explain, gate, size
     from mopt.workflows.build import build
+    from mopt.workflows.inspect import inspect
+    from mopt.workflows.verify import verify
 
 # ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
-# Face's libraries what is used of them. The models are not ours to talk about. (isolation.py does it for OpenVINO.)
+# Face's libraries what is used of them. The models are not ours to talk about. (system/process.py does it for OpenVINO.)
 for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_variable, "1")
 
-_HOMES = {"Artifact": "mopt.workflows.build", "Recipe": "mopt.recipe", "build": "mopt.workflows.build"}
+_MODULES = {
+    "Artifact": "mopt.artifacts.artifact",
+    "Recipe": "mopt.recipe",
+    "bench": "mopt.workflows.api",
+    "build": "mopt.workflows.build",
+    "explain": "mopt.workflows.api",
+    "gate": "mopt.workflows.api",
+    "inspect": "mopt.workflows.inspect",
+    "size": "mopt.workflows.api",
+    "verify": "mopt.workflows.verify",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'mopt' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

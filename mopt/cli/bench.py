@@ -13,6 +13,7 @@ import typer
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import print_json, print_lines, print_table, result_console, shown_progress
+from mopt.cli._recipes import given
 
 if TYPE_CHECKING:
     from mopt.progress import Progress
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from mopt.workflows.bench_server import ServerAccess
 
 app = command_app()
-
-_SHORTEST_S, _LONGEST_S = 1.0, 3600.0
-"""Of one load test."""
 
 
 @app.command("bench", cls=PanelCommand)
@@ -50,8 +48,9 @@ def command(
     Leaves with exit code 3 when --rate does not hold within --p99.
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.errors import CheckFailedError
+    from mopt.recipe import make_traffic
     from mopt.system.files import check_file
-    from mopt.workflows.bench import bench_artifact
+    from mopt.workflows.bench import bench_artifact, make_load_plan
     from mopt.workflows.bench_server import ServerAccess
 
     for_server = {
@@ -60,7 +59,8 @@ def command(
     _refuse_idle(server, for_server, {"--out": out, "--max-batch": max_batch})
     if out is not None:
         check_file(out, force=force)
-    load = _load(artifact, data, rate, p99, arrivals, duration, cores)
+    traffic = make_traffic(given(rate=rate, p99=p99, arrivals=arrivals))
+    load = make_load_plan(artifact, traffic, data=data, duration=duration, cores=cores)
     with shown_progress(quiet) as progress:
         if server is None:
             result: Benchmark | ServerBenchmark = bench_artifact(artifact, load, max_batch=max_batch, progress=progress)
@@ -85,32 +85,6 @@ def _refuse_idle(server: str | None, for_server: Mapping[str, object], for_repli
             if server:
                 raise UserError(f"{option} is about an own replica, and --server measures none", "leave out one of them")
             raise UserError(f"{option} is about a server", "give --server URL, or leave it out")
-
-
-def _load(
-    artifact: Path,
-    data: str | None,
-    rate: float | None,
-    p99: str | None,
-    arrivals: str | None,
-    duration: str,
-    cores: int | None,
-) -> LoadPlan:
-    from mopt.capacity.arrivals import parse_arrivals
-    from mopt.errors import UserError
-    from mopt.recipe import parse_milliseconds
-    from mopt.workflows._sources import read_samples
-    from mopt.workflows.bench import LoadPlan
-
-    p99_ms = parse_milliseconds(p99, "--p99") if p99 else None
-    if rate is not None and rate <= 0:
-        raise UserError(f"--rate is {rate:g} requests per second", "give a rate above 0")
-    seconds = _seconds(duration, "--duration")
-    if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise UserError(f"--duration is {duration}", "give a time from 1s to 1h")
-    times = parse_arrivals(arrivals or "poisson")
-    samples = read_samples(artifact, data) if data else None
-    return LoadPlan(rate=rate, p99_ms=p99_ms, arrivals=times, seconds=seconds, samples=samples, cores=cores)
 
 
 def _seconds(text: str, option: str) -> float:

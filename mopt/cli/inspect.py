@@ -5,13 +5,16 @@ from __future__ import annotations
 __all__ = ["app"]
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import print_json, print_table, result_console
+
+if TYPE_CHECKING:
+    from mopt.records.description import ModelDescription
 
 app = command_app()
 
@@ -22,30 +25,30 @@ def command(
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what a model or an artifact is: signature, operators, parameters, size, precision."""
-    from mopt.workflows.inspect import inspect_source
+    from mopt.workflows.inspect import inspect
 
-    description = inspect_source(source)
+    description = inspect(source)
     if as_json:
-        print_json(description)
+        print_json(description.model_dump(mode="json", exclude_defaults=True))
         return
     _print(description)
 
 
-def _print(description: dict[str, Any]) -> None:
+def _print(description: ModelDescription) -> None:
     console = result_console()
     for key in ("format", "file", "opset", "producer", "parameters", "size_bytes"):
-        if description.get(key) not in (None, ""):
-            value = description[key]
+        value = getattr(description, key)
+        if value not in (None, ""):
             console.print(
                 f"{key.replace('_', ' '):12}{value:,}" if isinstance(value, int) else f"{key:12}{value}", markup=False
             )
-    for title in ("inputs", "outputs"):
-        for spec in description[title]:
+    for title, specs in (("input", description.inputs), ("output", description.outputs)):
+        for spec in specs:
             shape = ", ".join(map(str, spec["shape"]))
-            console.print(f"{title[:-1]:12}{spec['name']}: {spec['dtype']}[{shape}]", markup=False)
+            console.print(f"{title:12}{spec['name']}: {spec['dtype']}[{shape}]", markup=False)
     print_table(
         ["weights", "tensors", "bytes"],
-        [[k, f"{v[0]:,}", f"{v[1]:,}"] for k, v in description["weights"].items()],
+        [[dtype, f"{count:,}", f"{size:,}"] for dtype, (count, size) in description.weights.items()],
         right=(1, 2),
     )
-    print_table(["operator", "count"], [[name, f"{count:,}"] for name, count in description["operators"].items()], right=(1,))
+    print_table(["operator", "count"], [[name, f"{count:,}"] for name, count in description.operators.items()], right=(1,))

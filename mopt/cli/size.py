@@ -49,20 +49,15 @@ def command(
     mopt size model.mopt --rate 1000 --p99 100ms
     mopt size model.mopt --rate 1000 --compare 'aws-*' --max-cost 500
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
-    from mopt.capacity.arrivals import parse_arrivals
-    from mopt.capacity.batching import Demand
-    from mopt.capacity.recommendation import SizingRequest
     from mopt.recipe import make_traffic
     from mopt.reports.sizing import render_sizing
     from mopt.system.files import check_file
-    from mopt.workflows.size import read_profiled_models, size
+    from mopt.workflows.size import make_sizing_request, read_profiled_models, size
 
-    traffic = make_traffic(given(rate=rate, p99=p99, arrivals=arrivals, spare=spare, utilization=utilization))
-    times, hours = parse_arrivals(traffic.arrivals), _hours(daily)
-    peak = _peak(traffic.rate, hours, times.own_rate)
-    demand = Demand(peak, traffic.p99, traffic.utilization, times, _BALANCERS[balancer], traffic.spare)
-    request = SizingRequest(
-        demand, hours, _amount(max_cost, "--max-cost"), tuple(compare or ("*",)), _amount(price, "--price"), this_machine
+    request = make_sizing_request(
+        make_traffic(given(rate=rate, p99=p99, arrivals=arrivals, spare=spare, utilization=utilization)),
+        compare=compare or (), this_machine=this_machine, price=price, max_cost=max_cost, daily=_hours(daily),
+        balancer=_BALANCERS[balancer],
     )  # fmt: skip
     subjects = [subject for source in sources for subject in read_profiled_models(source)]
     path = out or Path(f"{subjects[0].name}-sizing.html")
@@ -76,23 +71,6 @@ def command(
         _print(sizing, path)
 
 
-def _peak(rate: float | None, hours: tuple[float, ...], trace_rate: float | None) -> float:
-    from mopt.errors import UserError
-
-    peak = rate or max(hours, default=trace_rate)
-    if peak is None:
-        raise UserError("the rate is missing", "give --rate, --daily, or a trace with --arrivals")
-    return peak
-
-
-def _amount(value: float | None, option: str) -> float | None:
-    from mopt.errors import UserError
-
-    if value is not None and value <= 0:
-        raise UserError(f"{option} is {value:g}", "give an amount of USD above 0")
-    return value
-
-
 def _hours(text: str | None) -> tuple[float, ...]:
     """Read requests per second for each of 24 hours; nothing for a constant rate."""
     from mopt.errors import UserError
@@ -101,12 +79,9 @@ def _hours(text: str | None) -> tuple[float, ...]:
         return ()
     numbers = Path(text).read_text(encoding="utf-8") if Path(text).is_file() else text
     try:
-        hours = tuple(float(word) for word in numbers.replace(",", " ").split())
+        return tuple(float(word) for word in numbers.replace(",", " ").split())
     except ValueError as error:
         raise UserError(f"--daily: {error}", "give 24 numbers, or a file of them") from None
-    if len(hours) != 24 or min(hours) < 0 or max(hours) <= 0:
-        raise UserError(f"--daily has {len(hours)} numbers", "give requests per second for each of 24 hours, none below 0")
-    return hours
 
 
 def _print(sizing: Sizing, path: Path) -> None:

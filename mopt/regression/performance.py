@@ -18,6 +18,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators.limit import COSTS, Limit
@@ -167,10 +168,9 @@ def _speed_checks(
         else:
             base = figure([pair.baseline.logs[batch] for pair in pairs], cost, batch)
         checks.append(
-            _cost_check(
-                f"{cost} at batch {batch}", "speed", cost, figure(own, cost, batch), base, change, asked.get(cost), confidence,
-                method,
-            )
+            _ComparedCost(
+                f"{cost} at batch {batch}", "speed", cost, figure(own, cost, batch), base, change, method
+            ).check(asked.get(cost), confidence)
         )  # fmt: skip
     return checks
 
@@ -186,7 +186,7 @@ def _half(change: Estimate) -> float:
     return (change.high - change.low) / 2 / (1 + change.value)
 
 
-_OF_PROCESSES = {
+_OF_PROCESSES: dict[str, tuple[str, Literal["memory", "load"], str, str]] = {
     "memory": ("memory", "memory", "peak_bytes", "largest resident memory, runtime included"),
     "load": ("load time", "load", "load_ms", ""),
     "first": ("first inference", "load", "first_ms", ""),
@@ -209,38 +209,49 @@ def _process_checks(
             continue
         change = balanced_ratio(own, other, [pair.swapped for pair in pairs], confidence)
         checks.append(
-            _cost_check(
-                name, kind, cost, statistics.median(own), statistics.median(other), change, asked.get(cost), confidence,
+            _ComparedCost(
+                name, kind, cost, statistics.median(own), statistics.median(other), change,
                 f"{len(pairs)} processes each", note,
-            )
+            ).check(asked.get(cost), confidence)
         )  # fmt: skip
     return checks
 
 
-def _cost_check(
-    name: str,
-    kind: str,
-    cost: str,
-    candidate: float,
-    baseline: float,
-    change: Estimate,
-    limit: Limit | None,
-    confidence: float,
-    method: str,
-    note: str = "",
-) -> Check:
-    allowed = limit.allowed(baseline) if limit is not None else None
-    verdict = _decide(change, allowed, FEWEST.get(cost, 1))
-    if allowed is not None and verdict == "inconclusive":
-        note = "; ".join(filter(None, (note, _deciding(change, allowed))))
-    return Check.model_validate(
-        {
-            "name": name, "kind": kind, "unit": COSTS[cost], "candidate": candidate, "baseline": baseline,
-            "change": change, "relative": True, "limit": limit.text if limit else "", "allowed": allowed,
-            "confidence": confidence, "verdict": verdict, "counts": limit is not None,
-            "method": method, "note": note,
-        }
-    )  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class _ComparedCost:
+    """One cost of both models.
+
+    Attributes:
+        name: Of the check.
+        kind: Of the check.
+        cost: What is limited.
+        candidate: Its figure.
+        baseline: Its figure.
+        change: Candidate over baseline less 1.
+        method: How the interval was found.
+        note: For the reader.
+    """
+
+    name: str
+    kind: Literal["speed", "memory", "load", "size"]
+    cost: str
+    candidate: float
+    baseline: float
+    change: Estimate
+    method: str
+    note: str = ""
+
+    def check(self, limit: Limit | None, confidence: float) -> Check:
+        """Hold it to a limit; without one it is shown and does not count."""
+        allowed = limit.allowed(self.baseline) if limit is not None else None
+        verdict = _decide(self.change, allowed, FEWEST.get(self.cost, 1))
+        deciding = _deciding(self.change, allowed) if allowed is not None and verdict == "inconclusive" else ""
+        return Check(
+            name=self.name, kind=self.kind, unit=COSTS[self.cost], candidate=self.candidate, baseline=self.baseline,
+            change=self.change, relative=True, limit=limit.text if limit else "", allowed=allowed, confidence=confidence,
+            verdict=verdict, counts=limit is not None, method=self.method,
+            note="; ".join(filter(None, (self.note, deciding))),
+        )  # fmt: skip
 
 
 def _decide(change: Estimate, allowed: float | None, fewest: int) -> Verdict:
@@ -296,12 +307,13 @@ def _layers(setup: ComparisonSetup) -> tuple[LayerPair, ...]:
 def size_check(setup: ComparisonSetup, limits: Mapping[str, str]) -> Check:
     """Compare the bytes on disk, which takes no measuring."""
     limit = Limit.parse(limits["size"], "size") if "size" in limits else None
-    own = float(setup.candidate.model.size)
-    base = float(setup.baseline.model.size if setup.baseline is not None else setup.stored.size_bytes if setup.stored else own)
-    change = own / base - 1 if base else 0.0
-    return _cost_check(
-        "size", "size", "size", own, base, Estimate(value=change, low=change, high=change, count=1), limit, 1.0, "exact"
-    )
+    new = float(setup.candidate.model.size)
+    stored = float(setup.stored.size_bytes) if setup.stored is not None else new
+    served = float(setup.baseline.model.size) if setup.baseline is not None else stored
+    change = new / served - 1 if served else 0.0
+    return _ComparedCost(
+        "size", "size", "size", new, served, Estimate(value=change, low=change, high=change, count=1), "exact"
+    ).check(limit, 1.0)
 
 
 def _refused(cost: str, limit: Limit, why: str, confidence: float) -> Check:

@@ -10,7 +10,6 @@ __all__ = ["Worker", "peak_memory", "run"]
 
 import contextlib
 import ctypes
-import dataclasses
 import errno
 import io
 import json
@@ -51,7 +50,7 @@ class Worker:
     none yet: the child inherits its pipes as file descriptors.
 
     Args:
-        factory: Importable callable that makes the hosted object in the child.
+        factory: Importable callable that makes the hosted object in the child; None for a child that runs one function.
         arguments: Its positional arguments; anything that can be pickled.
         timeout: Seconds that the factory may take.
         environment: Variables added to the child's environment, for settings that libraries read when imported.
@@ -63,7 +62,7 @@ class Worker:
 
     def __init__(
         self,
-        factory: Callable[..., Any],
+        factory: Callable[..., Any] | None,
         *arguments: Any,
         timeout: float = 600.0,
         environment: dict[str, str] | None = None,
@@ -95,7 +94,8 @@ class Worker:
         self._requests = Connection(request_write, readable=False)
         self._answers = Connection(answer_read, writable=False)
         try:
-            self._ask(("new", factory, arguments, {}), timeout)
+            if factory is not None:
+                self._ask(("new", factory, arguments, {}), timeout)
         except BaseException:  # even an interrupt must not leave the child behind; raised again
             self.close()
             raise
@@ -233,16 +233,6 @@ class Worker:
         return f": {lines[-1].strip()[:300]}" if lines else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Callable:
-    """Hosts a plain function, so that ``run`` and ``Worker`` share one protocol."""
-
-    function: Callable[..., Any]
-
-    def run(self, *arguments: Any, **keywords: Any) -> Any:
-        return self.function(*arguments, **keywords)
-
-
 def run(
     function: Callable[..., Any], *arguments: Any, timeout: float = 600.0, memory: int | None = None, **keywords: Any
 ) -> Any:
@@ -253,8 +243,8 @@ def run(
             something that mopt did not foresee.
         MoptError: The same error that the function raised, when it is one of mopt's.
     """
-    with Worker(_Callable, function) as worker:
-        return worker.call("run", *arguments, timeout=timeout, memory=memory, **keywords)
+    with Worker(None) as worker:
+        return worker._ask(("run", function, arguments, keywords), timeout, memory)
 
 
 def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
@@ -274,6 +264,8 @@ def _serve(request_fd: int, answer_fd: int, parent: int) -> None:
             if kind == "new":
                 host = target(*arguments, **keywords)
                 value = None
+            elif kind == "run":
+                value = target(*arguments, **keywords)
             elif kind == "peak":
                 value = peak_memory(os.getpid())
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LoadPlan", "bench_artifact"]
+__all__ = ["LoadPlan", "bench_artifact", "make_load_plan"]
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mopt.artifacts.artifact import Artifact
-from mopt.capacity.arrivals import Arrivals
+from mopt.capacity.arrivals import Arrivals, parse_arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import MeasuredModel, measure_capacity
 from mopt.capacity.simulate import Policy, Service, check_installed, forecast, largest_rate
@@ -20,15 +20,20 @@ from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
 from mopt.progress import Progress, Silent
+from mopt.recipe import Traffic, parse_milliseconds
 from mopt.records.benchmark import Benchmark, LoadTest
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
+from mopt.workflows._sources import read_samples
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+_SHORTEST_S, _LONGEST_S = 1.0, 3600.0
+"""Of one load test."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,34 @@ class LoadPlan:
     def holds(self, tests: Sequence[LoadTest]) -> bool | None:
         """Whether the rate holds within the p99; None where one of them was not given."""
         return tests[0].holds(self.p99_ms) if self.rate is not None and self.p99_ms is not None else None
+
+
+def make_load_plan(
+    artifact: str | Path, traffic: Traffic, *, data: str | None = None, duration: str = "10s", cores: int | None = None
+) -> LoadPlan:
+    """Return what is sent.
+
+    Args:
+        artifact: What it is sent to; its recipe says how data is preprocessed.
+        traffic: Rate, p99 and arrivals.
+        data: Samples; default: the golden samples of the artifact.
+        duration: About how long one load test takes, with its unit.
+        cores: Of the replica, or of the generator of the load.
+
+    Raises:
+        UserError: When the data does not fit the model, or the duration is no time from a second to an hour.
+    """
+    seconds = parse_milliseconds(duration, "--duration") / 1e3
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise UserError(f"--duration is {duration}", "give a time from 1s to 1h")
+    return LoadPlan(
+        rate=traffic.rate,
+        p99_ms=traffic.p99,
+        arrivals=parse_arrivals(traffic.arrivals),
+        seconds=seconds,
+        samples=read_samples(Path(artifact), data) if data else None,
+        cores=cores,
+    )
 
 
 def bench_artifact(

@@ -66,13 +66,13 @@ def render_recipe(source: str, data: str) -> str:
 
 
 def _signature(path: Path) -> str:
-    from mopt.workflows.inspect import inspect_source
+    from mopt.workflows.inspect import inspect
 
-    found = inspect_source(path)
+    description = inspect(path)
     lines = [
-        f"# {side[:-1]:6} {spec['name']}: {spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
-        for side in ("inputs", "outputs")
-        for spec in found[side]
+        f"# {kind:6} {spec['name']}: {spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
+        for kind, specs in (("input", description.inputs), ("output", description.outputs))
+        for spec in specs
     ]
     if any("\n" in line for line in lines):
         raise UserError(f"{path} has a name with a line break in it", "rename the input or output")

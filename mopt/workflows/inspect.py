@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-__all__ = ["inspect_source"]
+__all__ = ["inspect"]
 
 import collections
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-from mopt.artifacts.artifact import FILE_NAME, read_manifest
+from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import UserError
 from mopt.model.formats import model_format
+from mopt.records.description import ModelDescription
 
 
-def inspect_source(source: Path) -> dict[str, Any]:
-    """Describe an ONNX file, an OpenVINO ``.xml`` or an artifact, as JSON data.
+def inspect(source: str | Path) -> ModelDescription:
+    """Describe an ONNX file, an OpenVINO ``.xml`` or an artifact.
 
     Raises:
         UserError: When it is none of these, or damaged.
     """
-    if (source / FILE_NAME).is_file():
+    source = Path(source)
+    if is_artifact(source):
         manifest = read_manifest(source)
         name = model_format(manifest.format).readable_file
-        return {"artifact": manifest.name, "chosen": manifest.chosen, **inspect_source(source / "model" / name)}
+        described = inspect(source / "model" / name)
+        return described.model_copy(update={"artifact": manifest.name, "chosen": manifest.chosen})
     if source.suffix == ".xml" and source.is_file():
         return _openvino(source)
     if source.suffix == ".onnx" or source.is_file():
@@ -31,7 +34,7 @@ def inspect_source(source: Path) -> dict[str, Any]:
     raise UserError(f"{source} is not a model file or an artifact", "give a .onnx file, a .xml file or an artifact's folder")
 
 
-def _onnx(source: Path) -> dict[str, Any]:
+def _onnx(source: Path) -> ModelDescription:
     from mopt.exporters.onnx import load_checked
     from mopt.model.onnx_signature import signature_of
 
@@ -50,18 +53,18 @@ def _onnx(source: Path) -> dict[str, Any]:
     operators = collections.Counter(
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes()
     )
-    return {
-        "format": "onnx",
-        "file": str(source),
-        "opset": model.opset_imports.get("", 0),
-        "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
-        "parameters": parameters,
-        "size_bytes": source.stat().st_size + sum(path.stat().st_size for path in _external(model, source.parent)),
-        "inputs": [spec.model_dump(mode="json") for spec in signature.inputs],
-        "outputs": [spec.model_dump(mode="json") for spec in signature.outputs],
-        "weights": weights,
-        "operators": dict(operators.most_common()),
-    }
+    return ModelDescription(
+        format="onnx",
+        file=str(source),
+        opset=model.opset_imports.get("", 0),
+        producer=f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
+        parameters=parameters,
+        size_bytes=source.stat().st_size + sum(path.stat().st_size for path in _external(model, source.parent)),
+        inputs=tuple(spec.model_dump(mode="json") for spec in signature.inputs),
+        outputs=tuple(spec.model_dump(mode="json") for spec in signature.outputs),
+        weights={dtype: (count, size) for dtype, (count, size) in weights.items()},
+        operators=dict(operators.most_common()),
+    )
 
 
 def _subgraphs(node: Any) -> list[Any]:
@@ -90,7 +93,7 @@ def _external(model: Any, folder: Path) -> set[Path]:
     return {folder / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
 
 
-def _openvino(source: Path) -> dict[str, Any]:
+def _openvino(source: Path) -> ModelDescription:
     text = source.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise UserError(f"{source} declares XML entities", "an OpenVINO model has none; this file was made by something else")
@@ -107,15 +110,15 @@ def _openvino(source: Path) -> dict[str, Any]:
             entry[0] += 1
             entry[1] += int(data.get("size", 0))
     binary = source.with_suffix(".bin")
-    return {
-        "format": "openvino",
-        "file": str(source),
-        "size_bytes": source.stat().st_size + (binary.stat().st_size if binary.is_file() else 0),
-        "inputs": [_port(layer, "output") for layer in layers if layer.get("type") == "Parameter"],
-        "outputs": [_port(layer, "input") for layer in layers if layer.get("type") == "Result"],
-        "weights": weights,
-        "operators": dict(collections.Counter(layer.get("type", "?") for layer in layers).most_common()),
-    }
+    return ModelDescription(
+        format="openvino",
+        file=str(source),
+        size_bytes=source.stat().st_size + (binary.stat().st_size if binary.is_file() else 0),
+        inputs=tuple(_port(layer, "output") for layer in layers if layer.get("type") == "Parameter"),
+        outputs=tuple(_port(layer, "input") for layer in layers if layer.get("type") == "Result"),
+        weights={dtype: (count, size) for dtype, (count, size) in weights.items()},
+        operators=dict(collections.Counter(layer.get("type", "?") for layer in layers).most_common()),
+    )
 
 
 def _port(layer: ET.Element, side: str) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["ProfiledModel", "read_profiled_models", "size"]
+__all__ = ["Balancer", "ProfiledModel", "make_sizing_request", "read_profiled_models", "size"]
 
 import dataclasses
 import fnmatch
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
 from mopt.artifacts.artifact import is_artifact, read_manifest
-from mopt.capacity.batching import cheapest, max_rate, rescale
+from mopt.capacity.arrivals import parse_arrivals
+from mopt.capacity.batching import Demand, cheapest, max_rate, rescale
 from mopt.capacity.measure import without_instance_groups
 from mopt.capacity.recommendation import (
     HOURS_PER_MONTH,
@@ -30,12 +32,15 @@ from mopt.errors import UserError
 from mopt.profiles.machine import detect
 from mopt.profiles.target import Target, load_target, target_names
 from mopt.progress import Progress, Silent
+from mopt.recipe import Traffic
 from mopt.records._base import stamp
 from mopt.records.benchmark import Benchmark
 from mopt.records.measurement import Machine
 from mopt.records.serving import ServingProfile, Setting
 from mopt.records.sizing import Range, Sizing, SizingOption
 from mopt.system.plugins import nearest
+
+Balancer = Literal["random", "round robin", "least loaded"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +89,43 @@ def _from_artifact(path: Path) -> list[ProfiledModel]:
     return subjects
 
 
+def make_sizing_request(
+    traffic: Traffic,
+    *,
+    compare: Sequence[str] = (),
+    this_machine: str | None = None,
+    price: float | None = None,
+    max_cost: float | None = None,
+    daily: Sequence[float] = (),
+    balancer: Balancer = "random",
+) -> SizingRequest:
+    """Return what is asked; without a rate the peak is the largest of the day, or a trace's own rate.
+
+    Args:
+        traffic: Rate, p99, arrivals, spare replicas and utilization.
+        compare: Patterns of machines; all by default.
+        this_machine: The target that this machine is.
+        price: Of this machine, in USD per hour.
+        max_cost: Most USD that a month may cost.
+        daily: Requests per second in each of 24 hours.
+        balancer: How requests are spread over replicas.
+
+    Raises:
+        UserError: When the rate is missing, or an amount is not above 0.
+    """
+    for option, amount in (("--price", price), ("--max-cost", max_cost)):
+        if amount is not None and amount <= 0:
+            raise UserError(f"{option} is {amount:g}", "give an amount of USD above 0")
+    if daily and (len(daily) != 24 or min(daily) < 0 or max(daily) <= 0):
+        raise UserError(f"--daily has {len(daily)} numbers", "give requests per second for each of 24 hours, none below 0")
+    arrivals = parse_arrivals(traffic.arrivals)
+    peak = traffic.rate or max(daily, default=arrivals.own_rate)
+    if peak is None:
+        raise UserError("the rate is missing", "give --rate, --daily, or a trace with --arrivals")
+    demand = Demand(peak, traffic.p99, traffic.utilization, arrivals, balancer, traffic.spare)
+    return SizingRequest(demand, tuple(daily), max_cost, tuple(compare) or ("*",), price, this_machine)
+
+
 def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress: Progress | None = None) -> Sizing:
     """Compare targets and precisions for a traffic.
 
@@ -102,25 +144,11 @@ def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress:
         raise UserError(f"{request.machine} is a kind of CPU, and has no price", "give --this-machine the name of a rented one")
     targets = _targets(request, machine)
     warnings = [] if same_machine(machine, here) else [f"measured on {machine.cpu}, and this is {here.cpu}"]
-    options: list[SizingOption] = []
-    profiles: dict[int, ServingProfile] = {}
-    progress.stage("sizing", len(subjects) * (1 + len(targets)))
     peak = _own_peak(request, machine, here)
     if peak is None and targets:
         warnings.append("other machines are left out: give --this-machine, the target that the profiles were measured on")
         targets = []
-    for subject in subjects:
-        own = load_target(request.machine, machine) if request.machine else None
-        profiles[len(options)] = subject.profile
-        options.append(_measured(subject, request, own))
-        progress.step(f"{subject.precision} here")
-        for target in targets:
-            assert peak is not None
-            option, projected = _projected(subject, request, target, peak)
-            if projected is not None:
-                profiles[len(options)] = projected
-            options.append(option)
-            progress.step(f"{subject.precision} on {target.name}")
+    options, profiles = _compare(subjects, request, targets, peak, progress)
     best, why = recommended(options, request)
     every = [load_target(name, machine) for name in target_names()]
     gpus = [target for target in every if target.device == "gpu" and target.hardware is not None]
@@ -149,9 +177,31 @@ def size(subjects: Sequence[ProfiledModel], request: SizingRequest, *, progress:
     )
 
 
-def same_machine(one: Machine, other: Machine) -> bool:
+def _compare(
+    subjects: Sequence[ProfiledModel], request: SizingRequest, targets: Sequence[Target], peak: Peak | None, progress: Progress
+) -> tuple[list[SizingOption], dict[int, ServingProfile]]:
+    """Return an option for each model on each machine, this one first, and the profile behind each by its position."""
+    options: list[SizingOption] = []
+    profiles: dict[int, ServingProfile] = {}
+    progress.stage("sizing", len(subjects) * (1 + len(targets)))
+    for subject in subjects:
+        here = load_target(request.machine, subject.profile.machine) if request.machine else None
+        profiles[len(options)] = subject.profile
+        options.append(_measured(subject, request, here))
+        progress.step(f"{subject.precision} here")
+        for target in targets:
+            assert peak is not None
+            option, projected = _projected(subject, request, target, peak)
+            if projected is not None:
+                profiles[len(options)] = projected
+            options.append(option)
+            progress.step(f"{subject.precision} on {target.name}")
+    return options, profiles
+
+
+def same_machine(left: Machine, right: Machine) -> bool:
     """Whether two descriptions are of the same kind of machine."""
-    return (one.cpu, one.isa, one.cores) == (other.cpu, other.isa, other.cores)
+    return (left.cpu, left.isa, left.cores) == (right.cpu, right.isa, right.cores)
 
 
 def _only_machine(subjects: Sequence[ProfiledModel]) -> Machine:

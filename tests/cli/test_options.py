@@ -178,7 +178,7 @@ RESULTS: dict[str, Any] = {
     "mopt.workflows.bench_server.bench_server": lambda: ServerBenchmark(server="s", protocol="p", p99_ms=None, tests=()),
     "mopt.workflows.size.size": sizing,
     "mopt.workflows.size.read_profiled_models": lambda: [SimpleNamespace(name="m")],
-    "mopt.workflows._sources.read_samples": lambda: ["samples"],
+    "mopt.workflows.bench.read_samples": lambda: ["samples"],
     "mopt.workflows.verify.verify": lambda: Verification(
         ok=True, problems=(), warnings=(), files=1, samples=1, summary="", largest_difference={}
     ),

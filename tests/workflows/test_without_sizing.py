@@ -12,8 +12,8 @@ from mopt.capacity.batching import Demand
 from mopt.capacity.simulate import Policy, Service, simulate
 from mopt.errors import MissingDependencyError, UserError
 from mopt.recipe import make_recipe
-from mopt.workflows.bench import bench_artifact
-from mopt.workflows.bench_server import bench_server
+from mopt.workflows.bench import LoadPlan, bench_artifact
+from mopt.workflows.bench_server import ServerAccess, bench_server
 from mopt.workflows.build import build, explain_plan
 from mopt.workflows.size import SizingRequest, size
 
@@ -54,9 +54,9 @@ def test_the_core_runs_without_it(tmp_path):
         lambda: build(model=str(NEVER), data=str(NEVER), traffic={"rate": 100}),
         lambda: build(model=str(NEVER), data=str(NEVER), traffic={"p99": "10ms"}),
         lambda: explain_plan(make_recipe({"model": str(NEVER), "data": str(NEVER), "traffic": {"p99": "10ms"}})),
-        lambda: bench_artifact(NEVER, p99_ms=10),
-        lambda: bench_artifact(NEVER, rate=10),
-        lambda: bench_server(NEVER, "http://localhost:1"),
+        lambda: bench_artifact(NEVER, LoadPlan(p99_ms=10)),
+        lambda: bench_artifact(NEVER, LoadPlan(rate=10)),
+        lambda: bench_server(NEVER, ServerAccess("http://localhost:1"), LoadPlan(rate=1)),
         lambda: size([], SizingRequest(Demand(100, 10))),
         lambda: simulate(Service.from_samples({1: (1.0,)}), 10, Policy(1), arrivals=Arrivals()),
     ],
@@ -75,7 +75,7 @@ def test_a_prediction_is_refused_before_anything_is_read(command):
     [
         lambda: build(model=str(NEVER), data=str(NEVER)),
         lambda: bench_artifact(NEVER),
-        lambda: bench_server(NEVER, "", predict=False),
+        lambda: bench_server(NEVER, ServerAccess("", predict=False), LoadPlan(rate=1)),
     ],
     ids=["build", "bench", "no-predict"],
 )
