@@ -25,7 +25,7 @@ _EXIT_CODES = {
     "OK": "done",
     "BUG": "a mistake in mopt; the traceback is printed",
     "USAGE": "a mistake in the request: one line and a hint on stderr; nothing was written",
-    "GATE_FAILED": "a check that failed: a gate, an artifact that differs, a rate that does not hold",
+    "CHECK_FAILED": "a check that failed: a gate, an artifact that differs, a rate that does not hold",
     "INCONCLUSIVE": "a gate that could not tell; 0 with `--inconclusive accept`",
     "INTERRUPTED": "interrupted from the keyboard; nothing was written",
 }
@@ -173,6 +173,7 @@ def _exporter_facts(kind: type) -> Iterator[tuple[str, str]]:
 
 def _runtime_facts(kind: type) -> Iterator[tuple[str, str]]:
     yield "loads", ", ".join(kind.formats)  # type: ignore[attr-defined]
+    yield "runs on", ", ".join(device.upper() for device in kind.devices)  # type: ignore[attr-defined]
     yield from _needs(kind)
 
 
@@ -349,9 +350,14 @@ def _sections(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: t
     for name, value in schema.get("properties", {}).items():
         for reference in _references(value):
             section = definitions[reference]
-            if "properties" in section:
+            if _is_section(section):
                 yield (*path, name), section
                 yield from _sections(section, definitions, (*path, name))
+
+
+def _is_section(definition: Mapping[str, Any]) -> bool:
+    """Whether a table has keys of its own; one that takes any key besides, as a pass does, has its options elsewhere."""
+    return "properties" in definition and definition.get("additionalProperties") is not True
 
 
 def _references(value: Mapping[str, Any]) -> Iterator[str]:
@@ -367,7 +373,7 @@ def _keys(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     rows = []
     for name, value in schema.get("properties", {}).items():
-        sections = [reference for reference in _references(value) if "properties" in definitions[reference]]
+        sections = [reference for reference in _references(value) if _is_section(definitions[reference])]
         default = "required" if name in required else _default_text(value.get("default"))
         if sections:
             rows.append([f"`{name}`", "table", "", _prose(value.get("description") or "a section of its own, below")])

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from mopt.errors import UserError
+from mopt.loadgen.load_plan import LoadPlan
 from mopt.workflows._sources import read_samples
-from mopt.workflows.bench import LoadPlan, bench_artifact
+from mopt.workflows.bench import bench_artifact
 from tests.small import digits
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopt.errors import UserError
-from mopt.evaluators._metric import load_metric
+from mopt.evaluators.metric_choice import load_metric
 from tests.evaluators.metrics.cases import Maker, load, signature, value
 
 
