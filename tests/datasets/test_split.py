@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from mopt.datasets import split
-from mopt.datasets.mapping import bind_array
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
 from mopt.model.samples import Samples
@@ -309,60 +308,6 @@ def test_random_data_has_the_shapes_of_the_model_and_says_what_it_is(tmp_path: P
     assert found.description["synthetic"] is True
     assert found.description["note"] == "made up; length 32 for height, tokens"
     assert not _contents(found.calibration) & _contents(found.evaluation)
-
-
-@pytest.mark.parametrize(
-    ("value", "spec", "batch", "expected"),
-    [
-        (np.float64([1, 2]), ("x", "float32", ("batch", 2)), None, np.float32([[1, 2]])),
-        (np.float64([[1, 2]]), ("x", "float32", ("batch", 2)), None, np.float32([[1, 2]])),
-        ([1, 2], ("x", "int32", (8, 2)), 8, np.int32([[1, 2]])),
-        (np.uint8([3, 255]), ("x", "float32", ("n", "k")), None, np.float32([[3, 255]])),
-        (7, ("x", "int64", ("batch", 1)), None, np.int64([[7]])),
-        (7.5, ("x", "float32", ("batch",)), None, np.float32([7.5])),
-        ("word", ("x", "str", ("batch", 1)), None, np.array([["word"]])),
-        (["a", "bc"], ("x", "str", ("batch", 2)), None, np.array([["a", "bc"]])),
-        (np.bool_([True, False]), ("x", "int64", ("batch", 2)), None, np.int64([[1, 0]])),
-    ],
-)
-def test_arrays_that_fit(value: Any, spec: Any, batch: int | None, expected: np.ndarray) -> None:
-    signature = _signature(spec, batch=batch)
-    found = bind_array(value, signature.inputs[0], signature, "a")
-    np.testing.assert_array_equal(found, expected)
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-
-
-@pytest.mark.parametrize(
-    ("value", "spec", "message"),
-    [
-        (
-            np.zeros(5),
-            ("x", "float32", ("batch", 4)),
-            r"a: shape \[5\] does not fit the input x: float32\[batch, 4\]",
-        ),
-        (np.zeros((2, 4)), ("x", "float32", ("batch", 4)), r"shape \[2, 4\] does not fit"),
-        (np.zeros((1, 1, 4)), ("x", "float32", ("batch", 4)), r"shape \[1, 1, 4\] does not fit"),
-        (np.zeros((0,)), ("x", "float32", ("batch", "k")), r"shape \[0\] does not fit"),
-        (np.zeros(4), ("x", "int64", ("batch", 4)), r"a: x is float64, the model takes int64"),
-        (["a"] * 4, ("x", "float32", ("batch", 4)), r"a: x is str, the model takes float32"),
-        ([1] * 4, ("x", "str", ("batch", 4)), r"a: x is int64, the model takes str"),
-        ([2**40] * 4, ("x", "int32", ("batch", 4)), r"a: x has 1099511627776, which int32 cannot hold"),
-        ([-1] * 4, ("x", "uint8", ("batch", 4)), r"a: x has -1, which uint8 cannot hold"),
-        ([1e300] * 4, ("x", "float32", ("batch", 4)), r"a: x has 1e\+300, which float32 cannot hold"),
-        ([2**24 + 1] * 4, ("x", "float32", ("batch", 4)), r"a: x has 16777217, which float32 cannot hold"),
-        ([1.0, np.nan, 0, 0], ("x", "float32", ("batch", 4)), r"a: x has NaN in it"),
-        ([1.0, -np.inf, 0, 0], ("x", "float32", ("batch", 4)), r"a: x has an infinity in it"),
-        ([[1, 2], [3]], ("x", "float32", ("batch", 4)), r"a: x is no array of float32"),
-        ([1, None], ("x", "float32", ("batch", 2)), r"a: x is no array of float32"),
-    ],
-    ids=lambda value: None if not isinstance(value, str) else value[:24],
-)
-def test_arrays_that_do_not_fit(value: Any, spec: Any, message: str) -> None:
-    signature = _signature(spec)
-    with pytest.raises(UserError, match=message) as caught:
-        bind_array(value, signature.inputs[0], signature, "a")
-    assert caught.value.hint
-    assert "\n" not in caught.value.message
 
 
 TWO = _signature(("pixels", "float32", ("batch", 4)), ("size", "float32", ("batch", 1)))
