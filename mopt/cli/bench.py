@@ -16,9 +16,9 @@ from mopt.cli._output import print_json, print_lines, print_table, result_consol
 from mopt.cli._recipes import given
 
 if TYPE_CHECKING:
+    from mopt.loadgen.load_plan import LoadPlan
     from mopt.progress import Progress
     from mopt.records.benchmark import Benchmark, LoadTest, ServerBenchmark
-    from mopt.workflows.bench import LoadPlan
     from mopt.workflows.bench_server import ServerAccess
 
 app = command_app()

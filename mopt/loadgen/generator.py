@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from typing import TYPE_CHECKING, Any
 
 from mopt.errors import MissingDependencyError, UserError
-from mopt.loadgen.protocols import ALIVE, Endpoint, Request
+from mopt.loadgen.protocols._endpoint import ALIVE, Endpoint, Request
 from mopt.system import process as isolation
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mopt.capacity.arrivals import Arrivals
 from mopt.errors import UserError
 from mopt.loadgen.generator import closed_loop, generate_load
-from mopt.loadgen.protocols import Endpoint, Request
+from mopt.loadgen.protocols._endpoint import Endpoint, Request
 from mopt.profiles.server import ServerObservation
 
 if TYPE_CHECKING:

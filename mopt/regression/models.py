@@ -104,21 +104,21 @@ def is_deterministic(model: RunnableModel, samples: Samples, answered: Samples) 
     few = samples.first(_LOOKED_AT)
     with model.open() as session:
         again = list(run_all(session, model.signature, few))
-    return all(_same(one, other) for one, other in zip(answered.first(len(few)), again, strict=True))
+    return all(_same(earlier, second) for earlier, second in zip(answered.first(len(few)), again, strict=True))
 
 
-def _same(one: Feed, other: Feed) -> bool:
+def _same(first: Feed, second: Feed) -> bool:
     import numpy as np
 
-    for name, value in one.items():
-        if value.shape != other[name].shape:
+    for name, value in first.items():
+        if value.shape != second[name].shape:
             return False
         if value.dtype.kind != "f":
-            if not bool((value == other[name]).all()):
+            if not bool((value == second[name]).all()):
                 return False
             continue
         largest = float(np.abs(value.astype(np.float64)).max(initial=0.0))
-        difference = np.abs(value.astype(np.float64) - other[name].astype(np.float64)).max(initial=0.0)
+        difference = np.abs(value.astype(np.float64) - second[name].astype(np.float64)).max(initial=0.0)
         if float(difference) > _STEADY * max(largest, 1e-30):
             return False
     return True

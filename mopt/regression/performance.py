@@ -88,17 +88,17 @@ def compare_performance(
     setup: ComparisonSetup, limits: Mapping[str, str], machine: Machine, progress: Progress
 ) -> PerformanceComparison:
     """Compare all costs but the size; those without a limit are shown and do not count."""
-    asked = {name: Limit.parse(text, name) for name, text in limits.items() if name in COSTS}
-    speed_is_limited = any(name in COMPARED for name in asked)
+    limited = {name: Limit.parse(text, name) for name, text in limits.items() if name in COSTS}
+    speed_is_limited = any(name in COMPARED for name in limited)
     if not speed_is_limited:
-        asked |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
+        limited |= {name: Limit.parse(text, name) for name, text in _USUAL_LIMITS.items()}
     if why := _not_comparable(setup, machine):
         refused = [
-            _refused(name, limit, why, setup.confidence) for name, limit in asked.items() if name in limits and name != "size"
+            _refused(name, limit, why, setup.confidence) for name, limit in limited.items() if name in limits and name != "size"
         ]
         return PerformanceComparison(refused, [f"speed, memory and loading are not compared: {why}"], None)
     progress.stage("measuring side by side", _LOOKS[-1])
-    pairs, checks = _speed(setup, asked, progress)
+    pairs, checks = _speed(setup, limited, progress)
     return PerformanceComparison(checks, [], spread(pairs, min(setup.batches)), _layers(setup))
 
 
@@ -120,23 +120,23 @@ def _not_comparable(setup: ComparisonSetup, machine: Machine) -> str:
 # --- paired runs -------------------------------------------------------------------------------------------------------
 
 
-def _speed(setup: ComparisonSetup, asked: Mapping[str, Limit], progress: Progress) -> tuple[list[PairedRun], list[Check]]:
+def _speed(setup: ComparisonSetup, limited: Mapping[str, Limit], progress: Progress) -> tuple[list[PairedRun], list[Check]]:
     """Run pairs until everything that is limited is decided, or the time is up."""
-    own = setup.candidate.benchmark_subject(setup.samples, setup.batches)
+    subject = setup.candidate.benchmark_subject(setup.samples, setup.batches)
     if setup.baseline is not None:
-        other = setup.baseline.benchmark_subject(setup.samples, setup.batches)
+        rival = setup.baseline.benchmark_subject(setup.samples, setup.batches)
     else:
-        other = reference_workload(setup.candidate.runtime.threads, setup.batches)
+        rival = reference_workload(setup.candidate.runtime.threads, setup.batches)
     confidence = 1 - (1 - setup.confidence) / len(_LOOKS)
     pairs: list[PairedRun] = []
     end = time.monotonic() + setup.budget_seconds
     while True:
-        pairs.append(run_pair(own, other, len(pairs), setup.budget_seconds / FEWEST_PAIRS))
+        pairs.append(run_pair(subject, rival, len(pairs), setup.budget_seconds / FEWEST_PAIRS))
         late = time.monotonic() > end and len(pairs) >= FEWEST_PAIRS
         if not late and len(pairs) not in _LOOKS:
             progress.step()
             continue
-        checks = _compare(setup, pairs, asked, confidence)
+        checks = _compare(setup, pairs, limited, confidence)
         progress.step(_progress_note(checks, len(pairs)))
         if late or len(pairs) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
             return pairs, checks
@@ -147,30 +147,32 @@ def _progress_note(checks: Sequence[Check], pairs: int) -> str:
     return f"{pairs} pairs of processes: {shown.name} {shown.change.value:+.1%}"
 
 
-def _compare(setup: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float) -> list[Check]:
-    checks = [check for batch in setup.batches for check in _speed_checks(setup, pairs, batch, asked, confidence)]
-    return [*checks, *_process_checks(setup, pairs, asked, confidence)]
+def _compare(
+    setup: ComparisonSetup, pairs: Sequence[PairedRun], limited: Mapping[str, Limit], confidence: float
+) -> list[Check]:
+    checks = [check for batch in setup.batches for check in _speed_checks(setup, pairs, batch, limited, confidence)]
+    return [*checks, *_process_checks(setup, pairs, limited, confidence)]
 
 
 def _speed_checks(
-    setup: ComparisonSetup, pairs: Sequence[PairedRun], batch: int, asked: Mapping[str, Limit], confidence: float
+    setup: ComparisonSetup, pairs: Sequence[PairedRun], batch: int, limited: Mapping[str, Limit], confidence: float
 ) -> list[Check]:
-    own = [pair.candidate.logs[batch] for pair in pairs]
+    candidate_logs = [pair.candidate.logs[batch] for pair in pairs]
     checks = []
     for cost in COMPARED:
         change, method = growth(pairs, batch, cost, confidence), f"{len(pairs)} pairs of processes, in turns"
         if setup.stored is not None:
-            known = setup.stored.speed_at(batch)
-            if known is None:
+            stored_speed = setup.stored.speed_at(batch)
+            if stored_speed is None:
                 continue
-            change, base = _relative_to_workload(change, known.growth[cost]), known.figures[cost]
+            change, base = _relative_to_workload(change, stored_speed.growth[cost]), stored_speed.figures[cost]
             method = "both beside the same reference workload"
         else:
             base = figure([pair.baseline.logs[batch] for pair in pairs], cost, batch)
         checks.append(
             _ComparedCost(
-                f"{cost} at batch {batch}", "speed", cost, figure(own, cost, batch), base, change, method
-            ).check(asked.get(cost), confidence)
+                f"{cost} at batch {batch}", "speed", cost, figure(candidate_logs, cost, batch), base, change, method
+            ).check(limited.get(cost), confidence)
         )  # fmt: skip
     return checks
 
@@ -196,23 +198,23 @@ _STORED = {"memory": "memory_bytes", "load": "load_ms", "first": "first_ms"}
 
 
 def _process_checks(
-    setup: ComparisonSetup, pairs: Sequence[PairedRun], asked: Mapping[str, Limit], confidence: float
+    setup: ComparisonSetup, pairs: Sequence[PairedRun], limited: Mapping[str, Limit], confidence: float
 ) -> list[Check]:
     checks = []
     for cost, (name, kind, figure_name, note) in _OF_PROCESSES.items():
-        own = [float(getattr(pair.candidate, figure_name)) for pair in pairs]
+        candidate_figures = [float(getattr(pair.candidate, figure_name)) for pair in pairs]
         if setup.stored is not None:
-            other = [float(getattr(setup.stored, _STORED[cost]))] * len(pairs)
+            baseline_figures = [float(getattr(setup.stored, _STORED[cost]))] * len(pairs)
         else:
-            other = [float(getattr(pair.baseline, figure_name)) for pair in pairs]
-        if not min(*own, *other):
+            baseline_figures = [float(getattr(pair.baseline, figure_name)) for pair in pairs]
+        if not min(*candidate_figures, *baseline_figures):
             continue
-        change = balanced_ratio(own, other, [pair.swapped for pair in pairs], confidence)
+        change = balanced_ratio(candidate_figures, baseline_figures, [pair.swapped for pair in pairs], confidence)
         checks.append(
             _ComparedCost(
-                name, kind, cost, statistics.median(own), statistics.median(other), change,
+                name, kind, cost, statistics.median(candidate_figures), statistics.median(baseline_figures), change,
                 f"{len(pairs)} processes each", note,
-            ).check(asked.get(cost), confidence)
+            ).check(limited.get(cost), confidence)
         )  # fmt: skip
     return checks
 
@@ -277,7 +279,7 @@ def _layers(setup: ComparisonSetup) -> tuple[LayerPair, ...]:
     """What each operator takes in either side, by the names that both know; nothing where a runtime does not tell."""
     size = setup.candidate.signature.batch_size or 1
     (feed, *_) = batch_feeds(setup.candidate.signature, setup.samples, size, count=1)
-    found: list[dict[str, LayerCost]] = []
+    both: list[dict[str, LayerCost]] = []
     for side in (setup.candidate, setup.baseline):
         costs: dict[str, LayerCost] = {}
         with contextlib.suppress(CandidateRejectedError):
@@ -285,20 +287,20 @@ def _layers(setup: ComparisonSetup) -> tuple[LayerPair, ...]:
                 with side.open() as session:
                     session.run(feed)
                     costs = {name: layer for layer in reversed(session.layers(feed)) for name in layer.name.split(",")}
-        found.append(costs)
-    own, other = found
+        both.append(costs)
+    candidate_layers, baseline_layers = both
 
     def dearest(name: str) -> float:
-        return max(costs[name].ms if name in costs else 0.0 for costs in found)
+        return max(costs[name].ms if name in costs else 0.0 for costs in both)
 
-    shown = sorted({**other, **own}, key=dearest, reverse=True)[:_SHOWN_LAYERS]
+    shown = sorted({**baseline_layers, **candidate_layers}, key=dearest, reverse=True)[:_SHOWN_LAYERS]
     return tuple(
         LayerPair(
             name=name,
-            kind=(own.get(name) or other[name]).kind,
-            arithmetic=own[name].arithmetic if name in own else "",
-            candidate_ms=own[name].ms if name in own else None,
-            baseline_ms=other[name].ms if name in other else None,
+            kind=(candidate_layers.get(name) or baseline_layers[name]).kind,
+            arithmetic=candidate_layers[name].arithmetic if name in candidate_layers else "",
+            candidate_ms=candidate_layers[name].ms if name in candidate_layers else None,
+            baseline_ms=baseline_layers[name].ms if name in baseline_layers else None,
         )
         for name in shown
     )

@@ -107,44 +107,44 @@ class ComparedOutputs:
                 f"{metric.name} compares outputs, and those of the baseline were too large to be kept",
                 "give --against the model itself, or a metric that needs labels",
             )
-        own = np.concatenate([score(run, metric, self.samples) for run in self.candidate.runs])
+        rows = np.concatenate([score(run, metric, self.samples) for run in self.candidate.runs])
         stored = self.stored.rows_of(metric.name)
-        return own, np.concatenate([stored] * len(self.candidate.runs))
+        return rows, np.concatenate([stored] * len(self.candidate.runs))
 
 
 def answer_both(
     candidate: RunnableModel, baseline: Baseline, samples: Samples, store: Store, progress: Progress
 ) -> tuple[ComparedOutputs, bool]:
     """Run both over the samples, several times where one does not answer the same twice; return also whether both do."""
-    own, steady = _outputs_of(candidate, samples, store)
+    candidate_runs, steady = _outputs_of(candidate, samples, store)
     progress.step(candidate.name + ("" if steady else ": it does not answer the same twice"))
-    other: OutputRuns | None
+    baseline_runs: OutputRuns | None
     if baseline.model is not None:
         try:
-            other, other_steady = _outputs_of(baseline.model, samples, store)
+            baseline_runs, baseline_steady = _outputs_of(baseline.model, samples, store)
         except CandidateRejectedError as error:
             raise UserError(f"the baseline does not run: {error.message}", "compare with one that does") from None
-        steady = steady and other_steady
+        steady = steady and baseline_steady
     else:
         assert baseline.stored is not None
         kept = stored_answers(baseline.stored, store)
-        other = OutputRuns((kept,)) if kept is not None else None
+        baseline_runs = OutputRuns((kept,)) if kept is not None else None
     progress.step(baseline.model.name if baseline.model else "the stored baseline")
     groups, runs = samples.groups, 1 if steady else RUNS
     if not steady:
-        own = collect_outputs(candidate, samples, store, runs)
+        candidate_runs = collect_outputs(candidate, samples, store, runs)
         if baseline.model is not None:
-            other = collect_outputs(baseline.model, samples, store, runs)
-        elif other is not None:
-            other = OutputRuns(other.runs * runs)
+            baseline_runs = collect_outputs(baseline.model, samples, store, runs)
+        elif baseline_runs is not None:
+            baseline_runs = OutputRuns(baseline_runs.runs * runs)
         groups = (groups or [str(index) for index in range(len(samples))]) * runs
     progress.step("both agree with themselves" if steady else f"answered {runs} times each")
-    return ComparedOutputs(samples, own, other, baseline.stored, groups, runs), steady
+    return ComparedOutputs(samples, candidate_runs, baseline_runs, baseline.stored, groups, runs), steady
 
 
-def _outputs_of(side: RunnableModel, samples: Samples, store: Store) -> tuple[OutputRuns, bool]:
-    found = collect_outputs(side, samples, store, 1)
-    return found, is_deterministic(side, samples, found.runs[0])
+def _outputs_of(model: RunnableModel, samples: Samples, store: Store) -> tuple[OutputRuns, bool]:
+    outputs = collect_outputs(model, samples, store, 1)
+    return outputs, is_deterministic(model, samples, outputs.runs[0])
 
 
 def parse_allowed_loss(text: str) -> Tolerance:
@@ -165,20 +165,26 @@ def quality_checks(
     checks = []
     for index, metric in enumerate(metrics):
         text = recipe.gate.limits.get(metric.name, recipe.tolerance if index == 0 else "")
-        own, other = scored[metric.name]
+        rows, baseline = scored[metric.name]
         try:
             quality = noninferiority_test(
-                metric, own, other, parse_allowed_loss(text), recipe.gate.confidence, groups=compared.groups, fail_when="proven"
+                metric,
+                rows,
+                baseline,
+                parse_allowed_loss(text),
+                recipe.gate.confidence,
+                groups=compared.groups,
+                fail_when="proven",
             )
         except CandidateRejectedError as error:
             checks.append(broken_check(error, metric.name))
             continue
-        checks.append(_quality_check(metric, quality, text, own, other, "quality"))
+        checks.append(_quality_check(metric, quality, text, rows, baseline, "quality"))
     return checks
 
 
-def _quality_check(metric: Metric, quality: Quality, text: str, own: Rows, other: Rows, kind: Any, name: str = "") -> Check:
-    pair = discordant(metric, own, other)
+def _quality_check(metric: Metric, quality: Quality, text: str, rows: Rows, baseline: Rows, kind: Any, name: str = "") -> Check:
+    pair = discordant(metric, rows, baseline)
     passes, detectable = power(quality)
     assert quality.upper is not None
     return Check(
@@ -216,16 +222,16 @@ def _is_mean(metric: Metric) -> bool:
 
 
 def slice_checks(
-    recipe: Recipe, compared: ComparedOutputs, split: Split, metric: Metric, rows: tuple[Rows, Rows]
+    recipe: Recipe, compared: ComparedOutputs, split: Split, metric: Metric, scored: tuple[Rows, Rows]
 ) -> list[Check]:
     """Return a check for each value of the columns that are judged one by one."""
     parts = _slices(recipe, compared, split)
     if not parts:
         return []
-    own, other = rows
+    rows, baseline = scored
     gate = recipe.gate
-    judged = noninferiority_by_slice(metric, own, other, parts, confidence=gate.confidence, groups=compared.groups)
-    return [_slice_check(metric, one, own, other, strict=gate.strict_slices) for one in judged]
+    judged = noninferiority_by_slice(metric, rows, baseline, parts, confidence=gate.confidence, groups=compared.groups)
+    return [_slice_check(metric, slice_quality, rows, baseline, strict=gate.strict_slices) for slice_quality in judged]
 
 
 def _slices(recipe: Recipe, compared: ComparedOutputs, split: Split) -> list[Slice]:
@@ -257,16 +263,16 @@ def _class_name(value: str, classes: Sequence[str]) -> str:
     return classes[int(value)] if value.isdigit() and int(value) < len(classes) else value
 
 
-def _slice_check(metric: Metric, one: SliceQuality, own: Rows, other: Rows, *, strict: bool) -> Check:
-    positions = list(one.part.positions)
-    text = _tolerance_text(one.part.tolerance)
-    if one.quality is None:
+def _slice_check(metric: Metric, judged: SliceQuality, rows: Rows, baseline: Rows, *, strict: bool) -> Check:
+    positions = list(judged.part.positions)
+    text = _tolerance_text(judged.part.tolerance)
+    if judged.quality is None:
         return Check(
-            name=one.part.name, kind="slice", unit=metric.unit, candidate=0.0, baseline=0.0,
+            name=judged.part.name, kind="slice", unit=metric.unit, candidate=0.0, baseline=0.0,
             change=Estimate(value=0.0, low=0.0, high=0.0, count=len(positions)), relative=False, limit=text,
-            confidence=one.confidence, verdict="inconclusive", counts=strict, note=one.note,
+            confidence=judged.confidence, verdict="inconclusive", counts=strict, note=judged.note,
         )  # fmt: skip
-    check = _quality_check(metric, one.quality, text, own[positions], other[positions], "slice", one.part.name)
+    check = _quality_check(metric, judged.quality, text, rows[positions], baseline[positions], "slice", judged.part.name)
     counts = strict or check.verdict == "fail"
     return check.model_copy(update={"counts": counts})
 
@@ -280,17 +286,17 @@ def output_fidelity(compared: ComparedOutputs) -> dict[str, float]:
     """Return how far the outputs agree; nothing where the baseline's were not kept."""
     if compared.baseline is None:
         return {}
-    found = Fidelity()
-    for own, other in zip(compared.candidate.runs[0], compared.baseline.runs[0], strict=True):
-        found.add(own, other)
-    return found.summary()
+    fidelity = Fidelity()
+    for candidate_output, baseline_output in zip(compared.candidate.runs[0], compared.baseline.runs[0], strict=True):
+        fidelity.add(candidate_output, baseline_output)
+    return fidelity.summary()
 
 
-def paired_differences(metric: Metric, own: Rows, other: Rows) -> tuple[float, ...]:
+def paired_differences(metric: Metric, rows: Rows, baseline: Rows) -> tuple[float, ...]:
     """Return candidate minus baseline by sample, sorted and thinned out, negative is worse; none without scores by sample."""
     import numpy as np
 
-    scores, truth = metric.scores(own), metric.scores(other)
+    scores, truth = metric.scores(rows), metric.scores(baseline)
     if scores is None or truth is None:
         return ()
     differences = np.sort((scores - truth) if metric.higher_is_better else (truth - scores))

@@ -45,53 +45,53 @@ def largest_regressions(
     """
     if baseline is None:
         return ()
-    own, other = candidate.runs[0], baseline.runs[0]
-    losses = _losses(metric, samples, own, other)
-    distances = [_distance(one, of) for one, of in zip(own, other, strict=True)]
+    candidate_run, baseline_run = candidate.runs[0], baseline.runs[0]
+    losses = _losses(metric, samples, candidate_run, baseline_run)
+    distances = [_distance(output, of) for output, of in zip(candidate_run, baseline_run, strict=True)]
     order = sorted(range(len(samples)), key=lambda index: (losses[index], distances[index]), reverse=True)
     picked = [index for index in order if losses[index] > 0 or distances[index] > 0][:_SHOWN]
     labels, names = samples.labels, samples.names
     reader = _text_reader(spec)
-    found = []
+    regressions = []
     for rank, index in enumerate(picked):
-        inputs, answers = samples[index], (own[index], other[index])
+        inputs, answers = samples[index], (candidate_run[index], baseline_run[index])
         name = names[index] if index < len(names) else str(index)
         folder = _save(out, rank, name, inputs, *answers) if out is not None else ""
-        found.append(
+        regressions.append(
             WorstSample(
                 name=name, index=index, label="" if labels is None else _short(labels[index]), loss=losses[index],
                 distance=distances[index], candidate=_answer(answers[0]), baseline=_answer(answers[1]), folder=folder,
                 text=_as_text(inputs, spec, reader), picture=_as_picture(inputs, spec),
             )
         )  # fmt: skip
-    return tuple(found)
+    return tuple(regressions)
 
 
-def _losses(metric: Metric, samples: Samples, own: Samples, other: Samples) -> list[float]:
-    scores = metric.scores(score(own, metric, samples, other))
-    truth = metric.scores(score(other, metric, samples, other))
+def _losses(metric: Metric, samples: Samples, candidate_run: Samples, baseline_run: Samples) -> list[float]:
+    scores = metric.scores(score(candidate_run, metric, samples, baseline_run))
+    truth = metric.scores(score(baseline_run, metric, samples, baseline_run))
     if scores is None or truth is None:
         return [0.0] * len(samples)
     losses = (truth - scores) if metric.higher_is_better else (scores - truth)
     return [float(loss) + 0.0 for loss in losses]
 
 
-def _distance(one: Feed, other: Feed) -> float:
+def _distance(output: Feed, reference: Feed) -> float:
     """One less the lowest cosine of the floating-point outputs; 1 where another output differs."""
-    found = 0.0
-    for name, value in other.items():
+    distance = 0.0
+    for name, value in reference.items():
         if value.dtype.kind == "f":
-            found = max(found, 1 - cosine(one[name], value))
-        elif one[name].shape != value.shape or not bool((one[name] == value).all()):
-            found = 1.0
-    return found if math.isfinite(found) else 1.0
+            distance = max(distance, 1 - cosine(output[name], value))
+        elif output[name].shape != value.shape or not bool((output[name] == value).all()):
+            distance = 1.0
+    return distance if math.isfinite(distance) else 1.0
 
 
-def _save(out: Path, rank: int, name: str, inputs: Feed, own: Feed, other: Feed) -> str:
+def _save(out: Path, rank: int, name: str, inputs: Feed, candidate_output: Feed, baseline_output: Feed) -> str:
     short = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-60:] or "sample"
     folder = f"worst/{rank:02d}-{short}"
     (out / folder).mkdir(parents=True, exist_ok=True)
-    for part, feed in (("inputs", inputs), ("candidate", own), ("baseline", other)):
+    for part, feed in (("inputs", inputs), ("candidate", candidate_output), ("baseline", baseline_output)):
         write_feed(out / folder / f"{part}.npz", feed)
     return folder
 

@@ -65,11 +65,11 @@ def search_space(
     """
     spaces: dict[str, SearchSpace] = {name: plugins.load("spaces", name)() for name in plugins.names("spaces")}
     ranked = sorted(spaces.values(), key=lambda space: space.rank)
-    own = recipe_candidates(requested, inputs, _defaults(ranked, inputs))
+    requested_candidates = recipe_candidates(requested, inputs, _defaults(ranked, inputs))
     fast = [candidate for space in ranked for candidate in space.candidates(inputs)]
     small = [candidate for space in spaces.values() for candidate in space.smaller(inputs)]
     fast, small = ([candidate for candidate in group if _runs_there(candidate, inputs)] for group in (fast, small))
-    names = [candidate.name for candidate in (*own, *fast, *small)]
+    names = [candidate.name for candidate in (*requested_candidates, *fast, *small)]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two candidates are called {name}", "give yours another name under [[search.candidate]]")
@@ -78,7 +78,7 @@ def search_space(
             raise UserError(f"no candidate is called {pattern}", plugins.nearest(pattern, names))
     precise = patterns if objective == "size" else [pattern for pattern in patterns if pattern != "*"]
     return [
-        *(candidate for candidate in (*own, *fast) if _matches(candidate, patterns)),
+        *(candidate for candidate in (*requested_candidates, *fast) if _matches(candidate, patterns)),
         *(candidate for candidate in small if _matches(candidate, precise)),
     ]
 

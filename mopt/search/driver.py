@@ -22,13 +22,13 @@ from mopt.search.quality import (
     quality_note,
     record_reference,
     reference_trial,
-    report_step,
     screen_quality,
     search_mixed_precision,
 )
 from mopt.search.screening import screen_latency, screening_batch
 from mopt.search.selection import SHORTLIST, SearchResult, estimated_objective, rank_by_estimate, select_best
-from mopt.search.trial import Candidate, SearchTask, Trial, open_session
+from mopt.search.task import SearchTask
+from mopt.search.trial import Candidate, Trial, open_session, report_step
 
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
@@ -38,18 +38,18 @@ def search(
     task: SearchTask, reference_candidate: Candidate, candidates: Sequence[Candidate], progress: Progress
 ) -> SearchResult:
     """Try every candidate and choose."""
-    deadline = time.monotonic() + task.options.time_budget / 1e3
-    reference = reference_trial(task, reference_candidate)
+    deadline = time.monotonic() + task.time_budget_s
+    reference = reference_trial(task.source, reference_candidate)
     progress.stage("running the reference over the samples", 1)
-    expected = record_reference(task, reference_candidate)
-    reference = check_reference(task, expected, reference)
+    expected = record_reference(task.quality, task.source, reference_candidate)
+    reference = check_reference(task.quality, expected, reference)
     progress.step(quality_note(reference))
 
-    trials = compile_all(task, candidates, deadline, progress)
-    trials = screen_latency(task, reference, trials, progress)
+    trials = compile_all(task.compiling, candidates, deadline, progress)
+    trials = screen_latency(task.speed, reference, trials, progress)
     trials = _check_quality(task, expected, trials, progress)
     trials += _refine(task, reference, expected, trials, deadline, progress)
-    return select_best(task, reference, trials, progress)
+    return select_best(task.speed, reference, trials, progress)
 
 
 def _check_quality(task: SearchTask, expected: ReferenceOutputs, trials: list[Trial], progress: Progress) -> list[Trial]:
@@ -58,14 +58,14 @@ def _check_quality(task: SearchTask, expected: ReferenceOutputs, trials: list[Tr
     done: dict[str, Trial] = {}
     progress.stage("checking quality on a few samples", len(alive))
     for trial in alive:
-        done[trial.record.name] = report_step(progress, screen_quality(task, expected, trial))
-    alive = rank_by_estimate(task, [trial for trial in done.values() if trial.alive])
+        done[trial.record.name] = report_step(progress, screen_quality(task.quality, expected, trial))
+    alive = rank_by_estimate(task.speed, [trial for trial in done.values() if trial.alive])
     progress.stage("checking quality on all samples", min(len(alive), SHORTLIST))
     passed = 0
     for trial in alive:
         if passed == SHORTLIST:
             break
-        judged = check_quality(task, expected, trial)
+        judged = check_quality(task.quality, expected, trial)
         done[trial.record.name] = judged
         passed += judged.alive
         progress.step(quality_note(judged))
@@ -76,23 +76,23 @@ def _refine(
     task: SearchTask, reference: Trial, expected: ReferenceOutputs, trials: Sequence[Trial], deadline: float, progress: Progress
 ) -> list[Trial]:
     """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
-    least = -float(reference.record.size_bytes or 0) if task.objective == "size" else 1.0
-    bar = max([least, *(estimated_objective(task, trial) for trial in trials if trial.alive)])
+    least = -float(reference.record.size_bytes or 0) if task.speed.objective == "size" else 1.0
+    bar = max([least, *(estimated_objective(task.speed, trial) for trial in trials if trial.alive)])
     wrong = [
         trial
         for trial in trials
         if trial.record.outcome
         and trial.record.outcome.rejection in QUALITY_REJECTIONS
-        and estimated_objective(task, trial) > bar
+        and estimated_objective(task.speed, trial) > bar
     ]
-    found: list[Trial] = []
+    variants: list[Trial] = []
     refined: set[str | None] = set()
-    for trial in sorted(wrong, key=functools.partial(estimated_objective, task), reverse=True):
+    for trial in sorted(wrong, key=functools.partial(estimated_objective, task.speed), reverse=True):
         if len(refined) == _REFINED or trial.record.model_digest in refined:
             continue
         refined.add(trial.record.model_digest)
-        found += _mix(task, reference, expected, trial, bar, deadline, progress)
-    return found
+        variants += _mix(task, reference, expected, trial, bar, deadline, progress)
+    return variants
 
 
 def _mix(
@@ -123,28 +123,33 @@ def _mix(
         times = _float_times(task, reference)
         return sorted(names, key=lambda name: times.get(name, 0.0), reverse=True)
 
-    return search_mixed_precision(task, trial.candidate, attempt, slowest, deadline, progress)
+    samples = task.calibration if len(task.calibration) else task.quality.samples
+    return search_mixed_precision(task.compiling, samples, trial.candidate, attempt, slowest, deadline, progress)
 
 
 def _at_best(task: SearchTask, trial: Trial) -> float:
     """The best that a candidate may reach, as far as screening tells."""
-    return estimated_objective(task, trial) if task.objective == "size" or trial.quick is None else trial.quick.high
+    return (
+        estimated_objective(task.speed, trial)
+        if task.speed.objective == "size" or trial.screened is None
+        else trial.screened.high
+    )
 
 
 def _float_times(task: SearchTask, reference: Trial) -> dict[str, float]:
     """What each operator takes in the reference, in ms; empty where the runtime does not tell."""
-    feed = batch_feeds(task.signature, task.evaluation, screening_batch(task), count=1)[0]
+    feed = batch_feeds(task.speed.signature, task.speed.samples, screening_batch(task.speed), count=1)[0]
     with contextlib.suppress(CandidateRejectedError), open_session(reference) as session:
         return {layer.name: layer.ms for layer in session.layers(feed)}
     return {}
 
 
 def _try_variant(task: SearchTask, reference: Trial, expected: ReferenceOutputs, variant: Candidate, bar: float) -> Trial:
-    trial = compile_trial(variant, task)
+    trial = compile_trial(task.compiling, variant)
     if trial.alive:
-        (trial,) = screen_latency(task, reference, [trial], Silent())
+        (trial,) = screen_latency(task.speed, reference, [trial], Silent())
     if trial.alive and _at_best(task, trial) < bar:
         return trial.reject(Rejection.NOT_BEST, "a candidate that holds is better than this one can be")
     if trial.alive:
-        trial = screen_quality(task, expected, trial)
-    return check_quality(task, expected, trial) if trial.alive else trial
+        trial = screen_quality(task.quality, expected, trial)
+    return check_quality(task.quality, expected, trial) if trial.alive else trial

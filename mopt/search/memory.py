@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.records.measurement import Machine
-from mopt.search.trial import SearchTask, Trial
+from mopt.search.trial import Trial
 
 _SHARE_OF_MEMORY = 0.5
 _SHARE_OF_MODEL = 1.9
@@ -21,24 +21,24 @@ _SMALL_MODEL = 2e9
 """Bytes up to which all sessions are kept open together, however large their sum is beside the model."""
 
 
-def reject_oversized(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> list[Trial]:
+def reject_oversized(memory: int, reference: Trial, trials: Sequence[Trial]) -> list[Trial]:
     """Take those out of the race whose session does not fit into memory beside the reference's, where it is measured."""
 
     def checked(trial: Trial) -> Trial:
-        concurrent = resident(reference) + resident(trial)
-        if not trial.alive or concurrent <= task.memory:
+        both = resident(reference) + resident(trial)
+        if not trial.alive or both <= memory:
             return trial
         return trial.reject(
             Rejection.MEMORY,
-            f"would take {concurrent / 1e9:.1f} GB of memory beside the reference, and {task.memory / 1e9:.1f} GB are allowed",
+            f"would take {both / 1e9:.1f} GB of memory beside the reference, and {memory / 1e9:.1f} GB are allowed",
         )
 
     return [checked(trial) for trial in trials]
 
 
-def memory_groups(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> Iterable[list[Trial]]:
+def memory_groups(memory: int, reference: Trial, trials: Sequence[Trial]) -> Iterable[list[Trial]]:
     """As many candidates at a time as fit into memory beside the reference; each of them fits alone."""
-    budget = task.memory - resident(reference)
+    budget = memory - resident(reference)
     group: list[Trial] = []
     for trial in trials:
         if group and sum(map(resident, group)) + resident(trial) > budget:
@@ -49,10 +49,10 @@ def memory_groups(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -
         yield group
 
 
-def memory_budget(asked: int | None, machine: Machine, source: Model) -> int:
+def memory_budget(limit: int | None, machine: Machine, source: Model) -> int:
     """Bytes that a build may take: what the user said, or half of the machine; for a large model just under twice its size."""
-    if asked:
-        return asked
+    if limit:
+        return limit
     half = int(machine.memory_bytes * _SHARE_OF_MEMORY)
     return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size))
 

@@ -119,8 +119,8 @@ def rank_sensitivity(
         (folder / "ranking.json").write_text(json.dumps(ranked))
 
     folder = store.get("rankings", key, make)
-    found: list[dict[str, Any]] = json.loads((folder / "ranking.json").read_text())
-    return found
+    ranking: list[dict[str, Any]] = json.loads((folder / "ranking.json").read_text())
+    return ranking
 
 
 def minimize_float_nodes(
@@ -140,10 +140,10 @@ def minimize_float_nodes(
     kept: tuple[str, ...] = ()
     while 0 < count <= plan.most and tried < MAX_TRIALS and not kept:
         tried += 1
-        found = holds(plan.with_float(plan.ranked[:count]))
-        if found is None:
+        holding = holds(plan.with_float(plan.ranked[:count]))
+        if holding is None:
             return
-        if found:
+        if holding:
             kept = plan.ranked[:count]
             yield kept
         else:
@@ -153,16 +153,16 @@ def minimize_float_nodes(
     while high - low > 1 and tried < MAX_TRIALS - _DROPPED:
         tried += 1
         middle = (low + high) // 2
-        found = holds(plan.with_float(plan.ranked[:middle]))
-        if found is False:
+        holding = holds(plan.with_float(plan.ranked[:middle]))
+        if holding is False:
             low = middle
             continue
         high = middle
-        if found:
+        if holding:
             kept = plan.ranked[:high]
             yield kept
     for name in slowest(kept)[:_DROPPED] if len(kept) > 1 else ():
-        fewer = tuple(one for one in kept if one != name)
+        fewer = tuple(node for node in kept if node != name)
         if fewer and holds(plan.with_float(fewer, "-dropped")):
             kept = fewer
             yield kept

@@ -12,7 +12,6 @@ __all__ = [
     "quality_note",
     "record_reference",
     "reference_trial",
-    "report_step",
     "screen_quality",
     "search_mixed_precision",
 ]
@@ -27,11 +26,13 @@ from typing import TYPE_CHECKING
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
 from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.evaluators.noninferiority import noninferiority_test
+from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
-from mopt.search.trial import Candidate, SearchTask, Trial, inconclusive_text, new_trial, samples_text, signed_text
+from mopt.search.task import CompileTask, QualityTask
+from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,22 +58,22 @@ class ReferenceOutputs:
     few: int
 
 
-def reference_trial(task: SearchTask, reference: Candidate) -> Trial:
+def reference_trial(source: Model, reference: Candidate) -> Trial:
     """Return the trial of the reference, whose model is the exported one."""
-    return dataclasses.replace(new_trial(reference), model=task.source).update(
-        model_format=task.source.format, model_digest=task.source.digest, size_bytes=task.source.size
+    return dataclasses.replace(new_trial(reference), model=source).update(
+        model_format=source.format, model_digest=source.digest, size_bytes=source.size
     )
 
 
-def record_reference(task: SearchTask, reference: Candidate) -> ReferenceOutputs:
+def record_reference(task: QualityTask, source: Model, reference: Candidate) -> ReferenceOutputs:
     """Run the reference over the evaluation samples and keep what it answers."""
-    answers = record_outputs(task.source, reference.runtime, task.signature, task.evaluation, task.store)
-    rows = score(answers, task.metric, task.evaluation)
+    answers = record_outputs(source, reference.runtime, task.signature, task.samples, task.store)
+    rows = score(answers, task.metric, task.samples)
     enough = math.isfinite(task.metric.value(rows[:_FEW_SAMPLES]))
     return ReferenceOutputs(answers, rows, _FEW_SAMPLES if enough else len(rows))
 
 
-def compile_all(task: SearchTask, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Trial]:
+def compile_all(task: CompileTask, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Trial]:
     """Compile each; those after the deadline are skipped, and the second of two equal ones is rejected."""
     progress.stage("compiling", len(candidates))
     trials: list[Trial] = []
@@ -81,7 +82,7 @@ def compile_all(task: SearchTask, candidates: Sequence[Candidate], deadline: flo
         if time.monotonic() > deadline:
             trial = new_trial(candidate).reject(Rejection.SKIPPED, "the time budget was used up before its turn")
         else:
-            trial = compile_trial(candidate, task)
+            trial = compile_trial(task, candidate)
         if trial.model and trial.alive:
             identity = (trial.model.digest, repr(candidate.runtime))
             if identity in seen:
@@ -91,11 +92,11 @@ def compile_all(task: SearchTask, candidates: Sequence[Candidate], deadline: flo
     return trials
 
 
-def compile_trial(candidate: Candidate, task: SearchTask) -> Trial:
+def compile_trial(task: CompileTask, candidate: Candidate) -> Trial:
     """Run the passes of one; what goes wrong is its reason."""
     trial = new_trial(candidate)
     try:
-        compiled = compile_passes(candidate.passes, task.prepared, task.store, task.memory)
+        compiled = compile_passes(candidate.passes, task.model, task.store, task.memory)
     except NotApplicableError as error:
         return trial.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:
@@ -104,35 +105,35 @@ def compile_trial(candidate: Candidate, task: SearchTask) -> Trial:
         return trial.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
     trial = dataclasses.replace(trial, model=compiled.model)
     return trial.update(
-        passes=task.prepared_by + compiled.records,
+        passes=task.records + compiled.records,
         model_format=compiled.model.format,
         model_digest=compiled.model.digest,
         size_bytes=compiled.model.size,
     )
 
 
-def screen_quality(task: SearchTask, expected: ReferenceOutputs, trial: Trial) -> Trial:
+def screen_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial) -> Trial:
     """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
     judged = check_quality(task, expected, trial, expected.few)
     quality = judged.record.quality
-    if judged.alive or quality is None or len(task.evaluation) <= expected.few:
+    if judged.alive or quality is None or len(task.samples) <= expected.few:
         return judged
     at_best = quality.difference + (quality.difference - quality.bound)
     return judged if at_best < quality.allowed else judged.update(outcome=None)
 
 
-def check_quality(task: SearchTask, expected: ReferenceOutputs, trial: Trial, most: int = sys.maxsize) -> Trial:
+def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, most: int = sys.maxsize) -> Trial:
     """Compare a candidate's answers with the reference's, sample by sample."""
     assert trial.model is not None
     model, runtime = trial.candidate.runtime.fallback(trial.model)
     try:
-        found = evaluate(
-            model, runtime, task.signature, task.evaluation.first(most),
-            expected.answers.first(most), task.metric, task.machine, task.store,
-        )  # fmt: skip
-        own, confidence = expected.rows[:most], task.options.confidence
-        groups = task.evaluation.first(most).groups
-        quality = noninferiority_test(task.metric, found.rows, own, task.tolerance, confidence, found.fidelity, groups)
+        samples, rows = task.samples.first(most), expected.rows[:most]
+        evaluation = evaluate(
+            model, runtime, task.signature, samples, expected.answers.first(most), task.metric, task.machine, task.store
+        )
+        quality = noninferiority_test(
+            task.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
+        )
     except CandidateRejectedError as error:
         return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
     trial = trial.update(quality=quality)
@@ -140,25 +141,24 @@ def check_quality(task: SearchTask, expected: ReferenceOutputs, trial: Trial, mo
         return trial.reject(
             Rejection.WORSE, f"{quality.metric} {signed_text(quality.difference)}, allowed {signed_text(quality.allowed)}"
         )
-    if quality.verdict == "inconclusive" and task.options.inconclusive == "reject":
+    if quality.verdict == "inconclusive" and task.inconclusive == "reject":
         return trial.reject(Rejection.INCONCLUSIVE, inconclusive_text(quality))
     return trial
 
 
-def check_reference(task: SearchTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
+def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
     reference = check_quality(task, expected, reference, expected.few)
-    if reference.record.quality is None or len(task.evaluation) <= expected.few:
+    if reference.record.quality is None or len(task.samples) <= expected.few:
         return reference
-    fidelity, groups = reference.record.quality.fidelity, task.evaluation.groups
-    quality = noninferiority_test(
-        task.metric, expected.rows, expected.rows, task.tolerance, task.options.confidence, fidelity, groups
-    )
+    fidelity, groups = reference.record.quality.fidelity, task.samples.groups
+    quality = noninferiority_test(task.metric, expected.rows, expected.rows, task.tolerance, task.confidence, fidelity, groups)
     return reference.update(quality=quality)
 
 
 def search_mixed_precision(
-    task: SearchTask,
+    task: CompileTask,
+    samples: Samples,
     candidate: Candidate,
     attempt: Callable[[Candidate], Trial],
     slowest: Callable[[Sequence[str]], Sequence[str]],
@@ -168,7 +168,8 @@ def search_mixed_precision(
     """Leave the operators in float that quantization hurts most, until a candidate is right.
 
     Args:
-        task: What is asked.
+        task: What candidates are compiled from.
+        samples: Real ones, to rank the operators with.
         candidate: That is wrong.
         attempt: Compiles a variant and judges it.
         slowest: Sorts names of operators by what they cost in float, the dearest first; none where that is not known.
@@ -178,25 +179,24 @@ def search_mixed_precision(
     Returns:
         Every variant that was tried, so that the report shows what each of them costs.
     """
-    samples = task.calibration if len(task.calibration) else task.evaluation
-    plan = plan_mixed_precision(candidate, task.prepared, samples, task.store, task.memory)
+    plan = plan_mixed_precision(candidate, task.model, samples, task.store, task.memory)
     if plan is None:
         return []
     progress.stage(f"mixed precision for {candidate.name}", MAX_TRIALS)
-    found: dict[str, Trial] = {}
+    tried: dict[str, Trial] = {}
 
     def holds(variant: Candidate) -> bool | None:
         if time.monotonic() > deadline:
             return None
-        found[variant.name] = report_step(progress, attempt(variant))
-        outcome = found[variant.name].record.outcome
+        tried[variant.name] = report_step(progress, attempt(variant))
+        outcome = tried[variant.name].record.outcome
         if outcome is None:
             return True
         return False if outcome.rejection in QUALITY_REJECTIONS else None
 
     for _ in minimize_float_nodes(plan, holds, slowest):
         pass
-    return list(found.values())
+    return list(tried.values())
 
 
 def quality_note(trial: Trial) -> str:
@@ -207,10 +207,3 @@ def quality_note(trial: Trial) -> str:
         outcome = trial.record.outcome
         return f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
     return f"{trial.record.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
-
-
-def report_step(progress: Progress, trial: Trial) -> Trial:
-    """Tell that one is done, and why it is out if it is; return it."""
-    outcome = trial.record.outcome
-    progress.step(f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
-    return trial

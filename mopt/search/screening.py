@@ -16,34 +16,34 @@ from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
-from mopt.search.quality import report_step
-from mopt.search.trial import NARROW, REFERENCE, SearchTask, Trial, open_session, speedup_text
+from mopt.search.task import SpeedTask
+from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text
 
 _QUICK_ROUNDS = 7
 
 
-def screen_latency(task: SearchTask, reference: Trial, trials: list[Trial], progress: Progress) -> list[Trial]:
+def screen_latency(task: SpeedTask, reference: Trial, trials: list[Trial], progress: Progress) -> list[Trial]:
     """Load each candidate once, run it, and compare its speed with the reference's at one batch size."""
     batch = screening_batch(task)
-    feeds = batch_feeds(task.signature, task.evaluation, batch)
-    trials = reject_oversized(task, reference, trials)
+    feeds = batch_feeds(task.signature, task.samples, batch)
+    trials = reject_oversized(task.memory, reference, trials)
     alive = [trial for trial in trials if trial.alive]
     progress.stage("screening the speed", len(alive))
     looked: dict[str, Trial] = {trial.record.name: trial for trial in trials}
-    for group in memory_groups(task, reference, alive):
+    for group in memory_groups(task.memory, reference, alive):
         for trial in _screen_group(task, reference, group, feeds, batch):
             looked[trial.record.name] = report_step(progress, trial)
     return list(looked.values())
 
 
-def screening_batch(task: SearchTask) -> int:
+def screening_batch(task: SpeedTask) -> int:
     """Return the batch size that all are screened at."""
     if not task.signature.batches:
         return task.signature.batch_size or 1
-    return min(8, task.options.max_batch) if task.objective == "throughput" else 1
+    return min(8, task.max_batch) if task.objective == "throughput" else 1
 
 
-def _screen_group(task: SearchTask, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int) -> list[Trial]:
+def _screen_group(task: SpeedTask, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int) -> list[Trial]:
     with contextlib.ExitStack() as stack:
         opened: dict[str, SessionProcess] = {REFERENCE: stack.enter_context(open_session(reference))}
         result: dict[str, Trial] = {}
@@ -84,7 +84,7 @@ def _quick_profile(trial: Trial, session: SessionProcess, logs: Mapping[str, Tur
         limit="screened at one batch size",
     )
     speed = ratio(logs[REFERENCE], logs[trial.record.name])
-    trial = dataclasses.replace(trial, quick=speed).update(profile=profile)
+    trial = dataclasses.replace(trial, screened=speed).update(profile=profile)
     if speed.high < 1:
         return trial.reject(Rejection.SLOWER, f"{speedup_text(speed)} the speed of the reference at batch {batch}")
     return trial

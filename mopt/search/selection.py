@@ -26,7 +26,8 @@ from mopt.records.measurement import Estimate, Profile
 from mopt.records.trial import TrialRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, resident
-from mopt.search.trial import NARROW, REFERENCE, Candidate, SearchTask, Trial, inconclusive_text, open_session, speedup_text
+from mopt.search.task import SpeedTask
+from mopt.search.trial import NARROW, REFERENCE, Candidate, Trial, inconclusive_text, open_session, speedup_text
 
 SHORTLIST = 3
 """Candidates that are judged on all samples and measured in depth."""
@@ -59,10 +60,10 @@ class SearchResult:
     control: Estimate | None
 
 
-def select_best(task: SearchTask, reference: Trial, trials: list[Trial], progress: Progress) -> SearchResult:
+def select_best(task: SpeedTask, reference: Trial, trials: list[Trial], progress: Progress) -> SearchResult:
     """Measure the shortlist in depth beside the reference, and take the best that is faster."""
     alive = rank_by_estimate(task, [trial for trial in trials if trial.alive])
-    shortlist = next(iter(memory_groups(task, reference, alive[:SHORTLIST])), [])
+    shortlist = next(iter(memory_groups(task.memory, reference, alive[:SHORTLIST])), [])
     rest = alive[len(shortlist) :]
     measured, control = _measure_shortlist(task, reference, shortlist, progress)
     reference, shortlist = measured[0], list(measured[1:])
@@ -89,7 +90,7 @@ def select_best(task: SearchTask, reference: Trial, trials: list[Trial], progres
     )
 
 
-def break_ties(task: SearchTask, ranked: Sequence[Trial], reference: Trial) -> tuple[Trial, list[str]]:
+def break_ties(task: SpeedTask, ranked: Sequence[Trial], reference: Trial) -> tuple[Trial, list[str]]:
     """Return the winner, and the names of those whose speed-up cannot be told from the leader's, the winner left out.
 
     Two are equal when the value of each lies in the interval of the other, and they differ by little. Of equals those
@@ -111,9 +112,9 @@ def break_ties(task: SearchTask, ranked: Sequence[Trial], reference: Trial) -> t
     return winner, [trial.record.name for trial in equals if trial is not winner]
 
 
-def _overlap(one: Estimate, other: Estimate) -> bool:
-    near = abs(one.value - other.value) <= _SAME_SPEED * max(one.value, other.value)
-    return near and one.low <= other.value <= one.high and other.low <= one.value <= other.high
+def _overlap(left: Estimate, right: Estimate) -> bool:
+    near = abs(left.value - right.value) <= _SAME_SPEED * max(left.value, right.value)
+    return near and left.low <= right.value <= left.high and right.low <= left.value <= right.high
 
 
 def _over_all_batches(trial: Trial) -> float:
@@ -123,10 +124,10 @@ def _over_all_batches(trial: Trial) -> float:
 
 
 def _measure_shortlist(
-    task: SearchTask, reference: Trial, shortlist: Sequence[Trial], progress: Progress
+    task: SpeedTask, reference: Trial, shortlist: Sequence[Trial], progress: Progress
 ) -> tuple[list[Trial], Estimate]:
     trials = [reference, *shortlist]
-    sizes = task.signature.batch_sizes(task.options.max_batch)
+    sizes = task.signature.batch_sizes(task.max_batch)
     progress.stage("measuring the shortlist", len(sizes))
     with contextlib.ExitStack() as stack:
         sessions = {trial.record.name: stack.enter_context(open_session(trial)) for trial in trials}
@@ -137,10 +138,10 @@ def _measure_shortlist(
         logs: dict[int, dict[str, TurnLog]] = {}
         limit = f"the largest batch to measure, {sizes[-1]}"
         for batch in sizes:
-            found = _measure_batch(task, opened, batch, decisive=task.objective == "latency" and batch == sizes[0])
-            logs[batch] = found
-            slowest = min(_median(log) for log in found.values())
-            progress.step(f"batch {batch}: reference {_median(found[REFERENCE]):.2f} ms")
+            turns = _measure_batch(task, opened, batch, decisive=task.objective == "latency" and batch == sizes[0])
+            logs[batch] = turns
+            slowest = min(_median(log) for log in turns.values())
+            progress.step(f"batch {batch}: reference {_median(turns[REFERENCE]):.2f} ms")
             if task.latency_limit_ms and slowest > task.latency_limit_ms:
                 limit = f"the latency of batch {batch} is over {task.latency_limit_ms:g} ms"
                 break
@@ -162,20 +163,20 @@ def _median(log: TurnLog) -> float:
     return statistics.median(log.latencies)
 
 
-def _measure_batch(task: SearchTask, opened: Mapping[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
+def _measure_batch(task: SpeedTask, opened: Mapping[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
     """Measure one batch size, again when the control says that the machine was disturbed.
 
     The decisive one gets more rounds, where intervals stay wide: a gain that is small is not lost for want of looking.
     """
     patience = _DECISIVE if decisive else 1
-    feeds = batch_feeds(task.signature, task.evaluation, batch)
+    feeds = batch_feeds(task.signature, task.samples, batch)
     probe = opened[REFERENCE].time(feeds, 0, 2)[-1]
     opened[REFERENCE].pause()
     turn = min(_LONGEST_TURN, max(TURN_SECONDS, 20 * probe / 1e3))
     best: dict[str, TurnLog] = {}
     off = float("inf")
     for attempt in range(2):
-        rounds = patience * task.options.rounds
+        rounds = patience * task.rounds
         schedule = TurnSchedule(rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=_SIZE_BUDGET_SECONDS)
         logs = interleave(opened, feeds, schedule, narrow=NARROW, reference=REFERENCE)
         control = ratio(logs[REFERENCE], logs[CONTROL]).value
@@ -193,67 +194,68 @@ def _full_profile(
     names: Mapping[str, str],
     limit: str,
 ) -> Profile:
-    own = names.get(trial.record.name, trial.record.name)
+    log_name = names.get(trial.record.name, trial.record.name)
     return Profile(
         threads=trial.candidate.runtime.threads,
         load_ms=session.load_ms(),
         first_ms=session.first_ms(),
         peak_bytes=session.peak_bytes(),
         batches=tuple(
-            summarize(batch, found[own], None if own == REFERENCE else found[REFERENCE]) for batch, found in logs.items()
+            summarize(batch, turns[log_name], None if log_name == REFERENCE else turns[REFERENCE])
+            for batch, turns in logs.items()
         ),
         depth="full",
         limit=limit,
     )
 
 
-def _is_faster(task: SearchTask, trial: Trial, reference: Trial) -> bool:
+def _is_faster(task: SpeedTask, trial: Trial, reference: Trial) -> bool:
     """Whether the whole interval of its speed-up is above 1, at the batch size that the objective looks at."""
     return _score_interval(task, trial, reference).low > 1
 
 
-def _score_interval(task: SearchTask, trial: Trial, reference: Trial) -> Estimate:
+def _score_interval(task: SpeedTask, trial: Trial, reference: Trial) -> Estimate:
     profile, of = trial.record.profile, reference.record.profile
     assert profile is not None
     assert of is not None
     if task.objective != "throughput":
-        found = profile.batches[0].ratio
-        assert found is not None
-        return found
+        speedup = profile.batches[0].ratio
+        assert speedup is not None
+        return speedup
     batch, best = _best_throughput(task, profile)
     relative = best / _best_throughput(task, of)[1]
-    found = profile.at(batch).ratio
-    assert found is not None
-    width = relative / found.value
-    return Estimate(value=relative, low=found.low * width, high=found.high * width, count=found.count)
+    speedup = profile.at(batch).ratio
+    assert speedup is not None
+    width = relative / speedup.value
+    return Estimate(value=relative, low=speedup.low * width, high=speedup.high * width, count=speedup.count)
 
 
-def _best_throughput(task: SearchTask, profile: Profile) -> tuple[int, float]:
+def _best_throughput(task: SpeedTask, profile: Profile) -> tuple[int, float]:
     limit = task.latency_limit_ms
     within = [trial for trial in profile.batches if limit is None or trial.p99.value <= limit] or [profile.batches[0]]
     best = max(within, key=lambda trial: trial.throughput)
     return best.batch, best.throughput
 
 
-def _score(task: SearchTask, trial: Trial) -> float:
+def _score(task: SpeedTask, trial: Trial) -> float:
     profile = trial.record.profile
     assert profile is not None
     if task.objective == "size":
         return -float(trial.record.size_bytes or 0)
     if task.objective == "throughput":
         return _best_throughput(task, profile)[1]
-    found = profile.batches[0].ratio
-    assert found is not None
-    return found.value
+    speedup = profile.batches[0].ratio
+    assert speedup is not None
+    return speedup.value
 
 
-def _reject_loser(task: SearchTask, trial: Trial, winner: Trial, reference: Trial) -> Trial:
+def _reject_loser(task: SpeedTask, trial: Trial, winner: Trial, reference: Trial) -> Trial:
     if trial.record.profile is None or trial.record.profile.depth == "quick":
-        assert trial.quick is not None
-        quick = f"{trial.quick.value:.2f} times the reference when screened"
+        assert trial.screened is not None
+        screened = f"{trial.screened.value:.2f} times the reference when screened"
         if winner is reference:
-            return trial.reject(Rejection.SLOWER, f"{quick}: not surely faster")
-        return trial.reject(Rejection.NOT_BEST, f"{quick}; {winner.record.name} is better")
+            return trial.reject(Rejection.SLOWER, f"{screened}: not surely faster")
+        return trial.reject(Rejection.NOT_BEST, f"{screened}; {winner.record.name} is better")
     speed = _score_interval(task, trial, reference)
     if not _is_faster(task, trial, reference):
         return trial.reject(Rejection.SLOWER, f"{speedup_text(speed)} the speed of the reference: not surely faster")
@@ -263,7 +265,7 @@ def _reject_loser(task: SearchTask, trial: Trial, winner: Trial, reference: Tria
     return trial.reject(Rejection.NOT_BEST, f"{what}; {winner.record.name} is better")
 
 
-def _why(task: SearchTask, winner: Trial, reference: Trial, equals: Sequence[str]) -> str:
+def _why(task: SpeedTask, winner: Trial, reference: Trial, equals: Sequence[str]) -> str:
     if winner is reference:
         return "no candidate was both right and surely faster than the reference, so the reference is shipped"
     speed = _score_interval(task, winner, reference)
@@ -285,21 +287,21 @@ def _why(task: SearchTask, winner: Trial, reference: Trial, equals: Sequence[str
     return f"{kind} of all that passed: {speedup_text(speed)} the speed of the reference{shared}; {proof}"
 
 
-def estimated_objective(task: SearchTask, trial: Trial) -> float:
+def estimated_objective(task: SpeedTask, trial: Trial) -> float:
     """How good a candidate looks for the objective after screening; more is better."""
     if task.objective == "size":
         return -float(trial.record.size_bytes or 0)
-    return trial.quick.value if trial.quick else 0.0
+    return trial.screened.value if trial.screened else 0.0
 
 
 def output_sqnr_db(trial: Trial) -> float:
     """Signal-to-noise ratio in dB of the output that is furthest from the reference's; 0 where there is none."""
     quality = trial.record.quality
-    found = [value for name, value in quality.fidelity.items() if name.endswith(".snr_db")] if quality else []
-    return min(found, default=0.0)
+    ratios = [value for name, value in quality.fidelity.items() if name.endswith(".snr_db")] if quality else []
+    return min(ratios, default=0.0)
 
 
-def rank_by_estimate(task: SearchTask, trials: Sequence[Trial]) -> list[Trial]:
+def rank_by_estimate(task: SpeedTask, trials: Sequence[Trial]) -> list[Trial]:
     """The fastest first; of those that screening cannot tell from the fastest, the closest to the reference first."""
     ranked = sorted(trials, key=lambda trial: estimated_objective(task, trial), reverse=True)
     if not ranked or task.objective == "size":
@@ -307,6 +309,6 @@ def rank_by_estimate(task: SearchTask, trials: Sequence[Trial]) -> list[Trial]:
     best = estimated_objective(task, ranked[0])
 
     def alike(trial: Trial) -> bool:
-        return trial.quick is not None and trial.quick.high >= best and trial.quick.value >= _ALIKE * best
+        return trial.screened is not None and trial.screened.high >= best and trial.screened.value >= _ALIKE * best
 
     return sorted(ranked, key=lambda trial: (0, -output_sqnr_db(trial)) if alike(trial) else (1, 0.0))

@@ -75,15 +75,15 @@ def _check_same(before: Model, after: Model, signature: Signature, feeds: Sequen
     for model in (before, after):
         with SessionProcess(runtime, model) as session:
             answers.append([session.run(signature.stack([feed] * count)) for feed in feeds[:4]])
-    for expected, found in zip(*answers, strict=True):
+    for expected, outputs in zip(*answers, strict=True):
         for name, value in expected.items():
-            other = found.get(name)
-            if other is None or other.shape != value.shape or other.dtype != value.dtype:
+            simplified = outputs.get(name)
+            if simplified is None or simplified.shape != value.shape or simplified.dtype != value.dtype:
                 raise NotApplicableError(f"output {name} changed its name, type or shape")
             if value.dtype.kind not in "fc":
-                same = bool((other == value).all())
+                same = bool((simplified == value).all())
             else:
                 top = float(np.abs(value).max(initial=0)) or 1.0
-                same = bool(np.allclose(other, value, rtol=0, atol=_CLOSE * top, equal_nan=True))
+                same = bool(np.allclose(simplified, value, rtol=0, atol=_CLOSE * top, equal_nan=True))
             if not same:
                 raise NotApplicableError(f"output {name} differs on real samples")

@@ -6,34 +6,28 @@ __all__ = [
     "NARROW",
     "REFERENCE",
     "Candidate",
-    "SearchTask",
     "Trial",
     "inconclusive_text",
     "new_trial",
     "open_session",
+    "report_step",
     "samples_text",
     "signed_text",
     "speedup_text",
 ]
 
 import dataclasses
-from typing import Literal
 
 from mopt.errors import Rejection
-from mopt.evaluators._metric import Metric
-from mopt.evaluators.tolerance import Tolerance
 from mopt.model.files import Model
 from mopt.model.formats import ONNX
-from mopt.model.samples import Samples
-from mopt.model.signature import Signature
 from mopt.passes._base import Pass
-from mopt.recipe import Search
-from mopt.records.measurement import Estimate, Machine
+from mopt.progress import Progress
+from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
-from mopt.records.trial import Outcome, PassRecord, TrialRecord
+from mopt.records.trial import Outcome, TrialRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.system.digests import describe_fields
-from mopt.system.store import Store
 
 REFERENCE = "reference"
 NARROW = 0.04
@@ -64,40 +58,14 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchTask:
-    """Everything that the search needs to know.
-
-    Attributes:
-        source: The exported model, whose FP32 execution by ONNX Runtime is the reference.
-        prepared: The same after the passes that change nothing, from which candidates start.
-        latency_limit_ms: No batch size is measured whose p50 is above it.
-        memory: Bytes that the build may take while a pass runs, or while sessions are open.
-    """
-
-    source: Model
-    prepared: Model
-    prepared_by: tuple[PassRecord, ...]
-    signature: Signature
-    calibration: Samples
-    evaluation: Samples
-    metric: Metric
-    tolerance: Tolerance
-    objective: Literal["latency", "throughput", "size"]
-    latency_limit_ms: float | None
-    memory: int
-    options: Search
-    machine: Machine
-    store: Store
-
-
-@dataclasses.dataclass(frozen=True)
 class Trial:
     """A trial in the making."""
 
     record: TrialRecord
     candidate: Candidate
     model: Model | None = None
-    quick: Estimate | None = None
+    screened: Estimate | None = None
+    """Its speed-up when it was screened."""
 
     def reject(self, rejection: Rejection, reason: str) -> Trial:
         """The same, out of the race."""
@@ -122,6 +90,13 @@ def new_trial(candidate: Candidate) -> Trial:
         runtime_fields=describe_fields(candidate.runtime),
     )
     return Trial(record, candidate)
+
+
+def report_step(progress: Progress, trial: Trial) -> Trial:
+    """Say that one is done, and why it is out if it is; return it."""
+    outcome = trial.record.outcome
+    progress.step(f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else "")
+    return trial
 
 
 def open_session(trial: Trial) -> SessionProcess:

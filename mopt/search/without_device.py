@@ -28,12 +28,12 @@ from mopt.search.quality import (
     quality_note,
     record_reference,
     reference_trial,
-    report_step,
     screen_quality,
     search_mixed_precision,
 )
 from mopt.search.selection import SearchResult, output_sqnr_db
-from mopt.search.trial import Candidate, SearchTask, Trial
+from mopt.search.task import SearchTask
+from mopt.search.trial import Candidate, Trial, report_step
 from mopt.system.nvidia import NO_GPU, devices, import_tensorrt, version_of
 
 _BEST_BATCH = 8
@@ -66,46 +66,46 @@ def check_buildable(target: Target) -> None:
     import_tensorrt(gpu.library)
 
 
-def engine_pass(gpu: Gpu, asked: Engine, signature: Signature, samples: Samples, max_batch: int) -> BuildTensorrt:
+def engine_pass(gpu: Gpu, options: Engine, signature: Signature, samples: Samples, max_batch: int) -> BuildTensorrt:
     """Return the pass that builds engines for a GPU.
 
     Raises:
         UserError: When a profile does not fit the inputs.
     """
     rtx = gpu.library == "tensorrt_rtx"
-    capabilities = () if asked.portable or not rtx else tuple(sorted({gpu.capability, *asked.capabilities}))
+    capabilities = () if options.portable or not rtx else tuple(sorted({gpu.capability, *options.capabilities}))
     return BuildTensorrt(
         library=gpu.library,
         capabilities=capabilities,
-        profiles=_given(asked, signature, max_batch) if asked.profiles else _seen(asked, signature, samples, max_batch),
-        workspace_bytes=asked.workspace,
-        level=asked.level,
-        version_compatible=asked.version_compatible and not rtx,
-        hardware="none" if rtx else asked.hardware,
+        profiles=_given(options, signature, max_batch) if options.profiles else _seen(options, signature, samples, max_batch),
+        workspace_bytes=options.workspace,
+        level=options.level,
+        version_compatible=options.version_compatible and not rtx,
+        hardware="none" if rtx else options.hardware,
     )
 
 
-def _given(asked: Engine, signature: Signature, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
-    known = {spec.name: spec for spec in signature.inputs}
-    for profile in asked.profiles:
-        if unknown := sorted(profile.keys() - known.keys()):
-            raise UserError(f"a profile names {unknown[0]}, which is no input", f"the inputs are {', '.join(known)}")
+def _given(options: Engine, signature: Signature, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
+    specs = {spec.name: spec for spec in signature.inputs}
+    for profile in options.profiles:
+        if unknown := sorted(profile.keys() - specs.keys()):
+            raise UserError(f"a profile names {unknown[0]}, which is no input", f"the inputs are {', '.join(specs)}")
         for name, shapes in profile.items():
-            _check_profile(known[name], shapes)
+            _check_profile(specs[name], shapes)
     for name, axis in signature.batch_axes.items() if signature.batches else ():
-        covered = max((profile[name][2][axis] for profile in asked.profiles if name in profile), default=0)
-        if name in known and covered < max_batch:
+        covered = max((profile[name][2][axis] for profile in options.profiles if name in profile), default=0)
+        if name in specs and covered < max_batch:
             raise UserError(
                 f"the profiles cover batches of {name} up to {covered}, and batches up to {max_batch} are asked for",
                 f"set search.max_batch to {covered}, or give a larger profile" if covered else f"give shapes of {name} too",
             )
-    return tuple(tuple(ShapeRange(name, *shapes) for name, shapes in profile.items()) for profile in asked.profiles)
+    return tuple(tuple(ShapeRange(name, *shapes) for name, shapes in profile.items()) for profile in options.profiles)
 
 
 def _check_profile(spec: TensorSpec, shapes: Sequence[Sequence[int]]) -> None:
     for shape in shapes:
         fits = len(shape) == len(spec.shape) and all(
-            isinstance(wanted, str) or size == wanted for size, wanted in zip(shape, spec.shape, strict=True)
+            isinstance(declared, str) or size == declared for size, declared in zip(shape, spec.shape, strict=True)
         )
         if not fits:
             raise UserError(
@@ -117,23 +117,23 @@ def _check_profile(spec: TensorSpec, shapes: Sequence[Sequence[int]]) -> None:
         )
 
 
-def _seen(asked: Engine, signature: Signature, samples: Samples, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
-    best = min(asked.best_batch or _BEST_BATCH, max_batch)
+def _seen(options: Engine, signature: Signature, samples: Samples, max_batch: int) -> tuple[tuple[ShapeRange, ...], ...]:
+    best = min(options.best_batch or _BEST_BATCH, max_batch)
     ranges = shape_ranges(signature, samples, best, max_batch)
     return (ranges,) if ranges else ()
 
 
 def shape_ranges(signature: Signature, samples: Samples, best_batch: int, max_batch: int) -> tuple[ShapeRange, ...]:
     """Return what the inputs of variable size have to cover: batches up to the largest, and the shapes in the data."""
-    found = []
+    ranges = []
     feeds = [samples[index] for index in range(len(samples))]
     for spec in signature.inputs:
         if all(isinstance(size, int) for size in spec.shape):
             continue
         shapes = [feed[spec.name].shape for feed in feeds]
         axes = [_axis(spec, signature, index, shapes, best_batch, max_batch) for index in range(len(spec.shape))]
-        found.append(ShapeRange(spec.name, *(tuple(sizes) for sizes in zip(*axes, strict=True))))
-    return tuple(found)
+        ranges.append(ShapeRange(spec.name, *(tuple(sizes) for sizes in zip(*axes, strict=True))))
+    return tuple(ranges)
 
 
 def _axis(
@@ -159,15 +159,15 @@ def choose_unmeasured(
     Raises:
         UserError: When no engine could be built, or none is right.
     """
-    deadline = time.monotonic() + task.options.time_budget / 1e3
+    deadline = time.monotonic() + task.time_budget_s
     progress.stage("running the reference over the samples", 1)
-    expected = record_reference(task, reference_candidate)
-    reference = check_reference(task, expected, reference_trial(task, reference_candidate))
+    expected = record_reference(task.quality, task.source, reference_candidate)
+    reference = check_reference(task.quality, expected, reference_trial(task.source, reference_candidate))
     progress.step(quality_note(reference))
-    trials = compile_all(task, candidates, deadline, progress)
+    trials = compile_all(task.compiling, candidates, deadline, progress)
     progress.stage("checking quality on all samples", sum(trial.alive for trial in trials))
     judged = [
-        report_step(progress, check_quality(task, expected, _with_evidence(trial))) if trial.alive else trial
+        report_step(progress, check_quality(task.quality, expected, _with_evidence(trial))) if trial.alive else trial
         for trial in trials
     ]
     judged += _refine(task, expected, judged, deadline, progress)
@@ -193,10 +193,10 @@ def choose_unmeasured(
 
 def _kinds(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Engines that compute in the same type, in the order of the candidates."""
-    found: dict[str, list[Trial]] = {}
+    kinds: dict[str, list[Trial]] = {}
     for trial in trials:
-        found.setdefault(_kind(trial), []).append(trial)
-    return list(found.values())
+        kinds.setdefault(_kind(trial), []).append(trial)
+    return list(kinds.values())
 
 
 def _kind(trial: Trial) -> str:
@@ -223,20 +223,21 @@ def _refine(
     """Try mixed precision for each kind before the first right one, on the closest to the reference, until one is right."""
 
     def attempt(variant: Candidate) -> Trial:
-        trial = compile_trial(variant, task)
+        trial = compile_trial(task.compiling, variant)
         if trial.alive:
-            trial = screen_quality(task, expected, _with_evidence(trial))
-        return check_quality(task, expected, trial) if trial.alive else trial
+            trial = screen_quality(task.quality, expected, _with_evidence(trial))
+        return check_quality(task.quality, expected, trial) if trial.alive else trial
 
-    found: list[Trial] = []
+    variants: list[Trial] = []
+    samples = task.calibration if len(task.calibration) else task.quality.samples
     for kind in _kinds(trials):
-        if any(trial.alive for trial in (*kind, *found)):
+        if any(trial.alive for trial in (*kind, *variants)):
             break
         wrong = [trial for trial in kind if trial.record.outcome and trial.record.outcome.rejection in QUALITY_REJECTIONS]
         if wrong:
             best = max(wrong, key=output_sqnr_db).candidate
-            found += search_mixed_precision(task, best, attempt, lambda _: (), deadline, progress)
-    return found
+            variants += search_mixed_precision(task.compiling, samples, best, attempt, lambda _: (), deadline, progress)
+    return variants
 
 
 def _with_evidence(trial: Trial) -> Trial:

@@ -30,17 +30,17 @@ def check_options(plugin: type, options: Mapping[str, Any], what: str, given: ty
 
     annotations = typing.get_type_hints(plugin)
     filled = set(fields_of_type(plugin, given)) if given is not None else set()
-    known = [field.name for field in dataclasses.fields(plugin) if field.init and field.name not in filled]
+    names = [field.name for field in dataclasses.fields(plugin) if field.init and field.name not in filled]
     checked = {}
     for name, value in options.items():
         if name in filled:
             raise UserError(f"{what}: {name} is filled in by mopt", "leave it out")
-        if name not in known:
-            raise UserError(f"{what} has no option {name}", nearest(name, known) if known else _hint(known))
+        if name not in names:
+            raise UserError(f"{what} has no option {name}", nearest(name, names) if names else _hint(names))
         try:
             checked[name] = pydantic.TypeAdapter(annotations[name]).validate_json(_as_json(value), strict=True)
         except pydantic.ValidationError as error:
-            raise UserError(f"{what}: {name}: {error.errors()[0]['msg']} (given: {value!r})", _hint(known)) from None
+            raise UserError(f"{what}: {name}: {error.errors()[0]['msg']} (given: {value!r})", _hint(names)) from None
     return checked
 
 
@@ -54,8 +54,8 @@ def fields_of_type(plugin: type, kind: type) -> list[str]:
     ]
 
 
-def _hint(known: Sequence[str]) -> str:
-    return f"its options are {', '.join(known)}" if known else "it has no options"
+def _hint(names: Sequence[str]) -> str:
+    return f"its options are {', '.join(names)}" if names else "it has no options"
 
 
 def _as_json(value: Any) -> str:

@@ -21,8 +21,9 @@ from pathlib import Path
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
 from mopt.datasets.spec import DataSpec
 from mopt.datasets.split import Split, batched, prepare
-from mopt.evaluators._metric import Metric, load_metric
+from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
+from mopt.evaluators.metric_choice import load_metric
 from mopt.exporters._export import (
     SAMPLES,
     ExportedModel,

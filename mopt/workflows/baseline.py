@@ -68,8 +68,8 @@ def make_baseline(
         digest=model.model.digest,
         runtime=model.runtime.name,
         runtime_fields=model.manifest.runtime_fields if model.manifest else {"threads": model.runtime.threads},
-        inputs=tuple(one.name for one in model.signature.inputs),
-        outputs=tuple(one.name for one in model.signature.outputs),
+        inputs=tuple(tensor.name for tensor in model.signature.inputs),
+        outputs=tuple(tensor.name for tensor in model.signature.outputs),
         data=recipe.data.path,
         samples=samples.digest,
         count=len(samples),
@@ -88,11 +88,11 @@ def make_baseline(
 def _costs(model: RunnableModel, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     sizes = recipe.gate.batch_sizes or default_batch_sizes(model)
     progress.stage("measuring beside the reference workload", _PAIRS)
-    own, other = model.benchmark_subject(samples, sizes), reference_workload(model.runtime.threads, sizes)
+    subject, workload = model.benchmark_subject(samples, sizes), reference_workload(model.runtime.threads, sizes)
     pairs: list[PairedRun] = []
     end = time.monotonic() + _SECONDS
     while len(pairs) < FEWEST_PAIRS or (len(pairs) < _PAIRS and time.monotonic() < end):
-        pairs.append(run_pair(own, other, len(pairs), _SECONDS / FEWEST_PAIRS))
+        pairs.append(run_pair(subject, workload, len(pairs), _SECONDS / FEWEST_PAIRS))
         progress.step()
     return {
         "speed": tuple(_speed(pairs, batch) for batch in sizes),
@@ -103,9 +103,9 @@ def _costs(model: RunnableModel, samples: Samples, recipe: Recipe, progress: Pro
 
 
 def _speed(pairs: Sequence[PairedRun], batch: int) -> Speed:
-    own = [pair.candidate.logs[batch] for pair in pairs]
+    candidate_logs = [pair.candidate.logs[batch] for pair in pairs]
     return Speed(
         batch=batch,
-        figures={cost: figure(own, cost, batch) for cost in COMPARED},
+        figures={cost: figure(candidate_logs, cost, batch) for cost in COMPARED},
         growth={cost: growth(pairs, batch, cost, _CONFIDENCE) for cost in COMPARED},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LoadPlan", "bench_artifact", "make_load_plan"]
+__all__ = ["bench_artifact", "make_load_plan"]
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mopt.artifacts.artifact import Artifact
-from mopt.capacity.arrivals import Arrivals, parse_arrivals
+from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import MeasuredModel, measure_capacity
 from mopt.capacity.simulate import Policy, Service, check_installed, forecast, largest_rate
 from mopt.errors import UserError
-from mopt.loadgen.find_rate import TEST_SECONDS, load_test, requests_for, summarize_load
+from mopt.loadgen.find_rate import load_test, summarize_load
+from mopt.loadgen.load_plan import LoadPlan
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
@@ -29,47 +30,10 @@ from mopt.runtimes._replica import ReplicaProcess
 from mopt.workflows._sources import read_samples
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    pass
 
 _SHORTEST_S, _LONGEST_S = 1.0, 3600.0
 """Of one load test."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadPlan:
-    """What is sent, and what must hold.
-
-    Attributes:
-        rate: Requests per second to test; None to test none.
-        p99_ms: Limit for the p99 in ms; with it the largest rate that holds is looked for.
-        arrivals: When requests arrive.
-        seconds: About how long one load test takes.
-        samples: Real inputs for a batch of one; None for the golden samples of the artifact.
-        cores: What the replica, or the generator of the load, may use; None for all.
-    """
-
-    rate: float | None = None
-    p99_ms: float | None = None
-    arrivals: Arrivals = Arrivals()  # noqa: RUF009, it is frozen
-    seconds: float = TEST_SECONDS
-    samples: Sequence[Feed] | None = None
-    cores: int | None = None
-
-    @property
-    def tests(self) -> bool:
-        """Whether anything is to be tested."""
-        return self.rate is not None or self.p99_ms is not None
-
-    def moments(self, rate: float) -> npt.NDArray[np.float64]:
-        """Return when the requests of one test are due, in ms; the same for the same rate."""
-        import numpy as np
-
-        return self.arrivals.times(rate, requests_for(rate, self.seconds), np.random.default_rng(round(rate * 1e3)))
-
-    def holds(self, tests: Sequence[LoadTest]) -> bool | None:
-        """Whether the rate holds within the p99; None where one of them was not given."""
-        return tests[0].holds(self.p99_ms) if self.rate is not None and self.p99_ms is not None else None
 
 
 def make_load_plan(
@@ -102,7 +66,7 @@ def make_load_plan(
 
 def bench_artifact(
     artifact: str | Path,
-    load: LoadPlan = LoadPlan(),
+    load: LoadPlan | None = None,
     *,
     max_batch: int | None = None,
     progress: Progress | None = None,
@@ -124,7 +88,7 @@ def bench_artifact(
         MissingDependencyError: When a rate or a p99 is given, and Numba is not installed.
         CandidateRejectedError: When the runtime fails on it here.
     """
-    progress = progress or Silent()
+    progress, load = progress or Silent(), load or LoadPlan()
     if load.tests:
         check_installed()
     built = Artifact.open(artifact)

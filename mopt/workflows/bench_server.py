@@ -17,6 +17,7 @@ from mopt.capacity.simulate import Policy, check_installed, largest_rate, simula
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import LESS, load_test, summarize_load
 from mopt.loadgen.generator import client_limited, generate_load
+from mopt.loadgen.load_plan import LoadPlan
 from mopt.loadgen.observe import observe_server
 from mopt.loadgen.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
 from mopt.model.signature import Feed
@@ -24,7 +25,6 @@ from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
 from mopt.system.plugins import nearest
-from mopt.workflows.bench import LoadPlan
 
 _OTHER = "check that it serves this artifact"
 

@@ -37,7 +37,8 @@ from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, refer
 from mopt.search.driver import search
 from mopt.search.from_recipe import check_search
 from mopt.search.selection import SearchResult
-from mopt.search.trial import Candidate, SearchTask
+from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
+from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
 from mopt.system.plugins import installed, load, names
@@ -211,21 +212,31 @@ def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Ca
 
 
 def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:
+    options = recipe.search
     return SearchTask(
         source=prepared.validated.model,
-        prepared=prepared.simplified.model,
-        prepared_by=prepared.simplified.records,
-        signature=prepared.signature,
         calibration=prepared.calibration,
-        evaluation=source.split.evaluation,
-        metric=metric,
-        tolerance=Tolerance.parse(recipe.tolerance),
-        objective=recipe.objective,
-        latency_limit_ms=recipe.traffic.p99,
-        memory=prepared.memory,
-        options=recipe.search,
-        machine=site.machine,
-        store=store,
+        compiling=CompileTask(prepared.simplified.model, prepared.simplified.records, store, prepared.memory),
+        quality=QualityTask(
+            signature=prepared.signature,
+            samples=source.split.evaluation,
+            metric=metric,
+            tolerance=Tolerance.parse(recipe.tolerance),
+            confidence=options.confidence,
+            inconclusive=options.inconclusive,
+            machine=site.machine,
+            store=store,
+        ),
+        speed=SpeedTask(
+            signature=prepared.signature,
+            samples=source.split.evaluation,
+            objective=recipe.objective,
+            latency_limit_ms=recipe.traffic.p99,
+            max_batch=options.max_batch,
+            rounds=options.rounds,
+            memory=prepared.memory,
+        ),
+        time_budget_s=options.time_budget / 1e3,
     )
 
 

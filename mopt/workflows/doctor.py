@@ -31,7 +31,7 @@ def examine() -> dict[str, Any]:
             "cpu": machine.cpu,
             "isa": " ".join(machine.isa) or "none that matters",
             "cores": machine.cores,
-            "gpu": ", ".join(f"{one.name} ({one.capability}, CUDA {one.driver})" for one in devices()) or "none",
+            "gpu": ", ".join(f"{device.name} ({device.capability}, CUDA {device.driver})" for device in devices()) or "none",
             "memory": f"{machine.memory_bytes / 1e9:.1f} GB",
             "cache": str(root),
             "disk free": f"{free / 1e9:.1f} GB",

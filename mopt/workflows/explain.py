@@ -239,31 +239,31 @@ def _layers(runtime: Runtime, model: Model, feed: Any) -> tuple[LayerCost, ...]:
 
 def _reasons(records: Sequence[PassRecord]) -> dict[str, str]:
     """Why operators are in float, by name, as far as the passes told."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for record in records:
         because = record.detail.get("float_because")
         for why, names in (because or {}).items():
-            found |= dict.fromkeys(names, why)
-    return found
+            reasons |= dict.fromkeys(names, why)
+    return reasons
 
 
 def _joined(
     noise: Mapping[str, Mapping[str, Any]],
-    own: Sequence[LayerCost],
+    candidate_layers: Sequence[LayerCost],
     reference: Sequence[LayerCost],
     reasons: Mapping[str, str],
-    wanted: Sequence[str],
+    arithmetics: Sequence[str],
 ) -> list[Layer]:
     """Put together what is known of each operator that computes, by its name in the model."""
-    times, floats = _by_name(own), _by_name(reference)
+    times, floats = _by_name(candidate_layers), _by_name(reference)
     names = {name: layer.kind for name, layer in floats.items() if _COMPUTES.search(layer.kind)}
     names |= {name: str(entry["type"]) for name, entry in noise.items()}
-    found = []
+    layers = []
     for name, kind in names.items():
         mine, theirs = times.get(name), floats.get(name)
         quantized = name in noise
         arithmetic = mine.arithmetic if mine else ""
-        found.append(
+        layers.append(
             Layer(
                 name=name,
                 kind=kind,
@@ -272,27 +272,27 @@ def _joined(
                 float_ms=theirs.ms if theirs else None,
                 arithmetic=arithmetic,
                 quantized=quantized,
-                why=_why(name, quantized, arithmetic, reasons, wanted),
+                why=_why(name, quantized, arithmetic, reasons, arithmetics),
             )
         )
-    return sorted(found, key=lambda layer: (layer.sqnr_db is None, layer.sqnr_db or 0.0, -(layer.ms or 0.0)))
+    return sorted(layers, key=lambda layer: (layer.sqnr_db is None, layer.sqnr_db or 0.0, -(layer.ms or 0.0)))
 
 
 def _by_name(layers: Sequence[LayerCost]) -> dict[str, LayerCost]:
     """The node that runs each operator of the model; a fused one runs several."""
-    found: dict[str, LayerCost] = {}
+    slowest: dict[str, LayerCost] = {}
     for layer in layers:
         for name in layer.name.split(","):
-            known = found.get(name)
-            if known is None or layer.ms > known.ms:
-                found[name] = layer
-    return found
+            slower = slowest.get(name)
+            if slower is None or layer.ms > slower.ms:
+                slowest[name] = layer
+    return slowest
 
 
-def _why(name: str, quantized: bool, arithmetic: str, reasons: Mapping[str, str], wanted: Sequence[str]) -> str:
+def _why(name: str, quantized: bool, arithmetic: str, reasons: Mapping[str, str], arithmetics: Sequence[str]) -> str:
     if quantized:
-        fits = arithmetic in wanted or not arithmetic
-        return "" if fits else f"quantized, but the runtime has no {wanted[0]} kernel that fits: {arithmetic}"
+        fits = arithmetic in arithmetics or not arithmetic
+        return "" if fits else f"quantized, but the runtime has no {arithmetics[0]} kernel that fits: {arithmetic}"
     return {"asked for": "left in float for the quality"}.get(
         reasons.get(name, ""), reasons.get(name, "not quantized by the pass")
     )

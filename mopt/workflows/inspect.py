@@ -70,13 +70,13 @@ def _onnx(source: Path) -> ModelDescription:
 def _subgraphs(node: Any) -> list[Any]:
     import onnx_ir as ir
 
-    found = []
+    graphs = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
+            graphs.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
+            graphs.extend(attribute.as_graphs())
+    return graphs
 
 
 def _count(weights: dict[str, list[int]], tensor: Any) -> int:

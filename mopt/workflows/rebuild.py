@@ -54,25 +54,25 @@ def rebuild(
         UserError: When the artifact has no engine or was changed, or the engine cannot be built.
     """
     progress = progress or Silent()
-    manifest, wanted = Artifact.read(artifact).manifest, load_target(target, detect())
+    manifest, gpu_target = Artifact.read(artifact).manifest, load_target(target, detect())
     if manifest.format not in TensorRT.formats:
         raise UserError(
             f"{artifact} holds {manifest.format}, not an engine", "build it for a GPU: mopt build --target nvidia-l4"
         )
-    if wanted.gpu is None:
-        raise UserError(f"target {wanted.name} is no GPU", "choose one with mopt list targets")
-    check_buildable(wanted)
+    if gpu_target.gpu is None:
+        raise UserError(f"target {gpu_target.name} is no GPU", "choose one with mopt list targets")
+    check_buildable(gpu_target)
     built = Artifact.open(artifact)
     bundle.check_destination(out, force=force)
-    engine = _engine(manifest, wanted.gpu)
-    progress.stage(f"building the engine for {wanted.name}", 1)
+    engine = _engine(manifest, gpu_target.gpu)
+    progress.stage(f"building the engine for {gpu_target.name}", 1)
     try:
         compiled = compile_passes((engine,), _source(artifact), store or Store(default_root()))
     except (NotApplicableError, CandidateRejectedError) as error:
-        raise UserError(f"the engine cannot be built for {wanted.name}: {error.message}") from None
+        raise UserError(f"the engine cannot be built for {gpu_target.name}: {error.message}") from None
     progress.step(f"{compiled.model.size:,} bytes")
     golden = built.golden()
-    renewed = _renewed(manifest, compiled, engine, wanted.model_dump(mode="json"), command)
+    renewed = _renewed(manifest, compiled, engine, gpu_target.model_dump(mode="json"), command)
     return bundle.write_artifact(
         out,
         model=compiled.model,
@@ -94,7 +94,10 @@ def _engine(manifest: Manifest, gpu: Gpu) -> BuildTensorrt:
     record = manifest.winner.passes[-1]
     fields = dict(record.fields)
     fields["profiles"] = tuple(
-        tuple(ShapeRange(one["name"], *(tuple(one[key]) for key in ("least", "best", "most"))) for one in profile)
+        tuple(
+            ShapeRange(shape_range["name"], *(tuple(shape_range[key]) for key in ("least", "best", "most")))
+            for shape_range in profile
+        )
         for profile in fields.get("profiles", ())
     )
     rtx = gpu.library == "tensorrt_rtx"
@@ -122,8 +125,8 @@ def _renewed(
         }
     )  # fmt: skip
 
-    def trial(one: TrialRecord) -> TrialRecord:
-        return new if one.name == old.name else one
+    def trial(earlier: TrialRecord) -> TrialRecord:
+        return new if earlier.name == old.name else earlier
 
     return manifest.model_copy(
         update={

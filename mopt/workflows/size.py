@@ -64,11 +64,11 @@ def read_profiled_models(path: Path) -> list[ProfiledModel]:
     if not path.is_file():
         raise UserError(f"{path} is no artifact and no profile", hint)
     try:
-        found = Benchmark.model_validate_json(path.read_bytes())
+        benchmark = Benchmark.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path} is not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
-    return [ProfiledModel(found.name, found.chosen, found.profile)]
+    return [ProfiledModel(benchmark.name, benchmark.chosen, benchmark.profile)]
 
 
 def _from_artifact(path: Path) -> list[ProfiledModel]:
@@ -227,23 +227,23 @@ def _targets(request: SizingRequest, machine: Machine) -> list[Target]:
 
 def _own_peak(request: SizingRequest, machine: Machine, here: Machine) -> Peak | None:
     """What the machine of the profiles can do: measured when it is this one, else from the target that the user named."""
-    own = load_target(request.machine, machine).hardware if request.machine else None
+    priced = load_target(request.machine, machine).hardware if request.machine else None
     if not same_machine(machine, here):
-        return peak_of(own) if own else None
+        return peak_of(priced) if priced else None
     measured = measure_peak(here)
-    if own is None:
+    if priced is None:
         return measured
     clock = measured.clock_ghz * 1e9  # two CPUs with the same instructions may do different work in a cycle
-    return dataclasses.replace(measured, flops={name: figure.value * clock for name, figure in own.per_cycle.items()})
+    return dataclasses.replace(measured, flops={name: figure.value * clock for name, figure in priced.per_cycle.items()})
 
 
-def _measured(subject: ProfiledModel, request: SizingRequest, own: Target | None) -> SizingOption:
-    hardware = own.hardware if own else None
+def _measured(subject: ProfiledModel, request: SizingRequest, here: Target | None) -> SizingOption:
+    hardware = here.hardware if here else None
     price = request.price_usd if request.price_usd is not None else (hardware.price.value if hardware else None)
     setting = cheapest(subject.profile, request.demand)
     option = SizingOption(
         target="here",
-        description=f"this machine: {subject.profile.machine.cpu}" if own is None else f"this machine: {own.description}",
+        description=f"this machine: {subject.profile.machine.cpu}" if here is None else f"this machine: {here.description}",
         precision=subject.precision,
         origin="measured",
         hourly_usd=price,
@@ -288,9 +288,9 @@ def _filled(
     demand = request.demand
     if setting is None or setting.replicas is None:
         return option.model_copy(update={"excluded": f"no setting keeps a p99 of {demand.p99_ms:g} ms"})
-    counts = [one.replicas if one is not None and one.replicas is not None else math.inf for one in ends]
+    counts = [end.replicas if end is not None and end.replicas is not None else math.inf for end in ends]
     replicas = _span(setting.replicas + demand.spare_replicas, *(count + demand.spare_replicas for count in counts))
-    p99s = [one.p99_ms for one in ends if one is not None and one.p99_ms is not None]
+    p99s = [end.p99_ms for end in ends if end is not None and end.p99_ms is not None]
     taken = setting.instances * _memory_at(profile, setting.max_batch)
     most = max_rate(profile, setting, demand)
     monthly = _times(replicas, option.hourly_usd * HOURS_PER_MONTH) if option.hourly_usd is not None else None
@@ -333,8 +333,8 @@ def _times(span: Range, factor: float) -> Range:
 
 
 def _memory_at(profile: ServingProfile, batch: int) -> int:
-    known = [size for most, size in sorted(profile.memory.items()) if most >= batch]
-    return known[0] if known else max(profile.memory.values(), default=0)
+    enough = [size for most, size in sorted(profile.memory.items()) if most >= batch]
+    return enough[0] if enough else max(profile.memory.values(), default=0)
 
 
 def _autoscaled(hourly: float | None, most: float, request: SizingRequest) -> float | None:
@@ -346,7 +346,7 @@ def _autoscaled(hourly: float | None, most: float, request: SizingRequest) -> fl
 
 
 def _sources(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
-    found = {}
+    lines = {}
     for target in targets:
         hardware = target.hardware
         assert hardware is not None
@@ -354,10 +354,10 @@ def _sources(targets: Sequence[Target]) -> dict[str, dict[str, str]]:
             "cores": hardware.cores, "clock": hardware.clock, "memory": hardware.memory, "bandwidth": hardware.bandwidth,
             "price": hardware.price, **{f"{name} per cycle": figure for name, figure in hardware.per_cycle.items()},
         }  # fmt: skip
-        found[target.name] = {
+        lines[target.name] = {
             name: f"{figure.value:g} {figure.unit} ({figure.source}, {figure.date})" for name, figure in figures.items()
         }
-    return found
+    return lines
 
 
 def _start(option: SizingOption, subjects: Sequence[ProfiledModel]) -> float:

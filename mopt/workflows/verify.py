@@ -53,16 +53,16 @@ def verify(artifact: str | Path) -> Verification:
 
 def _warnings(manifest: Manifest) -> tuple[str, ...]:
     here = detect()
-    found = []
+    warnings = []
     if here.isa != manifest.machine.isa:
-        found.append(f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here")
+        warnings.append(f"built on {' '.join(manifest.machine.isa)}, this machine has {' '.join(here.isa)}: measure again here")
     elif here.cpu != manifest.machine.cpu or here.cores != manifest.machine.cores:
-        found.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
+        warnings.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
     if why := make_runtime(manifest.runtime, manifest.runtime_fields).unavailable():
-        found.append(f"the model itself was not loaded, only what it came from: {why}")
+        warnings.append(f"the model itself was not loaded, only what it came from: {why}")
     if not manifest.deployable:
-        found.append(f"not deployable: {manifest.not_deployable_because}")
-    return tuple(found)
+        warnings.append(f"not deployable: {manifest.not_deployable_because}")
+    return tuple(warnings)
 
 
 def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str]]:
@@ -84,12 +84,12 @@ def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str]]:
 def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:
     import numpy as np
 
-    found = outputs.get(name)
-    if found is None or found.shape != expected.shape:
-        return f"output {name} has shape {None if found is None else found.shape}, was {expected.shape}"
+    output = outputs.get(name)
+    if output is None or output.shape != expected.shape:
+        return f"output {name} has shape {None if output is None else output.shape}, was {expected.shape}"
     if expected.dtype.kind != "f":
-        return "" if bool((found == expected).all()) else f"output {name} differs"
-    difference = float(np.abs(found.astype(np.float64) - expected).max(initial=0))
+        return "" if bool((output == expected).all()) else f"output {name} differs"
+    difference = float(np.abs(output.astype(np.float64) - expected).max(initial=0))
     differences[name] = max(difference, differences.get(name, 0.0))
     if not difference <= tolerance[name]:
         return f"output {name} differs by {difference:.3g}, allowed {tolerance[name]:.3g}"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mopt.errors import UserError
-from mopt.evaluators._metric import Metric, load_metric, stack_rows
+from mopt.evaluators._metric import Metric, stack_rows
+from mopt.evaluators.metric_choice import load_metric
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.samples import Sample, Samples, write_samples

@@ -37,7 +37,7 @@ def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> 
     runtime = OnnxRuntime(threads=1)
     trial = TrialRecord(name=name, runtime="onnxruntime", runtime_fields={}, profile=profile, quality=quality)
     quick = Estimate(value=speeds[0][0], low=speeds[0][1], high=speeds[0][2], count=7)
-    return Trial(trial, Candidate(name, (), runtime), quick=quick)
+    return Trial(trial, Candidate(name, (), runtime), screened=quick)
 
 
 BASE = entry("reference", (1, 1, 1), (1, 1, 1))

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -47,13 +45,6 @@ def entry(name: str, size: int) -> Trial:
     return Trial(trial, Candidate(name, (), runtime))
 
 
-@dataclasses.dataclass(frozen=True)
-class Stub:
-    """What of a question memory depends on."""
-
-    memory: int
-
-
 @pytest.mark.parametrize(
     ("memory", "size", "groups"),
     [(64e9, 1e8, [["a", "b", "c"]]), (2e9, 5e8, [["a"], ["b"], ["c"]]), (64e9, 3e9, [["a"], ["b"], ["c"]])],
@@ -62,15 +53,15 @@ def test_sessions_are_opened_together_only_as_far_as_memory_allows(tmp_path, mem
     with (tmp_path / "model.onnx").open("wb") as stream:
         stream.truncate(int(size))
     machine = Machine(cpu="", isa=(), cores=2, memory_bytes=int(memory), system="", python="")
-    task = Stub(memory_budget(None, machine, Model("onnx", tmp_path, "")))
+    memory = memory_budget(None, machine, Model("onnx", tmp_path, ""))
     entries = [entry(name, int(size)) for name in "abc"]
-    found = memory_groups(task, entry("reference", int(size)), entries)
+    found = memory_groups(memory, entry("reference", int(size)), entries)
     assert [[one.record.name for one in group] for group in found] == groups
 
 
 def test_what_does_not_fit_beside_the_reference_is_rejected_and_says_so():
     fits, too_large = entry("a", int(0.6e9)), entry("b", int(2.4e9))
-    found = reject_oversized(Stub(int(4.8e9)), entry("reference", int(2.4e9)), [fits, too_large])
+    found = reject_oversized(int(4.8e9), entry("reference", int(2.4e9)), [fits, too_large])
     assert found[0] == fits
     assert found[1].record.outcome.rejection is Rejection.MEMORY
     assert found[1].record.outcome.reason == "would take 5.6 GB of memory beside the reference, and 4.8 GB are allowed"

@@ -6,10 +6,11 @@ import pytest
 
 from mopt.errors import UserError
 from mopt.loadgen.find_rate import find_largest, requests_for, summarize_load
+from mopt.loadgen.load_plan import LoadPlan
 from mopt.records.benchmark import LoadTest
 from mopt.records.measurement import Estimate
 from mopt.workflows._sources import read_samples
-from mopt.workflows.bench import LoadPlan, bench_artifact
+from mopt.workflows.bench import bench_artifact
 from tests.small import digits
 
 

@@ -11,8 +11,9 @@ from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.batching import Demand
 from mopt.capacity.simulate import Policy, Service, simulate
 from mopt.errors import MissingDependencyError, UserError
+from mopt.loadgen.load_plan import LoadPlan
 from mopt.recipe import make_recipe
-from mopt.workflows.bench import LoadPlan, bench_artifact
+from mopt.workflows.bench import bench_artifact
 from mopt.workflows.bench_server import ServerAccess, bench_server
 from mopt.workflows.build import build, explain_plan
 from mopt.workflows.size import SizingRequest, size

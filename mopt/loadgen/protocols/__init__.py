@@ -21,5 +21,4 @@ __all__ = [
 ]
 
 from mopt.loadgen.protocols._client import ask, connect, encode
-from mopt.loadgen.protocols._endpoint import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, Server
-from mopt.loadgen.protocols._grpc import ALIVE, INFER
+from mopt.loadgen.protocols._endpoint import ALIVE, INFER, PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, Server

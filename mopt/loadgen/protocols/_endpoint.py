@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
+    "ALIVE",
+    "INFER",
     "LOOK_SECONDS",
     "PROTOCOLS",
     "AmbiguousModelError",
@@ -26,6 +28,9 @@ from mopt.model.signature import TensorSpec
 
 Protocol = Literal["kserve-http", "kserve-grpc", "bentoml"]
 PROTOCOLS: tuple[Protocol, ...] = ("kserve-http", "kserve-grpc", "bentoml")
+ALIVE = "/inference.GRPCInferenceService/ServerLive"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+"""The methods that are called over gRPC."""
 LOOK_SECONDS = 10.0
 _PORTS = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 8001}
 _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f]")

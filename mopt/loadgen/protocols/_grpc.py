@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ALIVE", "INFER", "ask_grpc", "connect_grpc", "grpc_request"]
+__all__ = ["ask_grpc", "connect_grpc", "grpc_request"]
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 from mopt.errors import MissingDependencyError, UserError
-from mopt.loadgen.protocols._endpoint import LOOK_SECONDS, Endpoint, Request, Server, missing, only
+from mopt.loadgen.protocols._endpoint import INFER, LOOK_SECONDS, Endpoint, Request, Server, missing, only
 from mopt.loadgen.protocols._tensors import from_list, from_raw, specs, tensor
 from mopt.model.signature import Feed, raw_bytes
-
-ALIVE = "/inference.GRPCInferenceService/ServerLive"
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-"""The methods that are called over gRPC."""
 
 
 def _services() -> tuple[Any, Any, Any]:
