@@ -344,7 +344,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         "s1": probe.service.mean_ms(1),
         "scap": probe.service.mean_ms(cell.cap),
         "offset": probe.offset_ms,
-        "pace": np.quantile(probe.service.slowdown, (0.05, 0.5, 0.95)).tolist(),
+        "slowdown": np.quantile(probe.service.slowdown, (0.05, 0.5, 0.95)).tolist(),
         "by_block": [float(np.quantile(block.answered, 0.99)) for block in cell.blocks],
         **cell.about,
     }
@@ -387,8 +387,8 @@ def _line(row: dict[str, Any]) -> str:
         f"+- {row['noise']:.2f}, predicted {row['predicted_p99']:.2f} ({ratio - 1:+.1%}, {low - 1:+.0%} to {high - 1:+.0%}), "
         f"same arrivals {row['drawn_p99']:.2f} ({same - 1:+.1%}); p95 {row['measured_p95']:.2f}, {row['predicted_p95']:.2f}; "
         f"p50 {row['measured_p50']:.2f}, {row['predicted_p50']:.2f}; blocks {[round(value, 1) for value in row['by_block']]} "
-        f"s(1) {row['s1']:.2f} s({row['cap']}) {row['scap']:.2f} way {row['offset']:.2f} pace {np.round(row['pace'], 2)} "
-        f"{row['machine']} {row['warning']}"
+        f"s(1) {row['s1']:.2f} s({row['cap']}) {row['scap']:.2f} way {row['offset']:.2f} "
+        f"slowdown {np.round(row['slowdown'], 2)} {row['machine']} {row['warning']}"
     )
 
 

@@ -176,6 +176,7 @@ def _exporter_facts(kind: type) -> Iterator[tuple[str, str]]:
 
 def _runtime_facts(kind: type) -> Iterator[tuple[str, str]]:
     yield "loads", ", ".join(kind.formats)  # type: ignore[attr-defined]
+    yield "runs on", ", ".join(device.upper() for device in kind.devices)  # type: ignore[attr-defined]
     yield from _needs(kind)
 
 

@@ -171,7 +171,10 @@ class Search(Schema):
             ],
             ...,
         ],
-        pydantic.Field(description="passes that every model goes through first; of a list of several the first that fits"),
+        pydantic.Field(
+            description="passes that every model goes through first, each a name or a table with a name and options; of "
+            "several in a list the first that fits"
+        ),
     ] = ((PassSpec(name="fold_constants"),), (PassSpec(name="fold_onnxslim"), PassSpec(name="fold_onnxsim")))
     candidate: Annotated[tuple[CandidateSpec, ...], pydantic.Field(description="candidates of one's own")] = ()
 

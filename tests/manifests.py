@@ -116,7 +116,7 @@ def trials(name: str = "onnxruntime-int8") -> tuple[TrialRecord, ...]:
             0.83,
             quality(-0.0009, -0.0031),
             out(Rejection.SLOWER, "0.830 of the reference's speed (0.820 to 0.840)"),
-            profile=profile(4.2, 0.83, (1, 8), "quick"),
+            profile=profile(4.2, 0.83, (1, 8), "screening"),
         ),
         trial("onnxruntime-fp16", None, None, out(Rejection.CRASHED, "the process died of SIGSEGV"), size_bytes=None),
         trial("openvino-bf16", None, None, out(Rejection.UNSUPPORTED, "the target has no BF16 arithmetic")),

@@ -59,7 +59,7 @@ def run(
     draws: Integers,
     service: Floats,
     slowdown: Floats,
-    pace_ms: float,
+    slot_ms: float,
     shape: tuple[int, int],
     preferred: Integers,
     delay: float,
@@ -74,7 +74,7 @@ def run(
         draws: Uniform in [0, quantiles), one for each batch.
         service: Times to serve a batch in ms, shape [busy instances, batch size, quantiles]; index 0 is one.
         slowdown: What service times are multiplied with, one factor after the other, over and over, shape [slots].
-        pace_ms: How long each factor holds; infinity where there is one.
+        slot_ms: How long each factor holds; infinity where there is one.
         shape: Replicas and instances of each.
         preferred: Batch sizes that need not wait; may be empty.
         delay: Time in ms that the oldest request may wait for company.
@@ -125,7 +125,7 @@ def run(
                     if state[replica, instance, _FREE] > start:
                         busy += 1
                 # Machines are slow at different times.
-                slot = (int(start / pace_ms) + replica * _APART) % len(slowdown)
+                slot = (int(start / slot_ms) + replica * _APART) % len(slowdown)
                 done = start + service[busy, size - 1, draws[made]] * slowdown[slot]
                 for _ in range(size):
                     request = head[replica]

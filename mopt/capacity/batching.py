@@ -24,7 +24,7 @@ _MOST_REPLICAS = 4096
 """A limit that so many do not keep is not a question of their number."""
 _QUICK = 30_000
 """Requests of a simulation that only finds the way; the answer is simulated with more."""
-_AS_QUICK = 1.1
+_AS_FAST = 1.1
 """Of equally many replicas, a p99 up to this times the lowest is as good."""
 _AS_ROOMY = 1.02
 """A utilization up to this times the lowest is as good."""
@@ -56,7 +56,7 @@ class Demand:
 
 @dataclasses.dataclass(frozen=True)
 class _Option:
-    """A layout and a policy for one replica of it."""
+    """An instance group and a policy for one replica of it."""
 
     instance_group: InstanceGroup
     service: Service
@@ -126,10 +126,10 @@ def _best(settings: Sequence[Setting]) -> Setting | None:
         return None
     fewest = [setting for setting in possible if setting.replicas == min(candidate.replicas or 0 for candidate in possible)]
     lowest = min(setting.p99_ms or 0.0 for setting in fewest)
-    quick = [setting for setting in fewest if (setting.p99_ms or 0.0) <= _AS_QUICK * lowest]
-    roomy = min(setting.utilization or 0.0 for setting in quick)
+    fastest = [setting for setting in fewest if (setting.p99_ms or 0.0) <= _AS_FAST * lowest]
+    roomy = min(setting.utilization or 0.0 for setting in fastest)
     return min(
-        (setting for setting in quick if (setting.utilization or 0.0) <= _AS_ROOMY * roomy),
+        (setting for setting in fastest if (setting.utilization or 0.0) <= _AS_ROOMY * roomy),
         key=lambda setting: setting.max_batch,
     )
 

@@ -252,7 +252,7 @@ def _range_of(slowdown: Sequence[float]) -> dict[str, float]:
     if len(slowdown) < 2:
         return {}
     low, *_, high = statistics.quantiles(slowdown, n=20)
-    return {"pace_low": round(low, 3), "pace_high": round(high, 3)}
+    return {"slowdown_low": round(low, 3), "slowdown_high": round(high, 3)}
 
 
 def _measure_batch(

@@ -136,7 +136,7 @@ class _Full:
         import numpy as np
 
         samples = {size: np.maximum(1e-3, self.jitter * mean).tolist() for size, mean in means.items()}
-        return Service.from_samples(samples).paced(self.slowdown, self.slowdown_slot_ms)
+        return Service.from_samples(samples).slowed(self.slowdown, self.slowdown_slot_ms)
 
 
 def _own_spread(runs: Sequence[Floats]) -> float:

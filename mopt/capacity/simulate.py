@@ -151,9 +151,9 @@ class Service:
         """The service of one instance from times in ms by batch size."""
         return cls(_by_batch(samples, max_batch)[None])
 
-    def paced(self, slowdown: Sequence[float], pace_ms: float) -> Service:
+    def slowed(self, slowdown: Sequence[float], slot_ms: float) -> Service:
         """The same on a machine whose speed changes."""
-        return dataclasses.replace(self, slowdown=tuple(slowdown), slowdown_slot_ms=pace_ms)
+        return dataclasses.replace(self, slowdown=tuple(slowdown), slowdown_slot_ms=slot_ms)
 
     @property
     def max_batch(self) -> int:

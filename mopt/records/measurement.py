@@ -44,7 +44,7 @@ class Profile(Record):
     peak_bytes: int
     """Largest resident memory of the process that ran it, runtime included."""
     batches: tuple[BatchProfile, ...]
-    depth: Literal["quick", "full"]
+    depth: Literal["screening", "full"]
     limit: str
     """Why no larger batch was measured."""
 

@@ -95,9 +95,9 @@ class ComparedOutputs:
         import numpy as np
 
         if self.baseline is not None:
-            truth = self.baseline.runs[0]
+            expected = self.baseline.runs[0]
             sides = [
-                np.concatenate([score(run, metric, self.samples, truth) for run in side.runs])
+                np.concatenate([score(run, metric, self.samples, expected) for run in side.runs])
                 for side in (self.candidate, self.baseline)
             ]
             return sides[0], sides[1]
@@ -296,10 +296,10 @@ def paired_differences(metric: Metric, rows: Rows, baseline: Rows) -> tuple[floa
     """Return candidate minus baseline by sample, sorted and thinned out, negative is worse; none without scores by sample."""
     import numpy as np
 
-    scores, truth = metric.scores(rows), metric.scores(baseline)
-    if scores is None or truth is None:
+    scores, expected = metric.scores(rows), metric.scores(baseline)
+    if scores is None or expected is None:
         return ()
-    differences = np.sort((scores - truth) if metric.higher_is_better else (truth - scores))
+    differences = np.sort((scores - expected) if metric.higher_is_better else (expected - scores))
     shown = differences[differences != 0]
     step = max(1, len(shown) // _MOST_DIFFERENCES)
     return tuple(round(float(value), 6) for value in shown[::step])

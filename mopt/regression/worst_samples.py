@@ -69,10 +69,10 @@ def largest_regressions(
 
 def _losses(metric: Metric, samples: Samples, candidate_run: Samples, baseline_run: Samples) -> list[float]:
     scores = metric.scores(score(candidate_run, metric, samples, baseline_run))
-    truth = metric.scores(score(baseline_run, metric, samples, baseline_run))
-    if scores is None or truth is None:
+    expected = metric.scores(score(baseline_run, metric, samples, baseline_run))
+    if scores is None or expected is None:
         return [0.0] * len(samples)
-    losses = (truth - scores) if metric.higher_is_better else (scores - truth)
+    losses = (expected - scores) if metric.higher_is_better else (scores - expected)
     return [float(loss) + 0.0 for loss in losses]
 
 

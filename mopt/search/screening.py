@@ -80,7 +80,7 @@ def _quick_profile(trial: Trial, session: SessionProcess, logs: Mapping[str, Tur
         first_ms=session.first_ms(),
         peak_bytes=session.peak_bytes(),
         batches=(measured,),
-        depth="quick",
+        depth="screening",
         limit="screened at one batch size",
     )
     speed = ratio(logs[REFERENCE], logs[trial.record.name])

@@ -250,7 +250,7 @@ def _score(task: SpeedTask, trial: Trial) -> float:
 
 
 def _reject_loser(task: SpeedTask, trial: Trial, winner: Trial, reference: Trial) -> Trial:
-    if trial.record.profile is None or trial.record.profile.depth == "quick":
+    if trial.record.profile is None or trial.record.profile.depth == "screening":
         assert trial.screened is not None
         screened = f"{trial.screened.value:.2f} times the reference when screened"
         if winner is reference:

@@ -46,7 +46,7 @@ def test_the_time_of_a_request_and_the_way_are_found():
 
 
 def test_a_load_is_predicted_on_a_machine_with_slow_spells():
-    service = steady().paced(spells(), 100.0)
+    service = steady().slowed(spells(), 100.0)
     probe = fit_service_times([observation(service, seed) for seed in range(10)], CAP)
     rate = 0.8 * service.capacity(Policy(CAP))
     truth, _, _ = simulate_requests(service, rate, Policy(CAP), requests=400_000)
@@ -56,7 +56,7 @@ def test_a_load_is_predicted_on_a_machine_with_slow_spells():
 
 def test_looks_at_fast_and_slow_times_are_not_explained_by_one_of_them():
     pace = np.where(np.random.default_rng(3).random(60) < 0.5, 1.3, 0.9).repeat(40)  # each holds as long as a look
-    service = steady().paced(tuple((pace * np.mean(1 / pace)).tolist()), 100.0)
+    service = steady().slowed(tuple((pace * np.mean(1 / pace)).tolist()), 100.0)
     found = fit_service_times([observation(service, seed) for seed in range(40)], CAP)
     assert found.service.mean_ms(1) == pytest.approx(service.mean_ms(1), rel=0.06)
     assert found.service.mean_ms(CAP) == pytest.approx(service.mean_ms(CAP), rel=0.06)
@@ -64,7 +64,7 @@ def test_looks_at_fast_and_slow_times_are_not_explained_by_one_of_them():
 
 def test_slow_spells_make_a_longer_tail_than_as_many_slow_batches():
     pace = spells()
-    concurrent = steady().paced(pace, 100.0)
+    concurrent = steady().slowed(pace, 100.0)
     rng = np.random.default_rng(2)
     strewn = Service.from_samples({size: (mean * rng.choice(pace, 4000)).tolist() for size, mean in MEANS.items()})
     strewn = strewn.scaled(concurrent.mean_ms(CAP) / strewn.mean_ms(CAP))

@@ -193,7 +193,7 @@ def test_a_layout_that_was_measured_on_a_machine_with_slow_spells_spreads_once()
 
 def test_replicas_are_slow_at_different_times():
     steady = Service.from_samples({1: [10.0]})
-    spells = steady.paced(np.tile([0.5, 0.5, 0.5, 2.5], 25).tolist(), 1000.0)
+    spells = steady.slowed(np.tile([0.5, 0.5, 0.5, 2.5], 25).tolist(), 1000.0)
     found = simulate(spells, 100, Policy(1, replicas=4, balancer="least loaded"), requests=50_000)
     assert found.p50.value < 0.6 * simulate(spells, 25, Policy(1), requests=50_000).p99.value
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.files import Model
 from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
@@ -80,10 +81,13 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SessionPr
         pytest.skip(f"needs mopt[{runtime.extra}]" if runtime.extra else "its library is not installed")
     if why := runtime.unavailable():
         pytest.skip(why)
-    installed = getattr(runtime, "installed", None)
-    if installed is not None and not installed():
-        pytest.skip("its provider is not installed")
-    with SessionProcess(runtime, _model(runtime, tmp_path)) as session:
+    try:
+        session = SessionProcess(runtime, _model(runtime, tmp_path))
+    except CandidateRejectedError as error:
+        if error.rejection is not Rejection.UNSUPPORTED:
+            raise
+        pytest.skip(error.message)
+    with session:
         yield session
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.packages import install, python
+from tests.packages import REPOSITORY, install, python
 from tests.small import digits
 
 pytestmark = pytest.mark.slow
@@ -249,3 +250,22 @@ def test_a_mistake_in_its_options_is_one_line_with_exit_code_2(place: Path, old:
     assert words in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (place / "wrong").exists()
+
+
+def test_the_example_of_a_package_works(tmp_path: Path) -> None:
+    folder = REPOSITORY / "examples" / "plugin"
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    (group,) = project["entry-points"]
+    plugins = {f"{group.removeprefix('mopt.')}/{name}": value for name, value in project["entry-points"][group].items()}
+    ((plugin, value),) = plugins.items()
+    package, _, place = value.partition(".")
+    source = (folder / package / f"{place.partition(':')[0]}.py").read_text()
+    install(tmp_path / "packages", package, {place.partition(":")[0]: source}, {plugin: place})
+    digits(tmp_path)
+    (tmp_path / "mopt.toml").write_text(
+        'model = "digits.onnx"\ndata = "digits.npz"\nsearch.candidates = ["rounded"]\nsearch.max_batch = 1\nsearch.rounds = 5\n'
+        '[[search.candidate]]\nname = "rounded"\nruntime = "onnxruntime"\npasses = [{ name = "round_weights", bits = 10 }]\n'
+    )
+    manifest = build(tmp_path)
+    (step,) = [step for step in manifest["trials"][1]["passes"] if step["name"] == "round_weights"]
+    assert (step["fields"], step["detail"]) == ({"bits": 10}, {"rounded": 6})
