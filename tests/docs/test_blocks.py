@@ -39,10 +39,23 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert f"\n{line}" in done.stdout
 
 
-@pytest.mark.parametrize("block", [block for block in blocks("yaml") if "mopt/mopt@" in block.text], ids=lambda block: block.place)
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("yaml") if "mopt/mopt@" in block.text], ids=lambda block: block.place
+)
 def test_the_action_has_these_inputs_and_outputs(block: Block) -> None:
     action = (REPOSITORY / "action.yml").read_text(encoding="utf-8")
     known = set(re.findall(r"^  ([\w-]+):$", action, re.MULTILINE))
     for step in re.findall(r"uses: mopt/mopt@\S+\n +with:\n((?: {10}.*\n)+)", block.text):
         assert set(re.findall(r"^ {10}([\w-]+):", step, re.MULTILINE)) <= known
     assert set(re.findall(r"outputs\.([\w-]+)", block.text)) <= known
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("text") if " Candidate " in block.text], ids=lambda block: block.place
+)
+def test_the_table_of_a_build_has_the_columns_that_it_has(block: Block) -> None:
+    from mopt.cli.build import _NARROW, _WIDE
+    from mopt.reports.build import COLUMNS
+
+    headings = re.split(r"  +", next(line for line in block.text.splitlines() if line.startswith(" Candidate")).strip())
+    assert headings in ([COLUMNS[name] for name in _NARROW], [COLUMNS[name] for name in _WIDE])
