@@ -39,7 +39,9 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert f"\n{line}" in done.stdout
 
 
-@pytest.mark.parametrize("block", [block for block in blocks("yaml") if "mopt/mopt@" in block.text], ids=lambda block: block.place)
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("yaml") if "mopt/mopt@" in block.text], ids=lambda block: block.place
+)
 def test_the_action_has_these_inputs_and_outputs(block: Block) -> None:
     action = (REPOSITORY / "action.yml").read_text(encoding="utf-8")
     known = set(re.findall(r"^  ([\w-]+):$", action, re.MULTILINE))
