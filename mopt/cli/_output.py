@@ -13,7 +13,6 @@ __all__ = [
 ]
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -37,8 +36,10 @@ def result_console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON data."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON data; an infinite number is a string as in the files, for JSON has none."""
+    from pydantic_core import to_json
+
+    typer.echo(to_json(value, indent=2, inf_nan_mode="strings").decode())
 
 
 _GAP = 2

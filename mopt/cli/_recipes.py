@@ -55,7 +55,7 @@ def gate_section(
     limitable = [*COSTS, *names("metrics"), *([metric] if metric else [])]
     for_all, for_one = None, {}
     for text in slice_tolerances:
-        name, colon, amount = text.partition(":")
+        name, colon, amount = text.rpartition(":")
         if colon:
             for_one[name.strip()] = amount.strip()
         else:

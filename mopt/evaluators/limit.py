@@ -77,13 +77,13 @@ class Limit:
 
 
 def parse_assignment(text: str, choices: list[str]) -> tuple[str, str]:
-    """Split ``p99: +5%`` or ``p99=+5%`` into what is limited and by how much.
+    """Split ``p99: +5%`` or ``p99=+5%`` into what is limited and by how much; a name such as ``mine.py:f`` has a mark in it.
 
     Raises:
         UserError: When it is neither, or nothing of that name can be limited.
     """
-    name, mark, amount = re.match(r"([^:=]*)([:=]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    name, amount = name.strip(), amount.strip()
+    name, mark, amount = re.match(r"(?:(.*)([:=]))?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    name, amount = (name or text).strip(), amount.strip()
     if not mark or not amount:
         raise UserError(f"the limit {text} names no amount", "write NAME: AMOUNT, such as p99: +5% or accuracy: -0.5pp")
     if name not in choices:

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import random
 import shutil
@@ -10,47 +9,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mopt.artifacts import bundle
-from mopt.artifacts.artifact import FILE_NAME, Artifact, read_manifest
+from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.artifacts.bundle import check_destination, write_artifact
 from mopt.errors import UserError
-from mopt.model.files import Model
 from mopt.model.signature import TensorSpec
-from mopt.records.manifest import Golden
-from mopt.reports.build import render_files
 from mopt.system.files import disk_errors, partial_folder, partial_prefix
+from tests.artifacts.cases import INPUT, OUTPUT, write
 from tests.manifests import manifest, trial
-
-INPUT = {"images": np.linspace(0, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8)}
-OUTPUT = {"logits": np.ones((1, 10), np.float32)}
-
-
-@pytest.fixture
-def model(tmp_path):
-    folder = tmp_path / "store" / "entry"
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"graph" * 1000)
-    (folder / "model.onnx.data").write_bytes(b"weights" * 1000)
-    (folder / "key.json").write_text("{}")
-    for path in folder.iterdir():
-        path.chmod(0o444)
-    return Model.at("onnx", folder)
-
-
-def write(destination, model, *, force=False, **changes):
-    return write_artifact(
-        destination,
-        model=model,
-        manifest=manifest(**changes),
-        golden_inputs=[INPUT],
-        golden_outputs=[OUTPUT],
-        reports=render_files(manifest(**changes)),
-        serving=["triton"],
-        force=force,
-    )
 
 
 def test_the_layout_and_the_modes(tmp_path, model):
@@ -85,29 +53,6 @@ def test_serving_shares_the_graph_but_not_its_data_and_the_store_keeps_its_own(t
         assert data.stat().st_nlink == 1, "onnx refuses external data with two names"
     assert (model.folder / "model.onnx").stat().st_nlink == 1
     assert (model.folder / "model.onnx.data").stat().st_mode & 0o777 == 0o444
-
-
-def test_golden_samples_come_back(tmp_path, model):
-    write(tmp_path / "artifact", model)
-    ((inputs, outputs),) = Artifact.read(tmp_path / "artifact").golden()
-    np.testing.assert_array_equal(inputs["images"], INPUT["images"])
-    np.testing.assert_array_equal(outputs["logits"], OUTPUT["logits"])
-
-
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", b"\x93NUMPY"])
-def test_damaged_golden_samples_are_the_users_news(tmp_path, model, damage):
-    write(tmp_path / "artifact", model)
-    (tmp_path / "artifact/golden/000/outputs.npz").write_bytes(damage)
-    with pytest.raises(UserError, match=r"outputs.npz is missing or damaged"):
-        Artifact.read(tmp_path / "artifact").golden()
-
-
-def test_pickled_golden_samples_are_not_loaded(tmp_path, model):
-    write(tmp_path / "artifact", model)
-    with (tmp_path / "artifact/golden/000/inputs.npz").open("wb") as stream:
-        np.savez(stream, images=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(UserError, match="damaged"):
-        Artifact.read(tmp_path / "artifact").golden()
 
 
 def test_equal_builds_write_equal_bytes(tmp_path, model):
@@ -361,67 +306,6 @@ def test_without_an_exchange_of_folders_a_kill_between_the_renames_is_undone(tmp
         write(destination, model, name="newer")
     assert read_manifest(destination).name == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "store"]
-
-
-# Verification.
-
-
-def change_a_byte(artifact):
-    with (artifact / "model" / "model.onnx").open("r+b") as stream:
-        stream.write(b"G")
-
-
-def replace_by_link(artifact):
-    (artifact / "report.md").unlink()
-    (artifact / "report.md").symlink_to("report.html")
-
-
-def replace_folder_by_link(artifact):
-    (artifact / "golden").rename(artifact.parent / "golden")
-    (artifact / "golden").symlink_to(artifact.parent / "golden")
-
-
-def replace_by_pipe(artifact):
-    (artifact / "report.md").unlink()
-    os.mkfifo(artifact / "report.md")
-
-
-def list_file(name):
-    def change(artifact):
-        data = json.loads((artifact / FILE_NAME).read_text())
-        data["files"][name] = "0" * 64
-        (artifact / FILE_NAME).write_text(json.dumps(data))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("damage", "problem"),
-    [
-        (change_a_byte, "changed: model/model.onnx"),
-        (lambda artifact: (artifact / "report.html").unlink(), "missing: report.html"),
-        (lambda artifact: (artifact / "model" / "extra.so").write_bytes(b""), "not in the manifest: model/extra.so"),
-        (replace_by_link, "symbolic link: report.md"),
-        (replace_folder_by_link, "symbolic link: golden/000/inputs.npz"),
-        (replace_by_pipe, "not a file: report.md"),
-        (list_file("../outside"), "path leaves the artifact: ../outside"),
-        (list_file("/etc/passwd"), "path leaves the artifact: /etc/passwd"),
-        (list_file("model/../report.md"), "path leaves the artifact: model/../report.md"),
-        (list_file("model\0"), "path leaves the artifact: model\0"),
-        (list_file(""), "path leaves the artifact: "),
-    ],
-    ids=lambda value: value.split(":")[0].replace(" ", "-") if isinstance(value, str) else "",
-)
-def test_every_kind_of_damage_is_found(tmp_path, model, damage, problem):
-    write(tmp_path / "artifact", model)
-    damage(tmp_path / "artifact")
-    assert problem in Artifact.read(tmp_path / "artifact").problems()
-
-
-def test_golden_files_follow_the_manifest(tmp_path, model):
-    write(tmp_path / "artifact", model, golden=Golden(count=2, tolerance={}))
-    with pytest.raises(UserError, match="001"):
-        Artifact.read(tmp_path / "artifact").golden()
 
 
 def test_the_report_tells_every_reason(tmp_path, model):

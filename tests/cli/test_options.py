@@ -9,25 +9,14 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
 from typer.testing import CliRunner
 
-from mopt.artifacts.artifact import Artifact
 from mopt.cli import COMMANDS, app, load_command
-from mopt.progress import Silent
-from mopt.records.baseline import Speed, StoredBaseline
-from mopt.records.benchmark import Benchmark, ServerBenchmark, Verification
-from mopt.records.explanation import Explanation, Layer
-from mopt.records.sizing import GpuVerdict, Sizing
-from mopt.records.verdict import ComparedModel, GateVerdict
-from tests import manifests
-from tests.workflows.test_size import profile
-
-STAMP = {"created": "2026-11-22T20:00:00+00:00", "mopt_version": "0.1.0"}
+from tests.cli.results import stored_baseline
 
 BASES = {
     "build": ["m.onnx", "--data", "a.npz"],
@@ -117,104 +106,6 @@ BEFORE: dict[tuple[str, str], list[str]] = {
 }
 """What an option needs beside it to have an effect."""
 BEFORE["bench", "--predict"] = [*_TO_SERVER, "--no-predict"]
-
-
-# --- what the workflows are replaced by ---------------------------------------------------------------------------------
-
-
-def gate_verdict() -> GateVerdict:
-    side = ComparedModel(name="a", source="a.onnx", digest="d", runtime="onnxruntime", size_bytes=1)
-    return GateVerdict(
-        verdict="pass", candidate=side, baseline=side, samples=10, data="a.npz", confidence=0.95, inconclusive="reject",
-        deterministic=True, checks=(), machine=manifests.manifest().machine, noise={}, **STAMP,
-    )  # fmt: skip
-
-
-def stored_baseline() -> StoredBaseline:
-    return StoredBaseline(
-        name="a", source="a.onnx", digest="d" * 64, runtime="onnxruntime", runtime_fields={}, inputs=("x",), outputs=("y",),
-        data="a.npz", samples="s", count=10, calibration=0, evaluation=10, seed=0, rows={}, size_bytes=1,
-        speed=(Speed(batch=1, figures={"p50": 1.0, "p99": 2.0}, growth={}),), machine=manifests.manifest().machine, **STAMP,
-    )  # fmt: skip
-
-
-def explanation() -> Explanation:
-    layers = tuple(Layer(name=name, kind="MatMul", sqnr_db=30.0, ms=1.0, float_ms=2.0, quantized=True) for name in "ab")
-    return Explanation(
-        model="m", candidate="onnxruntime-int8", runtime="onnxruntime", batch=1, total_ms=2.0, reference_ms=4.0,
-        layers=layers, passes=(), machine="a CPU",
-    )  # fmt: skip
-
-
-def benchmark() -> Benchmark:
-    batching = manifests.manifest().batching
-    return Benchmark(name="m", chosen="onnxruntime-int8", profile=profile(), batching=batching, p99_ms=None)
-
-
-def sizing() -> Sizing:
-    return Sizing(
-        name="m", rate=100, mean_rate=100, p99_ms=None, max_utilization=0.8, spare_replicas=1, arrivals="Poisson arrivals",
-        measured_on="a CPU", noise={}, options=(), recommended=None, why="nothing holds it",
-        gpu=GpuVerdict(answer="not known", sentence="It is not known."), autoscaling=None, **STAMP,
-    )  # fmt: skip
-
-
-def plan() -> SimpleNamespace:
-    """As much of a plan as is printed."""
-    printable = SimpleNamespace(model_dump=lambda mode: {}, name="cpu", tolerance="1%", inputs=(), outputs=())
-    return SimpleNamespace(
-        recipe=printable, target=printable, signature=printable, metric="accuracy", data={}, candidates=()
-    )  # fmt: skip
-
-
-RESULTS: dict[str, Any] = {
-    "mopt.workflows.build.build": lambda: Artifact(Path("m.mopt"), manifests.manifest(), False),
-    "mopt.workflows.build.explain_plan": plan,
-    "mopt.workflows.explain.explain": explanation,
-    "mopt.workflows.gate.run_gate": gate_verdict,
-    "mopt.workflows.baseline.make_baseline": stored_baseline,
-    "mopt.workflows.rebuild.rebuild": lambda: manifests.manifest(target={"name": "nvidia-l4", "description": "an L4"}),
-    "mopt.workflows.bench.bench_artifact": benchmark,
-    "mopt.workflows.bench_server.bench_server": lambda: ServerBenchmark(server="s", protocol="p", p99_ms=None, tests=()),
-    "mopt.workflows.size.size": sizing,
-    "mopt.workflows.size.read_profiled_models": lambda: [SimpleNamespace(name="m")],
-    "mopt.workflows.bench.read_samples": lambda: ["samples"],
-    "mopt.workflows.verify.verify": lambda: Verification(
-        ok=True, problems=(), warnings=(), files=1, samples=1, summary="", largest_difference={}
-    ),
-    "mopt.reports.gate.render_html": lambda: "<p>gate",
-    "mopt.reports.sizing.render_sizing": lambda: "<p>sizing",
-}
-
-
-@pytest.fixture
-def received(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the workflows are given, in order; nothing of them is run."""
-    calls: list[str] = []
-
-    def replace(place: str, make: Any) -> None:
-        def note(*arguments: Any, **named: Any) -> Any:
-            calls.append(f"{place} {_text(arguments)} {_text(named)}")
-            return make()
-
-        monkeypatch.setattr(place, note)
-
-    for place, make in RESULTS.items():
-        replace(place, make)
-    monkeypatch.setattr(sys, "argv", ["mopt"])
-    return calls
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return str({name: "no progress" if isinstance(inner, Silent) else _text(inner) for name, inner in value.items()})
-    return str([_text(inner) for inner in value]) if isinstance(value, tuple | list) else _plain(value)
-
-
-def _plain(value: Any) -> str:
-    """Without the address of an object in memory."""
-    text = repr(value)
-    return type(value).__name__ if " object at 0x" in text else text
 
 
 # --- the walk through all options ---------------------------------------------------------------------------------------

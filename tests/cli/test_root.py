@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from mopt.cli import COMMANDS, PANELS, load_command, main
+from mopt.cli import COMMANDS, PANELS, app, load_command, main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -49,6 +50,13 @@ def test_every_command_is_in_one_panel():
     assert sorted(COMMANDS) == sorted(name for commands in PANELS.values() for name in commands)
     modules = {path.stem for path in Path(sys.modules["mopt.cli"].__file__).parent.glob("[a-z]*.py")}
     assert modules == set(COMMANDS)
+
+
+def test_no_arguments_print_the_help(capsys):
+    outcome = CliRunner().invoke(app, [])
+    assert outcome.exit_code == 2
+    assert "Usage: " in outcome.stderr
+    assert outcome.stdout == ""
 
 
 def test_help_imports_nothing_heavy():

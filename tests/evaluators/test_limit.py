@@ -33,6 +33,10 @@ def test_an_assignment_is_split(text):
     assert parse_assignment(text, ["p99"]) == ("p99", "+5%")
 
 
+def test_a_metric_of_the_user_has_a_mark_in_its_name():
+    assert parse_assignment("mine.py:f: 1%", ["p99", "mine.py:f"]) == ("mine.py:f", "1%")
+
+
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError) as caught:
         parse_assignment("p98: 1%", ["p99", "size"])

@@ -13,32 +13,13 @@ from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.exporters import _export as exporting
 from mopt.exporters._base import Exporter
 from mopt.exporters._export import export, find_exporter, validate_export
-from mopt.exporters.onnx import ExportOnnx
 from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.system.store import Store
+from tests.exporters.cases import LINEAR, graph, rows, write
 
 pytestmark = pytest.mark.slow
-
-RNG = np.random.default_rng(0)
-
-
-def graph(inputs: str, outputs: str, body: str, opset: int = 17) -> str:
-    return f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) {body}'
-
-
-LINEAR = graph("float[?, 3] x", "float[?, 2] y", "<float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }")
-
-
-def write(folder: Path, text: str) -> ExportOnnx:
-    path = folder / "m.onnx"
-    onnx.save(parser.parse_model(text), path)
-    return ExportOnnx(source=str(path))
-
-
-def rows(*shape: int, count: int = 4) -> list[Feed]:
-    return [{"x": RNG.random(shape, dtype=np.float32)} for _ in range(count)]
 
 
 # Which exporter
@@ -250,89 +231,7 @@ def test_samples_that_the_source_does_not_take_are_the_users_mistake(tmp_path: P
         validate_export(exported, [], store)
 
 
-# Batch axes
-
-
-def bound_axes(tmp_path: Path, store: Store, text: str, feeds: list[Feed]) -> tuple[dict, int | None, str]:
-    bound = validate_export(export(write(tmp_path, text), store), feeds, store)
-    return bound.signature.batch_axes, bound.signature.batch_size, bound.record.detail.get("batching", "")
-
-
-def test_a_plain_batch(tmp_path: Path, store: Store) -> None:
-    bound = validate_export(export(write(tmp_path, LINEAR), store), rows(1, 3), store)
-    assert bound.signature.batches
-    assert bound.signature.batch_axes == {"x": 0, "y": 0}
-    assert [spec.shape for spec in (*bound.signature.inputs, *bound.signature.outputs)] == [("batch", 3), ("batch", 2)]
-    assert bound.record.opset == 17
-
-
-def test_a_state_that_batches_along_its_second_axis_and_a_shared_scalar(tmp_path: Path, store: Store) -> None:
-    body = "<float[1] one = {1}> { a = ReduceMean <axes = [0], keepdims = 0> (s)  y = Add(x, a)  n = Mul(s, r) }"
-    text = graph("float[?, 4] x, float[2, ?, 4] s, float r", "float[?, 4] y, float[2, ?, 4] n", body)
-    feeds = [
-        {"x": RNG.random((1, 4), np.float32), "s": RNG.random((2, 1, 4), np.float32), "r": np.array(2, np.float32)}
-        for _ in range(3)
-    ]
-    assert bound_axes(tmp_path, store, text, feeds) == ({"x": 0, "s": 1, "y": 0, "n": 1}, None, "")
-
-
-def test_an_input_that_all_samples_share_is_found(tmp_path: Path, store: Store) -> None:
-    text = graph("float[N, 3] x, float[M, 3] table", "float[N, M] y", "{ t = Transpose(table)  y = MatMul(x, t) }")
-    table = RNG.random((1, 3), np.float32)
-    feeds = [{"x": RNG.random((1, 3), np.float32), "table": table} for _ in range(3)]
-    assert bound_axes(tmp_path, store, text, feeds) == ({"x": 0, "y": 0}, None, "")
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_fixed_batch(tmp_path: Path, store: Store, size: int) -> None:
-    text = LINEAR.replace("float[?, 3]", f"float[{size}, 3]").replace("float[?, 2]", f"float[{size}, 2]")
-    axes, found, reason = bound_axes(tmp_path, store, text, rows(1, 3))
-    assert (axes, found) == ({"x": 0, "y": 0}, size)
-    assert reason == f"the batch size is fixed to {size}"
-
-
-def test_a_fixed_batch_with_a_dynamic_length_is_no_batch_of_lengths(tmp_path: Path, store: Store) -> None:
-    text = graph("float[1, T] x", "float[1, T] y", "{ y = Relu(x) }")
-    assert bound_axes(tmp_path, store, text, rows(1, 5))[:2] == ({"x": 0, "y": 0}, 1)
-
-
-def test_samples_that_change_each_other_cannot_be_put_together(tmp_path: Path, store: Store) -> None:
-    text = graph("float[N, 2] x", "float[N, 2] y", "{ m = ReduceMean <axes = [0]> (x)  y = Sub(x, m) }")
-    axes, size, reason = bound_axes(tmp_path, store, text, rows(1, 2))
-    assert (axes, size) == ({}, None)
-    assert "change each other" in reason
-
-
-def test_one_sample_is_enough_to_see_that_they_do(tmp_path: Path, store: Store) -> None:
-    text = graph("float[N, 2] x", "float[N, 2] y", "{ m = ReduceMax <axes = [0]> (x)  y = Sub(x, m) }")
-    assert "change each other" in bound_axes(tmp_path, store, text, rows(1, 2, count=1))[2]
-
-
-def test_an_output_that_flattens_the_batch_cannot_be_taken_apart(tmp_path: Path, store: Store) -> None:
-    text = graph("float[N, 3] x", "float[M] y", "<int64[1] s = {-1}> { y = Reshape(x, s) }")
-    axes, _, reason = bound_axes(tmp_path, store, text, rows(1, 3))
-    assert axes == {}
-    assert reason == "output y has shape [3] for one sample and [6] for two"
-
-
-def test_a_batch_that_fails_says_why(tmp_path: Path, store: Store) -> None:
-    text = graph("float[N, 2] x", "float[1, 2] y", "<int64[2] s = {1, 2}> { y = Reshape(x, s) }")
-    assert "a batch of 2 fails" in bound_axes(tmp_path, store, text, rows(1, 2))[2]
-
-
-def test_samples_of_different_lengths(tmp_path: Path, store: Store) -> None:
-    feeds = [{"x": RNG.random((1, size), np.float32)} for size in (3, 5, 7)]
-    text = graph("float[N, T] x", "float[N] y", "{ y = ReduceSum <keepdims = 0> (x, a) }").replace(
-        "{ y =", "<int64[1] a = {1}> { y ="
-    )
-    assert bound_axes(tmp_path, store, text, feeds)[0] == {"x": 0, "y": 0}
-
-
-def test_a_random_model_is_noted_and_not_refused(tmp_path: Path, store: Store) -> None:
-    body = "{ r = RandomUniformLike <dtype = 1> (x)  y = Add(x, r) }"
-    bound = validate_export(export(write(tmp_path, graph("float[N, 2] x", "float[N, 2] y", body)), store), rows(1, 2), store)
-    assert "something else each time" in bound.record.detail["random"]
-    assert bound.signature.batch_axes == {"x": 0, "y": 0}
+# What goes wrong
 
 
 def test_large_weights_stay_outside(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mopt.model.samples import Sample, Samples, read_feed, write_feed, write_samples
+from mopt.model.samples import Sample, Samples, batch_feeds, read_feed, write_feed, write_samples
+from mopt.model.signature import Signature, TensorSpec
 
 ARRAYS = {
     "file": np.ones((1, 2), np.float32),
@@ -75,3 +76,31 @@ def test_no_label_and_no_group_at_all_are_none(tmp_path):
     written = write_samples(tmp_path, [Sample({"x": np.ones((1,))})])
     assert written.labels is None
     assert written.groups is None
+
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", "width")), TensorSpec(name="rate", dtype="int64", shape=())),
+    outputs=(),
+    batch_axes={"x": 0},
+)
+
+
+def samples(folder, widths):
+    feeds = (
+        {"x": np.full((1, width), index, np.float32), "rate": np.array(16, np.int64)} for index, width in enumerate(widths)
+    )
+    return write_samples(folder, (Sample(feed) for feed in feeds))
+
+
+def test_batches_are_made_of_samples_of_the_most_common_shape(tmp_path):
+    feeds = batch_feeds(SIGNATURE, samples(tmp_path, [3, 5, 5, 4, 5]), 2)
+    assert len(feeds) == 4
+    assert all(feed["x"].shape == (2, 5) for feed in feeds)
+    assert {int(value) for feed in feeds for value in feed["x"][:, 0]} == {1, 2, 4}
+    assert all(feed["rate"].shape == () for feed in feeds)
+
+
+def test_a_model_that_does_not_batch_gets_single_samples(tmp_path):
+    solo = SIGNATURE.model_copy(update={"batch_axes": {}})
+    feeds = batch_feeds(solo, samples(tmp_path, [3, 5]), 1)
+    assert [feed["x"].shape for feed in feeds] == [(1, 3), (1, 5)]

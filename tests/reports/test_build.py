@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 import pytest
 
 from mopt.errors import Rejection
-from mopt.records import units as q
 from mopt.records.trial import Outcome, PassRecord
 from mopt.reports.build import COLUMNS, candidate_rows, quality_sentence, render_html, render_markdown, verdict
 from tests.manifests import HOSTILE, estimate, hostile, manifest, profile, quality, trial, trials
@@ -172,33 +171,6 @@ def test_every_colour_of_a_chart_is_one_of_the_page():
 def test_names_inside_the_charts_do_not_collide():
     names = re.findall(r'\bid="([^"]+)"', render_html(manifest()))
     assert len(names) == len(set(names)) > 30
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (q.milliseconds(0.0123), "12.3 µs"),
-        (q.milliseconds(1.2345), "1.23 ms"),
-        (q.milliseconds(999.6), "1,000 ms"),
-        (q.milliseconds(12345), "12.3 s"),
-        (q.seconds(0.25), "250 ms"),
-        (q.seconds(12.4), "12 s"),
-        (q.seconds(754), "12 min 34 s"),
-        (q.memory(999), "999 bytes"),
-        (q.memory(102.4e6), "102 MB"),
-        (q.memory(2.4e9), "2.40 GB"),
-        (q.signed(-0.0046, "accuracy"), "−0.460 pp"),
-        (q.signed(0.0, "accuracy"), "±0 pp"),
-        (q.signed(1.5, "rmse"), "+1.50"),
-        (q.share(0.98765, "top1_agreement"), "98.77 %"),
-        (q.digits(float("inf")), "∞"),
-        (q.digits(3.1e-7), "3.10e−07"),
-        (q.count(1, "sample"), "1 sample"),
-        (q.count(1200, "sample"), "1,200 samples"),
-    ],
-)
-def test_numbers_are_written_for_people(text, expected):
-    assert text == expected
 
 
 def test_rejections_of_every_kind_have_a_line():

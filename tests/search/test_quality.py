@@ -1,0 +1,121 @@
+import math
+import time
+
+import numpy as np
+import pytest
+
+from mopt.errors import MissingDependencyError, Rejection
+from mopt.evaluators.metrics.auc import Auc
+from mopt.evaluators.tolerance import Tolerance
+from mopt.progress import Silent
+from mopt.search import quality as module
+from mopt.search.quality import (
+    check_quality,
+    check_reference,
+    compile_all,
+    compile_trial,
+    quality_note,
+    record_reference,
+    reference_trial,
+    screen_quality,
+)
+from mopt.search.trial import REFERENCE
+from tests.search.cases import Notes, Odd, Scale, candidate, compile_task, labelled, product, quality_task, trial
+
+
+@pytest.fixture
+def model(tmp_path):
+    return product(tmp_path / "model")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    return labelled(tmp_path / "samples")
+
+
+def test_each_is_compiled_once_and_what_goes_wrong_is_its_reason(model, store):
+    progress = Notes()
+    trials = compile_all(
+        compile_task(model, store),
+        [candidate("a", Scale(by=2.0)), candidate("same", Scale(by=2.0), Scale()), candidate("odd", Odd(way="not for it"))],
+        time.monotonic() + 60,
+        progress,
+    )
+    assert trials[0].alive
+    assert trials[0].record.model_digest == trials[0].model.digest != model.digest
+    assert [(each.record.outcome.rejection, each.record.outcome.reason) for each in trials[1:]] == [
+        (Rejection.UNCHANGED, "the same model as a"),
+        (Rejection.UNSUPPORTED, "cases: it has no convolutions"),
+    ]
+    assert progress.notes == ["", "same: unchanged, the same model as a", "odd: unsupported, cases: it has no convolutions"]
+
+
+def test_what_comes_after_the_deadline_is_skipped_and_nothing_runs(model, store):
+    (late,) = compile_all(compile_task(model, store), [candidate("a", Odd(way="dies"))], time.monotonic() - 1, Silent())
+    assert late.record.outcome.rejection is Rejection.SKIPPED
+
+
+def test_a_library_that_is_missing_skips_a_candidate_with_the_line_that_installs_it(model, store, monkeypatch):
+    def missing(*_):
+        raise MissingDependencyError("nncf", "openvino")
+
+    monkeypatch.setattr(module, "compile_passes", missing)
+    outcome = compile_trial(compile_task(model, store), candidate("a")).record.outcome
+    assert outcome.rejection is Rejection.SKIPPED
+    assert outcome.reason == "nncf is not installed; pip install 'mopt[openvino]'"
+
+
+def test_the_reference_is_as_good_as_itself(model, samples, store):
+    task = quality_task(model, samples, store)
+    reference = reference_trial(model, candidate(REFERENCE))
+    expected = record_reference(task, model, candidate(REFERENCE))
+    judged = check_reference(task, expected, reference)
+    assert judged.alive
+    assert (judged.record.quality.value, judged.record.quality.difference) == (1.0, 0.0)
+    assert (judged.record.size_bytes, judged.record.model_digest) == (model.size, model.digest)
+    assert quality_note(judged) == "reference: accuracy 1 on 60 samples"
+    assert expected.rows.shape == (60, 1)
+
+
+def test_a_candidate_that_answers_otherwise_is_worse_and_says_by_how_much(model, samples, store, tmp_path):
+    task = quality_task(model, samples, store)
+    expected = record_reference(task, model, candidate(REFERENCE))
+    same = check_quality(task, expected, trial("same", product(tmp_path / "same", 3.0)))
+    assert same.alive
+    wrong = check_quality(task, expected, trial("wrong", product(tmp_path / "wrong", -1.0)))
+    assert wrong.record.outcome.rejection is Rejection.WORSE
+    assert wrong.record.outcome.reason == "accuracy -1, allowed -0.2"
+    assert quality_note(wrong) == "wrong: worse, accuracy -1, allowed -0.2"
+    nan = check_quality(task, expected, trial("nan", product(tmp_path / "nan", math.nan)))
+    assert nan.record.outcome.rejection is Rejection.NOT_FINITE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("inconclusive", "alive"), [("accept", True), ("reject", False)])
+def test_what_too_few_samples_prove_is_what_the_user_says(model, samples, store, tmp_path, inconclusive, alive):
+    task = quality_task(model, samples, store, tolerance=Tolerance.parse("1%"), inconclusive=inconclusive)
+    expected = record_reference(task, model, candidate(REFERENCE))
+    judged = check_quality(task, expected, trial("same", product(tmp_path / "same", 3.0)))
+    assert judged.record.quality.verdict == "inconclusive"
+    assert judged.alive == alive
+
+
+@pytest.mark.slow
+def test_a_few_samples_reject_only_what_is_clearly_wrong(model, samples, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_FEW_SAMPLES", 8)
+    task = quality_task(model, samples, store, tolerance=Tolerance.parse("1%"), inconclusive="reject")
+    expected = record_reference(task, model, candidate(REFERENCE))
+    assert expected.few == 8
+    perhaps = screen_quality(task, expected, trial("perhaps", product(tmp_path / "perhaps", 3.0)))
+    assert perhaps.alive
+    assert (perhaps.record.quality.verdict, perhaps.record.quality.count) == ("inconclusive", 8)
+    wrong = screen_quality(task, expected, trial("wrong", product(tmp_path / "wrong", -1.0)))
+    assert wrong.record.outcome.rejection is Rejection.WORSE
+
+
+def test_a_metric_that_needs_both_classes_is_given_all_samples(model, tmp_path, store, monkeypatch):
+    monkeypatch.setattr(module, "_FEW_SAMPLES", 3)
+    task = quality_task(model, labelled(tmp_path / "samples", 12), store, metric=Auc())
+    rows = np.array([[0.1, 0.0]] * 6 + [[0.9, 1.0]] * 6)
+    monkeypatch.setattr(module, "score", lambda *_: rows)
+    assert record_reference(task, model, candidate(REFERENCE)).few == 12
