@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 
-.PHONY: demo test test-fast lint types contracts check bench clean
+.PHONY: demo test test-fast lint types contracts check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/magika_data.py
@@ -30,8 +30,12 @@ contracts: $(VENV)/.test
 
 check: lint types contracts
 
+# The pages as a site, in site/; the generated ones are committed, and a test compares them with the code.
+docs: $(VENV)/.docs
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site .cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +50,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable '.[all,tensorrt-rtx]' --group lint --group test --group models
 	$(INSTALL) --no-deps silero-vad foolbox
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --group docs
+	touch $@
 
 # The real tritonserver needs NumPy 1, so it lives in an environment of its own.
 $(VENV)/.triton: | $(VENV)/bin/python

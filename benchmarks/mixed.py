@@ -12,9 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.sessions import REFERENCE, TUNERS
-
 from benchmarks import peers
+from benchmarks.tools import REFERENCE, TUNERS
 from tests import models
 
 MODELS = ("ocr_rec", "magika", "efficientnet_lite0", "minilm_sentiment", "ocr_det")
@@ -38,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     arguments.olive_python = None
-    arguments.sessions = [name for name in TUNERS if name != REFERENCE]
+    arguments.tools = [name for name in TUNERS if name != REFERENCE]
     for name in arguments.model or MODELS:
         try:
             result = peers.measure_model(name, arguments, home="tuners")

@@ -1,10 +1,10 @@
 """mopt against its peers: speed-up, quality, size and build time, side by side in one run a model.
 
-    python -m benchmarks.peers                                    all models, all sessions
+    python -m benchmarks.peers                                    all models, all tools
     python -m benchmarks.peers --model magika --no-mopt --quick   one model, a short look
     python -m benchmarks.peers --summary-only                     the tables again, from the results that are there
 
-One process for each session, all others stopped while one is measured, a new order in each round, turns of 50 ms
+One process for each tool, all others stopped while one is measured, a new order in each round, turns of 50 ms
 and more, the same number of threads for everyone, the reference a second time as a control. A model whose result is there
 is not measured again without ``--again``.
 """
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.sessions import CALIBRATION, CONTESTANTS, REFERENCE, Job, Variant, make
 
 from benchmarks import scores
+from benchmarks.tools import CALIBRATION, REFERENCE, TOOLS, Job, Variant, make
 from mopt.errors import MoptError
 from mopt.model.files import Model
 from mopt.profiles.machine import detect
@@ -46,7 +46,7 @@ MODELS = (
 BATCHES = (1, 8)
 CONTROL = "ONNX Runtime FP32 again"
 KEEP = 0.99
-"""Share of the FP32 score that a model must keep to count as right."""
+"""Share of the FP32 score that a tool must keep to count as right."""
 QUIET = (0.95, 1.05)
 TRIES = 3
 TRY_SECONDS = 60.0
@@ -56,7 +56,7 @@ LIBRARIES = ("mopt", "onnxruntime", "openvino", "nncf", "onnx", "numpy", "torch"
 
 @dataclasses.dataclass
 class Entry:
-    """One model on its way through the benchmark."""
+    """One tool on its way through the benchmark."""
 
     name: str
     variants: list[Variant]
@@ -108,7 +108,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="mopt against its peers, side by side.")
     parser.add_argument("--model", action="append", choices=models.NAMES, help="which; repeat for several")
-    parser.add_argument("--model", action="append", choices=list(CONTESTANTS), help="which; repeat for several")
+    parser.add_argument("--tool", action="append", choices=list(TOOLS), help="which; repeat for several")
     parser.add_argument("--no-mopt", action="store_true", help="the peers alone")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of interleaved turns")
     parser.add_argument("--threads", type=int, default=2, help="for everyone")
@@ -123,13 +123,13 @@ def _arguments() -> argparse.Namespace:
     arguments.model = arguments.model or list(MODELS)
     if arguments.quick:
         arguments.rounds, arguments.samples = min(arguments.rounds, 5), min(arguments.samples, 64)
-    chosen = arguments.model or list(CONTESTANTS)
-    arguments.sessions = [name for name in chosen if name not in (REFERENCE, "mopt" if arguments.no_mopt else "")]
+    chosen = arguments.tool or list(TOOLS)
+    arguments.tools = [name for name in chosen if name not in (REFERENCE, "mopt" if arguments.no_mopt else "")]
     return arguments
 
 
-def measure_model(name: str, arguments: argparse.Namespace, home: str = "sessions") -> dict[str, Any]:
-    """Let all sessions build, judge their outputs, then measure them together."""
+def measure_model(name: str, arguments: argparse.Namespace, home: str = "tools") -> dict[str, Any]:
+    """Let all tools build, judge their outputs, then measure them together."""
     case = models.case(name, arguments.work / "cases")
     if getattr(arguments, "fidelity", False):
         case = dataclasses.replace(case, metric="cosine", score="fidelity")
@@ -137,7 +137,7 @@ def measure_model(name: str, arguments: argparse.Namespace, home: str = "session
     feeds = [feed for feed, _ in held_out]
     job = _job(case, feeds, arguments)
     folder = (arguments.work / home / name).resolve()
-    entries = [_build(model, job, folder) for model in (REFERENCE, *arguments.sessions)]
+    entries = [_build(tool, job, folder) for tool in (REFERENCE, *arguments.tools)]
     _judge(entries, case, held_out, job)
     for batch in BATCHES:
         _race(entries, case, feeds, batch, arguments)
@@ -330,7 +330,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['rounds']} rounds, {result['samples']} held-out samples, {result['date'][:10]}; control "
         + ", ".join(f"{value:.2f} (batch {batch})" for batch, value in result["control"].items() if value),
         "",
-        f"| model | {result['score']} | batch 1 | batch 8 | ms b1 | ms b8 | size | build | remark |",
+        f"| tool | {result['score']} | batch 1 | batch 8 | ms b1 | ms b8 | size | build | remark |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_line(row) for row in result["rows"]])

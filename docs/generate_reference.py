@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 SOURCE = FOLDER.parents[1] / "mopt"
@@ -78,16 +79,16 @@ def _split(docstring: str) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def _entries(lines: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     name = ""
     for line in textwrap.dedent("\n".join(lines)).splitlines():
         match = re.match(r"(\*{0,2}[\w.]+): (.*)", line)
         if match is not None:
             name = match[1]
-            found[name] = _prose(match[2])
+            entries[name] = _prose(match[2])
         elif line.strip():
-            found[name] = f"{found.get(name, '')} {_prose(line.strip())}".strip()
-    return found
+            entries[name] = f"{entries.get(name, '')} {_prose(line.strip())}".strip()
+    return entries
 
 
 def _about(module: str) -> str:
@@ -151,8 +152,10 @@ def _type_text(hint: Any, written: str) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
         return _code(field.default_factory())
+    if field.name == "threads" or "Samples" in str(field.type):
+        return "the build's"
     if field.default is dataclasses.MISSING:
-        return "has none"
+        return "required"
     return "empty" if field.default == "" else _code(field.default)
 
 
@@ -187,6 +190,55 @@ def _reader_facts(kind: type) -> Iterator[tuple[str, str]]:
     yield "reads", kind.accepts  # type: ignore[attr-defined]
     libraries = [library for library in kind.libraries if library != "numpy"]  # type: ignore[attr-defined]
     yield "needs", f"`mopt[data]` ({', '.join(libraries)})" if libraries else ""
+
+
+def _space_facts(kind: type) -> Iterator[tuple[str, str]]:
+    by_target: dict[str, list[str]] = {}
+    for label, target in _SPACE_TARGETS.items():
+        names = ", ".join(f"`{name}`" for name in _space_candidates(kind(), target))
+        by_target.setdefault(names, []).append(label)
+    for names, labels in by_target.items():
+        yield ", ".join(labels), names
+
+
+_SPACE_TARGETS = {
+    "x86 with AVX2": "x86-avx2",
+    "x86 with AMX": "x86-amx",
+    "ARM": "arm-neoverse-v1",
+    "L4, with FP8": "nvidia-l4",
+    "A10G, without FP8": "nvidia-a10g",
+}
+
+
+def _space_candidates(space: Any, target: str) -> list[str]:
+    """The names of what a space has for a model with operators of every kind, what is only smaller included."""
+    from mopt.model.samples import Samples
+    from mopt.passes.build_tensorrt import BuildTensorrt
+    from mopt.runtimes.tensorrt import TensorRT
+    from mopt.search.spaces import tensorrt
+    from mopt.search.spaces._base import GraphTraits, SpaceInputs
+
+    where = _target(target)
+    engine = BuildTensorrt(library=where.gpu.library, capabilities=(where.gpu.capability,)) if where.gpu else None
+    traits = GraphTraits(convolutions=9, constant_products=9, free_products=9, recurrent=9, other=9)
+    inputs = SpaceInputs(traits, where, Samples(Path(), "", 1), 1, engine)
+    with (  # as if the GPU were there, so that the page is the same wherever it is made
+        mock.patch.object(TensorRT, "unavailable", return_value=""),
+        mock.patch.object(tensorrt, "version_of", return_value="1"),
+    ):
+        every = [*space.candidates(inputs), *space.smaller(inputs)]
+    return [candidate.name for candidate in every if candidate.runtime.supports(where.compute_device, where.isa)]
+
+
+def spaces() -> str:
+    """The page of search spaces."""
+    introduction = (
+        "Which candidates each family of runtimes has, for a model with operators of every kind; what a model has none of is "
+        "left out. Without the GPU of the target there are the engines of TensorRT alone, and none in BF16. Patterns of these "
+        "names are what `--candidate` and `search.candidates` take; "
+        "[candidates and trials](../concepts/candidates-and-trials.md) says how they are searched."
+    )
+    return _plugins("spaces", "Search spaces", introduction, _space_facts)
 
 
 def passes() -> str:
@@ -238,9 +290,9 @@ def targets() -> str:
     from mopt.profiles.target import target_names
 
     every = [_target(name) for name in target_names()]
-    kinds = [[f"`{one.name}`", one.description] for one in every if one.hardware is None and one.gpu is None]
-    gpus = [_gpu_row(one) for one in every if one.gpu is not None]
-    rented = [_machine_row(one) for one in every if one.hardware is not None]
+    kinds = [[f"`{target.name}`", target.description] for target in every if target.hardware is None and target.gpu is None]
+    gpus = [_gpu_row(target) for target in every if target.gpu is not None]
+    rented = [_machine_row(target) for target in every if target.hardware is not None]
     return _page(
         "Targets",
         "Where a model will run: `--target NAME`. Each is a file in `mopt/profiles/hardware`; each figure has its source.",
@@ -330,20 +382,30 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
 
 def recipe() -> str:
     """The page of the recipe, from its JSON schema."""
-    from mopt.recipe import Recipe
+    from mopt.workflows.init import recipe_schema
 
-    schema = Recipe.model_json_schema()
-    definitions = schema.get("$defs", {})
+    schema = recipe_schema()
+    definitions = schema["definitions"]
     introduction = (
         "What a `mopt.toml` may hold, and `mopt.build` may be given. Unknown keys are refused, and the nearest is named. "
-        "`mopt init --schema` prints the schema for an editor, `mopt check` reads a recipe without running anything.\n\n"
-        "A time has a unit (`100ms`, `30m`), an amount of memory may have one (`16GB`), and a path is relative to the recipe."
+        "`mopt check` reads a recipe without running anything.\n\n"
+        "A time is text with a unit (`100ms`, `30m`), or a number of milliseconds. An amount of memory may have a unit "
+        "(`16GB`). A path is relative to the recipe.\n\n"
+        "For an editor, [mopt.schema.json](mopt.schema.json) is the same as a JSON schema (draft 07), as `mopt init --schema` "
+        "prints it. Editors that read TOML schemas take it from the first line of a recipe: `#:schema ./mopt.schema.json`."
     )
     parts = ["## Top level", _keys(schema, definitions)]
     for path, section in _sections(schema, definitions, ()):
         heading = ".".join(path)
         parts += [f"## {heading}", _prose(section.get("description", "")), _keys(section, definitions)]
     return _page("Recipe", introduction, *parts)
+
+
+def schema() -> str:
+    """The JSON schema of a recipe, for editors and for SchemaStore."""
+    from mopt.workflows.init import recipe_schema
+
+    return json.dumps(recipe_schema(), indent=2) + "\n"
 
 
 def _sections(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
@@ -356,8 +418,8 @@ def _sections(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: t
 
 
 def _is_section(definition: Mapping[str, Any]) -> bool:
-    """Whether a table has keys of its own; one that takes any key besides, as a pass does, has its options elsewhere."""
-    return "properties" in definition and definition.get("additionalProperties") is not True
+    """Whether its keys are all known: a pass has options of its own beside its name."""
+    return definition.get("additionalProperties") is False
 
 
 def _references(value: Mapping[str, Any]) -> Iterator[str]:
@@ -396,14 +458,14 @@ def _schema_type(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> st
     """A type of a JSON schema in words."""
     if "$ref" in value:
         return _schema_type(definitions[value["$ref"].rpartition("/")[2]], definitions)
+    if "allOf" in value:
+        return _schema_type(value["allOf"][0], definitions)
     if "enum" in value:
         return " or ".join(f"`{option}`" for option in value["enum"])
     if "const" in value:
         return f"`{value['const']}`"
     if options := value.get("anyOf"):
-        return " or ".join(
-            dict.fromkeys(_schema_type(option, definitions) for option in options if option.get("type") != "null")
-        )
+        return " or ".join(dict.fromkeys(_schema_type(option, definitions) for option in options))
     match value.get("type"):
         case "array":
             inner = value.get("items")
@@ -436,7 +498,10 @@ def cli() -> str:
     every = list(_commands())
     overview = [[f"[`mopt {name}`](#mopt-{name.replace(' ', '-')})", _first_sentence(command)] for name, command in every]
     return _page(
-        "Commands", introduction, _table(["command", "what it does"], overview), *(_command(name, one) for name, one in every)
+        "Commands",
+        introduction,
+        _table(["command", "what it does"], overview),
+        *(_command(name, command) for name, command in every),
     )
 
 
@@ -572,6 +637,8 @@ def _signature(name: str, function: Any) -> str:
     lines, starred = [], False
     signature = inspect.signature(function)
     for parameter in signature.parameters.values():
+        if parameter.name == "self":
+            continue
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             starred = True
             lines.append("    *,")
@@ -589,11 +656,13 @@ def _annotation(annotation: Any) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "recipe.md": recipe,
+    "mopt.schema.json": schema,
     "python.md": python,
     "records.md": records,
     "passes.md": passes,
     "exporters.md": exporters,
     "runtimes.md": runtimes,
+    "spaces.md": spaces,
     "targets.md": targets,
     "metrics.md": metrics,
     "readers.md": readers,

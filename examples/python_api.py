@@ -41,7 +41,7 @@ def write_samples(path: Path) -> None:
 
 
 def main() -> None:
-    """Build, look at what was tried, and verify."""
+    """Build, look at what was tried, verify, gate, and ask which layers quantization hurts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder / "model.onnx")
@@ -59,6 +59,15 @@ def main() -> None:
         print(f"chosen: {artifact.manifest.chosen}, {artifact.manifest.why}")
         checked = mopt.verify(artifact.folder)
         print(f"verified: {checked.files} files, {checked.samples} samples, ok: {checked.ok}")
+        verdict = mopt.gate(artifact.folder, folder / "model.onnx", speed=False, tolerance="5pp")
+        for check in verdict.checks:
+            print(f"gate: {check.name} {check.verdict}, {check.change.value:+.4f} {check.unit}")
+        explanation = mopt.explain(artifact.folder, candidate="onnxruntime-int8")
+        for layer in explanation.layers:
+            noise = f"{layer.sqnr_db:.1f} dB" if layer.sqnr_db is not None else "-"
+            print(f"layer: {layer.name or layer.kind:20} {noise:10} {layer.arithmetic}")
+        described = mopt.inspect(artifact.folder)
+        print(f"shipped: {described.chosen}, {described.format}, {described.size_bytes} bytes")
 
 
 if __name__ == "__main__":

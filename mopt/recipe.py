@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+_TIME = r"^\s*[0-9]*\.?[0-9]+\s*(us|ms|s|m|min|h)\s*$"
 _BITS = re.compile(r"[KMGTPE]b|bit")
 
 
@@ -62,7 +63,8 @@ def parse_milliseconds(text: str, name: str) -> float:
     return milliseconds
 
 
-Milliseconds = Annotated[float, pydantic.BeforeValidator(_milliseconds), pydantic.Field(gt=0)]
+_Written = Annotated[str, pydantic.Field(pattern=_TIME)] | Annotated[float, pydantic.Field(gt=0)]
+Milliseconds = Annotated[float, pydantic.Field(gt=0), pydantic.BeforeValidator(_milliseconds, json_schema_input_type=_Written)]
 """A time in ms; text needs a unit: ``100ms``, ``1.5s``."""
 
 
@@ -250,7 +252,7 @@ class Recipe(Schema):
     engine: Engine = Engine()
     gate: Gate = Gate()
 
-    @pydantic.field_validator("tolerance", mode="before")
+    @pydantic.field_validator("tolerance", mode="before", json_schema_input_type=str | float)
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

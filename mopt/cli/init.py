@@ -28,11 +28,10 @@ def command(
     The inputs and outputs of an ONNX file are written into it as comments. --out - prints the recipe.
     """
     from mopt.errors import UserError
-    from mopt.recipe import Recipe
-    from mopt.workflows.init import render_recipe
+    from mopt.workflows.init import recipe_schema, render_recipe
 
     if schema:
-        print_json(Recipe.model_json_schema())
+        print_json(recipe_schema())
         return
     if source is None:
         raise UserError("no model was given", "mopt init MODEL")

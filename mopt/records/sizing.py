@@ -102,7 +102,7 @@ class Sizing(StampedRecord):
     noise: dict[str, float]
     options: tuple[SizingOption, ...]
     recommended: int | None
-    """Index into ``lines``; None when nothing holds the traffic within the budget."""
+    """Index into ``options``; None when nothing holds the traffic within the budget."""
     why: str
     gpu: GpuVerdict
     autoscaling: Autoscaling | None

@@ -1,16 +1,20 @@
-"""A recipe to start from, commented, for a given model."""
+"""A recipe to start from, commented, for a given model; and what any recipe may hold, for editors."""
 
 from __future__ import annotations
 
-__all__ = ["render_recipe"]
+__all__ = ["recipe_schema", "render_recipe"]
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mopt.errors import UserError
 from mopt.exporters._export import find_exporter
 from mopt.recipe import Recipe, make_recipe
 
+_DRAFT_07_WORDS = {"$defs": "definitions", "prefixItems": "items"}
+_MINUTE = 60e3
+"""In milliseconds, the unit of the defaults that are times."""
 _TEXT = """\
 # What mopt build should make of {name}. Every key and its default: mopt init --schema
 model = {model}
@@ -77,3 +81,43 @@ def _signature(path: Path) -> str:
     if any("\n" in line for line in lines):
         raise UserError(f"{path} has a name with a line break in it", "rename the input or output")
     return "\n".join(lines)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe file, as draft 07: the dialect that editors and SchemaStore read.
+
+    It differs from what pydantic makes in what TOML does: there is no null, and ``data`` may be a path alone.
+    """
+    schema = Recipe.model_json_schema()
+    schema["properties"]["data"] = {
+        "anyOf": [{"type": "string", "description": "the same as data.path"}, schema["properties"]["data"]]
+    }
+    keywords = {name: value for name, value in _draft_07(schema).items() if name not in ("title", "description")}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$id": "https://json.schemastore.org/mopt.json",
+        "title": "mopt recipe",
+        "description": "What mopt build should make of a model: mopt.toml",
+        **keywords,
+    }
+
+
+def _draft_07(node: Any) -> Any:
+    """Rewrite a schema of draft 2020-12, its parts first."""
+    if isinstance(node, list):
+        return [_draft_07(part) for part in node if part != {"type": "null"}]
+    if not isinstance(node, dict):
+        return node
+    made: dict[str, Any] = {_DRAFT_07_WORDS.get(name, str(name)): _draft_07(value) for name, value in node.items()}
+    if isinstance(made.get("title"), str):  # pydantic's own, the key in capitals
+        del made["title"]
+    if "$ref" in made:
+        reference = {"$ref": made.pop("$ref").replace("/$defs/", "/definitions/")}
+        made = {**made, "allOf": [reference]} if made.keys() - {"default"} else reference  # hides what stands beside it
+    if len(made.get("anyOf", ())) == 1:
+        made |= made.pop("anyOf")[0]
+    if "default" in made and (made["default"] in (None, "") or isinstance(made["default"], dict)):
+        del made["default"]  # it follows from the keys themselves
+    if isinstance(made.get("default"), float) and made["default"] >= _MINUTE:
+        made["default"] = f"{made['default'] / _MINUTE:g}m"
+    return made

@@ -128,6 +128,7 @@ def test_every_input_reaches_the_script_and_every_output_comes_from_it(action):
         assert spec["value"] == f"${{{{ steps.mopt.outputs.{name} }}}}"
 
 
+@pytest.mark.slow
 def test_an_input_says_which_commands_it_is_for(action, tmp_path, recorded):
     """And has an effect on these: it is among the arguments; on the others it is an error."""
     path = recorded()

@@ -378,7 +378,7 @@ import sys
 from pathlib import Path
 import numpy
 import mopt.system.process
-from mopt.model.files import Signature, TensorSpec
+from mopt.model.signature import Signature, TensorSpec
 from mopt.system.store import Store
 from mopt.datasets.spec import DataSpec
 from mopt.datasets.split import prepare

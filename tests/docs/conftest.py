@@ -9,7 +9,8 @@ import pytest
 
 from tests.small import digits
 
-_SEARCH = {"candidates": ["onnxruntime-int8", "onnxruntime-fp32"], "max_batch": 4}
+_SEARCH = {"candidates": ["onnxruntime-int8", "onnxruntime-fp32"], "max_batch": 4, "rounds": 5}
+_TRAFFIC = {"rate": 100, "p99": "50ms"}
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,10 @@ def _make(folder: Path) -> None:
     small.data.rename(files / "samples.npz")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(files)
-        mopt.build(model="model.onnx", data="samples.npz", search=_SEARCH, out="model.mopt", store=Store(folder / "cache"))
+        mopt.build(
+            model="model.onnx", data="samples.npz", search=_SEARCH, traffic=_TRAFFIC, out="model.mopt",
+            store=Store(folder / "cache"),
+        )  # fmt: skip
     for name in ("served.mopt", "new.mopt"):
         shutil.copytree(files / "model.mopt", files / name)
     (files / "mopt.toml").write_text('model = "model.onnx"\ndata = "samples.npz"\n[search]\ncandidates = ["onnxruntime-*"]\n')

@@ -4,6 +4,7 @@ Blocks with ``<!-- file: PATH -->`` are written, to paths that do not exist befo
 has to be edited to add one of these.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -51,6 +52,15 @@ def test_it_works_as_it_is_written(page: Path, scratch: Path, tmp_path: Path) ->
         for words in commands(block) if block.page == page and not block.note else ():
             done = subprocess.run(_here(words), cwd=scratch, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    _every_candidate_ran(scratch)
+
+
+def _every_candidate_ran(folder: Path) -> None:
+    """What was added was not merely listed: no trial of the builds broke or was skipped."""
+    for artifact in folder.glob("*.mopt"):
+        for trial in json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))["trials"]:
+            outcome = trial["outcome"] or {"rejection": "", "reason": ""}
+            assert outcome["rejection"] not in ("crashed", "failed", "hung", "skipped"), f"{trial['name']}: {outcome['reason']}"
 
 
 def _here(words: list[str]) -> list[str]:

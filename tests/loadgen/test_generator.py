@@ -359,7 +359,7 @@ def triton(small, tmp_path_factory):
 
 def check(endpoint, small, output="scores"):
     """The answers are onnxruntime's, and 500 requests at a moderate rate are all answered."""
-    pixels = np.utilization(small.data)["pixels"]
+    pixels = np.load(small.data)["pixels"]
     feeds = [{"pixels": pixels[index : index + 1]} for index in range(20)]
     requests = encode(endpoint, feeds)
     session = onnxruntime.InferenceSession(str(small.model), providers=["CPUExecutionProvider"])

@@ -75,6 +75,7 @@ def test_int4_weights_are_multiplied_with_fp16(tmp_path):
     assert sum(count for kind, count in detail["computes"].items() if kind.endswith("Half x Int4")) == 5
 
 
+@pytest.mark.slow
 def test_one_engine_for_several_gpus_one_for_all_and_several_profiles(tmp_path):
     source = graphs.cnn(tmp_path / "cnn")
     small, _ = build(source, tmp_path / "one", profiles=(IMAGE,))

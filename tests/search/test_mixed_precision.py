@@ -65,6 +65,7 @@ def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_
     assert fewer.model.digest != compiled.model.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [ConvertFloat16, ConvertBfloat16])
 def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, store, half):
     source = graphs.transformer(tmp_path / "model")
@@ -83,6 +84,7 @@ def test_16_bit_operators_are_ranked_by_what_rounding_does_to_them(tmp_path, sto
     assert sum(fewer.records[-1].detail["converted"].values()) == sum(compiled.records[-1].detail["converted"].values()) - 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", ["int8", "fp8", "int4"])
 def test_what_is_quantized_for_an_engine_is_ranked_without_its_fp16_and_without_an_engine(tmp_path, store, arithmetic):
     source = graphs.transformer(tmp_path / "model")

@@ -305,6 +305,7 @@ def test_on_a_gpu_speed_is_measured_and_the_server_gets_the_gpu(tmp_path):
     assert verify(artifact.folder).ok
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(devices()), reason="there is a GPU")
 def test_a_gpu_that_only_tensorrt_itself_builds_for_is_refused_before_any_work(tmp_path):
     small = digits(tmp_path)

@@ -146,6 +146,7 @@ def test_a_model_passes_against_itself(small, store):
     assert check.power == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_worse_fails_with_its_samples(small, store, tmp_path):
     found = gate(variant(small, "noisy", noisy(1.5)), small.model, small, store, out=tmp_path)
     assert found.verdict == "fail"

@@ -17,6 +17,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", STEPS)
 def test_no_library_keeps_notes_for_its_maker(tmp_path, monkeypatch, store, library):
     home = tmp_path / "home"

@@ -41,6 +41,7 @@ def _no_numba(monkeypatch):
     monkeypatch.delitem(sys.modules, "mopt.capacity._events", raising=False)
 
 
+@pytest.mark.slow
 def test_the_core_runs_without_it(tmp_path):
     small = tests.small.digits(tmp_path)
     code = CORE.format(model=str(small.model), data=str(small.data))

@@ -1,4 +1,4 @@
-"""How each session makes its model out of the same ONNX file and the same samples.
+"""How each tool makes its model out of the same ONNX file and the same samples.
 
 Each function writes ``model.onnx`` or ``model.xml`` into folders of its own and returns them as variants, of which the
 faster one competes. All run in a child process.
@@ -6,7 +6,7 @@ faster one competes. All run in a child process.
 
 from __future__ import annotations
 
-__all__ = ["CONTESTANTS", "PEERS", "REFERENCE", "TUNERS", "Job", "Variant", "make"]
+__all__ = ["PEERS", "REFERENCE", "TOOLS", "TUNERS", "Job", "Variant", "make"]
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ import numpy as np
 
 REFERENCE = "ONNX Runtime FP32"
 CALIBRATION = 128
-"""Samples that every model that calibrates is given."""
+"""Samples that every tool that calibrates is given."""
 VALIDATION = 300
 """Samples on which those who tune judge what they tried."""
 OLIVE_SECONDS = 300.0
@@ -33,7 +33,7 @@ OPSET = 17
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a model is given.
+    """What a tool is given.
 
     Attributes:
         name: Of the model.
@@ -90,17 +90,17 @@ class Variant:
 
 
 class SkippedError(Exception):
-    """The model cannot take part here; the message says why."""
+    """The tool cannot take part here; the message says why."""
 
 
 def make(name: str, job: Job, folder: str) -> dict[str, Any]:
-    """Run a model's tool; return its variants, or the reason that there are none, and the seconds it took."""
+    """Run a tool's tool; return its variants, or the reason that there are none, and the seconds it took."""
     home = Path(folder)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     start = time.perf_counter()
     try:
-        variants = (CONTESTANTS | TUNERS)[name](job, home)
+        variants = (TOOLS | TUNERS)[name](job, home)
     except SkippedError as reason:
         return {"variants": [], "error": f"skipped: {reason}", "seconds": 0.0}
     except Exception as error:  # noqa: BLE001 -- whatever a peer does wrong is its row in the table
@@ -439,7 +439,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-CONTESTANTS: dict[str, Callable[[Job, Path], list[Variant]]] = {
+TOOLS: dict[str, Callable[[Job, Path], list[Variant]]] = {
     REFERENCE: ort_fp32,
     "ORT static, defaults": ort_static_defaults,
     "ORT static, good recipe": ort_static_good,
@@ -461,4 +461,4 @@ TUNERS: dict[str, Callable[[Job, Path], list[Variant]]] = {
     "mopt, INT8 alone": mopt_mixed,
 }
 """Those who give up as little precision as they must."""
-PEERS = tuple(name for name in CONTESTANTS if name != "mopt")
+PEERS = tuple(name for name in TOOLS if name != "mopt")
