@@ -56,6 +56,7 @@ def test_what_a_session_depends_on_is_in_the_key() -> None:
     assert (Absent.supports("gpu", ()), Absent.supports("cpu", ())) == (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "error"), [(Absent, CandidateRejectedError), (AbsentExtra, MissingDependencyError)])
 def test_a_library_that_is_missing_skips_or_names_its_extra(model: Model, kind: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="no_such_runtime is not installed") as caught:
