@@ -32,6 +32,7 @@ def test_what_has_run_on_the_same_model_is_taken_from_the_store(tmp_path, store)
     assert compile_passes((), model, store).model == model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "error", "message"),
     [
