@@ -1,4 +1,7 @@
-"""Observers of tensor ranges. Each keeps a state of fixed size, however many values it has seen."""
+"""Observe what values tensors take, and choose the INT8 ranges that follow.
+
+An observer keeps a state of fixed size, however many values it has seen.
+"""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def _percentile(latencies: Floats, share: float) -> Estimate:
 def forecast(
     service: Service, rate: float, policy: Policy, *, arrivals: Arrivals | None = None, requests: int = REQUESTS, seed: int = 0
 ) -> Forecast:
-    """Predict by the formula where it applies, else by simulation."""
+    """Predict the latencies of a server, the p99 among them: by the formula where it applies, else by simulation."""
     closed_form = greedy(service, rate, policy) if arrivals is None or arrivals.independent else None
     return closed_form or simulate(service, rate, policy, arrivals=arrivals, requests=requests, seed=seed)
 
@@ -415,7 +415,7 @@ def largest_rate(
     arrivals: Arrivals | None = None,
     requests: int = REQUESTS // 4,
 ) -> float:
-    """The most requests per second whose p99 holds and whose load is within ``max_load``; 0 when none does."""
+    """The most requests per second whose p99 holds and whose utilization is within ``max_utilization``; 0 when none does."""
     top = service.capacity(policy) * min(max_utilization, 0.995)
 
     def holds(rate: float) -> bool:

@@ -7,7 +7,6 @@ __all__ = ["bench_artifact", "make_load_plan"]
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mopt.artifacts.artifact import Artifact
 from mopt.capacity.arrivals import parse_arrivals
@@ -28,9 +27,6 @@ from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
 from mopt.workflows._sources import read_samples
-
-if TYPE_CHECKING:
-    pass
 
 _SHORTEST_S, _LONGEST_S = 1.0, 3600.0
 """Of one load test."""

@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError
@@ -18,9 +18,6 @@ from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
-
-if TYPE_CHECKING:
-    pass
 
 _TYPES = {
     "bool": "TYPE_BOOL", "str": "TYPE_STRING", "bfloat16": "TYPE_BF16",
