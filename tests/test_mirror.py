@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent / "mopt"
 
@@ -42,29 +40,35 @@ def _test_of(module: str) -> str:
     return (path.parent / f"test_{path.name.lstrip('_')}").as_posix()
 
 
-@pytest.mark.parametrize("module", _modules())
-def test_a_module_has_a_test_file_or_a_reason(module: str) -> None:
-    name = _test_of(module)
-    if module in ELSEWHERE:
-        covering, reason = ELSEWHERE[module]
-        assert (TESTS / covering).is_file()
-        assert reason
-        assert not (TESTS / name).exists(), f"it has a test file: take {module} out of ELSEWHERE"
-    else:
-        assert (TESTS / name).is_file(), f"write tests/{name}"
-        assert "def test_" in (TESTS / name).read_text(encoding="utf-8")
+def test_a_module_has_a_test_file_or_a_reason() -> None:
+    lacking = [f"tests/{name}" for module in _modules() if module not in ELSEWHERE and not _tests(name := _test_of(module))]
+    assert not lacking, "write these, or say in ELSEWHERE where the tests of the module are"
+    both = [module for module in ELSEWHERE if _tests(_test_of(module))]
+    assert not both, "these have a test file: take them out of ELSEWHERE"
+    assert all(_tests(covering) and reason for covering, reason in ELSEWHERE.values())
 
 
-@pytest.mark.parametrize("name", sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")))
-def test_a_test_file_has_a_module_or_a_topic(name: str) -> None:
-    room, _, file = name.rpartition("/")
-    if room.partition("/")[0] in ROOMS_OF_THEIR_OWN:
-        return
-    if file == "test_contract.py":
-        assert (ROOT / room).is_dir()
-        return
+def _tests(name: str) -> bool:
+    """Whether there is such a file, with a test in it."""
+    path = TESTS / name
+    return path.is_file() and "def test_" in path.read_text(encoding="utf-8")
+
+
+def test_a_test_file_has_a_module_or_a_topic() -> None:
     modules = {_test_of(module) for module in _modules()}
-    assert (name in modules) != (name in TOPICS), f"tests/{name} is of no module of mopt/{room}, or of one and in TOPICS too"
+    strays = [name for name in _test_files() if name not in modules and name not in TOPICS and not _of_a_folder(name)]
+    assert not strays, "these are of no module of mopt: move them, or say in TOPICS what they are of"
+    assert not modules & TOPICS.keys(), "these are of a module: take them out of TOPICS"
+
+
+def _test_files() -> list[str]:
+    return sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py"))
+
+
+def _of_a_folder(name: str) -> bool:
+    """Whether it is of what lies outside ``mopt``, or of all plugins of a folder."""
+    room, _, file = name.rpartition("/")
+    return room.partition("/")[0] in ROOMS_OF_THEIR_OWN or (file == "test_contract.py" and (ROOT / room).is_dir())
 
 
 def test_the_tables_are_short_and_name_nothing_that_is_gone() -> None:

@@ -33,6 +33,12 @@ def test_the_oldest_waits_for_company_no_longer_than_the_delay():
     assert latencies.tolist() == [5 + 12, 2 + 12, 5 + 11]
 
 
+def test_a_full_batch_does_not_wait():
+    latencies, batches = serve([0, 1, 2, 3], delay=50.0)
+    assert batches.tolist() == [4]
+    assert latencies.tolist() == [3 + 14, 2 + 14, 1 + 14, 14]
+
+
 def test_a_preferred_size_does_not_wait():
     latencies, batches = serve([0, 1, 2], delay=50.0, preferred=[2])
     assert batches.tolist()[0] == 2

@@ -99,6 +99,7 @@ def test_costs_rise_in_steps_and_meet_the_options_at_the_rate(gpu):
     assert cost_curves([], None, [], REQUEST) == ()
 
 
+@pytest.mark.slow
 def test_latency_rises_with_the_rate_and_lies_between_median_and_tail():
     chosen = option(instances=1, threads=1, queue_delay_us=0)
     (curve,) = p99_curves([chosen], 0, {0: profile()}, REQUEST)

@@ -82,6 +82,7 @@ def test_a_child_exports_and_answers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(answer["y"], expected["y"], strict=True)
 
 
+@pytest.mark.slow
 def test_what_a_child_raises_rejects_the_export(tmp_path: Path) -> None:
     with pytest.raises(CandidateRejectedError, match="no model today"):
         apply_in_child(Doubles(source="p", caution=True), tmp_path)

@@ -13,6 +13,7 @@ def look(server, **options):
     return observe_server(endpoint, encode(endpoint, [ONE]), 2, timeout_s=5.0, **options)
 
 
+@pytest.mark.slow
 def test_the_capacity_of_a_server_and_its_latency_under_a_moderate_load_are_seen(monkeypatch):
     monkeypatch.setattr(observe, "_SECONDS", 0.2)
     monkeypatch.setattr(observe, "_FEWEST", 20)

@@ -20,6 +20,7 @@ def test_names_are_those_of_the_model_and_the_same_each_time(tmp_path):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_weights_are_written_in_32_or_16_bits(tmp_path, half):
     source = graphs.cnn(tmp_path / "m")

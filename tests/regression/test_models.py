@@ -38,6 +38,7 @@ def test_inputs_of_each_batch_size_are_real_samples(tmp_path, samples):
     assert {batch: feeds[0]["x"].shape for batch, feeds in subject.feeds.items()} == {1: (1, 16), 4: (4, 16)}
 
 
+@pytest.mark.slow
 def test_what_answers_the_same_twice_is_deterministic_and_what_draws_is_not(tmp_path, samples, store):
     for make, expected in ((product, True), (noisy, False)):
         model = runnable(make(tmp_path / make.__name__))

@@ -67,6 +67,7 @@ def test_a_model_is_as_good_as_itself_and_one_that_is_wrong_is_worse(models, sam
     assert output_fidelity(compared)["scores.cosine"] < 0
 
 
+@pytest.mark.slow
 def test_a_slice_that_is_harmed_fails_and_an_open_one_counts_only_when_it_is_asked_for(models, samples, store):
     good, bad = models
     for candidate, verdict in ((bad, "fail"), (good, "pass")):
@@ -83,6 +84,7 @@ def test_a_slice_that_is_harmed_fails_and_an_open_one_counts_only_when_it_is_ask
     assert slice_checks(recipe(), compared, split(samples), Accuracy(), compared.rows(Accuracy())) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_draws_answers_several_times_and_its_samples_are_no_independent_witnesses(tmp_path, store):
     random = runnable(noisy(tmp_path / "m"))
     samples = labelled(tmp_path / "samples", 20)
@@ -111,6 +113,7 @@ def test_a_candidate_that_does_not_run_is_a_check_that_failed():
     assert (check.verdict, check.note, check.counts) == ("fail", "not finite: output y has NaN", True)
 
 
+@pytest.mark.slow
 def test_a_baseline_that_does_not_run_is_the_users_to_change(models, samples, store, tmp_path):
     broken = runnable(product(tmp_path / "nan", float("nan")), "nan")
     with pytest.raises(UserError, match="the baseline does not run: output scores has NaN"):

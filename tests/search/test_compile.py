@@ -32,13 +32,14 @@ def test_what_has_run_on_the_same_model_is_taken_from_the_store(tmp_path, store)
     assert compile_passes((), model, store).model == model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "error", "message"),
     [
         ("not for it", NotApplicableError, "cases: it has no convolutions"),
-        pytest.param("raises", CandidateRejectedError, "cases: ValueError: what is this", marks=pytest.mark.slow),
-        pytest.param("dies", CandidateRejectedError, "cases: .*SIGABRT", marks=pytest.mark.slow),
-        pytest.param("no model", CandidateRejectedError, "cases wrote no model", marks=pytest.mark.slow),
+        ("raises", CandidateRejectedError, "cases: ValueError: what is this"),
+        ("dies", CandidateRejectedError, "cases: .*SIGABRT"),
+        ("no model", CandidateRejectedError, "cases wrote no model"),
     ],
 )
 def test_a_pass_that_does_not_end_well_is_named_and_leaves_nothing(tmp_path, store, way, error, message):

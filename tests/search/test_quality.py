@@ -33,6 +33,7 @@ def samples(tmp_path):
     return labelled(tmp_path / "samples")
 
 
+@pytest.mark.slow
 def test_each_is_compiled_once_and_what_goes_wrong_is_its_reason(model, store):
     progress = Notes()
     trials = compile_all(
@@ -65,6 +66,7 @@ def test_a_library_that_is_missing_skips_a_candidate_with_the_line_that_installs
     assert outcome.reason == "nncf is not installed; pip install 'mopt[openvino]'"
 
 
+@pytest.mark.slow
 def test_the_reference_is_as_good_as_itself(model, samples, store):
     task = quality_task(model, samples, store)
     reference = reference_trial(model, candidate(REFERENCE))

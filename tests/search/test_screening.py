@@ -34,6 +34,7 @@ slow (float[batch, 16] x) => (float[batch, 4] scores) {
 """
 
 
+@pytest.mark.slow
 def test_every_candidate_is_loaded_once_and_what_is_slower_or_broken_is_out(tmp_path):
     model = product(tmp_path / "reference")
     slow = graphs.model(tmp_path / "slow", SLOW, graphs.weights(w0=(16, 1024), w1=(1024, 1024), w2=(1024, 4)))

@@ -50,6 +50,7 @@ def test_a_server_that_answers_as_the_artifact_did_is_put_under_load(artifact, s
     assert result.holds is None
 
 
+@pytest.mark.slow
 def test_a_rate_that_nobody_waits_for_does_not_hold(artifact, server):
     result = bench_server(artifact, access(server), dataclasses.replace(PLAN, p99_ms=1e-6))
     assert result.holds is False
