@@ -16,7 +16,7 @@ class InstanceGroup(Record):
     solo: tuple[BatchProfile, ...]
     """One instance while the others rest."""
     concurrent: tuple[BatchProfile, ...]
-    """Each instance while all of them work; the same as ``alone`` for a single one."""
+    """Each instance while all of them work; the same as ``solo`` for a single one."""
     slowdown: tuple[float, ...] = (1.0,)
     """How much longer everything took from one slot of time to the next while it was measured; the harmonic mean is 1."""
     slowdown_slot_ms: float | None = None
@@ -43,7 +43,7 @@ class ServingProfile(Record):
     operators: tuple[OperatorProfile, ...] = ()
 
     def instance_group(self, instances: int, threads: int) -> InstanceGroup:
-        """Return An instance group that was measured."""
+        """Return an instance group that was measured."""
         return next(group for group in self.instance_groups if (group.instances, group.threads) == (instances, threads))
 
 

@@ -18,17 +18,16 @@ from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
-from mopt.profiles.target import load_target
+from mopt.profiles.target import Target, load_target
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe, make_recipe
 from mopt.records.explanation import Explanation, Layer
-from mopt.records.measurement import LayerCost
+from mopt.records.measurement import LayerCost, Machine
 from mopt.records.trial import PassRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.compile import Compiled, compile_passes
-from mopt.search.from_recipe import check_search
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
 from mopt.system.plugins import nearest
@@ -107,13 +106,7 @@ def explain(
     """
     progress, store = progress or Silent(), store or Store(default_root())
     machine = detect()
-    target = load_target(recipe.target, machine)
-    if target.gpu is not None:
-        raise UserError(
-            f"target {target.name} is a GPU, and the layers of its engines are in the report of mopt build",
-            "explain for --target cpu which layers quantization hurts",
-        )
-    check_search(recipe.search, target)
+    target = _cpu_target(recipe, machine)
     progress.stage("reading the model and the data", 5)
     source = open_source(recipe, store, progress)
     prepared = prepare_model(source, recipe, store, progress)
@@ -176,6 +169,16 @@ def _layers_of(looked: _Looked, size: int, progress: Progress) -> tuple[list[Lay
 
 def _patterns(candidate: str | Sequence[str] | None) -> tuple[str, ...]:
     return (candidate,) if isinstance(candidate, str) else tuple(candidate or ())
+
+
+def _cpu_target(recipe: Recipe, machine: Machine) -> Target:
+    target = load_target(recipe.target, machine)
+    if target.gpu is not None:
+        raise UserError(
+            f"target {target.name} is a GPU, and the layers of its engines are in the report of mopt build",
+            "explain for --target cpu which layers quantization hurts",
+        )
+    return target
 
 
 def _compile(candidate: Candidate, prepared: PreparedModel, store: Store) -> Compiled:
