@@ -201,8 +201,12 @@ def test_a_build_ends_with_the_one_operator_in_float_that_spoils_the_rest(tmp_pa
     ).manifest  # fmt: skip
     plain = next(trial for trial in manifest.trials if trial.name == "onnxruntime-int8")
     assert plain.outcome.rejection == "worse"
-    assert manifest.chosen == "onnxruntime-int8-mixed1"
-    assert manifest.winner.passes[-1].fields["float_nodes"] == ["product3"]
+    fewest = next(trial for trial in manifest.trials if trial.name == "onnxruntime-int8-mixed1")
+    assert fewest.passes[-1].fields["float_nodes"] == ["product3"]
+    assert fewest.quality.verdict == "pass"
+    # Where integers are fast, a second small product in float costs less than the clock tells, and either may win.
+    assert manifest.chosen in ("onnxruntime-int8-mixed1", *(["onnxruntime-int8-mixed2"] if objective == "latency" else []))
+    assert "product3" in manifest.winner.passes[-1].fields["float_nodes"]
     assert manifest.winner.quality.verdict == "pass"
 
 
