@@ -31,6 +31,7 @@ def model(folder, text=TEXT) -> Model:
     return Model.at("onnx", folder)
 
 
+@pytest.mark.slow
 def test_the_simpler_model_answers_the_same(tmp_path, store):
     found = simplify(STEPS, model(tmp_path / "m"), SIGNATURE, FEEDS, store)
     assert len(ir.load(found.model.file).graph) == 1

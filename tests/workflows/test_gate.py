@@ -440,6 +440,7 @@ def test_inconclusive_is_what_the_user_says(small):
     assert json.loads(found.stdout)["verdict"] == "inconclusive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
