@@ -168,7 +168,6 @@ def _check(recipe: Recipe) -> _Site:
     check_search(recipe.search, target)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
-    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     return _Site(machine, target, NoiseMonitor())
 
 
