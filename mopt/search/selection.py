@@ -9,6 +9,7 @@ __all__ = [
     "estimated_objective",
     "output_sqnr_db",
     "rank_by_estimate",
+    "rank_improvements",
     "select_best",
 ]
 
@@ -67,12 +68,7 @@ def select_best(task: SpeedTask, reference: Trial, trials: list[Trial], progress
     rest = alive[len(shortlist) :]
     measured, control = _measure_shortlist(task, reference, shortlist, progress)
     reference, shortlist = measured[0], list(measured[1:])
-    ranked = sorted(
-        (trial for trial in shortlist if _is_faster(task, trial, reference)),
-        key=lambda trial: _score(task, trial),
-        reverse=True,
-    )
-    winner, equals = break_ties(task, ranked, reference)
+    winner, equals = break_ties(task, rank_improvements(task, shortlist, reference), reference)
     finished = {
         trial.record.name: _reject_loser(task, trial, winner, reference) for trial in [*shortlist, *rest] if trial is not winner
     }
@@ -88,6 +84,16 @@ def select_best(task: SpeedTask, reference: Trial, trials: list[Trial], progress
         why=_why(task, winner, reference, equals),
         control=control,
     )
+
+
+def rank_improvements(task: SpeedTask, shortlist: Sequence[Trial], reference: Trial) -> list[Trial]:
+    """Those of the shortlist that may be shipped instead of the reference, the best first.
+
+    They are surely faster, and for the objective ``size`` they have fewer bytes too: a model that is as large is no answer
+    to it, however the clock prefers it.
+    """
+    better = [trial for trial in shortlist if _is_faster(task, trial, reference) and _is_smaller(task, trial, reference)]
+    return sorted(better, key=lambda trial: _score(task, trial), reverse=True)
 
 
 def break_ties(task: SpeedTask, ranked: Sequence[Trial], reference: Trial) -> tuple[Trial, list[str]]:
@@ -214,6 +220,11 @@ def _is_faster(task: SpeedTask, trial: Trial, reference: Trial) -> bool:
     return _score_interval(task, trial, reference).low > 1
 
 
+def _is_smaller(task: SpeedTask, trial: Trial, reference: Trial) -> bool:
+    """Whether it has fewer bytes than the reference, where that is what the objective looks at."""
+    return task.objective != "size" or _score(task, trial) > _score(task, reference)
+
+
 def _score_interval(task: SpeedTask, trial: Trial, reference: Trial) -> Estimate:
     profile, of = trial.record.profile, reference.record.profile
     assert profile is not None
@@ -259,6 +270,10 @@ def _reject_loser(task: SpeedTask, trial: Trial, winner: Trial, reference: Trial
     speed = _score_interval(task, trial, reference)
     if not _is_faster(task, trial, reference):
         return trial.reject(Rejection.SLOWER, f"{speedup_text(speed)} the speed of the reference: not surely faster")
+    if not _is_smaller(task, trial, reference):
+        return trial.reject(
+            Rejection.NOT_BEST, f"{(trial.record.size_bytes or 0) / 1e6:.1f} MB: not smaller than the reference"
+        )
     what = (
         f"{(trial.record.size_bytes or 0) / 1e6:.1f} MB" if task.objective == "size" else speedup_text(speed) + " the reference"
     )

@@ -6,7 +6,7 @@ from mopt.records.measurement import BatchProfile, Estimate, Profile
 from mopt.records.quality import Quality
 from mopt.records.trial import TrialRecord
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.selection import break_ties, rank_by_estimate
+from mopt.search.selection import break_ties, rank_by_estimate, rank_improvements
 from mopt.search.trial import Candidate, Trial
 
 
@@ -16,7 +16,7 @@ class Stub:
     latency_limit_ms: float | None = None
 
 
-def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> Trial:
+def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0, size: int = 900) -> Trial:
     """One that was measured at batches 1, 2, ...: value, low and high of its speed-up at each."""
     quality = Quality(
         metric="accuracy", value=0.9, reference=0.9, difference=0.0, bound=-0.01, allowed=-0.01, confidence=0.95, count=99,
@@ -35,7 +35,7 @@ def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0) -> 
         batches=tuple(batch(index, *speed) for index, speed in enumerate(speeds, start=1)),
     )  # fmt: skip
     runtime = OnnxRuntime(threads=1)
-    trial = TrialRecord(name=name, runtime="onnxruntime", runtime_fields={}, profile=profile, quality=quality)
+    trial = TrialRecord(name=name, runtime="onnxruntime", runtime_fields={}, profile=profile, quality=quality, size_bytes=size)
     quick = Estimate(value=speeds[0][0], low=speeds[0][1], high=speeds[0][2], count=7)
     return Trial(trial, Candidate(name, (), runtime), screened=quick)
 
@@ -80,3 +80,16 @@ def test_size_knows_no_equals():
 
 def test_without_rivals_the_reference_wins():
     assert break_ties(Stub(), [], BASE) == (BASE, [])
+
+
+def test_the_smallest_is_smaller_than_the_reference_and_surely_faster():
+    candidates = [
+        entry("as large", (1.9, 1.8, 2.0), size=900),
+        entry("small", (1.2, 1.1, 1.3), size=500),
+        entry("smallest", (1.1, 1.05, 1.2), size=400),
+        entry("smaller, perhaps not faster", (1.1, 0.9, 1.2), size=300),
+    ]
+    ranked = rank_improvements(Stub(objective="size"), candidates, BASE)
+    assert [trial.record.name for trial in ranked] == ["smallest", "small"]
+    ranked = rank_improvements(Stub(), candidates, BASE)
+    assert [trial.record.name for trial in ranked] == ["as large", "small", "smallest"]
