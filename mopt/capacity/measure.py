@@ -28,6 +28,8 @@ _ENOUGH = 300
 """Inferences from which on a p99 has an upper bound."""
 _FEWEST_TURNS = 3
 """Of a kind: with fewer their mean says nothing of the usual speed."""
+_LONGER = 2
+"""How many times the fewest turns may be taken for want of quiet ones."""
 _POINT_SECONDS = 2.0
 _SLOW_MS = 2000.0
 """A batch that takes half of it is not followed by a larger one, and a warm-up ends after four times it."""
@@ -99,6 +101,7 @@ def measure_capacity(
     latency_limit_ms: float | None = None,
     memory: int | None = None,
     seconds: float = _POINT_SECONDS,
+    monitor: NoiseMonitor | None = None,
     progress: Progress,
 ) -> ServingProfile:
     """Measure a replica on this machine.
@@ -111,12 +114,13 @@ def measure_capacity(
         latency_limit_ms: No batch size is measured beyond the first whose median is above it.
         memory: Bytes that all instance groups may take together; without that much, fewer of them are measured.
         seconds: Most time for one batch size of one instance group.
+        monitor: Knows what disturbs, and how long quiet may be waited for; default: one for this call alone.
         progress: Receives one step for each batch size.
 
     Raises:
         CandidateRejectedError: When the runtime crashes, hangs or fails.
     """
-    noise_monitor = NoiseMonitor()
+    monitor = monitor or NoiseMonitor()
     runtime, signature = measured.runtime, measured.signature
     sizes = signature.batch_sizes(max_batch)
     cold = _cold_start(measured, sizes[0])
@@ -124,10 +128,10 @@ def measure_capacity(
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
     divisions = [division for index, division in enumerate(divisions) if index == 0 or division[0] <= room]
     progress.stage("measuring it as a server", len(sizes))
-    groups, peaks = _measure_groups(measured, sizes, divisions, latency_limit_ms, seconds, progress)
+    groups, peaks = _measure_groups(measured, sizes, divisions, latency_limit_ms, _Clock(seconds, monitor), progress)
     return ServingProfile(
         machine=machine,
-        noise=noise_monitor.summary() | _range_of(groups[0].slowdown),
+        noise=monitor.summary() | _range_of(groups[0].slowdown),
         batches=signature.batches,
         instance_groups=groups,
         load_ms=cold.load_ms,
@@ -138,6 +142,14 @@ def measure_capacity(
         # The profiler loads the model a second time.
         operators=_operators(measured, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clock:
+    """How long a point is measured, and what says whether it was disturbed."""
+
+    seconds: float
+    monitor: NoiseMonitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +184,7 @@ def _measure_groups(
     sizes: Sequence[int],
     divisions: Sequence[tuple[int, int]],
     latency_limit_ms: float | None,
-    seconds: float,
+    clock: _Clock,
     progress: Progress,
 ) -> tuple[tuple[InstanceGroup, ...], dict[int, int]]:
     solo: dict[int, list[BatchProfile]] = {index: [] for index in range(len(divisions))}
@@ -184,7 +196,7 @@ def _measure_groups(
             feeds = {batch: measured.feeds(batch)}
             for replica in replicas:
                 replica.process.keep(feeds)
-            logs = _measure_batch(replicas, batch, seconds, slowdown)
+            logs = _measure_batch(replicas, batch, clock, slowdown)
             for index, (solo_log, concurrent_log) in enumerate(logs):
                 solo[index].append(summarize(batch, solo_log, None))
                 concurrent[index].append(summarize(batch, concurrent_log, None))
@@ -256,31 +268,55 @@ def _range_of(slowdown: Sequence[float]) -> dict[str, float]:
 
 
 def _measure_batch(
-    replicas: Sequence[_Replica], batch: int, seconds: float, slowdown: SpeedTrace
+    replicas: Sequence[_Replica], batch: int, clock: _Clock, slowdown: SpeedTrace
 ) -> list[tuple[TurnLog, TurnLog]]:
     """Let the instance groups take turns, with one instance and with all, until medians are narrow or the time is used up."""
-    order = list(range(len(replicas)))
+    kinds = [(index, active) for index, group in enumerate(replicas) for active in sorted({1, group.instances})]
     shuffle = random.Random(batch)  # noqa: S311 -- an order, not a secret
-    solo: list[list[tuple[float, ...]]] = [[] for _ in replicas]
-    concurrent: list[list[tuple[float, ...]]] = [[] for _ in replicas]
+    turns: list[_Turn] = []
     for replica in replicas:
         _turn(replica, batch, replica.instances, warm=True)
-    end = time.monotonic() + seconds * sum(1 + (replica.instances > 1) for replica in replicas)
+    end = time.monotonic() + clock.seconds * len(kinds)
     while True:
-        shuffle.shuffle(order)
-        for index in order:
-            replica = replicas[index]
-            concurrent[index].append(_turn(replica, batch, replica.instances))
-            slowdown.add((batch, index, replica.instances), concurrent[index][-1], replica.instances)
-            if replica.instances > 1:
-                solo[index].append(_turn(replica, batch, 1))
-                slowdown.add((batch, index, 1), solo[index][-1], 1)
-            else:
-                solo[index].append(concurrent[index][-1])
-        logs = [(TurnLog(tuple(first)), TurnLog(tuple(second))) for first, second in zip(solo, concurrent, strict=True)]
-        done = len(solo[0])
-        if done >= _FEWEST_TURNS and (time.monotonic() > end or all(_narrow(log) for pair in logs for log in pair)):
-            return logs
+        shuffle.shuffle(kinds)
+        turns += [_watched_turn(replicas[index], batch, (index, active), clock.monitor) for index, active in kinds]
+        logs = {kind: _log([turn for turn in turns if turn.kind == kind]) for kind in kinds}
+        rounds = len(turns) // len(kinds)
+        wanting = any(log.disturbed for log in logs.values()) and rounds < _LONGER * _FEWEST_TURNS
+        if rounds >= _FEWEST_TURNS and not wanting and (time.monotonic() > end or all(map(_narrow, logs.values()))):
+            break
+    for turn in turns:
+        if turn.quiet or logs[turn.kind].disturbed:
+            slowdown.add((batch, *turn.kind), turn.latencies, turn.kind[1])
+    return [(logs[index, 1], logs[index, group.instances]) for index, group in enumerate(replicas)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    """A turn of an instance group, by its position and the instances that were active."""
+
+    kind: tuple[int, int]
+    latencies: tuple[float, ...]
+    quiet: bool
+
+
+def _log(turns: Sequence[_Turn]) -> TurnLog:
+    """The quiet turns; all of them where too few are quiet."""
+    quiet = [turn for turn in turns if turn.quiet]
+    disturbed = len(quiet) < min(_FEWEST_TURNS, len(turns))
+    return TurnLog(tuple(turn.latencies for turn in (turns if disturbed else quiet)), disturbed)
+
+
+def _watched_turn(replica: _Replica, batch: int, kind: tuple[int, int], monitor: NoiseMonitor) -> _Turn:
+    """Take a turn, once more when it was disturbed and the machine has become quiet."""
+    for _ in range(2):
+        replica.process.resume()
+        with monitor.watch(replica.process.pid) as seen:
+            latencies = _turn(replica, batch, kind[1])
+        turn = _Turn(kind, latencies, not seen[0].disturbed)
+        if turn.quiet or not monitor.wait_for_quiet(seen[0].seconds):
+            break
+    return turn
 
 
 def _turn(replica: _Replica, batch: int, active: int, *, warm: bool = False) -> tuple[float, ...]:

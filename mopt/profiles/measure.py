@@ -14,10 +14,11 @@ import dataclasses
 import random
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mopt.model.signature import Feed
+from mopt.profiles.noise import NoiseMonitor
 from mopt.records.measurement import BatchProfile, Estimate
 
 TURN_SECONDS = 0.05
@@ -29,10 +30,20 @@ _WARM_UP_TURNS = 6
 _KEPT = 400
 """Latencies in the record of a batch size: quantiles of them, so that a manifest stays small."""
 _CONFIDENCE = 0.95
+_REPEATS = 3
+"""Times that a disturbed turn is tried in a round."""
+_LONGER = 2
+"""How many times the rounds may be run for want of quiet ones."""
+_FASTEST = 0.1
+"""Share of a turn's inferences that other work hurt least."""
 
 
 class Timed(Protocol):
     """A loaded model in a process of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
 
     def time(self, feeds: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
         """Return latencies in milliseconds."""
@@ -46,14 +57,25 @@ class Timed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TurnLog:
-    """What one model did: one list of latencies (ms) for each round."""
+    """What one model did: one list of latencies (ms) for each round.
+
+    Attributes:
+        turns: Of the rounds that count.
+        disturbed: Whether too few rounds were quiet, so that all of them count.
+    """
 
     turns: tuple[tuple[float, ...], ...]
+    disturbed: bool = False
 
     @property
     def medians(self) -> list[float]:
         """The median latency of each round, in ms."""
         return [statistics.median(turn) for turn in self.turns]
+
+    @property
+    def fastest(self) -> list[float]:
+        """A low quantile of the latency of each round, in ms: what other work hurt least."""
+        return [sorted(turn)[int(_FASTEST * len(turn))] for turn in self.turns]
 
     @property
     def latencies(self) -> list[float]:
@@ -87,6 +109,7 @@ def interleave(
     feeds: Sequence[Feed],
     schedule: TurnSchedule,
     *,
+    monitor: NoiseMonitor | None = None,
     narrow: float | None = None,
     reference: str | None = None,
 ) -> dict[str, TurnLog]:
@@ -96,31 +119,75 @@ def interleave(
         sessions: By name; all are paused on return.
         feeds: Inputs of one batch size, used in turn.
         schedule: How many turns, and how long they are.
+        monitor: Knows what disturbs, and how long quiet may be waited for; default: one for this call alone.
         narrow: Stop early once every ratio to ``reference`` has an interval narrower than this share of itself.
         reference: Name of the model that ratios are taken to.
     """
+    monitor = monitor or NoiseMonitor()
     for session in sessions.values():
         session.pause()
     for session in sessions.values():
         _warm_up(session, feeds, schedule.turn_seconds)
     order = list(sessions)
     shuffle = random.Random(schedule.seed)  # noqa: S311 -- an order, not a secret
-    turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in sessions}
+    rounds: list[_Round] = []
     start = time.monotonic()
-    for done in range(1, schedule.rounds + 1):
+    while True:
         shuffle.shuffle(order)
-        for name in order:
-            turns[name].append(tuple(_turn(sessions[name], feeds, schedule.turn_seconds, schedule.least)))
-        logs = {name: TurnLog(tuple(latencies)) for name, latencies in turns.items()}
+        turns = {name: _watched_turn(sessions[name], feeds, schedule, monitor) for name in order}
+        rounds.append(_Round({name: turn.latencies for name, turn in turns.items()}, all(t.quiet for t in turns.values())))
+        logs = _logs(sessions, rounds, schedule)
         late = time.monotonic() - start > schedule.budget_seconds
         enough = late or (narrow and reference and _narrow_enough(logs, reference, narrow))
-        if done >= min(schedule.fewest, schedule.rounds) and enough:
+        if _is_done(rounds, schedule, enough=bool(enough), patient=monitor.patient and not late):
             break
     return logs
 
 
-def _turn(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
-    session.resume()
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    latencies: tuple[float, ...]
+    quiet: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    turns: Mapping[str, tuple[float, ...]]
+    quiet: bool
+
+
+def _is_done(rounds: Sequence[_Round], schedule: TurnSchedule, *, enough: bool, patient: bool) -> bool:
+    """Whether no further round is run: what is ``enough`` needs quiet rounds, for as long as somebody is patient."""
+    fewest, most = min(schedule.fewest, schedule.rounds), _LONGER * schedule.rounds
+    quiet = sum(round_.quiet for round_ in rounds)
+    if quiet >= fewest:
+        return enough or quiet >= schedule.rounds or len(rounds) >= most
+    if patient:
+        return len(rounds) >= most
+    return len(rounds) >= (fewest if enough else schedule.rounds)
+
+
+def _logs(names: Iterable[str], rounds: Sequence[_Round], schedule: TurnSchedule) -> dict[str, TurnLog]:
+    """The quiet rounds; all of them where too few are quiet."""
+    quiet = [round_ for round_ in rounds if round_.quiet]
+    disturbed = len(quiet) < min(schedule.fewest, schedule.rounds, len(rounds))
+    counted = rounds if disturbed else quiet
+    return {name: TurnLog(tuple(round_.turns[name] for round_ in counted), disturbed) for name in names}
+
+
+def _watched_turn(session: Timed, feeds: Sequence[Feed], schedule: TurnSchedule, monitor: NoiseMonitor) -> _Turn:
+    """Take a turn, again when it was disturbed and the machine has become quiet."""
+    for attempt in range(1, _REPEATS + 1):
+        session.resume()
+        with monitor.watch(session.pid) as seen:
+            latencies = tuple(_timed(session, feeds, schedule.turn_seconds, schedule.least))
+        turn = _Turn(latencies, not seen[0].disturbed)
+        if turn.quiet or attempt == _REPEATS or not monitor.wait_for_quiet(seen[0].seconds):
+            break
+    return turn
+
+
+def _timed(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
     try:
         return session.time(feeds, seconds, least)
     finally:
@@ -130,7 +197,8 @@ def _turn(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) -> 
 def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:
     last = float("inf")
     for _ in range(_WARM_UP_TURNS):
-        median = statistics.median(_turn(session, feeds, seconds, 2))
+        session.resume()
+        median = statistics.median(_timed(session, feeds, seconds, 2))
         if abs(median - last) <= _STEADY * last:
             return
         last = median
@@ -145,10 +213,23 @@ def ratio(reference: TurnLog, log: TurnLog) -> Estimate:
     """Speed-up over the reference: median over rounds of the ratio of median latencies, with a 95 % interval.
 
     The interval is that of a median from order statistics, which assumes nothing about the distribution (David and Nagaraja,
-    Order Statistics, 2003, section 7.1).
+    Order Statistics, 2003, section 7.1). Where either was disturbed it covers the ratio of the fastest inferences as well, and
+    the value is the smaller of the two: what holds with the other work and as far as possible without it.
     """
-    ratios = [of / with_ for of, with_ in zip(reference.medians, log.medians, strict=True)]
-    return percentile(ratios, 0.5)
+    usual = _median_ratio(reference.medians, log.medians)
+    if not (reference.disturbed or log.disturbed):
+        return usual
+    fast = _median_ratio(reference.fastest, log.fastest)
+    return Estimate(
+        value=min(usual.value, fast.value),
+        low=min(usual.low, fast.low),
+        high=max(usual.high, fast.high),
+        count=usual.count,
+    )
+
+
+def _median_ratio(of: Sequence[float], with_: Sequence[float]) -> Estimate:
+    return percentile([numerator / denominator for numerator, denominator in zip(of, with_, strict=True)], 0.5)
 
 
 def percentile(values: Sequence[float], share: float, confidence: float = _CONFIDENCE) -> Estimate:
@@ -189,4 +270,5 @@ def summarize(batch: int, log: TurnLog, reference: TurnLog | None) -> BatchProfi
         samples=tuple(round(latency, 5) for latency in sorted(latencies)[::step]),
         throughput=batch * 1e3 / mean,
         ratio=ratio(reference, log) if reference else None,
+        disturbed=log.disturbed or (reference is not None and reference.disturbed),
     )

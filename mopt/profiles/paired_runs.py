@@ -8,7 +8,16 @@ order, and the pairs, not the inferences, are what is counted.
 
 from __future__ import annotations
 
-__all__ = ["BenchmarkSubject", "PairedRun", "RunMeasurements", "run_pair"]
+__all__ = [
+    "FEWEST_PAIRS",
+    "BenchmarkSubject",
+    "PairedRun",
+    "RunMeasurements",
+    "counted_pairs",
+    "enough_pairs",
+    "run_next_pair",
+    "run_pair",
+]
 
 import contextlib
 import dataclasses
@@ -17,7 +26,10 @@ from typing import Protocol
 
 from mopt.model.signature import Feed
 from mopt.profiles.measure import Timed, TurnLog, TurnSchedule, interleave
+from mopt.profiles.noise import NoiseMonitor
 
+FEWEST_PAIRS = 4
+"""Two of each order: with fewer nothing is known of what pairs differ by."""
 _ROUNDS, _FEWEST_ROUNDS = 6, 2
 """Rounds of turns in a pair: processes differ more from each other than rounds of one do, so that time goes into pairs."""
 
@@ -82,6 +94,11 @@ class PairedRun:
     baseline: RunMeasurements
     swapped: bool
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work ran beside too many turns of it."""
+        return any(log.disturbed for side in (self.candidate, self.baseline) for log in side.logs.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class _Bound:
@@ -89,6 +106,10 @@ class _Bound:
 
     loaded: Loaded
     feeds: Sequence[Feed]
+
+    @property
+    def pid(self) -> int:
+        return self.loaded.pid
 
     def time(self, _: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
         return self.loaded.time(self.feeds, seconds, least)
@@ -101,7 +122,12 @@ class _Bound:
 
 
 def run_pair(
-    candidate: BenchmarkSubject, baseline: BenchmarkSubject, index: int, budget_seconds: float = float("inf")
+    candidate: BenchmarkSubject,
+    baseline: BenchmarkSubject,
+    index: int,
+    budget_seconds: float = float("inf"),
+    *,
+    monitor: NoiseMonitor | None = None,
 ) -> PairedRun:
     """Load both, measure them in turns, and end both.
 
@@ -110,6 +136,7 @@ def run_pair(
         baseline: What it is compared with, at the same batch sizes.
         index: Of the pair: every other one loads the other first.
         budget_seconds: Time for the turns, shared out over the batch sizes; two rounds are always run.
+        monitor: Knows what disturbs, and how long quiet may be waited for.
     """
     sides, swapped = {"candidate": candidate, "baseline": baseline}, bool(index % 2)
     sizes = sorted(candidate.feeds)
@@ -122,7 +149,12 @@ def run_pair(
         seconds = budget_seconds / len(sizes)
         schedule = TurnSchedule(rounds=_ROUNDS, fewest=_FEWEST_ROUNDS, seed=index, budget_seconds=seconds)
         logs = {
-            batch: interleave({name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()}, [], schedule)
+            batch: interleave(
+                {name: _Bound(loaded, sides[name].feeds[batch]) for name, loaded in opened.items()},
+                [],
+                schedule,
+                monitor=monitor,
+            )
             for batch in sizes
         }
         shown = {
@@ -132,3 +164,32 @@ def run_pair(
             for name, loaded in opened.items()
         }
     return PairedRun(shown["candidate"], shown["baseline"], swapped)
+
+
+def run_next_pair(
+    candidate: BenchmarkSubject,
+    baseline: BenchmarkSubject,
+    pairs: Sequence[PairedRun],
+    budget_seconds: float = float("inf"),
+    *,
+    monitor: NoiseMonitor | None = None,
+) -> PairedRun:
+    """Run the pair that comes after ``pairs``: in the order of which fewer were quiet. Arguments are those of `run_pair`."""
+
+    def runs(swapped: bool) -> tuple[int, int]:
+        alike = [pair for pair in pairs if pair.swapped is swapped]
+        return sum(not pair.disturbed for pair in alike), len(alike)
+
+    index = 2 * len(pairs) + (runs(True) < runs(False))
+    return run_pair(candidate, baseline, index, budget_seconds, monitor=monitor)
+
+
+def enough_pairs(pairs: Sequence[PairedRun]) -> bool:
+    """Whether there are two of each order, from which an interval can be told."""
+    return all(sum(pair.swapped is order for pair in pairs) >= FEWEST_PAIRS // 2 for order in (False, True))
+
+
+def counted_pairs(pairs: Sequence[PairedRun]) -> list[PairedRun]:
+    """Return the quiet ones; all of them where these are not enough, and then nothing is proven."""
+    quiet = [pair for pair in pairs if not pair.disturbed]
+    return quiet if enough_pairs(quiet) else list(pairs)

@@ -8,7 +8,7 @@ pairs of each order are drawn again (a bootstrap by clusters), with the expanded
 
 from __future__ import annotations
 
-__all__ = ["COMPARED", "FEWEST", "FEWEST_PAIRS", "balanced", "balanced_ratio", "figure", "growth", "spread"]
+__all__ = ["COMPARED", "FEWEST", "balanced", "balanced_ratio", "figure", "growth", "spread"]
 
 import math
 import statistics
@@ -23,8 +23,6 @@ Cost = Literal["p50", "p90", "p99", "throughput"]
 COMPARED: tuple[Cost, ...] = ("p50", "p90", "p99", "throughput")
 FEWEST = {"p50": 1, "p90": 29, "p99": 299, "throughput": 1}
 """Inferences that a bound on it takes: with fewer the largest value is below the percentile too often."""
-FEWEST_PAIRS = 4
-"""Two of each order: with fewer nothing is known of what pairs differ by."""
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _RESAMPLES = 1000
 """Of the bootstrap: fifty of them lie beyond a one-sided 95 % bound."""
@@ -44,7 +42,7 @@ def growth(pairs: Sequence[PairedRun], batch: int, cost: Cost, confidence: float
     """Return how much more the candidate costs: its latency over the other's less 1, or time per sample for throughput.
 
     Args:
-        pairs: At least ``FEWEST_PAIRS``.
+        pairs: Two of each order at least.
         batch: Batch size.
         cost: What is compared.
         confidence: Of each end of the interval, one-sided.

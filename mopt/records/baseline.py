@@ -61,6 +61,8 @@ class StoredBaseline(StampedRecord):
     answers: str = ""
     """Outputs for all samples, an archive in base64; empty where they are too large."""
     speed: tuple[Speed, ...] = ()
+    disturbed: str = ""
+    """What took the time, where the speed had to be measured beside other work; then it is not compared."""
     load_ms: float = 0.0
     first_ms: float = 0.0
     memory_bytes: int = 0

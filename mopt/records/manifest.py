@@ -41,7 +41,9 @@ class Manifest(StampedRecord):
     target: dict[str, Any]
     machine: Machine
     noise: dict[str, float]
-    """Load, stolen time and spread of the clock frequency during the build."""
+    """Load, stolen time and spread of the clock frequency during the build; turns that were timed, and disturbed."""
+    disturbed: str = ""
+    """What took the time, where figures had to be measured beside other work; then no speed is proven."""
     versions: dict[str, str]
     source: ExportRecord
     simplified: str

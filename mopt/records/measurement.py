@@ -32,6 +32,8 @@ class BatchProfile(Record):
     """Samples per second of one instance that is never idle."""
     ratio: Estimate | None = None
     """Speed-up over the reference at the same batch size, interleaved with it; None for what was not interleaved."""
+    disturbed: bool = False
+    """Whether other work ran beside too many turns, so that nothing about the speed is proven."""
 
 
 class Profile(Record):
@@ -47,6 +49,13 @@ class Profile(Record):
     depth: Literal["screening", "full"]
     limit: str
     """Why no larger batch was measured."""
+    beside_load: Estimate | None = None
+    """Median latency in ms at the first batch size while a loop takes one core, as other work of a server does."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether any of its figures is."""
+        return any(entry.disturbed for entry in self.batches)
 
     def at(self, batch: int) -> BatchProfile:
         """Return the profile of a batch size that was measured."""

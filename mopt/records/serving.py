@@ -42,6 +42,12 @@ class ServingProfile(Record):
     """Share of the work that is padding when requests of the data's own shapes are put together; None where all are alike."""
     operators: tuple[OperatorProfile, ...] = ()
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work ran beside too many turns of it."""
+        groups = self.instance_groups
+        return any(batch.disturbed for group in groups for batch in (*group.solo, *group.concurrent))
+
     def instance_group(self, instances: int, threads: int) -> InstanceGroup:
         """Return an instance group that was measured."""
         return next(group for group in self.instance_groups if (group.instances, group.threads) == (instances, threads))

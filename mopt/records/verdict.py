@@ -124,6 +124,8 @@ class GateVerdict(StampedRecord):
     warnings: tuple[str, ...] = ()
     machine: Machine
     noise: dict[str, float]
+    disturbed: str = ""
+    """What took the time, where costs had to be measured beside other work; then none of their checks decides."""
     spread: float | None = None
     """Standard deviation of the ratio of median latencies from one pair of processes to the next, as a share."""
 

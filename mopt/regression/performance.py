@@ -23,8 +23,9 @@ from typing import Literal
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators.limit import COSTS, Limit
 from mopt.model.samples import Samples, batch_feeds
-from mopt.profiles.paired_runs import PairedRun, run_pair
-from mopt.profiles.ratios import COMPARED, FEWEST, FEWEST_PAIRS, balanced_ratio, figure, growth, spread
+from mopt.profiles.noise import NoiseMonitor
+from mopt.profiles.paired_runs import FEWEST_PAIRS, PairedRun, counted_pairs, enough_pairs, run_next_pair
+from mopt.profiles.ratios import COMPARED, FEWEST, balanced_ratio, figure, growth, spread
 from mopt.progress import Progress
 from mopt.records.baseline import StoredBaseline
 from mopt.records.measurement import Estimate, LayerCost, Machine
@@ -56,6 +57,7 @@ class ComparisonSetup:
         batches: Batch sizes to compare at.
         confidence: Of a verdict on one cost.
         budget_seconds: For all batch sizes together.
+        monitor: Knows what disturbs, and how long quiet may be waited for.
     """
 
     candidate: RunnableModel
@@ -65,6 +67,7 @@ class ComparisonSetup:
     batches: tuple[int, ...]
     confidence: float
     budget_seconds: float
+    monitor: NoiseMonitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +79,14 @@ class PerformanceComparison:
         warnings: For the user.
         spread: Standard deviation of the ratio of medians from pair to pair, at the smallest batch size.
         layers: What each operator takes in either side.
+        disturbed: Whether too few pairs were quiet.
     """
 
     checks: list[Check]
     warnings: list[str]
     spread: float | None
     layers: tuple[LayerPair, ...] = ()
+    disturbed: bool = False
 
 
 def compare_performance(
@@ -99,7 +104,8 @@ def compare_performance(
         return PerformanceComparison(refused, [f"speed, memory and loading are not compared: {why}"], None)
     progress.stage("measuring side by side", _LOOKS[-1])
     pairs, checks = _speed(setup, limited, progress)
-    return PerformanceComparison(checks, [], spread(pairs, min(setup.batches)), _layers(setup))
+    disturbed = any(pair.disturbed for pair in pairs)
+    return PerformanceComparison(checks, [], spread(pairs, min(setup.batches)), _layers(setup), disturbed)
 
 
 def _not_comparable(setup: ComparisonSetup, machine: Machine) -> str:
@@ -111,6 +117,8 @@ def _not_comparable(setup: ComparisonSetup, machine: Machine) -> str:
         return ""
     if not stored.speed:
         return "the baseline was stored without them"
+    if stored.disturbed:
+        return f"the baseline was measured beside other work: {stored.disturbed}"
     was = stored.machine
     if not stored.comparable_here(machine):
         return f"the baseline was measured on {was.cpu} with {was.cores} cores, and this is {machine.cpu} with {machine.cores}"
@@ -131,15 +139,17 @@ def _speed(setup: ComparisonSetup, limited: Mapping[str, Limit], progress: Progr
     pairs: list[PairedRun] = []
     end = time.monotonic() + setup.budget_seconds
     while True:
-        pairs.append(run_pair(subject, rival, len(pairs), setup.budget_seconds / FEWEST_PAIRS))
-        late = time.monotonic() > end and len(pairs) >= FEWEST_PAIRS
-        if not late and len(pairs) not in _LOOKS:
+        seconds = setup.budget_seconds / FEWEST_PAIRS
+        pairs.append(run_next_pair(subject, rival, pairs, seconds, monitor=setup.monitor))
+        counted = counted_pairs(pairs)
+        late = time.monotonic() > end and enough_pairs(pairs)
+        if not late and (pairs[-1].disturbed or len(counted) not in _LOOKS):
             progress.step()
             continue
-        checks = _compare(setup, pairs, limited, confidence)
-        progress.step(_progress_note(checks, len(pairs)))
-        if late or len(pairs) == _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
-            return pairs, checks
+        checks = _compare(setup, counted, limited, confidence)
+        progress.step(_progress_note(checks, len(counted)))
+        if late or len(pairs) >= _LOOKS[-1] or all(check.verdict != "inconclusive" for check in checks if check.counts):
+            return counted, checks
 
 
 def _progress_note(checks: Sequence[Check], pairs: int) -> str:
@@ -150,8 +160,18 @@ def _progress_note(checks: Sequence[Check], pairs: int) -> str:
 def _compare(
     setup: ComparisonSetup, pairs: Sequence[PairedRun], limited: Mapping[str, Limit], confidence: float
 ) -> list[Check]:
-    checks = [check for batch in setup.batches for check in _speed_checks(setup, pairs, batch, limited, confidence)]
-    return [*checks, *_process_checks(setup, pairs, limited, confidence)]
+    speed = [check for batch in setup.batches for check in _speed_checks(setup, pairs, batch, limited, confidence)]
+    if any(pair.disturbed for pair in pairs):
+        speed = list(map(_unproven, speed))
+    return [*speed, *_process_checks(setup, pairs, limited, confidence)]
+
+
+def _unproven(check: Check) -> Check:
+    """A comparison beside other work decides nothing, for two models do not suffer alike from it."""
+    if not check.counts:
+        return check
+    note = "; ".join(filter(None, ("the machine was disturbed by other work", check.note)))
+    return check.model_copy(update={"verdict": "inconclusive", "note": note})
 
 
 def _speed_checks(

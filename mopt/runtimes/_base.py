@@ -186,6 +186,11 @@ class HostedProcess:
 
     _worker: Worker
 
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._worker.pid
+
     def peak_bytes(self) -> int:
         """Largest resident memory of the child so far."""
         return self._worker.peak_memory()

@@ -12,6 +12,7 @@ from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejectio
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
 from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, ratio, summarize
+from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
@@ -31,7 +32,7 @@ def screen_latency(task: SpeedTask, reference: Trial, trials: list[Trial], progr
     progress.stage("screening the speed", len(alive))
     looked: dict[str, Trial] = {trial.record.name: trial for trial in trials}
     for group in memory_groups(task.memory, reference, alive):
-        for trial in _screen_group(task, reference, group, feeds, batch):
+        for trial in _screen_group(task.monitor, reference, group, feeds, batch):
             looked[trial.record.name] = report_step(progress, trial)
     return list(looked.values())
 
@@ -43,7 +44,9 @@ def screening_batch(task: SpeedTask) -> int:
     return min(8, task.max_batch) if task.objective == "throughput" else 1
 
 
-def _screen_group(task: SpeedTask, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int) -> list[Trial]:
+def _screen_group(
+    monitor: NoiseMonitor, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int
+) -> list[Trial]:
     with contextlib.ExitStack() as stack:
         opened: dict[str, SessionProcess] = {REFERENCE: stack.enter_context(open_session(reference))}
         result: dict[str, Trial] = {}
@@ -58,9 +61,8 @@ def _screen_group(task: SpeedTask, reference: Trial, group: Sequence[Trial], fee
             session.pause()
             opened[trial.record.name] = session
             result[trial.record.name] = trial.update(evidence=evidence)
-        logs = interleave(
-            opened, feeds, TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60), reference=REFERENCE, narrow=NARROW
-        )
+        schedule = TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60)
+        logs = interleave(opened, feeds, schedule, monitor=monitor, reference=REFERENCE, narrow=NARROW)
         for name in opened.keys() - {REFERENCE}:
             result[name] = _quick_profile(result[name], opened[name], logs, batch)
     return list(result.values())

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
+from mopt.profiles.load import measure_beside_load
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, TurnSchedule, interleave, ratio, summarize
 from mopt.progress import Progress
 from mopt.records.measurement import Estimate, Profile
@@ -157,10 +158,18 @@ def _measure_shortlist(
             if (taken := sum(session.peak_bytes() for session in set(opened.values()))) > task.memory:
                 limit = f"at batch {batch} the shortlist takes {taken / 1e9:.1f} GB of memory together"
                 break
+        first = logs[sizes[0]]
+        quiet = not any(log.disturbed for log in first.values())
+        # How it fares when a server does something else too cannot be told where something else runs already.
+        loaded = measure_beside_load(sessions, batch_feeds(task.signature, task.samples, sizes[0])) if quiet else {}
         measured = [
-            trial.update(profile=_full_profile(trial, sessions[trial.record.name], logs, names, limit)) for trial in trials
+            trial.update(
+                profile=_full_profile(trial, sessions[trial.record.name], logs, names, limit).model_copy(
+                    update={"beside_load": loaded.get(trial.record.name)}
+                )
+            )
+            for trial in trials
         ]
-    first = logs[sizes[0]]
     return measured, ratio(first[REFERENCE], first[CONTROL])
 
 
@@ -184,7 +193,7 @@ def _measure_batch(task: SpeedTask, opened: Mapping[str, SessionProcess], batch:
     for attempt in range(2):
         rounds = patience * task.rounds
         schedule = TurnSchedule(rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=_SIZE_BUDGET_SECONDS)
-        logs = interleave(opened, feeds, schedule, narrow=NARROW, reference=REFERENCE)
+        logs = interleave(opened, feeds, schedule, monitor=task.monitor, narrow=NARROW, reference=REFERENCE)
         control = ratio(logs[REFERENCE], logs[CONTROL]).value
         if abs(control - 1) < off:
             best, off = logs, abs(control - 1)
@@ -299,7 +308,12 @@ def _why(task: SpeedTask, winner: Trial, reference: Trial, equals: Sequence[str]
         if equals
         else ""
     )
-    return f"{kind} of all that passed: {speedup_text(speed)} the speed of the reference{shared}; {proof}"
+    marked = ", disturbed by other work and not proven" if _is_disturbed(winner) else ""
+    return f"{kind} of all that passed: {speedup_text(speed)} the speed of the reference{marked}{shared}; {proof}"
+
+
+def _is_disturbed(trial: Trial) -> bool:
+    return trial.record.profile is not None and trial.record.profile.disturbed
 
 
 def estimated_objective(task: SpeedTask, trial: Trial) -> float:

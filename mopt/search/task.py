@@ -12,6 +12,7 @@ from mopt.evaluators.tolerance import Tolerance
 from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.model.signature import Signature
+from mopt.profiles.noise import NoiseMonitor
 from mopt.records.measurement import Machine
 from mopt.records.trial import PassRecord
 from mopt.system.store import Store
@@ -71,6 +72,7 @@ class SpeedTask:
         max_batch: Largest batch size.
         rounds: Most rounds of interleaved measuring.
         memory: Bytes that open sessions may take together.
+        monitor: Knows what disturbs a measurement, and how long quiet may be waited for.
     """
 
     signature: Signature
@@ -80,6 +82,7 @@ class SpeedTask:
     max_batch: int
     rounds: int
     memory: int
+    monitor: NoiseMonitor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,9 @@ from mopt.artifacts.baseline import encode_answers
 from mopt.evaluators.inference import score
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
-from mopt.profiles.paired_runs import PairedRun, run_pair
-from mopt.profiles.ratios import COMPARED, FEWEST_PAIRS, figure, growth
+from mopt.profiles.noise import NoiseMonitor
+from mopt.profiles.paired_runs import FEWEST_PAIRS, PairedRun, counted_pairs, enough_pairs, run_next_pair
+from mopt.profiles.ratios import COMPARED, figure, growth
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
@@ -90,11 +91,14 @@ def _costs(model: RunnableModel, samples: Samples, recipe: Recipe, progress: Pro
     progress.stage("measuring beside the reference workload", _PAIRS)
     subject, workload = model.benchmark_subject(samples, sizes), reference_workload(model.runtime.threads, sizes)
     pairs: list[PairedRun] = []
+    monitor = NoiseMonitor()
     end = time.monotonic() + _SECONDS
-    while len(pairs) < FEWEST_PAIRS or (len(pairs) < _PAIRS and time.monotonic() < end):
-        pairs.append(run_pair(subject, workload, len(pairs), _SECONDS / FEWEST_PAIRS))
+    while not enough_pairs(pairs) or (len(pairs) < _PAIRS and time.monotonic() < end):
+        pairs.append(run_next_pair(subject, workload, pairs, _SECONDS / FEWEST_PAIRS, monitor=monitor))
         progress.step()
+    pairs = counted_pairs(pairs)
     return {
+        "disturbed": monitor.disturbed_by() if any(pair.disturbed for pair in pairs) else "",
         "speed": tuple(_speed(pairs, batch) for batch in sizes),
         "memory_bytes": round(statistics.median(pair.candidate.peak_bytes for pair in pairs)),
         "load_ms": statistics.median(pair.candidate.load_ms for pair in pairs),

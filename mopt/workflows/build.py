@@ -234,6 +234,7 @@ def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, 
             max_batch=options.max_batch,
             rounds=options.rounds,
             memory=prepared.memory,
+            monitor=site.monitor,
         ),
         time_budget_s=options.time_budget / 1e3,
     )
@@ -255,6 +256,7 @@ def _outcome(
                 max_batch=recipe.search.max_batch,
                 latency_limit_ms=traffic.p99,
                 memory=prepared.memory,
+                monitor=site.monitor,
                 progress=progress,
             )
         except CandidateRejectedError as error:  # several instances of what runs well alone
@@ -321,6 +323,13 @@ def _run_singly(session: SessionProcess, signature: Signature, inputs: list[Feed
         yield signature.unstack(outputs, count)[0]
 
 
+def _is_disturbed(outcome: _Outcome) -> bool:
+    """Whether a figure that people will act on was measured beside other work."""
+    measured = [trial.profile for trial in (outcome.result.chosen, outcome.result.trials[0]) if trial.profile is not None]
+    serving = outcome.serving_profile
+    return any(profile.disturbed for profile in measured) or (serving is not None and serving.disturbed)
+
+
 def _golden(result: SearchResult, outputs: list[Feed]) -> Golden:
     import numpy as np
 
@@ -357,6 +366,7 @@ def _manifest(
         target=site.target.model_dump(mode="json"),
         machine=site.machine,
         noise=site.monitor.summary(),
+        disturbed=site.monitor.disturbed_by() if _is_disturbed(outcome) else "",
         versions={name: version for name, version in versions(_libraries()).items() if version},
         source=prepared.validated.record,
         simplified=prepared.simplified.note,

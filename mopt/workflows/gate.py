@@ -112,7 +112,7 @@ def run_gate(
     except CandidateRejectedError as error:
         return _verdict(_Findings((broken_check(error),), warnings), model, baseline, split, recipe, monitor)
     findings = _judge_quality(compared, metrics, split, recipe, out)
-    setup = _setup(model, baseline, split.evaluation, recipe)
+    setup = _setup(model, baseline, split.evaluation, recipe, monitor)
     checks, performance = (*findings.checks, size_check(setup, recipe.gate.limits)), None
     if speed:
         performance = compare_performance(setup, recipe.gate.limits, detect(), progress)
@@ -229,7 +229,9 @@ def _judge_quality(
     )
 
 
-def _setup(candidate: RunnableModel, baseline: Baseline, samples: Samples, recipe: Recipe) -> ComparisonSetup:
+def _setup(
+    candidate: RunnableModel, baseline: Baseline, samples: Samples, recipe: Recipe, monitor: NoiseMonitor
+) -> ComparisonSetup:
     gate = recipe.gate
     return ComparisonSetup(
         candidate=candidate,
@@ -239,6 +241,7 @@ def _setup(candidate: RunnableModel, baseline: Baseline, samples: Samples, recip
         batches=tuple(gate.batch_sizes or default_batch_sizes(candidate)),
         confidence=gate.confidence,
         budget_seconds=gate.time_budget / 1e3,
+        monitor=monitor,
     )
 
 
@@ -269,6 +272,7 @@ def _verdict(
         warnings=findings.warnings,
         machine=detect(),
         noise=monitor.summary(),
+        disturbed=monitor.disturbed_by() if performance and performance.disturbed else "",
         spread=performance.spread if performance else None,
         layers=performance.layers if performance else (),
     )

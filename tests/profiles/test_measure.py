@@ -1,8 +1,12 @@
+import contextlib
+import dataclasses
+import os
 import random
 
 import pytest
 
 from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, percentile, ratio, summarize
+from mopt.profiles.noise import Disturbance
 
 
 class Fake:
@@ -11,6 +15,8 @@ class Fake:
     def __init__(self, latency: float, running: list[str], name: str, warm: int = 0) -> None:
         self.latency, self.running, self.name, self.warm = latency, running, name, warm
         self.paused = False
+
+    pid = os.getpid()
 
     def time(self, feeds, seconds, least=1):
         assert not self.paused
@@ -88,3 +94,59 @@ def test_summary_keeps_outliers():
 
 def log_mean(log):
     return sum(log.latencies) / len(log.latencies)
+
+
+class Weather:
+    """A monitor whose turns are disturbed as it is told; it never waits for long."""
+
+    def __init__(self, disturbed, patient=True, recovers=True):
+        self.disturbed, self.patient, self.recovers, self.waits = iter(disturbed), patient, recovers, 0
+
+    @contextlib.contextmanager
+    def watch(self, pid):
+        seen = []
+        yield seen
+        seen.append(Disturbance(seconds=1.0, ran=0.5, waited=float(next(self.disturbed, False)), turns=1))
+
+    def wait_for_quiet(self, spent):
+        self.waits += 1
+        return self.recovers
+
+
+def test_a_disturbed_turn_is_taken_again_and_does_not_count():
+    weather = Weather([False, True, True, False])
+    logs = interleave(sessions(a=1.0), [{}], TurnSchedule(rounds=5), monitor=weather)
+    assert weather.waits == 2
+    assert len(logs["a"].turns) == 5
+    assert not logs["a"].disturbed
+
+
+def test_a_round_that_stays_disturbed_does_not_count_and_another_is_run():
+    weather = Weather([True] * 3 + [False] * 50)
+    logs = interleave(sessions(a=1.0, b=2.0), [{}], TurnSchedule(rounds=5), monitor=weather)
+    assert {len(log.turns) for log in logs.values()} == {5}
+    assert not logs["b"].disturbed
+
+
+def test_with_too_few_quiet_rounds_all_count_and_are_marked():
+    weather = Weather([True] * 500, recovers=False)
+    logs = interleave(sessions(a=1.0, b=2.0), [{}], TurnSchedule(rounds=5), monitor=weather)
+    assert {len(log.turns) for log in logs.values()} == {10}
+    assert all(log.disturbed for log in logs.values())
+    assert summarize(1, logs["a"], logs["b"]).disturbed
+
+
+def test_without_patience_a_disturbed_measurement_is_as_long_as_any():
+    weather = Weather([True] * 500, patient=False, recovers=False)
+    assert len(interleave(sessions(a=1.0), [{}], TurnSchedule(rounds=7), monitor=weather)["a"].turns) == 7
+
+
+def test_a_ratio_of_disturbed_turns_is_as_good_as_both_views_of_it():
+    reference = TurnLog(tuple((4.0, *[9.0] * 20) for _ in range(6)), disturbed=True)
+    candidate = TurnLog(tuple((2.0, *[3.0] * 20) for _ in range(6)), disturbed=True)
+    quiet = ratio(dataclasses.replace(reference, disturbed=False), dataclasses.replace(candidate, disturbed=False))
+    assert quiet.value == pytest.approx(3.0)
+    slow_tenth = TurnLog(tuple(tuple([4.0] * 3 + [9.0] * 18) for _ in range(6)), disturbed=True)
+    fast_tenth = TurnLog(tuple(tuple([2.0] * 3 + [3.0] * 18) for _ in range(6)), disturbed=True)
+    both = ratio(slow_tenth, fast_tenth)
+    assert (both.low, both.value, both.high) == (2.0, 2.0, 3.0)

@@ -1,7 +1,17 @@
 import contextlib
 import dataclasses
+import os
 
-from mopt.profiles.paired_runs import BenchmarkSubject, run_pair
+from mopt.profiles.measure import TurnLog
+from mopt.profiles.paired_runs import (
+    BenchmarkSubject,
+    PairedRun,
+    RunMeasurements,
+    counted_pairs,
+    enough_pairs,
+    run_next_pair,
+    run_pair,
+)
 
 
 @dataclasses.dataclass
@@ -14,6 +24,8 @@ class Clockwork:
     def run(self, feed):
         self.diary.append(("first", self.name))
         return feed
+
+    pid = os.getpid()
 
     def time(self, feeds, seconds, least=1):
         assert self.diary[-1] == ("resumed", self.name)
@@ -73,3 +85,28 @@ def test_every_other_heat_loads_the_other_first_and_each_is_stopped_before_the_n
 def test_without_time_two_rounds_are_run():
     pair, _ = a_heat(0, budget=0.0)
     assert len(pair.candidate.logs[1].turns) == 2
+
+
+def pair(swapped, disturbed=False):
+    side = RunMeasurements({1: TurnLog(((1.0,), (1.0,)), disturbed)}, 1.0, 1.0, 1)
+    return PairedRun(side, side, swapped)
+
+
+def order_after(pairs):
+    return run_next_pair(entrant("own", [], {1: 2.0}), entrant("other", [], {1: 1.0}), pairs, 0.0).swapped
+
+
+def test_the_next_pair_has_the_order_of_which_fewer_were_quiet():
+    assert order_after([]) is False
+    assert order_after([pair(False)]) is True
+    assert order_after([pair(False), pair(True, disturbed=True)]) is True
+    assert order_after([pair(False, disturbed=True)]) is True
+
+
+def test_disturbed_pairs_count_only_where_there_are_too_few_quiet_ones():
+    quiet = [pair(False), pair(True), pair(False), pair(True)]
+    assert enough_pairs(quiet)
+    assert counted_pairs([*quiet, pair(False, disturbed=True)]) == quiet
+    few = [*quiet[:3], pair(True, disturbed=True)]
+    assert counted_pairs(few) == few
+    assert not enough_pairs(quiet[:3])

@@ -20,6 +20,7 @@ from mopt.model.samples import Sample, Samples, write_samples
 from mopt.model.signature import Signature
 from mopt.passes._base import FilePass, GraphPass, Pass, PassResult
 from mopt.profiles.machine import detect
+from mopt.profiles.noise import NoiseMonitor
 from mopt.records.trial import TrialRecord
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
@@ -114,7 +115,14 @@ def quality_task(model: Model, samples: Samples, store: Store, **changes: Any) -
 
 
 def speed_task(model: Model, samples: Samples, **changes: Any) -> SpeedTask:
-    fields = {"objective": "latency", "latency_limit_ms": None, "max_batch": 2, "rounds": 5, "memory": 10**12}
+    fields = {
+        "objective": "latency",
+        "latency_limit_ms": None,
+        "max_batch": 2,
+        "rounds": 5,
+        "memory": 10**12,
+        "monitor": NoiseMonitor(),
+    }
     return SpeedTask(signature=signature(model), samples=samples, **(fields | changes))
 
 
