@@ -1,14 +1,36 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mopt.profiles.noise import Disturbance
 from mopt.system.store import Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
+
+
+_DISTURBED = Disturbance.disturbed
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_machine() -> Iterator[None]:
+    """Tests run beside each other: to them the machine is quiet, and what they start waits for nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Disturbance, "disturbed", False)
+        patch.setenv("MOPT_QUIET_WAIT", "0")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _other_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that are about other work see it."""
+    if "other_work" in request.keywords:
+        monkeypatch.setattr(Disturbance, "disturbed", _DISTURBED)
+        monkeypatch.delenv("MOPT_QUIET_WAIT")
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,12 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mopt.errors import UserError
+
 _LONGEST_WAIT_SECONDS = 10.0
 _SHORTEST_WAIT_SECONDS = 0.4
 """Of one wait for quiet; each that was in vain halves the next."""
+_WAIT_VARIABLE = "MOPT_QUIET_WAIT"
 _WAIT_SECONDS = 60.0
 """Of all waits and repeated turns together, where nobody says otherwise."""
 _WINDOW_SECONDS = 0.2
@@ -144,11 +147,16 @@ class NoiseMonitor:
     """Watch the machine during a build: each turn, what disturbed, and the time that may be spent on waiting for quiet.
 
     Args:
-        wait_seconds: What waiting for a quiet machine, and turns that are repeated, may take altogether.
+        wait_seconds: What waiting for a quiet machine, and turns that are repeated, may take altogether; default: what the
+            variable ``MOPT_QUIET_WAIT`` says, or a minute. A machine that is never quiet is told from one
+            that was for a moment by waiting in vain, which ends sooner.
+
+    Raises:
+        UserError: When the variable is no number.
     """
 
-    def __init__(self, wait_seconds: float = _WAIT_SECONDS) -> None:
-        self._left = wait_seconds
+    def __init__(self, wait_seconds: float | None = None) -> None:
+        self._left = _default_wait_seconds() if wait_seconds is None else wait_seconds
         self._longest = _LONGEST_WAIT_SECONDS
         self._waited = 0.0
         self._turns = 0
@@ -182,6 +190,8 @@ class NoiseMonitor:
         Returns:
             Whether it is worth trying again.
         """
+        if not self.patient:
+            return False
         start = time.monotonic()
         self._left -= spent
         limit = min(self._longest, self._left)
@@ -248,6 +258,14 @@ class NoiseMonitor:
             taken[name] = taken.get(name, 0.0) + now - before.get(key, ("", 0.0))[1]
         ranked = sorted(taken.items(), key=lambda entry: entry[1], reverse=True)[:_SHOWN_PROCESSES]
         return [f"{name} {spent / seconds:.1f} cores" for name, spent in ranked if spent > _QUIET_MEAN_CORES * seconds]
+
+
+def _default_wait_seconds() -> float:
+    text = os.environ.get(_WAIT_VARIABLE, "")
+    try:
+        return float(text or _WAIT_SECONDS)
+    except ValueError:
+        raise UserError(f"${_WAIT_VARIABLE} is {text!r}", "give seconds, such as 60, or 0 to wait for nothing") from None
 
 
 def _others_cores(window: float) -> float:

@@ -2,11 +2,11 @@ import contextlib
 import dataclasses
 import os
 import random
+import types
 
 import pytest
 
 from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, percentile, ratio, summarize
-from mopt.profiles.noise import Disturbance
 
 
 class Fake:
@@ -106,7 +106,7 @@ class Weather:
     def watch(self, pid):
         seen = []
         yield seen
-        seen.append(Disturbance(seconds=1.0, ran=0.5, waited=float(next(self.disturbed, False)), turns=1))
+        seen.append(types.SimpleNamespace(seconds=1.0, disturbed=next(self.disturbed, False)))
 
     def wait_for_quiet(self, spent):
         self.waits += 1

@@ -6,10 +6,12 @@ import time
 import psutil
 import pytest
 
+from mopt.errors import UserError
 from mopt.profiles import noise
 from mopt.profiles.load import cpu_load
 from mopt.profiles.noise import CpuCounters, Disturbance, NoiseMonitor
 
+pytestmark = pytest.mark.other_work
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -155,3 +157,11 @@ def test_a_system_that_tells_nothing_is_no_error(monkeypatch):
 class Times:
     _fields = ("user", "idle")
     user, idle = 1.0, 2.0
+
+
+def test_how_long_it_may_wait_is_said_by_a_variable(monkeypatch):
+    monkeypatch.setenv("MOPT_QUIET_WAIT", "0")
+    assert not NoiseMonitor().patient
+    monkeypatch.setenv("MOPT_QUIET_WAIT", "soon")
+    with pytest.raises(UserError, match="MOPT_QUIET_WAIT is 'soon'"):
+        NoiseMonitor()

@@ -3,7 +3,9 @@ import dataclasses
 import pytest
 
 from mopt.errors import UserError
+from mopt.profiles.load import cpu_load
 from mopt.profiles.machine import detect
+from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Silent
 from mopt.records.baseline import Speed
 from mopt.records.measurement import Estimate
@@ -19,8 +21,9 @@ from tests.search.test_screening import SLOW
 def setup(tmp_path):
     model = product(tmp_path / "new")
     return ComparisonSetup(
-        runnable(model), runnable(product(tmp_path / "old"), "old"), None, labelled(tmp_path / "samples", 8), (1,), 0.9, 3.0
-    )
+        runnable(model), runnable(product(tmp_path / "old"), "old"), None, labelled(tmp_path / "samples", 8), (1,), 0.9, 3.0,
+        NoiseMonitor(wait_seconds=0.5),
+    )  # fmt: skip
 
 
 def stored(**changes):
@@ -40,6 +43,10 @@ def test_sizes_are_exact_and_held_to_their_limit(setup):
     ("changes", "why"),
     [
         ({"speed": ()}, "the baseline was stored without them"),
+        (
+            {"speed": (Speed(batch=1, figures={}, growth={}),), "disturbed": "others took 0.9 of 2 cores"},
+            "the baseline was measured beside other work: others took 0.9 of 2 cores",
+        ),
         ({"machine": stored_baseline().machine}, "the baseline was measured on AMD EPYC 7763 with 2 cores"),
     ],
 )
@@ -71,6 +78,20 @@ def test_a_model_that_is_much_slower_fails_and_its_layers_are_shown(setup, tmp_p
     assert not checks["p99 at batch 1"].counts
     assert {pair.kind for pair in result.layers} >= {"MatMul"} or result.layers
     assert progress.stages == ["measuring side by side"]
+
+
+@pytest.mark.slow
+@pytest.mark.other_work
+def test_beside_other_work_nothing_is_decided(setup, tmp_path):
+    slow = graphs.model(tmp_path / "slow", SLOW, graphs.weights(w0=(16, 1024), w1=(1024, 1024), w2=(1024, 4)))
+    slower = dataclasses.replace(setup, candidate=runnable(slow, "slow"))
+    with cpu_load(loops=4):
+        result = compare_performance(slower, {"p50": "+50%"}, detect(), Silent())
+    check = next(check for check in result.checks if check.name == "p50 at batch 1")
+    assert result.disturbed
+    assert check.verdict == "inconclusive"
+    assert "disturbed by other work" in check.note
+    assert setup.monitor.disturbed_by()
 
 
 @pytest.mark.slow
