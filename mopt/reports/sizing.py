@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["COLUMNS", "facts", "render_sizing", "rows", "sentences"]
+__all__ = ["COLUMNS", "facts", "is_sizing_report", "render_sizing", "rows", "sentences"]
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mopt.records import units as q
@@ -13,6 +15,8 @@ from mopt.reports.build import Fact, environment
 from mopt.reports.charts import COLOURS, clean, draw, plain_log_ticks
 
 _NONE = "\N{EN DASH}"
+_GENERATOR = '<meta name="generator" content="mopt size">'
+"""In the head of the page, by which a report that mopt wrote is known again."""
 _ROLES = {"chosen": ("chosen", "-", 2.4), "gpu": ("bad", (0, (5, 3)), 1.4)}
 COLUMNS = {
     "target": "Machine",
@@ -32,16 +36,29 @@ COLUMNS = {
 
 
 def rows(sizing: Sizing) -> list[dict[str, str]]:
-    """Return the table: the recommended line first, then from cheap to dear, then what is excluded."""
+    """Return the table: the recommended line first, then from cheap to dear, then what is excluded.
+
+    Machines that have no figures for the same reason share one line.
+    """
     order = sorted(range(len(sizing.options)), key=lambda index: _order(sizing, index))
-    return [_row(sizing.options[index], index == sizing.recommended) for index in order]
+    lines = []
+    for _, group in itertools.groupby(order, lambda index: _shared(sizing.options[index]) or index):
+        indices = list(group)
+        row = _row(sizing.options[indices[0]], indices[0] == sizing.recommended)
+        lines.append(row | {"target": q.count(len(indices), "machine")} if len(indices) > 1 else row)
+    return lines
 
 
-def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float]:
+def _shared(option: SizingOption) -> tuple[str, str] | None:
+    """What machines without figures have in common; None for those that have some."""
+    return (option.excluded, option.precision) if option.excluded and option.replicas is None else None
+
+
+def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float, tuple[str, str]]:
     option = sizing.options[index]
     monthly = option.monthly_usd.high if option.monthly_usd else float("inf")
     machines = option.replicas.high if option.replicas else float("inf")
-    return index != sizing.recommended, bool(option.excluded), monthly, machines
+    return index != sizing.recommended, bool(option.excluded), monthly, machines, _shared(option) or ("", "")
 
 
 def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
@@ -122,6 +139,7 @@ def render_sizing(sizing: Sizing) -> str:
     """Return the report as one page that loads nothing and runs nothing."""
     page = {
         "sizing": sizing,
+        "generator": _GENERATOR,
         "sentences": sentences(sizing),
         "facts": facts(sizing),
         "columns": COLUMNS,
@@ -131,6 +149,14 @@ def render_sizing(sizing: Sizing) -> str:
         "curves": [(curve.name, _style(curve, index)[0]) for index, curve in enumerate(sizing.cost)],
     }
     return environment().get_template("sizing.html.j2").render(page)
+
+
+def is_sizing_report(path: Path) -> bool:
+    """Whether a file is a page that :func:`render_sizing` made."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as page:
+        return _GENERATOR in page.read(1000)
 
 
 def _style(curve: Curve, index: int) -> tuple[str, Any, float]:
