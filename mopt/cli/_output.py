@@ -35,6 +35,8 @@ _LINE_SECONDS = 5.0
 """Between two lines of progress of one stage."""
 _SHOWN_NOTES = 3
 """Of those that came since the last line: what became of each candidate is in the table at the end."""
+_BESIDE_TITLE = 47
+"""Columns that the rest of the bar takes."""
 _ROUND_FROM = 120
 """Seconds from which on the remaining time is told to a quarter of a minute."""
 
@@ -229,25 +231,23 @@ def shown_progress(quiet: bool) -> Iterator[Any]:
 
 
 def _bar(countdown: Countdown) -> Progress:
-    """A bar that fits 80 columns beside the longest title."""
+    """A bar that fits a narrow terminal: the title gives way."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        SpinnerColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.table import Column
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
     from rich.text import Text
+
+    console = Console(stderr=True)
+
+    class TitleColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            title = Text(task.description)
+            title.truncate(max(10, console.width - _BESIDE_TITLE), overflow="ellipsis")
+            return title
 
     class RemainingColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(remaining_text(countdown.remaining()))
 
-    title = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-    columns = (SpinnerColumn(), title, BarColumn(bar_width=10), MofNCompleteColumn(), TimeElapsedColumn(), RemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    bar, counter = BarColumn(bar_width=10), MofNCompleteColumn()
+    columns = (SpinnerColumn(), TitleColumn(), bar, counter, TimeElapsedColumn(), RemainingColumn())
+    return Progress(*columns, console=console, transient=True)

@@ -66,8 +66,8 @@ def test_three_lines_say_what_was_chosen_what_it_gains_and_what_is_next():
     chosen, gain, following = closing_lines(manifest(), FOLDER)
     assert chosen == "mopt chose onnxruntime-int8 for resnet50 on cpu, 39.2 MB instead of 102 MB."
     assert gain == (
-        "2.66 times as fast as the reference (2.62 to 2.70, batch 1); accuracy 98.22 % against 98.42 %, at least −0.460 pp with "
-        "95 % confidence on 1,200 samples."
+        "2.66 times as fast as the reference (2.62 to 2.70, batch 1); accuracy 98.22 % against 98.42 %, at least −0.460 pp "
+        "with 95 % confidence on 1,200 samples."
     )
     assert following == "Next: mopt verify 'my model.mopt' where it will be served, mopt bench 'my model.mopt' to load it."
 
