@@ -42,23 +42,32 @@ def rows(sizing: Sizing) -> list[dict[str, str]]:
     """
     order = sorted(range(len(sizing.options)), key=lambda index: _order(sizing, index))
     lines = []
-    for _, group in itertools.groupby(order, lambda index: _shared(sizing.options[index]) or index):
+    for _, group in itertools.groupby(order, lambda index: _unanswered(sizing.options[index]) or index):
         indices = list(group)
         row = _row(sizing.options[indices[0]], indices[0] == sizing.recommended)
-        lines.append(row | {"target": q.count(len(indices), "machine")} if len(indices) > 1 else row)
+        lines.append(row | _shared_names([sizing.options[index] for index in indices]) if len(indices) > 1 else row)
     return lines
 
 
-def _shared(option: SizingOption) -> tuple[str, str] | None:
-    """What machines without figures have in common; None for those that have some."""
-    return (option.excluded, option.precision) if option.excluded and option.replicas is None else None
+def _unanswered(option: SizingOption) -> str:
+    """Why it has no figures; empty for what has some."""
+    return option.excluded if option.replicas is None else ""
 
 
-def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float, tuple[str, str]]:
+def _shared_names(options: Sequence[SizingOption]) -> dict[str, str]:
+    targets = {option.target for option in options}
+    precisions = dict.fromkeys(option.precision for option in options)
+    return {
+        "target": q.count(len(targets), "machine") if len(targets) > 1 else options[0].target,
+        "precision": ", ".join(precisions),
+    }
+
+
+def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float, str]:
     option = sizing.options[index]
     monthly = option.monthly_usd.high if option.monthly_usd else float("inf")
     machines = option.replicas.high if option.replicas else float("inf")
-    return index != sizing.recommended, bool(option.excluded), monthly, machines, _shared(option) or ("", "")
+    return index != sizing.recommended, bool(option.excluded), monthly, machines, _unanswered(option)
 
 
 def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
@@ -79,6 +88,7 @@ def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
         "million": _span(option.per_million_usd, lambda value: "many" if value > 1e6 else f"${q.digits(value)}"),
         "energy": f"{q.digits(option.kwh_month)} kWh" if option.kwh_month else _NONE,
         "note": option.excluded or ("recommended: " if recommended else "") + option.limited_by,
+        "answered": "" if option.replicas is None else "yes",
         "state": "chosen" if recommended else "rejected" if option.excluded else "",
     }
 
@@ -94,7 +104,7 @@ def _span(span: Range | None, write: Any) -> str:
 
 
 def sentences(sizing: Sizing) -> list[str]:
-    """Say the answer: the machine, why, whether a GPU can pay, and how to scale."""
+    """Say the answer: the machine, why, whether a GPU can pay, how to scale, and what has no answer."""
     lines = []
     if sizing.recommended is None:
         lines.append(f"No recommendation: {sizing.why}.")
@@ -118,6 +128,9 @@ def sentences(sizing: Sizing) -> list[str]:
             f"Autoscaling: at least {scaling.minimum}, one more from {q.digits(scaling.threshold)} {scaling.unit} each "
             f"({scaling.metric}); {scaling.why}."
         )
+    lines += [
+        f"No answer for {row['precision']} on {row['target']}: {row['note']}." for row in rows(sizing) if not row["answered"]
+    ]
     return [*lines, *(f"Note: {warning}." for warning in sizing.warnings)]
 
 

@@ -86,7 +86,9 @@ def closing_lines(manifest: Manifest, folder: Path) -> tuple[str, str, str]:
 
 def _chosen_line(manifest: Manifest) -> str:
     winner, reference = manifest.winner, manifest.reference
-    where = f"for {manifest.name} on {manifest.target.get('name', '') or manifest.machine.cpu}"
+    target = str(manifest.target.get("name", ""))
+    machine = f"{q.count(manifest.machine.cores, 'core')} of {manifest.machine.cpu}"
+    where = f"for {manifest.name} on {machine if target in ('', 'cpu') else target}"
     if manifest.chosen == reference.name:
         return f"mopt kept the reference {where}: {manifest.why}."
     sizes = ""

@@ -55,17 +55,25 @@ def search(
     reference = reference_trial(task.source, reference_candidate)
     progress.stage("running the reference over the samples", 1)
     expected = record_reference(task.quality, task.source, reference_candidate)
+    recorded = time.monotonic()
     reference = check_reference(task.quality, expected, reference)
     progress.step(quality_note(reference))
-    pace = Pace(time.monotonic() - start, len(task.quality.samples), expected.few, len(task.calibration))
+    pace = Pace(
+        seconds=recorded - start,
+        few_seconds=time.monotonic() - recorded,
+        samples=len(task.quality.samples),
+        few=expected.few,
+        calibration=len(task.calibration),
+    )
+    pace = pace.slowed(pace.start_slowness)
     progress.expect(_expected(task, pace, len(candidates)))
 
     trials = compile_all(task.compiling, candidates, deadline, progress)
-    screening = _expected(task, pace, _count_alive(trials))[SCREENING]
-    progress.expect({SCREENING: screening})
+    progress.expect({SCREENING: _expected(task, pace, _count_alive(trials))[SCREENING]})
+    quiet = _expected(task, pace.slowed(1.0), _count_alive(trials))[SCREENING]
     start = time.monotonic()
     trials = screen_latency(task.speed, reference, trials, progress)
-    pace = pace.slowed((time.monotonic() - start) / screening)
+    pace = pace.slowed((time.monotonic() - start) / quiet)
     trials = _check_quality(task, reference, expected, trials, pace, progress)
     trials += _refine(task, reference, expected, trials, deadline, progress)
     progress.expect({SHORTLIST_STAGE: _expected_shortlist(task, trials, pace)})

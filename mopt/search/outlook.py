@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from mopt.profiles.measure import TURN_SECONDS
@@ -33,6 +34,8 @@ SHORTLIST_STAGE = "measuring the shortlist"
 
 _OPENING = 0.3
 """Seconds until a process has loaded a small model and answered."""
+_START = 0.45
+"""Seconds until the first process of all has answered."""
 _PASSES = 0.6
 """Seconds of a candidate's passes on top of running the calibration samples."""
 _SCREENED_TURNS = 10
@@ -56,7 +59,8 @@ class Pace:
     """What running the reference over the samples has told.
 
     Attributes:
-        seconds: That it took, two processes and loading included.
+        seconds: That it took, a process and loading included.
+        few_seconds: That running it over a few of them took, in another process.
         samples: How many there are.
         few: How many of them are a first look.
         calibration: Samples that a quantizing pass runs.
@@ -64,6 +68,7 @@ class Pace:
     """
 
     seconds: float
+    few_seconds: float
     samples: int
     few: int
     calibration: int
@@ -71,16 +76,25 @@ class Pace:
 
     @property
     def sample(self) -> float:
-        """Seconds of a sample: the reference ran over all, and a second time over a few."""
-        return max(0.0, self.seconds - 2 * _OPENING) / max(1, self.samples + min(self.few, self.samples))
+        """Seconds of a sample: what the samples took that were run once more than the few, so that no process start counts."""
+        more = self.samples - self.few
+        if more > 0:
+            return max(0.0, self.seconds - self.few_seconds) / more
+        return max(0.0, min(self.seconds, self.few_seconds) - _OPENING) / max(1, self.samples)
+
+    @property
+    def start_slowness(self) -> float:
+        """How much slower than on a quiet machine a process started, less the part that only starting suffers from."""
+        start = self.few_seconds - min(self.few, self.samples) * self.sample
+        return math.sqrt(max(0.0, start) / _START)
 
     def slowed(self, factor: float) -> Pace:
-        """The same on a machine on which screening took ``factor`` times what was expected."""
+        """The same on a machine on which what takes no samples takes ``factor`` times as long as on a quiet one."""
         return dataclasses.replace(self, slowness=min(max(1.0, factor), _SLOWEST))
 
     def quality(self, samples: int) -> float:
         """Seconds of a look at the quality of one candidate."""
-        return _OPENING + self.sample * samples
+        return _OPENING * self.slowness + self.sample * samples
 
 
 def expected_from_start(
@@ -99,8 +113,8 @@ def expected_from_start(
     survivors = max(1, round(_SURVIVORS * candidates))
     turn = max(TURN_SECONDS, pace.sample * screening_batch)
     return {
-        COMPILING: candidates * (_PASSES + _CALIBRATING * pace.calibration * pace.sample),
-        SCREENING: (1 + candidates) * (_OPENING + _SCREENED_TURNS * turn),
+        COMPILING: candidates * (_PASSES * pace.slowness + _CALIBRATING * pace.calibration * pace.sample),
+        SCREENING: (1 + candidates) * (_OPENING * pace.slowness + _SCREENED_TURNS * turn),
         QUICK_QUALITY: survivors * pace.quality(min(pace.few, pace.samples)),
         QUALITY: min(shortlist, survivors) * pace.quality(pace.samples),
         SHORTLIST_STAGE: expected_shortlist(pace.sample, min(shortlist - 1, survivors), sizes, rounds),
@@ -126,7 +140,7 @@ def expected_shortlist(latency: float, candidates: int, sizes: Sequence[int], ro
     for batch in sizes:
         turn = sessions * max(min(_LONGEST_TURN, max(TURN_SECONDS, 20 * latency * batch)), latency * batch)
         seconds += _WARM_UP_TURNS * turn + max(_FEWEST_ROUNDS * turn, min(rounds * turn, _SIZE_SECONDS))
-    return candidates and seconds + sessions * _OPENING
+    return seconds + sessions * _OPENING
 
 
 def mixed_precision_stage(candidate: str) -> str:

@@ -40,7 +40,7 @@ from mopt.records.serving import ServingProfile, Setting
 from mopt.records.sizing import Range, Sizing, SizingOption
 from mopt.system.plugins import nearest
 
-_UNPROFILED = "its operators were not profiled, as a build and mopt bench --out do for the chosen model on a CPU"
+_UNPROFILED = "no operators were profiled: a build and mopt bench --out do that for the chosen model, on a CPU"
 
 Balancer = Literal["random", "round robin", "least loaded"]
 

@@ -64,7 +64,7 @@ def test_losers_with_the_same_reason_share_a_line_with_the_range_of_their_figure
 
 def test_three_lines_say_what_was_chosen_what_it_gains_and_what_is_next():
     chosen, gain, following = closing_lines(manifest(), FOLDER)
-    assert chosen == "mopt chose onnxruntime-int8 for resnet50 on cpu, 39.2 MB instead of 102 MB."
+    assert chosen == "mopt chose onnxruntime-int8 for resnet50 on 2 cores of AMD EPYC 7763, 39.2 MB instead of 102 MB."
     assert gain == (
         "2.66 times as fast as the reference (2.62 to 2.70, batch 1); accuracy 98.22 % against 98.42 %, at least −0.460 pp "
         "with 95 % confidence on 1,200 samples."
@@ -75,7 +75,7 @@ def test_three_lines_say_what_was_chosen_what_it_gains_and_what_is_next():
 def test_a_reference_that_is_kept_gains_nothing_and_says_so():
     kept = manifest(chosen="onnxruntime-fp32", why="no candidate was right")
     chosen, gain, _ = closing_lines(kept, FOLDER)
-    assert chosen == "mopt kept the reference for resnet50 on cpu: no candidate was right."
+    assert chosen == "mopt kept the reference for resnet50 on 2 cores of AMD EPYC 7763: no candidate was right."
     assert "nothing is gained" in gain
 
 

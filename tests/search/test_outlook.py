@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from mopt.search.outlook import (
@@ -14,8 +16,8 @@ from mopt.search.outlook import (
 )
 
 SIZES = (1, 2, 4, 8, 16, 32)
-SMALL = Pace(seconds=1.0, samples=472, few=256, calibration=128)
-LARGE = Pace(seconds=17.6, samples=472, few=256, calibration=128)
+SMALL = Pace(seconds=0.6, few_seconds=0.5, samples=472, few=256, calibration=128)
+LARGE = Pace(seconds=11.7, few_seconds=6.5, samples=472, few=256, calibration=128)
 
 
 def expected(pace, candidates=17):
@@ -47,8 +49,23 @@ def test_only_a_machine_that_is_slower_than_expected_changes_the_pace():
     assert [SMALL.slowed(factor).slowness for factor in (0.2, 1.7, 99)] == [1, 1.7, 3]
 
 
-def test_a_search_without_survivors_measures_nothing_in_depth():
-    assert expected_shortlist(0.01, 0, SIZES, 15) == 0
+def test_on_a_slow_machine_processes_take_longer():
+    slow, quiet = expected(SMALL.slowed(3)), expected(SMALL)
+    for title in (COMPILING, SCREENING, QUICK_QUALITY, QUALITY):
+        assert quiet[title] < slow[title] <= 3 * quiet[title]
+
+
+def test_starting_a_process_is_no_time_of_a_sample():
+    slow_start = dataclasses.replace(LARGE, seconds=LARGE.seconds + 9, few_seconds=LARGE.few_seconds + 9)
+    assert slow_start.sample == pytest.approx(LARGE.sample)
+    few = Pace(seconds=2.3, few_seconds=9.0, samples=200, few=256, calibration=0)
+    assert few.sample == pytest.approx(0.01)
+    assert slow_start.start_slowness > 3 * LARGE.start_slowness
+    assert 0.9 < SMALL.start_slowness < 1.1
+
+
+def test_without_survivors_the_reference_is_measured_alone():
+    assert 0 < expected_shortlist(0.01, 0, SIZES, 15) < expected_shortlist(0.01, 3, SIZES, 15)
     assert expected_quality(LARGE, 0, 6.0, 3) == 0
 
 

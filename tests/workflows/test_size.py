@@ -115,7 +115,7 @@ def test_a_profile_without_operators_is_not_projected():
         [ProfiledModel("example", "fp32", profile(operators=False))],
         SizingRequest(DEMAND, price_usd=0.2, targets=("aws-c7i*",)),
     )
-    assert "not profiled" in next(option for option in found.options if option.target != "here").excluded
+    assert "no operators were profiled" in next(option for option in found.options if option.target != "here").excluded
 
 
 def test_machines_without_an_answer_share_one_line():
@@ -124,9 +124,10 @@ def test_machines_without_an_answer_share_one_line():
     table = rows(sizing)
     others = [option for option in sizing.options if option.target != "here" and option.precision == "fp32"]
     assert len(others) > 1
-    (shared,) = [row for row in table if "not profiled" in row["note"]]
+    (shared,) = [row for row in table if "no operators were profiled" in row["note"]]
     assert (shared["target"], shared["precision"]) == (f"{len(others)} machines", "fp32")
     assert len(table) == len(sizing.options) - len(others) + 1
+    assert len([line for line in sentences(sizing) if line.startswith("No answer for fp32 on ")]) == 1
 
 
 def test_a_machine_with_fewer_cores_than_any_instance_has_threads_is_projected_too():
