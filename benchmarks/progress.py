@@ -1,9 +1,7 @@
 """How right the remaining time of a build was, from moment to moment: record one, or replay what was recorded.
 
-    python benchmarks/progress.py record model.onnx samples.npz recording.json
-    python benchmarks/progress.py replay recording.json ...
-
-The cache must be empty for a recording to be of a whole build: set MOPT_CACHE to a new folder.
+python -m benchmarks.progress record model.onnx samples.npz recording.json
+python -m benchmarks.progress replay recording.json ...
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mopt.system.store import Store
 from mopt.workflows.build import build
@@ -49,12 +45,12 @@ class Recorder:
         self.add("expect", {title: round(value, 2) for title, value in seconds.items()})
 
 
-def record(model: str, data: str, path: Path, **values: Any) -> None:
+def record(model: str, data: str, path: Path) -> None:
     """Build with nothing in the cache, and write what it told."""
     recorder = Recorder()
     with tempfile.TemporaryDirectory() as folder:
         artifact, store = Path(folder) / "artifact", Store(Path(folder) / "store")
-        build(model=model, data=data, out=artifact, progress=recorder, store=store, **values)
+        build(model=model, data=data, out=artifact, progress=recorder, store=store)
     recorder.add("end")
     path.write_text("[\n" + ",\n".join(json.dumps(event) for event in recorder.events) + "\n]\n")
 

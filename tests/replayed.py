@@ -1,4 +1,4 @@
-"""What the remaining time would have said during a build that was recorded by ``benchmarks/progress.py``."""
+"""What the remaining time would have said during a build that was recorded by ``benchmarks.progress``."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class BarProgress:
         self._countdown.step()
         self._bar.update(self._task, completed=self._countdown.done)
         if note:
-            self._bar.console.print(f"  {note}", markup=False, highlight=False)
+            self._bar.console.print(f"  {note}", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Know of stages to come."""
