@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["MeasuredModel", "SpeedTrace", "instance_groups", "measure_capacity", "padding_share", "without_instance_groups"]
+__all__ = [
+    "SERVER_STAGE",
+    "MeasuredModel",
+    "SpeedTrace",
+    "expected_seconds",
+    "instance_groups",
+    "measure_capacity",
+    "padding_share",
+    "profile_operators",
+    "without_instance_groups",
+]
 
 import contextlib
 import dataclasses
@@ -22,6 +32,7 @@ from mopt.records.serving import InstanceGroup, ServingProfile
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes._replica import ReplicaProcess
 
+SERVER_STAGE = "measuring it as a server"
 NARROW = 0.04
 """Width of the interval of a median, as a share of it, that is narrow enough."""
 _ENOUGH = 300
@@ -92,6 +103,12 @@ def without_instance_groups(profile: Profile, machine: Machine, noise: dict[str,
     )  # fmt: skip
 
 
+def expected_seconds(cores: int, max_batch: int) -> float:
+    """Seconds that :func:`measure_capacity` takes at most, before anything is known of the model."""
+    points = sum(1 + (instances > 1) for instances, _ in instance_groups(cores))
+    return _POINT_SECONDS * points * max_batch.bit_length()
+
+
 def measure_capacity(
     measured: MeasuredModel,
     *,
@@ -127,7 +144,7 @@ def measure_capacity(
     divisions = [(count, runtime.threads) for count in runtime.side_by_side] or instance_groups(cores or runtime.threads)
     room = max(1, int((memory or machine.memory_bytes // 2) // max(cold.bytes, 1)))
     divisions = [division for index, division in enumerate(divisions) if index == 0 or division[0] <= room]
-    progress.stage("measuring it as a server", len(sizes))
+    progress.stage(SERVER_STAGE, len(sizes))
     groups, peaks = _measure_groups(measured, sizes, divisions, latency_limit_ms, _Clock(seconds, monitor), progress)
     return ServingProfile(
         machine=machine,
@@ -140,7 +157,7 @@ def measure_capacity(
         memory=peaks,
         padding=padding_share(measured.samples, sizes[-1]),
         # The profiler loads the model a second time.
-        operators=_operators(measured, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
+        operators=profile_operators(measured, [sizes[0], groups[0].solo[-1].batch]) if room > 1 else (),
     )
 
 
@@ -363,7 +380,12 @@ def _product(shape: Sequence[int]) -> float:
     return product
 
 
-def _operators(measured: MeasuredModel, sizes: Sequence[int]) -> tuple[OperatorProfile, ...]:
+def profile_operators(measured: MeasuredModel, sizes: Sequence[int]) -> tuple[OperatorProfile, ...]:
+    """Measure where the time of an inference goes, at each batch size; nothing where the runtime has no profiler.
+
+    Raises:
+        CandidateRejectedError: When the runtime crashes, hangs or fails.
+    """
     profiles = []
     with SessionProcess(measured.runtime, measured.model) as session:
         for batch in sorted(set(sizes)):

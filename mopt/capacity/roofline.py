@@ -242,7 +242,9 @@ def reconciled(profile: OperatorProfile) -> tuple[OperatorCost, ...]:
     )
 
 
-def latency_ratio(profiles: Sequence[OperatorProfile], here: Peak, there: Peak, batch: int) -> Ratio:
+def latency_ratio(
+    profiles: Sequence[OperatorProfile], here: Peak, there: Peak, batch: int, *, threads: int | None = None
+) -> Ratio:
     """Latency there over latency here at a batch size between those that were profiled.
 
     Latencies between two batch sizes are taken as linear in the batch on both machines, which is fixed cost plus cost for each
@@ -255,7 +257,7 @@ def latency_ratio(profiles: Sequence[OperatorProfile], here: Peak, there: Peak, 
         raise ValueError("profiles at one number of threads are needed")
     ordered = sorted(profiles, key=lambda profile: profile.batch)
     weights = _weights([profile.batch for profile in ordered], batch)
-    projections = [project(profile, here, there) for profile in ordered]
+    projections = [project(profile, here, there, threads=threads) for profile in ordered]
     measured = _mix(weights, (profile.total_ms for profile in ordered))
     value, low, high = (
         _mix(weights, (getattr(projection, name) for projection in projections)) / measured for name in ("ms", "low", "high")
@@ -268,7 +270,8 @@ def project_profile(
 ) -> ServingProfile:
     """Return the profile that another machine would have.
 
-    Each number of threads that was measured is there, with as many instances as the cores allow.
+    Each number of threads that was measured is there, with as many instances as the cores allow. Where none is as small as
+    the other machine, the smallest that was measured is projected onto one instance with all of its cores.
 
     Args:
         profile: What was measured, with its operators.
@@ -277,30 +280,29 @@ def project_profile(
         cores: Of the other one.
         end: ``value``, or ``low`` or ``high`` for an end of the range.
     """
-    moved = []
-    for group in profile.instance_groups:
-        if group.threads > cores:
-            continue
-        instances = cores // group.threads
-        ratios = {
-            entry.batch: float(getattr(_ratio_of(profile, here, there, entry.batch, group.threads), end))
-            for entry in group.concurrent
-        }
-        moved.append(
-            InstanceGroup(
-                instances=instances,
-                threads=group.threads,
-                solo=tuple(_slowed(entry, ratios[entry.batch]) for entry in group.solo),
-                concurrent=tuple(_slowed(entry, ratios[entry.batch]) for entry in group.concurrent),
-            )
-        )
-    return profile.model_copy(update={"instance_groups": tuple(moved)})
+    groups = [group for group in profile.instance_groups if group.threads <= cores]
+    groups = groups or [min(profile.instance_groups, key=lambda group: group.threads)]
+    return profile.model_copy(
+        update={"instance_groups": tuple(_moved(group, profile, here, there, cores, end) for group in groups)}
+    )
 
 
-def _ratio_of(profile: ServingProfile, here: Peak, there: Peak, batch: int, threads: int) -> Ratio:
+def _moved(
+    group: InstanceGroup, profile: ServingProfile, here: Peak, there: Peak, cores: int, end: Literal["value", "low", "high"]
+) -> InstanceGroup:
+    threads = min(group.threads, cores)
     # The operators were profiled with all threads; another number changes time here and there alike, but not the bandwidth.
-    operators = [operator.model_copy(update={"threads": threads}) for operator in profile.operators]
-    return latency_ratio(operators, here, there, batch)
+    operators = [operator.model_copy(update={"threads": group.threads}) for operator in profile.operators]
+    ratios = {
+        entry.batch: float(getattr(latency_ratio(operators, here, there, entry.batch, threads=threads), end))
+        for entry in group.concurrent
+    }
+    return InstanceGroup(
+        instances=cores // threads,
+        threads=threads,
+        solo=tuple(_slowed(entry, ratios[entry.batch]) for entry in group.solo),
+        concurrent=tuple(_slowed(entry, ratios[entry.batch]) for entry in group.concurrent),
+    )
 
 
 def _slowed(entry: BatchProfile, ratio: float) -> BatchProfile:

@@ -198,6 +198,7 @@ Serve = Annotated[
 ]
 Force = Annotated[bool, _option("Output", "--force", help="Replace what is there.")]
 DryRun = Annotated[bool, _option("Output", "--dry-run", help="Print the plan and stop.")]
+AllRows = Annotated[bool, _option("Output", "--all", help="Show every candidate, with the whole reason why it lost.")]
 Junit = Annotated[Path | None, _option("Output", "--junit", metavar="PATH", help="JUnit XML for the CI system.")]
 Markdown = Annotated[
     Path | None, _option("Output", "--markdown", metavar="PATH", help="Summary for a comment on the merge request.")

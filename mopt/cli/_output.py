@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 __all__ = [
-    "TerminalProgress",
+    "BarProgress",
+    "LineProgress",
     "print_columns",
+    "print_cut_lines",
     "print_json",
     "print_lines",
     "print_table",
+    "remaining_text",
     "result_console",
     "shown_progress",
 ]
@@ -16,16 +19,26 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from mopt.progress import Countdown, Silent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 _CI_WIDTH = 160
+_LINE_SECONDS = 5.0
+"""Between two lines of progress of one stage."""
+_SHOWN_NOTES = 3
+"""Of those that came since the last line: what became of each candidate is in the table at the end."""
+_BESIDE_TITLE = 47
+"""Columns that the rest of the bar takes."""
+_ROUND_FROM = 120
+"""Seconds from which on the remaining time is told to a quarter of a minute."""
 
 
 def result_console() -> Console:
@@ -97,6 +110,16 @@ def print_lines(lines: Iterable[str]) -> None:
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
+def print_cut_lines(lines: Iterable[str]) -> None:
+    """Print each in one line: cut at the edge of a terminal, whole everywhere else."""
+    console = result_console()
+    for line in lines:
+        if console.is_terminal:
+            console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
+        else:
+            console.print(line, markup=False, soft_wrap=True)
+
+
 def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int | None]:
     """Return a width for each column: the widest one gives way first, and none cuts a word where all words have room."""
     from rich.cells import cell_len
@@ -113,70 +136,118 @@ def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int | None]:
     return list(widths)
 
 
-class TerminalProgress:
-    """A bar with the remaining time on a terminal, and plain lines in CI."""
+class BarProgress:
+    """A bar with the remaining time, on a terminal."""
 
-    def __init__(self, bar: Progress | None) -> None:
+    def __init__(self, bar: Progress, countdown: Countdown) -> None:
         self._bar = bar
-        self._task: Any = None
-        self._title = ""
-        self._done = self._total = 0
-        self._start = time.monotonic()
+        self._countdown = countdown
+        self._task = bar.add_task("", total=1)
 
     def stage(self, title: str, total: int) -> None:
         """Begin a stage."""
-        self._title, self._total, self._done = title, total, 0
-        if self._bar is not None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(title, total=total)
-        elif total:
-            typer.echo(f"[{self._elapsed()}] {title} ({total})", err=True)
+        self._countdown.stage(title, total)
+        self._bar.update(self._task, description=title, completed=0, total=total)
 
     def step(self, note: str = "") -> None:
         """One step is done."""
-        self._done += 1
-        if self._bar is not None:
-            self._bar.advance(self._task)
-            if note:
-                self._bar.console.print(f"  {note}", markup=False, highlight=False)
-        elif note:
-            typer.echo(f"[{self._elapsed()}] {self._title} {self._done}/{self._total}: {note}", err=True)
+        self._countdown.step()
+        self._bar.update(self._task, completed=self._countdown.done)
+        if note:
+            self._bar.console.print(f"  {note}", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
-    def _elapsed(self) -> str:
-        seconds = int(time.monotonic() - self._start)
-        return f"{seconds // 60:02d}:{seconds % 60:02d}"
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Know of stages to come."""
+        self._countdown.expect(seconds)
+
+
+class LineProgress:
+    """Plain lines where no terminal is: one for each stage, and one every few seconds; notes are put together."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._countdown = Countdown(clock)
+        self._start = self._last = clock()
+        self._notes: list[str] = []
+
+    def stage(self, title: str, total: int) -> None:
+        """Begin a stage; what the last one left to say comes first."""
+        self.flush()
+        self._countdown.stage(title, total)
+        if total:
+            self._write(f"{title} ({total})")
+
+    def step(self, note: str = "") -> None:
+        """One step is done."""
+        self._countdown.step()
+        self._notes += [note] if note else []
+        if self._clock() - self._last >= _LINE_SECONDS:
+            self._write_state()
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Know of stages to come."""
+        self._countdown.expect(seconds)
+
+    def flush(self) -> None:
+        """Write the notes that are left."""
+        if self._notes:
+            self._write_state()
+
+    def _write_state(self) -> None:
+        state, left = self._countdown, remaining_text(self._countdown.remaining())
+        shown, more = self._notes[:_SHOWN_NOTES], len(self._notes) - _SHOWN_NOTES
+        notes = "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+        self._notes = []
+        counted = f"{state.title} {state.done}/{state.total}"
+        self._write(", ".join(filter(None, [counted, left])) + (f": {notes}" if notes else ""))
+
+    def _write(self, text: str) -> None:
+        self._last = self._clock()
+        seconds = int(self._last - self._start)
+        typer.echo(f"[{seconds // 60:02d}:{seconds % 60:02d}] {text}", err=True)
+
+
+def remaining_text(seconds: float | None) -> str:
+    """Say about how long it will still take; nothing where that is not known."""
+    if seconds is None:
+        return ""
+    step = 5 if seconds < _ROUND_FROM else 15
+    rounded = max(step, round(seconds / step) * step)
+    return f"about {rounded // 60}:{rounded % 60:02d} left"
 
 
 @contextlib.contextmanager
 def shown_progress(quiet: bool) -> Iterator[Any]:
     """Yield the progress that fits where stderr goes."""
-    from mopt.progress import Silent
-
     if quiet:
         yield Silent()
     elif sys.stderr.isatty() and not os.environ.get("CI"):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            yield TerminalProgress(bar)
+        with _bar(countdown := Countdown()) as bar:
+            yield BarProgress(bar, countdown)
     else:
-        yield TerminalProgress(None)
+        lines = LineProgress()
+        yield lines
+        lines.flush()
+
+
+def _bar(countdown: Countdown) -> Progress:
+    """A bar that fits a narrow terminal: the title gives way."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
+    from rich.text import Text
+
+    console = Console(stderr=True)
+
+    class TitleColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            title = Text(task.description)
+            title.truncate(max(10, console.width - _BESIDE_TITLE), overflow="ellipsis")
+            return title
+
+    class RemainingColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(remaining_text(countdown.remaining()))
+
+    bar, counter = BarColumn(bar_width=10), MofNCompleteColumn()
+    columns = (SpinnerColumn(), TitleColumn(), bar, counter, TimeElapsedColumn(), RemainingColumn())
+    return Progress(*columns, console=console, transient=True)

@@ -13,11 +13,20 @@ import typer
 
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
-from mopt.cli._output import print_columns, print_json, print_lines, print_table, result_console, shown_progress
+from mopt.cli._output import (
+    print_columns,
+    print_cut_lines,
+    print_json,
+    print_lines,
+    print_table,
+    result_console,
+    shown_progress,
+)
 from mopt.cli._recipes import given
 
 if TYPE_CHECKING:
     from mopt.artifacts.artifact import Artifact
+    from mopt.records.manifest import Manifest
     from mopt.workflows.build import Plan
 
 app = command_app()
@@ -42,7 +51,8 @@ def command(
     time_budget: opt.TimeBudget = None, memory: opt.Memory = None,
     name: opt.Name = None, serve: opt.Serve = None,
     out: Annotated[Path | None, opt.out_option("NAME.mopt")] = None,
-    force: opt.Force = False, dry_run: opt.DryRun = False, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
+    force: opt.Force = False, dry_run: opt.DryRun = False, all_rows: opt.AllRows = False, as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
     recipe: opt.RecipeFile = None, trust_pickle: opt.TrustPickle = None,
 ) -> None:  # fmt: skip
     """Build the fastest version of a model that is still right.
@@ -77,7 +87,7 @@ def command(
     else:
         with shown_progress(quiet) as progress:
             artifact = build(checked, out=out, force=force, progress=progress, command=shlex.join(["mopt", *sys.argv[1:]]))
-        _print_artifact(artifact, as_json)
+        _print_artifact(artifact, as_json, all_rows)
 
 
 def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
@@ -127,8 +137,9 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     print_table(["candidate", "runtime", "passes"], rows, title="Would be tried, in this order")
 
 
-def _print_artifact(artifact: Artifact, as_json: bool) -> None:
-    from mopt.reports.build import COLUMNS, candidate_rows, serving_sentence
+def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
+    from mopt.reports.build import serving_sentence
+    from mopt.reports.summary import closing_lines
 
     manifest = artifact.manifest
     if as_json:
@@ -144,19 +155,31 @@ def _print_artifact(artifact: Artifact, as_json: bool) -> None:
             }
         )
         return
-    print_columns(
-        {name: COLUMNS[name] for name in _WIDE},
-        [row.cells for row in candidate_rows(manifest)],
-        narrow=_NARROW,
-        wide_enough=_WIDE_ENOUGH,
-        right=_WIDE[1:-1],
-    )
+    _print_candidates(manifest, all_rows)
     print_lines(
         [
             f"NOT DEPLOYABLE: {manifest.not_deployable_because}" if not manifest.deployable else "",
-            f"chosen    {manifest.chosen}: {manifest.why}",
             f"serve     {serving_sentence(manifest.batching)}",
             f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),
             f"report    {artifact.folder / 'report.html'}",
         ]
     )
+    result_console().print()
+    print_lines(closing_lines(manifest, artifact.folder))
+
+
+def _print_candidates(manifest: Manifest, all_rows: bool) -> None:
+    """Print what was measured in depth, and the others in a line for each reason; or all with their reasons."""
+    from mopt.reports.build import COLUMNS, QUICK_NOTE, candidate_rows
+    from mopt.reports.summary import folded_losers, is_quick, short_outcome, shown_trials
+
+    rows = [row.cells for row in candidate_rows(manifest)]
+    losers = folded_losers(manifest)
+    if not all_rows:
+        outcomes = {trial.name: short_outcome(trial, manifest) for trial in shown_trials(manifest)}
+        rows = [row | {"outcome": outcomes[row["name"]]} for row in rows if row["name"] in outcomes]
+    print_columns({name: COLUMNS[name] for name in _WIDE}, rows, narrow=_NARROW, wide_enough=_WIDE_ENOUGH, right=_WIDE[1:-1])
+    if all_rows:
+        print_lines([QUICK_NOTE if any(map(is_quick, manifest.trials)) else ""])
+    elif losers:
+        print_cut_lines(["Not in the table (--all has every row; ~ is a quick look):", *(f"  {line}" for line in losers)])

@@ -41,16 +41,16 @@ def command(
 ) -> None:  # fmt: skip
     """Say which machines, how many of them and for how much money hold a traffic.
 
-    SOURCES are artifacts of mopt build with --rate or --p99, or profiles of mopt bench --out. Figures for the machine that
-    they were measured on are measured; those for others are estimates with a range. Without --rate the peak is the largest of
-    --daily, or a trace's own rate.
+    SOURCES are artifacts of mopt build, or profiles of mopt bench --out. Figures for the machine that they were measured on are
+    measured; those for others are estimates with a range. Without --rate the peak is the largest of --daily, or a trace's own
+    rate.
 
     \b
     mopt size model.mopt --rate 1000 --p99 100ms
     mopt size model.mopt --rate 1000 --compare 'aws-*' --max-cost 500
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.recipe import make_traffic
-    from mopt.reports.sizing import render_sizing
+    from mopt.reports.sizing import is_sizing_report, render_sizing
     from mopt.system.files import check_file
     from mopt.workflows.size import make_sizing_request, read_profiled_models, size
 
@@ -61,7 +61,7 @@ def command(
     )  # fmt: skip
     subjects = [subject for source in sources for subject in read_profiled_models(source)]
     path = out or Path(f"{subjects[0].name}-sizing.html")
-    check_file(path, force=force)
+    check_file(path, force=force or is_sizing_report(path))
     with shown_progress(quiet) as progress:
         sizing = size(subjects, request, progress=progress)
     path.write_text(render_sizing(sizing), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "COLUMNS",
+    "QUICK_NOTE",
     "CandidateRow",
     "Fact",
     "candidate_rows",
@@ -36,6 +37,7 @@ from mopt.records.quality import Quality
 from mopt.records.serving import Batching, Setting
 from mopt.records.trial import PassRecord, TrialRecord
 from mopt.reports.charts import latency_chart, quality_chart, series, speedup, throughput_chart
+from mopt.reports.summary import is_quick, quick_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -58,6 +60,9 @@ COLUMNS = {
     "memory": "Memory",
 }
 """Fields of :class:`CandidateRow` with their headings, in the order that people read them."""
+
+
+QUICK_NOTE = "~ is a quick look at one batch size: it decides who is measured, and is not to be compared with what was."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +209,7 @@ def _page(manifest: Manifest) -> dict[str, Any]:
         "sentences": verdict(manifest),
         "columns": COLUMNS,
         "rows": candidate_rows(manifest),
+        "quick_note": QUICK_NOTE,
         "series": series(manifest),
         "unplotted": _unplotted(manifest),
         "batches": _batch_table(manifest),
@@ -225,11 +231,12 @@ def _page(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _order(trial: TrialRecord, manifest: Manifest) -> tuple[bool, bool, bool, float]:
+def _order(trial: TrialRecord, manifest: Manifest) -> tuple[bool, bool, bool, bool, float]:
     entry = _at_one(trial)
     return (
         trial.name != manifest.chosen,
         trial.name != manifest.reference.name,
+        entry is None or is_quick(trial),
         entry is None,
         entry.p50.value if entry else 0.0,
     )
@@ -242,7 +249,7 @@ def _row(trial: TrialRecord, manifest: Manifest) -> CandidateRow:
         outcome=_outcome(trial, manifest),
         quality=q.share(quality.value, quality.metric) if quality else _NONE,
         bound=_difference(quality) if quality and trial.name != manifest.reference.name else _NONE,
-        latency=q.milliseconds(entry.p50.value) if entry else _NONE,
+        latency=q.milliseconds(entry.p50.value) if entry and not is_quick(trial) else _NONE,
         speedup=_speedup(trial, manifest),
         throughput=_throughput(trial),
         size=q.memory(trial.size_bytes) if trial.size_bytes is not None else _NONE,
@@ -266,11 +273,13 @@ def _speedup(trial: TrialRecord, manifest: Manifest) -> str:
     speed = speedup(trial, manifest, entry.batch) if entry else None
     if speed is None:
         return _NONE
-    return q.ratio(speed[0]) if speed[1] else f"about {q.ratio(speed[0])}"
+    if is_quick(trial):
+        return quick_text(speed[0])
+    return q.ratio(speed[0])
 
 
 def _throughput(trial: TrialRecord) -> str:
-    if trial.profile is None or not trial.profile.batches:
+    if trial.profile is None or not trial.profile.batches or is_quick(trial):
         return _NONE
     best = max(trial.profile.batches, key=lambda entry: entry.throughput)
     return f"{q.rate(best.throughput)} at batch {best.batch}"

@@ -184,13 +184,17 @@ def plain_log_ticks(axes: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A candidate on the plane of speed and quality; ``scale`` turns a difference into what the axis shows."""
+    """A candidate on the plane of speed and quality; ``scale`` turns a difference into what the axis shows.
+
+    ``quick`` is one whose speed is from a quick look, which is drawn hollow.
+    """
 
     label: str
     speed: float
     quality: Quality
     role: str
     scale: float
+    quick: bool
 
     @classmethod
     def of(cls, trial: TrialRecord, manifest: Manifest) -> _Point:
@@ -204,7 +208,9 @@ class _Point:
             role = "reference"
         elif trial.outcome is not None and quality.verdict == "fail":
             role = "bad"
-        return cls(clean(trial.name), speed[0] if speed else 1.0, quality, role, 100.0 if is_share(quality.metric) else 1.0)
+        quick = trial.profile is not None and trial.profile.depth == "screening"
+        scale = 100.0 if is_share(quality.metric) else 1.0
+        return cls(clean(trial.name), speed[0] if speed else 1.0, quality, role, scale, quick)
 
     @property
     def difference(self) -> float:
@@ -229,6 +235,7 @@ def _scatter(axes: Any, points: Sequence[_Point]) -> None:
             color=colour,
             marker="D" if point.role == "reference" else "x" if point.role == "bad" else "o",
             markersize=8 if point.role == "chosen" else 6,
+            fillstyle="none" if point.quick else "full",
             linestyle="none",
         )
     _quality_axis(axes, points)

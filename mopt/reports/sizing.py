@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["COLUMNS", "facts", "render_sizing", "rows", "sentences"]
+__all__ = ["COLUMNS", "facts", "is_sizing_report", "render_sizing", "rows", "sentences"]
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mopt.records import units as q
@@ -13,6 +15,8 @@ from mopt.reports.build import Fact, environment
 from mopt.reports.charts import COLOURS, clean, draw, plain_log_ticks
 
 _NONE = "\N{EN DASH}"
+_GENERATOR = '<meta name="generator" content="mopt size">'
+"""In the head of the page, by which a report that mopt wrote is known again."""
 _ROLES = {"chosen": ("chosen", "-", 2.4), "gpu": ("bad", (0, (5, 3)), 1.4)}
 COLUMNS = {
     "target": "Machine",
@@ -32,16 +36,38 @@ COLUMNS = {
 
 
 def rows(sizing: Sizing) -> list[dict[str, str]]:
-    """Return the table: the recommended line first, then from cheap to dear, then what is excluded."""
+    """Return the table: the recommended line first, then from cheap to dear, then what is excluded.
+
+    Machines that have no figures for the same reason share one line.
+    """
     order = sorted(range(len(sizing.options)), key=lambda index: _order(sizing, index))
-    return [_row(sizing.options[index], index == sizing.recommended) for index in order]
+    lines = []
+    for _, group in itertools.groupby(order, lambda index: _unanswered(sizing.options[index]) or index):
+        indices = list(group)
+        row = _row(sizing.options[indices[0]], indices[0] == sizing.recommended)
+        lines.append(row | _shared_names([sizing.options[index] for index in indices]) if len(indices) > 1 else row)
+    return lines
 
 
-def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float]:
+def _unanswered(option: SizingOption) -> str:
+    """Why it has no figures; empty for what has some."""
+    return option.excluded if option.replicas is None else ""
+
+
+def _shared_names(options: Sequence[SizingOption]) -> dict[str, str]:
+    targets = {option.target for option in options}
+    precisions = dict.fromkeys(option.precision for option in options)
+    return {
+        "target": q.count(len(targets), "machine") if len(targets) > 1 else options[0].target,
+        "precision": ", ".join(precisions),
+    }
+
+
+def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float, str]:
     option = sizing.options[index]
     monthly = option.monthly_usd.high if option.monthly_usd else float("inf")
     machines = option.replicas.high if option.replicas else float("inf")
-    return index != sizing.recommended, bool(option.excluded), monthly, machines
+    return index != sizing.recommended, bool(option.excluded), monthly, machines, _unanswered(option)
 
 
 def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
@@ -62,6 +88,7 @@ def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
         "million": _span(option.per_million_usd, lambda value: "many" if value > 1e6 else f"${q.digits(value)}"),
         "energy": f"{q.digits(option.kwh_month)} kWh" if option.kwh_month else _NONE,
         "note": option.excluded or ("recommended: " if recommended else "") + option.limited_by,
+        "answered": "" if option.replicas is None else "yes",
         "state": "chosen" if recommended else "rejected" if option.excluded else "",
     }
 
@@ -77,7 +104,7 @@ def _span(span: Range | None, write: Any) -> str:
 
 
 def sentences(sizing: Sizing) -> list[str]:
-    """Say the answer: the machine, why, whether a GPU can pay, and how to scale."""
+    """Say the answer: the machine, why, whether a GPU can pay, how to scale, and what has no answer."""
     lines = []
     if sizing.recommended is None:
         lines.append(f"No recommendation: {sizing.why}.")
@@ -101,6 +128,9 @@ def sentences(sizing: Sizing) -> list[str]:
             f"Autoscaling: at least {scaling.minimum}, one more from {q.digits(scaling.threshold)} {scaling.unit} each "
             f"({scaling.metric}); {scaling.why}."
         )
+    lines += [
+        f"No answer for {row['precision']} on {row['target']}: {row['note']}." for row in rows(sizing) if not row["answered"]
+    ]
     return [*lines, *(f"Note: {warning}." for warning in sizing.warnings)]
 
 
@@ -122,6 +152,7 @@ def render_sizing(sizing: Sizing) -> str:
     """Return the report as one page that loads nothing and runs nothing."""
     page = {
         "sizing": sizing,
+        "generator": _GENERATOR,
         "sentences": sentences(sizing),
         "facts": facts(sizing),
         "columns": COLUMNS,
@@ -131,6 +162,14 @@ def render_sizing(sizing: Sizing) -> str:
         "curves": [(curve.name, _style(curve, index)[0]) for index, curve in enumerate(sizing.cost)],
     }
     return environment().get_template("sizing.html.j2").render(page)
+
+
+def is_sizing_report(path: Path) -> bool:
+    """Whether a file is a page that :func:`render_sizing` made."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as page:
+        return _GENERATOR in page.read(1000)
 
 
 def _style(curve: Curve, index: int) -> tuple[str, Any, float]:

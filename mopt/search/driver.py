@@ -12,6 +12,18 @@ from collections.abc import Sequence
 from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.samples import batch_feeds
 from mopt.progress import Progress, Silent
+from mopt.search.outlook import (
+    QUALITY,
+    QUICK_QUALITY,
+    SCREENING,
+    SHORTLIST_STAGE,
+    Pace,
+    expected_from_start,
+    expected_mixed_precision,
+    expected_quality,
+    expected_shortlist,
+    mixed_precision_stage,
+)
 from mopt.search.quality import (
     QUALITY_REJECTIONS,
     ReferenceOutputs,
@@ -38,29 +50,75 @@ def search(
     task: SearchTask, reference_candidate: Candidate, candidates: Sequence[Candidate], progress: Progress
 ) -> SearchResult:
     """Try every candidate and choose."""
-    deadline = time.monotonic() + task.time_budget_s
+    start = time.monotonic()
+    deadline = start + task.time_budget_s
     reference = reference_trial(task.source, reference_candidate)
     progress.stage("running the reference over the samples", 1)
     expected = record_reference(task.quality, task.source, reference_candidate)
+    recorded = time.monotonic()
     reference = check_reference(task.quality, expected, reference)
     progress.step(quality_note(reference))
+    pace = Pace(
+        seconds=recorded - start,
+        few_seconds=time.monotonic() - recorded,
+        samples=len(task.quality.samples),
+        few=expected.few,
+        calibration=len(task.calibration),
+    )
+    pace = pace.slowed(pace.start_slowness)
+    progress.expect(_expected(task, pace, len(candidates)))
 
     trials = compile_all(task.compiling, candidates, deadline, progress)
+    progress.expect({SCREENING: _expected(task, pace, _count_alive(trials))[SCREENING]})
+    quiet = _expected(task, pace.slowed(1.0), _count_alive(trials))[SCREENING]
+    start = time.monotonic()
     trials = screen_latency(task.speed, reference, trials, progress)
-    trials = _check_quality(task, expected, trials, progress)
+    pace = pace.slowed((time.monotonic() - start) / quiet)
+    trials = _check_quality(task, reference, expected, trials, pace, progress)
     trials += _refine(task, reference, expected, trials, deadline, progress)
+    progress.expect({SHORTLIST_STAGE: _expected_shortlist(task, trials, pace)})
     return select_best(task.speed, reference, trials, progress)
 
 
-def _check_quality(task: SearchTask, expected: ReferenceOutputs, trials: list[Trial], progress: Progress) -> list[Trial]:
+def _expected(task: SearchTask, pace: Pace, candidates: int) -> dict[str, float]:
+    """Seconds of the stages of a search with so many candidates."""
+    return expected_from_start(
+        pace,
+        candidates,
+        shortlist=SHORTLIST,
+        sizes=task.speed.signature.batch_sizes(task.speed.max_batch),
+        rounds=task.speed.rounds,
+        screening_batch=screening_batch(task.speed),
+    )
+
+
+def _count_alive(trials: Sequence[Trial]) -> int:
+    return sum(trial.alive for trial in trials)
+
+
+def _check_quality(
+    task: SearchTask, reference: Trial, expected: ReferenceOutputs, trials: list[Trial], pace: Pace, progress: Progress
+) -> list[Trial]:
     """Check the quality of every candidate on a few samples, then of the best on all, the fastest first."""
     alive = [trial for trial in trials if trial.alive]
     done: dict[str, Trial] = {}
-    progress.stage("checking quality on a few samples", len(alive))
+    quick = pace.quality(expected.few)
+    progress.expect(
+        {
+            QUICK_QUALITY: len(alive) * quick,
+            QUALITY: expected_quality(pace, len(alive), quick, SHORTLIST),
+            SHORTLIST_STAGE: _expected_shortlist(task, trials, pace),
+        }
+    )
+    start = time.monotonic()
+    progress.stage(QUICK_QUALITY, len(alive))
     for trial in alive:
         done[trial.record.name] = report_step(progress, screen_quality(task.quality, expected, trial))
+    quick = (time.monotonic() - start) / max(1, len(alive))
     alive = rank_by_estimate(task.speed, [trial for trial in done.values() if trial.alive])
-    progress.stage("checking quality on all samples", min(len(alive), SHORTLIST))
+    progress.expect({QUALITY: expected_quality(pace, len(alive), quick, SHORTLIST)})
+    progress.expect(_expected_refining(task, reference, [done.get(trial.record.name, trial) for trial in trials], pace))
+    progress.stage(QUALITY, len(alive))
     passed = 0
     for trial in alive:
         if passed == SHORTLIST:
@@ -69,15 +127,50 @@ def _check_quality(task: SearchTask, expected: ReferenceOutputs, trials: list[Tr
         done[trial.record.name] = judged
         passed += judged.alive
         progress.step(quality_note(judged))
-    return [done.get(trial.record.name, trial) for trial in trials]
+    judged_trials = [done.get(trial.record.name, trial) for trial in trials]
+    progress.expect(_expected_refining(task, reference, judged_trials, pace))
+    return judged_trials
+
+
+def _expected_shortlist(task: SearchTask, trials: Sequence[Trial], pace: Pace) -> float:
+    """Seconds of measuring the best of what was screened in depth."""
+    alive = [trial.record.profile.batches[0] for trial in trials if trial.alive and trial.record.profile]
+    references = [entry.p50.value * entry.ratio.value / 1e3 / entry.batch for entry in alive if entry.ratio]
+    sizes = task.speed.signature.batch_sizes(task.speed.max_batch)
+    latency = min(references, default=pace.sample)
+    return pace.slowness * expected_shortlist(latency, min(SHORTLIST, len(alive)), sizes, task.speed.rounds)
+
+
+def _expected_refining(task: SearchTask, reference: Trial, trials: Sequence[Trial], pace: Pace) -> dict[str, float]:
+    """Seconds of mixed precision for those that need it, as far as they are known."""
+    return {
+        mixed_precision_stage(trial.record.name): expected_mixed_precision(
+            sum(step.seconds for step in trial.record.passes if not step.cached), pace
+        )
+        for trial in _worth_refining(task, trials, _best_that_holds(task, reference, trials))
+    }
 
 
 def _refine(
     task: SearchTask, reference: Trial, expected: ReferenceOutputs, trials: Sequence[Trial], deadline: float, progress: Progress
 ) -> list[Trial]:
     """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
+    bar = _best_that_holds(task, reference, trials)
+    variants: list[Trial] = []
+    for trial in _worth_refining(task, trials, bar):
+        variants += _mix(task, reference, expected, trial, bar, deadline, progress)
+        progress.expect({mixed_precision_stage(trial.record.name): 0.0})
+    return variants
+
+
+def _best_that_holds(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> float:
+    """The estimated objective of the best candidate that is not rejected, or of the reference."""
     least = -float(reference.record.size_bytes or 0) if task.speed.objective == "size" else 1.0
-    bar = max([least, *(estimated_objective(task.speed, trial) for trial in trials if trial.alive)])
+    return max([least, *(estimated_objective(task.speed, trial) for trial in trials if trial.alive)])
+
+
+def _worth_refining(task: SearchTask, trials: Sequence[Trial], bar: float) -> list[Trial]:
+    """Those that are wrong and would be better than ``bar``, the best first; one for each model, and few."""
     wrong = [
         trial
         for trial in trials
@@ -85,14 +178,10 @@ def _refine(
         and trial.record.outcome.rejection in QUALITY_REJECTIONS
         and estimated_objective(task.speed, trial) > bar
     ]
-    variants: list[Trial] = []
-    refined: set[str | None] = set()
+    models: dict[str | None, Trial] = {}
     for trial in sorted(wrong, key=functools.partial(estimated_objective, task.speed), reverse=True):
-        if len(refined) == _REFINED or trial.record.model_digest in refined:
-            continue
-        refined.add(trial.record.model_digest)
-        variants += _mix(task, reference, expected, trial, bar, deadline, progress)
-    return variants
+        models.setdefault(trial.record.model_digest, trial)
+    return list(models.values())[:_REFINED]
 
 
 def _mix(

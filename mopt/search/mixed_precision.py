@@ -161,7 +161,7 @@ def minimize_float_nodes(
         if holding:
             kept = plan.ranked[:high]
             yield kept
-    for name in slowest(kept)[:_DROPPED] if len(kept) > 1 else ():
+    for name in slowest(kept)[: min(_DROPPED, MAX_TRIALS - tried)] if len(kept) > 1 else ():
         fewer = tuple(node for node in kept if node != name)
         if fewer and holds(plan.with_float(fewer, "-dropped")):
             kept = fewer

@@ -31,6 +31,7 @@ from mopt.model.samples import Samples
 from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
+from mopt.search.outlook import COMPILING, mixed_precision_stage
 from mopt.search.task import CompileTask, QualityTask
 from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
 
@@ -75,7 +76,7 @@ def record_reference(task: QualityTask, source: Model, reference: Candidate) -> 
 
 def compile_all(task: CompileTask, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Trial]:
     """Compile each; those after the deadline are skipped, and the second of two equal ones is rejected."""
-    progress.stage("compiling", len(candidates))
+    progress.stage(COMPILING, len(candidates))
     trials: list[Trial] = []
     seen: dict[tuple[str, str], str] = {}
     for candidate in candidates:
@@ -182,7 +183,7 @@ def search_mixed_precision(
     plan = plan_mixed_precision(candidate, task.model, samples, task.store, task.memory)
     if plan is None:
         return []
-    progress.stage(f"mixed precision for {candidate.name}", MAX_TRIALS)
+    progress.stage(mixed_precision_stage(candidate.name), MAX_TRIALS)
     tried: dict[str, Trial] = {}
 
     def holds(variant: Candidate) -> bool | None:

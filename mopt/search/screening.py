@@ -17,6 +17,7 @@ from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
+from mopt.search.outlook import SCREENING
 from mopt.search.task import SpeedTask
 from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text
 
@@ -29,7 +30,7 @@ def screen_latency(task: SpeedTask, reference: Trial, trials: list[Trial], progr
     feeds = batch_feeds(task.signature, task.samples, batch)
     trials = reject_oversized(task.memory, reference, trials)
     alive = [trial for trial in trials if trial.alive]
-    progress.stage("screening the speed", len(alive))
+    progress.stage(SCREENING, len(alive))
     looked: dict[str, Trial] = {trial.record.name: trial for trial in trials}
     for group in memory_groups(task.memory, reference, alive):
         for trial in _screen_group(task.monitor, reference, group, feeds, batch):

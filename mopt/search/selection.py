@@ -28,6 +28,7 @@ from mopt.records.measurement import Estimate, Profile
 from mopt.records.trial import TrialRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, resident
+from mopt.search.outlook import SHORTLIST_STAGE
 from mopt.search.task import SpeedTask
 from mopt.search.trial import NARROW, REFERENCE, Candidate, Trial, inconclusive_text, open_session, speedup_text
 
@@ -135,7 +136,7 @@ def _measure_shortlist(
 ) -> tuple[list[Trial], Estimate]:
     trials = [reference, *shortlist]
     sizes = task.signature.batch_sizes(task.max_batch)
-    progress.stage("measuring the shortlist", len(sizes))
+    progress.stage(SHORTLIST_STAGE, len(sizes))
     with contextlib.ExitStack() as stack:
         sessions = {trial.record.name: stack.enter_context(open_session(trial)) for trial in trials}
         names = {reference.record.name: REFERENCE}

@@ -14,7 +14,14 @@ from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
-from mopt.capacity.measure import MeasuredModel, measure_capacity, without_instance_groups
+from mopt.capacity.measure import (
+    SERVER_STAGE,
+    MeasuredModel,
+    expected_seconds,
+    measure_capacity,
+    profile_operators,
+    without_instance_groups,
+)
 from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
@@ -48,6 +55,9 @@ from mopt.workflows._sources import PreparedModel, Source, first_samples, open_s
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
 """What another machine may differ by, as a share of the largest output: in FP32, and in a lower precision."""
+
+_PROFILING = "profiling the operators"
+_WRITING = "writing the artifact"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +120,7 @@ def build(
     site = _check(recipe)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
+    progress.expect(_expected(recipe))
     progress.stage("reading the model and the data", 2)
     source = open_source(recipe, store, progress)
     metric = source.metric(recipe)
@@ -126,7 +137,7 @@ def build(
                 progress,
             )
             outcome = _outcome(recipe, site, source, prepared, result, progress)
-            progress.stage("writing the artifact", 1)
+            progress.stage(_WRITING, 1)
             command = command or _command(recipe, destination)
             _write(entry.scratch / "artifact", recipe, site, source, prepared, outcome, command)
             progress.step()
@@ -169,6 +180,13 @@ def _check(recipe: Recipe) -> _Site:
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
     return _Site(machine, target, NoiseMonitor())
+
+
+def _expected(recipe: Recipe) -> dict[str, float]:
+    """Seconds of the stages after the search."""
+    if recipe.traffic.rate is None and recipe.traffic.p99 is None:
+        return {_PROFILING: 2.0, _WRITING: 2.0}
+    return {SERVER_STAGE: expected_seconds(detect().cores, recipe.search.max_batch), _WRITING: 2.0}
 
 
 def _threads(recipe: Recipe, machine: Machine) -> int:
@@ -243,15 +261,16 @@ def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, 
 def _outcome(
     recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, result: SearchResult, progress: Progress
 ) -> _Outcome:
-    """The choice as a server runs it; measured only when there is traffic to plan for, and not without its device."""
+    """The choice as a server runs it; instance groups are measured only when there is traffic, nothing without its device."""
     profile, traffic = result.chosen.profile, recipe.traffic
     if profile is None:
         return _Outcome(result, None, _unmeasured_batching(recipe, prepared.signature))
     serving = without_instance_groups(profile, site.machine, site.monitor.summary(), batches=prepared.signature.batches)
+    measured = MeasuredModel(result.candidate.runtime, result.model, prepared.signature, source.split.evaluation)
     if traffic.rate is not None or traffic.p99 is not None:
         try:
             serving = measure_capacity(
-                MeasuredModel(result.candidate.runtime, result.model, prepared.signature, source.split.evaluation),
+                measured,
                 machine=site.machine,
                 max_batch=recipe.search.max_batch,
                 latency_limit_ms=traffic.p99,
@@ -261,6 +280,8 @@ def _outcome(
             )
         except CandidateRejectedError as error:  # several instances of what runs well alone
             progress.step(f"one instance alone is planned for, since others failed: {error.message}")
+    if not serving.operators:
+        serving = _with_operators(serving, measured, progress)
     batching = recommend(
         serving,
         rate=traffic.rate,
@@ -270,6 +291,19 @@ def _outcome(
         arrivals=parse_arrivals(traffic.arrivals),
     )
     return _Outcome(result, serving, batching)
+
+
+def _with_operators(serving: ServingProfile, measured: MeasuredModel, progress: Progress) -> ServingProfile:
+    """The same with where the time goes, without which nothing can be said about other machines."""
+    progress.stage(_PROFILING, 1)
+    batches = serving.instance_groups[0].solo
+    try:
+        operators = profile_operators(measured, [batches[0].batch, batches[-1].batch])
+    except CandidateRejectedError as error:  # the profiler alone: the model has been served and timed without it
+        progress.step(f"the operators could not be profiled: {error.message}")
+        return serving
+    progress.step()
+    return serving.model_copy(update={"operators": operators})
 
 
 def _unmeasured_batching(recipe: Recipe, signature: Signature) -> Batching:

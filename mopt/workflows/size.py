@@ -40,6 +40,8 @@ from mopt.records.serving import ServingProfile, Setting
 from mopt.records.sizing import Range, Sizing, SizingOption
 from mopt.system.plugins import nearest
 
+_UNPROFILED = "no operators were profiled: a build and mopt bench --out do that for the chosen model, on a CPU"
+
 Balancer = Literal["random", "round robin", "least loaded"]
 
 
@@ -188,14 +190,14 @@ def _compare(
         here = load_target(request.machine, subject.profile.machine) if request.machine else None
         profiles[len(options)] = subject.profile
         options.append(_measured(subject, request, here))
-        progress.step(f"{subject.precision} here")
+        progress.step()
         for target in targets:
             assert peak is not None
             option, projected = _projected(subject, request, target, peak)
             if projected is not None:
                 profiles[len(options)] = projected
             options.append(option)
-            progress.step(f"{subject.precision} on {target.name}")
+            progress.step()
     return options, profiles
 
 
@@ -265,7 +267,7 @@ def _projected(
         hourly_usd=hardware.price.value,
     )
     if not subject.profile.operators:
-        return option.model_copy(update={"excluded": "no operators were profiled: run mopt bench on a CPU"}), None
+        return option.model_copy(update={"excluded": _UNPROFILED}), None
     there = peak_of(hardware)
     cores = int(hardware.cores.value)
     versions = {end: project_profile(subject.profile, here, there, cores, end) for end in ("value", "low", "high")}

@@ -237,3 +237,12 @@ def test_the_peaks_of_this_machine_are_in_the_range_of_machines():
     assert 1e9 < found.flops["fp32"] < 1e13
     assert found.bandwidth >= found.bandwidth_one > 1e8
     assert found.cores == detect().cores
+
+
+def test_fewer_cores_than_threads_take_longer_in_proportion_to_the_arithmetic():
+    measured = profile(cost(flops=4e8, ms=1.0), total=1.0, threads=4)
+    four = latency_ratio([measured], HERE, HERE, 1)
+    one = latency_ratio([measured], HERE, dataclasses.replace(HERE, cores=1), 1, threads=1)
+    assert four.value == pytest.approx(1.0)
+    assert one.value == pytest.approx(4.0)
+    assert one.low <= one.value <= one.high

@@ -5,6 +5,7 @@ import pytest
 
 from mopt.artifacts.artifact import Artifact
 from mopt.errors import UserError
+from mopt.reports.summary import closing_lines
 from tests import manifests
 from tests.cli.running import run
 
@@ -36,9 +37,38 @@ def test_the_table_has_every_candidate_with_its_end(received):
     shown = run("build", "m.onnx", "--data", "a.npz").stdout
     for trial in manifests.trials():
         assert trial.name in shown
-    assert "chosen    onnxruntime-int8: It is the fastest" in shown
     assert "artifact  m.mopt\n" in shown
     assert "NOT DEPLOYABLE" not in shown
+
+
+def test_the_table_has_what_was_measured_and_the_others_share_a_line_for_each_reason(received):
+    short = run("build", "m.onnx", "--data", "a.npz").stdout
+    row = next(line for line in short.splitlines() if line.startswith(" openvino-int8 "))
+    assert row.rstrip().endswith("not best")
+    assert "  1 crashed: the process died of SIGSEGV: onnxruntime-fp16\n" in short
+    assert "8 % slower than the chosen one" not in short
+    whole = run("build", "m.onnx", "--data", "a.npz", "--all").stdout
+    assert "not best: 8 % slower than the chosen one" in whole
+    assert "Not in the table" not in whole
+
+
+@pytest.mark.usefixtures("received")
+def test_a_narrow_terminal_has_one_line_for_each(monkeypatch):
+    from rich.console import Console
+
+    console = Console(width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("mopt.cli._output.result_console", lambda: console)
+    lines = run("build", "m.onnx", "--data", "a.npz").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    table = lines[: next(index for index, line in enumerate(lines) if line.startswith("Not in the table"))]
+    assert len([line for line in table if line.strip()]) == 2 + 6  # headings, and those that were measured in depth
+    assert len([line for line in lines if line.startswith("  1 ")]) == 6
+
+
+def test_it_ends_with_three_lines_to_paste(received):
+    assert run("build", "m.onnx", "--data", "a.npz").stdout.splitlines()[-3:] == list(
+        closing_lines(manifests.manifest(), Path("m.mopt"))
+    )
 
 
 def test_what_must_not_be_deployed_says_so_first(monkeypatch):

@@ -48,7 +48,7 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
         "--calibration": ["9"], "--target": ["nvidia-l4"], "--objective": ["size"], "--tolerance": ["2%"],
         "--metric": ["f1"], "--confidence": ["0.9"], "--inconclusive": ["reject"], "--candidate": ["*int8*"],
         "--max-batch": ["4"], "--threads": ["1"], "--time-budget": ["1m"], "--memory": ["1GB"], "--name": ["other"],
-        "--serve": ["bentoml"], "--out": ["there"], "--force": [], "--dry-run": [], "--recipe": ["good.toml"],
+        "--serve": ["bentoml"], "--out": ["there"], "--force": [], "--dry-run": [], "--all": [], "--recipe": ["good.toml"],
         "--trust-pickle": [],
     },
     "init": {"--data": ["b.npz"], "--out": ["-"], "--force": [], "--schema": [], "--json": []},

@@ -1,10 +1,20 @@
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopt.cli._output import _widths, print_columns, print_json, print_lines, print_table, shown_progress
+from mopt.cli._output import (
+    LineProgress,
+    _widths,
+    print_columns,
+    print_json,
+    print_lines,
+    print_table,
+    remaining_text,
+    shown_progress,
+)
 from mopt.progress import Silent
 from tests import manifests
 
@@ -66,9 +76,43 @@ def test_progress_is_lines_in_ci_and_nothing_when_quiet(capsys):
         progress.stage("compiling", 2)
         progress.step()
         progress.step("one is out")
+        progress.stage("measuring", 0)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "[00:00] compiling (2)\n[00:00] compiling 2/2: one is out\n"
+
+
+def test_lines_come_every_few_seconds_however_many_steps_there_are(capsys):
+    now = 0.0
+    progress = LineProgress(lambda: now)
+    progress.expect({"compiling": 104.0, "measuring": 100.0})
+    progress.stage("compiling", 104)
+    for index in range(104):
+        now += 0.25
+        progress.step(f"note {index}" if index < 20 else "")
+    progress.stage("measuring", 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "[00:00] compiling (104)"
+    assert lines[-1] == "[00:26] measuring (1)"
+    assert len(lines) == 2 + 5
+    assert lines[1] == "[00:05] compiling 20/104, about 2:45 left: note 0; note 1; note 2; and 17 more"
+    assert ":" not in lines[2].partition("left")[2]
+
+
+def test_what_is_left_to_say_is_said_before_the_next_stage(capsys):
+    with shown_progress(quiet=False) as progress:
+        progress.stage("compiling", 3)
+        for name in "ab":
+            progress.step(f"{name} is out")
+    assert capsys.readouterr().err.splitlines()[1:] == ["[00:00] compiling 2/3, about 0:05 left: a is out; b is out"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0.4, "about 0:05 left"), (62, "about 1:00 left"), (119, "about 2:00 left"), (200, "about 3:15 left")],
+)
+def test_the_remaining_time_is_no_more_exact_than_it_can_be(seconds, text):
+    assert remaining_text(seconds) == text
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
@@ -77,8 +121,25 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
     with shown_progress(quiet=False) as progress:
         progress.stage("compiling", 1)
         progress.step("[one] is out")
+        progress.expect({"measuring": 30.0})
         progress.stage("measuring", 3)
-    assert "[one] is out" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "[one] is out" in shown
+    assert "about 0:30 left" in shown
+
+
+@pytest.mark.parametrize("title", ["checking quality on a few samples", "mixed precision for onnxruntime-int8-percentile"])
+def test_the_bar_fits_a_narrow_terminal(title, monkeypatch, capsys):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with shown_progress(quiet=False) as progress:
+        progress.expect({title: 500.0})
+        progress.stage(title, 104)
+    shown = capsys.readouterr().err
+    drawn = [line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "\n").splitlines() if "left" in line]
+    assert drawn
+    assert all("0/104" in line and "about 8:15 left" in line and len(line) <= 80 for line in drawn)
 
 
 @pytest.mark.parametrize("text", ["", "a"])

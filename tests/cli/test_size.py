@@ -3,6 +3,7 @@ import json
 import pytest
 
 from mopt.errors import UserError
+from mopt.reports.sizing import render_sizing
 from tests import sizings
 from tests.cli.running import run
 
@@ -49,6 +50,17 @@ def test_a_report_that_is_there_is_kept(received, tmp_path):
     (tmp_path / "m-sizing.html").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         run(*SIZE)
+    assert (tmp_path / "m-sizing.html").read_text() == "mine"
     assert not [call for call in received if "mopt.workflows.size.size " in call]
     run(*SIZE, "--force")
     assert (tmp_path / "m-sizing.html").read_text() == "<p>sizing"
+
+
+def test_a_report_that_mopt_wrote_is_written_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr("mopt.reports.sizing.render_sizing", render_sizing)
+    for name in ("first", "second"):
+        monkeypatch.setattr("mopt.workflows.size.size", lambda *_, name=name, **__: sizings.sizing(sizings.option(name)))
+        run(*SIZE)
+    page = (tmp_path / "m-sizing.html").read_text()
+    assert "second" in page
+    assert "first" not in page

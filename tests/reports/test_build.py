@@ -6,7 +6,7 @@ import pytest
 
 from mopt.errors import Rejection
 from mopt.records.trial import Outcome, PassRecord
-from mopt.reports.build import COLUMNS, candidate_rows, quality_sentence, render_html, render_markdown, verdict
+from mopt.reports.build import COLUMNS, QUICK_NOTE, candidate_rows, quality_sentence, render_html, render_markdown, verdict
 from tests.manifests import HOSTILE, estimate, hostile, manifest, profile, quality, trial, trials
 
 
@@ -136,8 +136,10 @@ def test_rows_begin_with_the_chosen_and_the_reference_and_end_with_the_unmeasure
 
 def test_a_quick_look_is_marked_as_such():
     (row,) = [row for row in candidate_rows(manifest()) if row.name == "onnxruntime-int8-dynamic"]
-    assert row.speedup == "about 0.830×"
-    assert row.throughput.endswith("at batch 8")
+    assert row.speedup == "~0.83×"
+    assert (row.latency, row.throughput) == ("–", "–")
+    assert QUICK_NOTE in render_html(manifest())
+    assert QUICK_NOTE[2:] in render_markdown(manifest())  # the tilde is escaped
 
 
 def test_a_reference_that_wins_is_told_as_such():

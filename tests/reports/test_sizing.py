@@ -39,6 +39,7 @@ def test_what_is_not_known_is_a_dash():
     )  # fmt: skip
     (row,) = rows(sizing(bare, recommended=None))
     dashes = {name for name, text in row.items() if text == "\N{EN DASH}"}
+    assert sentences(sizing(bare, recommended=None))[-1] == "No answer for onnxruntime-int8 on bare: nothing holds."
     assert dashes == {"replicas", "settings", "p99", "utilization", "memory", "monthly", "million", "energy"}
 
 

@@ -64,6 +64,14 @@ def test_what_is_shipped_is_never_slower_than_the_reference(built):
         assert manifest.winner.profile.batches[0].ratio.low > 1
 
 
+def test_a_default_build_leaves_what_sizes_other_machines(built):
+    manifest = built[3].manifest
+    profile = manifest.serving_profile
+    batches = manifest.winner.profile.batches
+    assert [entry.batch for entry in profile.operators] == sorted({batches[0].batch, batches[-1].batch})
+    assert all(entry.operators and entry.total_ms > 0 for entry in profile.operators)
+
+
 def test_calibration_and_evaluation_are_disjoint_and_counted(built):
     data = built[3].manifest.data
     assert data["calibration"] + data["evaluation"] <= 600

@@ -115,7 +115,32 @@ def test_a_profile_without_operators_is_not_projected():
         [ProfiledModel("example", "fp32", profile(operators=False))],
         SizingRequest(DEMAND, price_usd=0.2, targets=("aws-c7i*",)),
     )
-    assert "run mopt bench" in next(option for option in found.options if option.target != "here").excluded
+    assert "no operators were profiled" in next(option for option in found.options if option.target != "here").excluded
+
+
+def test_machines_without_an_answer_share_one_line():
+    subjects = [ProfiledModel("example", "int8", profile(0.5)), ProfiledModel("example", "fp32", profile(operators=False))]
+    sizing = size(subjects, SizingRequest(DEMAND, price_usd=0.2, targets=("aws-c7*",)))
+    table = rows(sizing)
+    others = [option for option in sizing.options if option.target != "here" and option.precision == "fp32"]
+    assert len(others) > 1
+    (shared,) = [row for row in table if "no operators were profiled" in row["note"]]
+    assert (shared["target"], shared["precision"]) == (f"{len(others)} machines", "fp32")
+    assert len(table) == len(sizing.options) - len(others) + 1
+    assert len([line for line in sentences(sizing) if line.startswith("No answer for fp32 on ")]) == 1
+
+
+def test_a_machine_with_fewer_cores_than_any_instance_has_threads_is_projected_too():
+    wide = profile(machine=detect().model_copy(update={"cores": 16}))
+    group = wide.instance_groups[0].model_copy(update={"threads": 16})
+    operators = tuple(entry.model_copy(update={"threads": 16}) for entry in wide.operators)
+    wide = wide.model_copy(update={"instance_groups": (group,), "operators": operators})
+    request = SizingRequest(Demand(100, 1000), machine="aws-c7i-2xlarge", targets=("aws-c7i-2xlarge",))
+    here, there = size([ProfiledModel("example", "fp32", wide)], request).options
+    assert there.threads == 4  # of four cores
+    assert there.instances == 1
+    assert there.peak_qps == pytest.approx(here.peak_qps, rel=0.01)  # that machine itself
+    assert there.replicas.low <= there.replicas.value <= there.replicas.high
 
 
 def test_the_daily_curve_costs_less_when_machines_follow_it():

@@ -1,0 +1,154 @@
+"""How long the rest of a search will take, from what was measured of it so far.
+
+A build spends its time in few kinds of work: compiling a candidate, running one over samples, letting sessions take turns. Each
+estimate here is their number times what one took; how many candidates drop out on the way is not known before, and guessed.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "COMPILING",
+    "QUALITY",
+    "QUICK_QUALITY",
+    "SCREENING",
+    "SHORTLIST_STAGE",
+    "Pace",
+    "expected_from_start",
+    "expected_mixed_precision",
+    "expected_quality",
+    "expected_shortlist",
+    "mixed_precision_stage",
+]
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from mopt.profiles.measure import TURN_SECONDS
+
+COMPILING = "compiling"
+SCREENING = "screening the speed"
+QUICK_QUALITY = "checking quality on a few samples"
+QUALITY = "checking quality on all samples"
+SHORTLIST_STAGE = "measuring the shortlist"
+
+_OPENING = 0.3
+"""Seconds until a process has loaded a small model and answered."""
+_START = 0.45
+"""Seconds until the first process of all has answered."""
+_PASSES = 0.6
+"""Seconds of a candidate's passes on top of running the calibration samples."""
+_SCREENED_TURNS = 10
+"""Turns of a candidate while it is screened, warm-up included."""
+_SURVIVORS = 0.6
+"""Share of the candidates that screening leaves; sometimes it leaves hardly any, so a shortlist has one less than it may."""
+_CALIBRATING = 1.5
+"""Times of running the calibration samples that compiling a candidate takes, those that need none among them."""
+_WARM_UP_TURNS = 4
+_FEWEST_ROUNDS = 5
+_LONGEST_TURN = 0.15
+_SIZE_SECONDS = 25.0
+"""After which no new round begins at a batch size."""
+_SLOWEST = 3.0
+_VARIANTS = 3
+"""Trials that mixed precision takes for a candidate: most end when a variant gains nothing any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """What running the reference over the samples has told.
+
+    Attributes:
+        seconds: That it took, a process and loading included.
+        few_seconds: That running it over a few of them took, in another process.
+        samples: How many there are.
+        few: How many of them are a first look.
+        calibration: Samples that a quantizing pass runs.
+        slowness: Times as long as on a quiet machine that starting processes and taking turns takes.
+    """
+
+    seconds: float
+    few_seconds: float
+    samples: int
+    few: int
+    calibration: int
+    slowness: float = 1.0
+
+    @property
+    def sample(self) -> float:
+        """Seconds of a sample: what the samples took that were run once more than the few, so that no process start counts."""
+        more = self.samples - self.few
+        if more > 0:
+            return max(0.0, self.seconds - self.few_seconds) / more
+        return max(0.0, min(self.seconds, self.few_seconds) - _OPENING) / max(1, self.samples)
+
+    @property
+    def start_slowness(self) -> float:
+        """How much slower than on a quiet machine a process started, less the part that only starting suffers from."""
+        start = self.few_seconds - min(self.few, self.samples) * self.sample
+        return math.sqrt(max(0.0, start) / _START)
+
+    def slowed(self, factor: float) -> Pace:
+        """The same on a machine on which what takes no samples takes ``factor`` times as long as on a quiet one."""
+        return dataclasses.replace(self, slowness=min(max(1.0, factor), _SLOWEST))
+
+    def quality(self, samples: int) -> float:
+        """Seconds of a look at the quality of one candidate."""
+        return _OPENING * self.slowness + self.sample * samples
+
+
+def expected_from_start(
+    pace: Pace, candidates: int, *, shortlist: int, sizes: Sequence[int], rounds: int, screening_batch: int
+) -> dict[str, float]:
+    """Return the seconds of each stage by its title, before anything was compiled.
+
+    Args:
+        pace: Of the reference.
+        candidates: That will be tried.
+        shortlist: Most of them that are measured in depth.
+        sizes: Batch sizes of that.
+        rounds: Most rounds at each of them.
+        screening_batch: Batch size at which all are screened.
+    """
+    survivors = max(1, round(_SURVIVORS * candidates))
+    turn = max(TURN_SECONDS, pace.sample * screening_batch)
+    return {
+        COMPILING: candidates * (_PASSES * pace.slowness + _CALIBRATING * pace.calibration * pace.sample),
+        SCREENING: (1 + candidates) * (_OPENING * pace.slowness + _SCREENED_TURNS * turn),
+        QUICK_QUALITY: survivors * pace.quality(min(pace.few, pace.samples)),
+        QUALITY: min(shortlist, survivors) * pace.quality(pace.samples),
+        SHORTLIST_STAGE: expected_shortlist(pace.sample, min(shortlist - 1, survivors), sizes, rounds),
+    }
+
+
+def expected_quality(pace: Pace, alive: int, quick_seconds: float, shortlist: int) -> float:
+    """Return the seconds of looking at all samples, once ``alive`` candidates passed a quick look of ``quick_seconds`` each."""
+    ratio = pace.quality(pace.samples) / pace.quality(min(pace.few, pace.samples))
+    return min(alive, shortlist) * quick_seconds * ratio
+
+
+def expected_shortlist(latency: float, candidates: int, sizes: Sequence[int], rounds: int) -> float:
+    """Return the seconds of measuring candidates in depth, beside the reference and its control.
+
+    Args:
+        latency: Seconds of the reference at batch 1.
+        candidates: On the shortlist.
+        sizes: Batch sizes.
+        rounds: Most rounds at each.
+    """
+    sessions, seconds = candidates + 2, 0.0
+    for batch in sizes:
+        turn = sessions * max(min(_LONGEST_TURN, max(TURN_SECONDS, 20 * latency * batch)), latency * batch)
+        seconds += _WARM_UP_TURNS * turn + max(_FEWEST_ROUNDS * turn, min(rounds * turn, _SIZE_SECONDS))
+    return seconds + sessions * _OPENING
+
+
+def mixed_precision_stage(candidate: str) -> str:
+    """Return the title of the stage that leaves operators of a candidate in float."""
+    return f"mixed precision for {candidate}"
+
+
+def expected_mixed_precision(compile_seconds: float, pace: Pace) -> float:
+    """Return the seconds of mixed precision for one candidate that took ``compile_seconds`` to compile."""
+    screening = 2 * (_OPENING + _SCREENED_TURNS * TURN_SECONDS)
+    return _VARIANTS * (compile_seconds + screening + pace.quality(pace.few) + pace.quality(pace.samples))

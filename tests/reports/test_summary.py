@@ -1,0 +1,97 @@
+# ruff: noqa: RUF001 the lines are written in typographic signs
+import re
+from pathlib import Path
+
+import pytest
+
+from mopt.errors import Rejection
+from mopt.records.trial import Outcome
+from mopt.reports.summary import closing_lines, folded_losers, is_quick, proof_text, short_outcome, shown_trials
+from tests.manifests import manifest, profile, quality, trial, trials
+
+FOLDER = Path("my model.mopt")
+
+
+def screened(name: str, rejection: Rejection, speed: float, judged=None):
+    quick = profile(4.2, speed, (1,))
+    return trial(name, speed, judged, Outcome(rejection=rejection, reason=f"{speed} of it"), profile=quick.model_copy(
+        update={"depth": "screening"}
+    ))  # fmt: skip
+
+
+def test_what_was_measured_in_depth_has_a_row_and_no_quick_look_has():
+    made = manifest()
+    names = {each.name for each in shown_trials(made)}
+    assert names == {trial.name for trial in trials() if trial.profile is not None and trial.profile.depth == "full"}
+    quick = next(each for each in made.trials if each.name == "onnxruntime-int8-dynamic")
+    assert is_quick(quick)
+    assert not is_quick(made.winner)
+
+
+def test_a_reference_that_was_never_measured_in_depth_has_its_row():
+    only = manifest(chosen="onnxruntime-fp32", trials=(trial("onnxruntime-fp32", None, None, None), *trials()[6:]))
+    assert [each.name for each in shown_trials(only)] == ["onnxruntime-fp32"]
+    assert short_outcome(only.winner, only) == "chosen"
+
+
+def test_every_loser_is_in_the_table_or_in_one_line():
+    made = manifest()
+    shown, text = {each.name for each in shown_trials(made)}, "\n".join(folded_losers(made))
+    for each in made.trials:
+        assert (each.name in shown) != (each.name in re.findall(r"[\w-]+", text)), each.name
+
+
+def test_losers_with_the_same_reason_share_a_line_with_the_range_of_their_figures():
+    many = (
+        *trials()[:2],
+        screened("a", Rejection.SLOWER, 0.151),
+        screened("b", Rejection.SLOWER, 0.9),
+        screened("c", Rejection.WORSE, 2.0, quality(-0.02, -0.03, "fail")),
+        screened("d", Rejection.WORSE, 2.0, quality(-0.4, -0.5, "fail")),
+        screened("e", Rejection.NOT_BEST, 1.5),
+        trial("f", None, None, Outcome(rejection=Rejection.UNSUPPORTED, reason="no MatMul")),
+        trial("g", None, None, Outcome(rejection=Rejection.UNSUPPORTED, reason="no MatMul")),
+        trial("h", None, None, Outcome(rejection=Rejection.UNSUPPORTED, reason="no Conv")),
+    )
+    assert folded_losers(manifest(trials=many)) == [
+        "2 slower: ~0.15× to ~0.92×: a, b",
+        "2 worse: −40.0 pp to −2.00 pp: c, d",
+        "1 not best: ~1.5×: e",
+        "2 unsupported: no MatMul: f, g",
+        "1 unsupported: no Conv: h",
+    ]
+
+
+def test_three_lines_say_what_was_chosen_what_it_gains_and_what_is_next():
+    chosen, gain, following = closing_lines(manifest(), FOLDER)
+    assert chosen == "mopt chose onnxruntime-int8 for resnet50 on 2 cores of AMD EPYC 7763, 39.2 MB instead of 102 MB."
+    assert gain == (
+        "2.66 times as fast as the reference (2.62 to 2.70, batch 1); accuracy 98.22 % against 98.42 %, at least −0.460 pp "
+        "with 95 % confidence on 1,200 samples."
+    )
+    assert following == "Next: mopt verify 'my model.mopt' where it will be served, mopt bench 'my model.mopt' to load it."
+
+
+def test_a_reference_that_is_kept_gains_nothing_and_says_so():
+    kept = manifest(chosen="onnxruntime-fp32", why="no candidate was right")
+    chosen, gain, _ = closing_lines(kept, FOLDER)
+    assert chosen == "mopt kept the reference for resnet50 on 2 cores of AMD EPYC 7763: no candidate was right."
+    assert "nothing is gained" in gain
+
+
+def test_what_was_not_measured_has_no_figure():
+    bare = trial("onnxruntime-int8", None, None, None)
+    lines = closing_lines(manifest(trials=(trials()[0], bare)), FOLDER)
+    assert lines[1] == "Its speed was not measured here; its quality was not measured."
+    assert lines[2].startswith("Next: mopt verify 'my model.mopt' and mopt bench")
+
+
+@pytest.mark.parametrize(
+    ("judged", "end"),
+    [
+        (quality(-0.002, -0.0046), "at least −0.460 pp with 95 % confidence on 1,200 samples"),
+        (quality(-0.002, -0.02, "inconclusive"), "not proven on 1,200 samples; about 900 would decide"),
+    ],
+)
+def test_the_proof_says_how_sure_it_is(judged, end):
+    assert proof_text(judged).endswith(end)
