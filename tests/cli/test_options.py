@@ -49,7 +49,7 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
         "--metric": ["f1"], "--confidence": ["0.9"], "--inconclusive": ["reject"], "--candidate": ["*int8*"],
         "--max-batch": ["4"], "--threads": ["1"], "--time-budget": ["1m"], "--memory": ["1GB"], "--name": ["other"],
         "--serve": ["bentoml"], "--out": ["there"], "--force": [], "--dry-run": [], "--recipe": ["good.toml"],
-        "--trust-pickle": [],
+        "--trust-pickle": [], "--known-accuracy": ["76%"], "--labels": ["labels.csv"],
     },
     "init": {"--data": ["b.npz"], "--out": ["-"], "--force": [], "--schema": [], "--json": []},
     "check": {"--json": []},
