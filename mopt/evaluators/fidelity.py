@@ -57,9 +57,9 @@ class Fidelity:
 
         Measures of floating-point outputs: ``cosine`` (mean over samples), ``snr_db`` (power of the reference over
         power of the difference, all samples together), ``max_abs_diff``, ``relative_diff`` (the same over the largest value
-        of the reference) and, for scores of classes, ``top1``, ``kl`` (mean divergence in nats) and ``margin`` (between the two best
-        classes over the largest difference, of the sample where that is least). Of other outputs:
-        ``equal``, the share of equal values.
+        of the reference) and, for scores of classes, ``top1``, ``kl`` (mean divergence in nats) and ``margin`` (between the
+        two best classes over the largest difference, of the sample where that is least). Of other outputs: ``equal``,
+        the share of equal values.
         """
         figures: dict[str, float] = {}
         for name, sums in self._outputs.items():

@@ -117,8 +117,8 @@ def _with_partial_labels(quality: Quality, partial: PartialLabels) -> Quality:
     difference = (partial.gained - partial.lost) / partial.count + 0.0
     bound = min(difference, paired_bound(partial.lost, partial.gained, partial.count, alpha))
     verdict = _verdict(difference, bound, quality.allowed, difference)
-    if verdict != "pass" and quality.proof == "certified":
-        return quality
+    if verdict == "inconclusive" and quality.verdict == "pass":
+        return quality.model_copy(update={"labelled": partial.labelled})
     return quality.model_copy(
         update={
             "value": quality.reference + difference, "difference": difference, "bound": bound, "verdict": verdict,

@@ -26,6 +26,7 @@ BASES = {
     "explain": ["m.onnx", "--data", "a.npz"],
     "rebuild": ["model.mopt", "--target", "nvidia-l4"],
     "verify": ["model.mopt"],
+    "label": ["model.mopt"],
     "gate": ["m.onnx", "--against", "old.onnx", "--data", "a.npz"],
     "baseline set": ["m.onnx", "--data", "a.npz"],
     "baseline show": ["kept.json"],
@@ -61,6 +62,7 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
     },
     "rebuild": {**_OUTPUT, "--target": ["nvidia-t4"], "--out": ["there"], "--force": []},
     "verify": {"--json": []},
+    "label": {**_OUTPUT, "--data": ["b.npz"], "--out": ["there"], "--force": []},
     "gate": {
         **_DATA, **_OUTPUT,
         "--against": ["other.onnx"], "--tolerance": ["2%"], "--metric": ["f1"], "--limit": ["p99: +5%"], "--slice": ["a"],

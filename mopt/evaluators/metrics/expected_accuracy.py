@@ -34,7 +34,7 @@ _UNSEEN_STEPS = 2.0
 
 
 class _Columns(NamedTuple):
-    """Where a row holds what; behind them, for each rival, its margin, its gap and the noise between it and the best."""
+    """Where a row holds what; behind them, for each rival, its margin, its gap, and its margin in the candidate."""
 
     best: int = 0
     regret: int = 1
@@ -58,8 +58,9 @@ class ExpectedAccuracy(LabelFreeMetric):
     candidate))]``: what accuracy loses if the reference's probabilities are right. Its limit goes over margins and noise: an
     answer changes only where the noise in the log-odds of two classes is larger than the margin between them, and then the
     regret is ``(p1 + p2) tanh(margin / 2)`` at most. So each sample loses ``sum over rivals of (p1 - p) * P(noise >= margin)``,
-    with the noise that was seen on the half of the samples that are nearest to a decision. Certified by the share of changed
-    answers. Outputs with several steps (a class for each token or pixel) count step by step.
+    with the noise that was seen on the half of the samples that are nearest to a decision, less what all margins grow or shrink
+    by, which changes no answer. Certified by the share of changed answers. Outputs with
+    several steps (a class for each token or pixel) count step by step.
 
     Attributes:
         known_accuracy: Accuracy of the reference, where it is known; its probabilities then get the temperature with which they
@@ -186,7 +187,7 @@ class ExpectedAccuracy(LabelFreeMetric):
 
 
 def _rivals(logs: Rows, of_candidate: Rows) -> Rows:
-    """Return margin, gap ``p1 - p`` and noise of each rival of the best class, shape [steps, rivals, 3]."""
+    """Return margin, gap ``p1 - p`` and the candidate's margin of each rival of the best class, shape [steps, rivals, 3]."""
     import numpy as np
 
     floor = float(np.log(_FLOOR))
@@ -196,10 +197,14 @@ def _rivals(logs: Rows, of_candidate: Rows) -> Rows:
     known = np.maximum(np.take_along_axis(logs, order, axis=1), floor)
     answered = np.maximum(np.take_along_axis(of_candidate, order, axis=1), floor)
     margins = known[:, :1] - known[:, 1:]
-    noise = np.abs(answered[:, :1] - answered[:, 1:] - margins)
     gone = (known[:, 1:] <= floor) & (answered[:, 1:] <= floor)
     rivals = np.stack(
-        [np.where(gone, np.inf, margins), probabilities[:, :1] - probabilities[:, 1:], np.where(gone, np.nan, noise)], axis=2
+        [
+            np.where(gone, np.inf, margins),
+            probabilities[:, :1] - probabilities[:, 1:],
+            np.where(gone, np.nan, answered[:, :1] - answered[:, 1:]),
+        ],
+        axis=2,
     )
     padding = np.tile([np.inf, 0.0, np.nan], (len(logs), _RIVALS - count, 1))
     stacked: Rows = np.concatenate([rivals, padding], axis=1)
@@ -207,13 +212,19 @@ def _rivals(logs: Rows, of_candidate: Rows) -> Rows:
 
 
 def _noise(rivals: Rows) -> Rows:
-    """Return the noise of the half of the samples that is nearest to a decision, sorted; that of all where they are few."""
+    """Return the noise on the margins of the samples that are nearest to a decision, half of them or all of a few, sorted.
+
+    A factor that all margins have in common is taken out.
+    """
     import numpy as np
 
     order = np.argsort(rivals[:, 0, 0], kind="stable")
     near = rivals[order[: max(_ENOUGH, (len(order) + 1) // 2)]]
-    noise = near[..., 2].reshape(-1)
-    return np.sort(noise[~np.isnan(noise)])
+    known = ~np.isnan(near[..., 2])
+    margins, of_candidate = near[..., 0][known], near[..., 2][known]
+    size = float((margins**2).sum())
+    factor = float((margins * of_candidate).sum()) / size if size else 1.0
+    return np.sort(np.abs(of_candidate / factor - margins if factor > 0 else of_candidate - margins))
 
 
 def _expected_regret(rivals: Rows) -> Rows:
