@@ -84,6 +84,16 @@ Bytes = Annotated[pydantic.ByteSize, pydantic.WrapValidator(_bytes)]
 """An amount of memory in bytes above 0; text may have a unit: ``16GB``, ``512MiB``, ``2Gi``."""
 
 
+def _share(value: Any) -> Any:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
+
+
+_Percent = Annotated[str, pydantic.Field(pattern=r"^\s*[0-9]*\.?[0-9]+\s*%\s*$")] | Annotated[float, pydantic.Field(gt=0, lt=1)]
+Accuracy = Annotated[float, pydantic.Field(gt=0, lt=1), pydantic.BeforeValidator(_share, json_schema_input_type=_Percent)]
+"""A share above 0 and below 1; text may be in percent: ``76%``."""
+
+
 class Traffic(Schema):
     """What the server must hold."""
 
@@ -240,6 +250,11 @@ class Recipe(Schema):
     tolerance: Annotated[str, pydantic.Field(description="what may be lost: 1% of the score, or 0.5pp")] = "1%"
     metric: Annotated[str, pydantic.Field(description="a name (see mopt list metrics) or file.py:function")] = "auto"
     metric_options: Annotated[dict[str, Any], pydantic.Field(description="fields of the metric")] = {}
+    known_accuracy: Annotated[
+        Accuracy | None,
+        pydantic.Field(description="of the reference, such as 76%, to judge by its probabilities without labels"),
+    ] = None
+    labels: Annotated[str, pydantic.Field(description="CSV of mopt label with labels of a few samples filled in")] = ""
     objective: Annotated[
         Literal["latency", "throughput", "size"],
         pydantic.Field(description="latency at batch 1, throughput within the p99, or bytes on disk"),
@@ -298,6 +313,8 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
     traffic = values.get("traffic")
     if isinstance(traffic, dict) and isinstance(traffic.get("arrivals"), str):
         traffic["arrivals"] = _anchored(traffic["arrivals"], base)
+    if isinstance(values.get("labels"), str):
+        values["labels"] = _anchored(values["labels"], base)
     data = values.get("data")
     if isinstance(data, str):
         values["data"] = _anchored(data, base)

@@ -25,6 +25,7 @@ PANELS = {
     },
     "Check": {
         "verify": "Check an artifact on this machine: digests and golden samples.",
+        "label": "Write the few samples whose labels decide a build without labels.",
         "gate": "Decide whether a new model is as good as the one that is served, and costs no more.",
         "baseline": "Keep what a model answers and costs in a small file for mopt gate.",
     },

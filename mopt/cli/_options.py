@@ -21,6 +21,9 @@ Label = Annotated[str | None, _option("Data", "--label", metavar="NAME", help="A
 Group = Annotated[
     str | None, _option("Data", "--group", metavar="NAME", help="Array or column that says which samples belong together.")
 ]
+Labels = Annotated[
+    str | None, _option("Data", "--labels", metavar="FILE", help="CSV of mopt label with labels of a few samples filled in.")
+]
 Calibration = Annotated[int | None, _option("Data", "--calibration", metavar="N", help="Number of samples to calibrate with.")]
 Evaluation = Annotated[int | None, _option("Data", "--evaluation", metavar="N", min=2, help="Most samples to evaluate with.")]
 
@@ -43,6 +46,12 @@ Against = Annotated[
 ]  # fmt: skip
 Metric = Annotated[
     str | None, _option("Goal", "--metric", metavar="NAME", help="A metric of mopt list metrics, or file.py:function.")
+]
+KnownAccuracy = Annotated[
+    str | None,
+    _option(
+        "Goal", "--known-accuracy", metavar="SHARE", help="Accuracy of the reference, such as 76%, to judge without labels."
+    ),
 ]
 Confidence = Annotated[
     float | None, _option("Goal", "--confidence", metavar="SHARE", help="Of each statement that is tested, such as 0.95.")

@@ -42,8 +42,9 @@ _WIDE_ENOUGH = 120
 def command(
     source: Annotated[str | None, typer.Argument(metavar="SOURCE", help=f"The model; without it, {_RECIPE} is read.")] = None,
     data: opt.Data = None, label: opt.Label = None, group: opt.Group = None, calibration: opt.Calibration = None,
-    evaluation: opt.Evaluation = None,
+    evaluation: opt.Evaluation = None, labels: opt.Labels = None,
     target: opt.Target = None, objective: opt.Objective = None, tolerance: opt.Tolerance = None, metric: opt.Metric = None,
+    known_accuracy: opt.KnownAccuracy = None,
     confidence: opt.Confidence = None, inconclusive: opt.Inconclusive = None,
     rate: opt.Rate = None, p99: opt.P99 = None, arrivals: opt.Arrivals = None, spare: opt.Spare = None,
     utilization: opt.Utilization = None,
@@ -71,7 +72,7 @@ def command(
 
     flags = given(
         model=source, name=name, target=target, objective=objective, tolerance=tolerance, metric=metric, serve=serve,
-        trust_pickle=trust_pickle,
+        trust_pickle=trust_pickle, known_accuracy=known_accuracy, labels=labels,
         data=given(path=data, label=label, group=group, calibration=calibration, evaluation=evaluation),
         traffic=given(rate=rate, p99=p99, arrivals=arrivals, spare=spare, utilization=utilization),
         search=given(

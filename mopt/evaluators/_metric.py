@@ -42,6 +42,11 @@ class Metric(abc.ABC):
     output: str = ""
 
     @property
+    def assumption(self) -> str:
+        """What has to be true for the metric to say something about a task; nothing where labels say it."""
+        return "outputs that are so much alike serve as well" if self.compares else ""
+
+    @property
     def name(self) -> str:
         """The name of the metric: its file's, or its entry point's."""
         return plugins.name_of(type(self))

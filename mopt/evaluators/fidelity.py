@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Fidelity", "cosine", "looks_like_scores"]
+__all__ = ["Fidelity", "cosine", "is_rounding", "looks_like_scores"]
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mopt.model.signature import Feed
@@ -17,8 +18,24 @@ LARGEST_SNR = 200.0
 """dB that stand for no difference at all: JSON has no infinity."""
 LARGEST_KL = 1e3
 """Nats that stand for an infinite divergence: JSON has no infinity."""
+LARGEST_MARGIN = 1e9
+"""Times the difference that stand for an infinite margin: JSON has no infinity."""
 _SMALLEST_SHARE = 1e-12
 """A share that is not 0, so that its logarithm is finite."""
+
+
+_ROUNDING = 1e-5
+"""Share of the largest output that another order of the same arithmetic may differ by."""
+_FAR = 1000.0
+"""How many times the difference a margin is, so that rounding never changes an answer."""
+
+
+def is_rounding(figures: Mapping[str, float]) -> bool:
+    """Whether the outputs of :meth:`Fidelity.summary` differ by rounding only, every answer far from being another one."""
+    relative = [value for name, value in figures.items() if name.endswith(".relative_diff")]
+    margins = [value for name, value in figures.items() if name.endswith(".margin")]
+    equal = [value for name, value in figures.items() if name.endswith(".equal")]
+    return bool(relative) and max(relative) <= _ROUNDING and min(margins, default=_FAR) >= _FAR and min(equal, default=1.0) == 1
 
 
 class Fidelity:
@@ -39,8 +56,10 @@ class Fidelity:
         """Return ``<output>.<measure>`` -> figure.
 
         Measures of floating-point outputs: ``cosine`` (mean over samples), ``snr_db`` (power of the reference over
-        power of the difference, all samples together), ``max_abs_diff`` and, for scores of classes, ``top1`` and ``kl`` (mean
-        divergence in nats). Of other outputs: ``equal``, the share of equal values.
+        power of the difference, all samples together), ``max_abs_diff``, ``relative_diff`` (the same over the largest value
+        of the reference) and, for scores of classes, ``top1``, ``kl`` (mean divergence in nats) and ``margin`` (between the
+        two best classes over the largest difference, of the sample where that is least). Of other outputs: ``equal``,
+        the share of equal values.
         """
         figures: dict[str, float] = {}
         for name, sums in self._outputs.items():
@@ -57,6 +76,8 @@ class _Sums:
     signal: float = 0.0
     noise: float = 0.0
     largest: float = 0.0
+    highest: float = 0.0
+    margin: float = LARGEST_MARGIN
     scored: int = 0
     agreed: int = 0
     divergence: float = 0.0
@@ -75,7 +96,10 @@ class _Sums:
         self.signal += float((signal**2).sum())
         self.noise += float((noise**2).sum())
         self.largest = max(self.largest, float(np.abs(noise).max(initial=0.0)))
+        self.highest = max(self.highest, float(np.abs(signal).max(initial=0.0)))
         if looks_like_scores(truth):
+            second, first = np.partition(signal.reshape(-1), -2)[-2:]
+            self.margin = min(self.margin, float(first - second) / max(float(np.abs(noise).max()), 1e-300))
             self.scored += 1
             self.agreed += int(answer.argmax() == truth.argmax())
             self.divergence += kl_divergence(answer, truth) if answer.shape == truth.shape else float("inf")
@@ -84,7 +108,9 @@ class _Sums:
         if self.exact:
             return {"equal": self.equal / self.samples}
         figures = {"cosine": self.cosine / self.samples, "snr_db": self._snr(), "max_abs_diff": self.largest}
+        figures["relative_diff"] = self.largest / self.highest if self.highest else self.largest
         if self.scored == self.samples:
+            figures["margin"] = self.margin
             figures["top1"] = self.agreed / self.scored
             figures["kl"] = min(LARGEST_KL, self.divergence / self.scored)
         return figures

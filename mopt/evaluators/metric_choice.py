@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["load_metric"]
+__all__ = ["fit_metric", "load_metric"]
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.model.samples import Samples
-from mopt.model.signature import Signature, TensorSpec
+from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.system import plugins
 from mopt.system.user_code import is_function
 
@@ -33,7 +33,7 @@ def load_metric(
 
     Args:
         spec: A name, ``file.py:function`` or ``package.module:function``, or ``auto``: accuracy when the labels are
-            classes and one output tells them, else fidelity.
+            classes and one output tells them; without labels, unlabelled; else fidelity.
         samples: What it will be applied to.
         signature: Of the model.
         options: Fields of the metric.
@@ -53,7 +53,7 @@ def load_metric(
     metric_class: type[Metric] = plugins.load("metrics", name)
     if metric_class.needs_labels and labels is None:
         raise UserError(
-            f"the metric {name} needs labels and the data has none", "say which column with label, or take fidelity"
+            f"the metric {name} needs labels and the data has none", "say which column with label, or leave the metric out"
         )
     if metadata and "charset" in _fields(metric_class) and "character" in metadata:
         options.setdefault("charset", metadata["character"].splitlines())
@@ -62,6 +62,21 @@ def load_metric(
     if metric.output and metric.output not in output_names:
         raise UserError(f"the model has no output {metric.output}", plugins.nearest(metric.output, output_names))
     return metric
+
+
+def fit_metric(metric: Metric, answers: Iterable[Feed]) -> tuple[Metric, str]:
+    """Return the metric with what it takes from the reference's answers to all samples, and why it was taken if it was chosen.
+
+    Raises:
+        UserError: When it does not fit them.
+    """
+    from mopt.evaluators.label_free import LabelFreeMetric
+    from mopt.evaluators.metrics.unlabelled import Unlabelled
+
+    because = ""
+    if isinstance(metric, Unlabelled):
+        metric, because = metric.choose(answers)
+    return (metric.fit(answers) if isinstance(metric, LabelFreeMetric) else metric), because
 
 
 def _fields(metric_class: type[Metric]) -> dict[str, Any]:
@@ -73,6 +88,10 @@ def _make(metric_class: type[Metric], name: str, options: Mapping[str, Any]) -> 
 
     fields = _fields(metric_class)
     for option in options:
+        if option == "known_accuracy" and option not in fields:
+            raise UserError(
+                f"an accuracy that is known is for judging without labels, and the metric is {name}", "leave it out"
+            )
         if option not in fields:
             raise UserError(f"the metric {name} has no option {option}", plugins.nearest(option, fields))
     try:
@@ -86,9 +105,9 @@ def _make(metric_class: type[Metric], name: str, options: Mapping[str, Any]) -> 
 
 
 def _choose(labels: list[Any] | None, signature: Signature) -> str:
-    """Return accuracy when labels and outputs leave no doubt, else fidelity."""
+    """Return accuracy when labels and outputs leave no doubt, unlabelled without labels, else fidelity."""
     if not labels:
-        return "fidelity"
+        return "unlabelled"
     outputs = signature.outputs
     if all(isinstance(label, str) for label in labels):
         class_outputs = [spec for spec in outputs if spec.dtype == "str" and _tells_a_class(spec)]

@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING, Literal
 
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.evaluators._metric import Metric
+from mopt.evaluators.fidelity import is_rounding
+from mopt.evaluators.label_free import LabelFreeMetric, PartialLabels, judge_without_labels
 from mopt.evaluators.tolerance import Tolerance
 from mopt.records.quality import Quality
 
@@ -92,12 +94,55 @@ def noninferiority_test(
         UserError: When the metric has no value on these samples.
         CandidateRejectedError: When it has one for the reference alone: the candidate answers a constant, say.
     """
+    members = _members(groups)
+    if isinstance(metric, LabelFreeMetric):
+        quality = judge_without_labels(
+            metric, rows_candidate, rows_reference, tolerance, confidence, fidelity or {}, members, fail_when
+        )
+        partial = metric.partial_labels(rows_candidate)
+        quality = quality if partial is None else _with_partial_labels(quality, partial)
+    else:
+        quality = _measured(metric, rows_candidate, rows_reference, tolerance, confidence, members, fail_when)
+        quality = quality.model_copy(update={"fidelity": dict(fidelity or {})})
+    unsure = quality.verdict == "inconclusive" or (quality.verdict == "pass" and quality.proof == "estimated")
+    if unsure and is_rounding(quality.fidelity):
+        same = {"verdict": "pass", "proof": "certified", "bound": quality.difference, "samples_to_decide": None}
+        quality = quality.model_copy(update={**same, "assumption": "the same model up to rounding"})
+    return quality
+
+
+def _with_partial_labels(quality: Quality, partial: PartialLabels) -> Quality:
+    """Return the same judged by the labels of some changed answers; unchanged ones lose nothing whatever their label is."""
+    alpha = 1 - quality.confidence
+    difference = (partial.gained - partial.lost) / partial.count + 0.0
+    bound = min(difference, paired_bound(partial.lost, partial.gained, partial.count, alpha))
+    verdict = _verdict(difference, bound, quality.allowed, difference)
+    if verdict == "inconclusive" and quality.verdict == "pass":
+        return quality.model_copy(update={"labelled": partial.labelled})
+    return quality.model_copy(
+        update={
+            "value": quality.reference + difference, "difference": difference, "bound": bound, "verdict": verdict,
+            "proof": "labels", "assumption": "", "labelled": partial.labelled, "samples_to_decide": None,
+        }
+    )  # fmt: skip
+
+
+def _measured(
+    metric: Metric,
+    rows_candidate: Rows,
+    rows_reference: Rows,
+    tolerance: Tolerance,
+    confidence: float,
+    members: Sequence[Positions],
+    fail_when: Literal["seen", "proven"],
+) -> Quality:
+    """Compare values that every sample has a part in."""
     count = len(rows_reference)
     value, reference = _values(metric, rows_candidate, rows_reference)
     difference = _turned(metric, value - reference)
     scale = metric.scale(rows_reference)
     allowed = tolerance.allowed(scale, metric.unit)
-    alpha, members = 1 - confidence, _members(groups)
+    alpha = 1 - confidence
     bound = _lowest(metric, rows_candidate, rows_reference, members, difference, scale, alpha)
     upper = None
     if fail_when == "proven":
@@ -119,8 +164,9 @@ def noninferiority_test(
         count=count,
         groups=len(members) or None,
         verdict=verdict,
+        proof="labels" if not metric.compares else "estimated" if verdict == "pass" else "none",
+        assumption=metric.assumption,
         samples_to_decide=math.ceil(needed * count / (len(members) or count)) if needed else None,
-        fidelity=dict(fidelity or {}),
     )
 
 
@@ -258,16 +304,16 @@ def _binary(scores: Rows) -> bool:
     return bool(((scores == 0) | (scores == 1)).all())
 
 
-def _unseen(count: int, alpha: float) -> float:
+def _unseen(count: float, alpha: float) -> float:
     """Return the largest share of samples that may differ when none of ``count`` did: ``(1 - p) ** count = alpha``."""
     return float(1 - alpha ** (1 / count))
 
 
-def paired_bound(lost: int, gained: int, count: int, alpha: float) -> float:
+def paired_bound(lost: float, gained: float, count: float, alpha: float) -> float:
     """Return the lower confidence bound of ``(gained - lost) / count``; see the module for the method.
 
     Args:
-        lost: Samples that only the reference has right.
+        lost: Samples that only the reference has right; not whole where samples stand for others.
         gained: Samples that only the candidate has right.
         count: All samples.
         alpha: One less the confidence.

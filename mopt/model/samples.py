@@ -6,7 +6,7 @@ memory, and so that their digest is that of what the model really saw.
 
 from __future__ import annotations
 
-__all__ = ["Sample", "Samples", "batch_feeds", "read_feed", "write_feed", "write_samples"]
+__all__ = ["PartialLabel", "Sample", "Samples", "batch_feeds", "read_feed", "write_feed", "write_samples"]
 
 import collections
 import dataclasses
@@ -48,6 +48,18 @@ class Sample(NamedTuple):
     slices: dict[str, str] | None = None
 
 
+class PartialLabel(NamedTuple):
+    """A label where only some samples have one.
+
+    Attributes:
+        label: A number or a string; None where nobody gave one.
+        stratum: Samples of one stratum were labelled in random order, so that the labelled ones stand for the others.
+    """
+
+    label: Any
+    stratum: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """A sequence of feeds for a batch of one, with labels where there are any.
@@ -57,12 +69,14 @@ class Samples:
         digest: Of their content.
         count: How many there are.
         synthetic: Made up at random, on request; what was calibrated with it must not be deployed.
+        partial: Labels that were given afterwards, to some of them.
     """
 
     folder: Path
     digest: str
     count: int
     synthetic: bool = False
+    partial: tuple[PartialLabel, ...] | None = None
 
     @classmethod
     def at(cls, folder: Path) -> Samples:
@@ -81,7 +95,9 @@ class Samples:
 
     @property
     def labels(self) -> list[Any] | None:
-        """One label for each sample (a number, a string or a list), or None."""
+        """One label for each sample (a number, a string or a list, or a :class:`PartialLabel`), or None."""
+        if self.partial is not None:
+            return list(self.partial[: self.count])
         return self._listed("labels")
 
     @property
@@ -103,6 +119,10 @@ class Samples:
     def _listed(self, what: str) -> list[Any] | None:
         values: list[Any] | None = json.loads((self.folder / _INDEX).read_text())[what]
         return values and values[: self.count]
+
+    def with_partial_labels(self, labels: Sequence[PartialLabel]) -> Samples:
+        """Return the same samples with labels for some of them."""
+        return dataclasses.replace(self, digest=digest([self.digest, list(labels)]), partial=tuple(labels))
 
     def first(self, count: int) -> Samples:
         """Return the first ``count`` samples; they were shuffled when they were written."""

@@ -17,6 +17,8 @@ class Quality(Record):
     """
 
     metric: str
+    because: str = ""
+    """Why this metric was taken, where nobody named one."""
     value: float
     reference: float
     difference: float
@@ -28,8 +30,22 @@ class Quality(Record):
     count: int
     groups: int | None = None
     """How many independent groups the samples form, where they are not independent themselves."""
+    changed: tuple[int, ...] | None = None
+    """Positions of the samples whose answer changed, where their labels would tell; see ``mopt label``."""
+    labelled: int | None = None
+    """How many changed answers had a label, where only some samples have one."""
     verdict: Literal["pass", "fail", "inconclusive"]
+    proof: Literal["labels", "certified", "estimated", "none"] = "labels"
+    """What the verdict rests on: ``labels``; an inequality that holds whatever the labels are (``certified``); an assumption,
+    which ``assumption`` says (``estimated``); ``none`` where, without labels, the tolerance was not shown to be kept."""
+    assumption: str = ""
+    """What an estimate takes for granted; also what a certificate rests on where that is no inequality."""
     samples_to_decide: int | None = None
     """About how many samples would turn ``inconclusive`` into an answer, if what was seen is the truth."""
     fidelity: dict[str, float] = {}
     """Agreement with the reference by output: cosine similarity, signal to noise in dB, and so on."""
+
+    @property
+    def standing(self) -> str:
+        """The kind of proof in words: ``with labels``, ``certified``, ``estimated`` or ``not held``."""
+        return {"labels": "with labels", "none": "not held"}.get(self.proof, self.proof)

@@ -23,6 +23,7 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.fidelity import Fidelity
 from mopt.evaluators.inference import score
+from mopt.evaluators.label_free import LabelFreeMetric
 from mopt.evaluators.noninferiority import discordant, mcnemar, noninferiority_test, power
 from mopt.evaluators.slices import Slice, SliceQuality, noninferiority_by_slice
 from mopt.evaluators.tolerance import Tolerance
@@ -184,7 +185,7 @@ def quality_checks(
 
 
 def _quality_check(metric: Metric, quality: Quality, text: str, rows: Rows, baseline: Rows, kind: Any, name: str = "") -> Check:
-    pair = discordant(metric, rows, baseline)
+    pair = None if isinstance(metric, LabelFreeMetric) else discordant(metric, rows, baseline)
     passes, detectable = power(quality)
     assert quality.upper is not None
     return Check(
@@ -199,15 +200,19 @@ def _quality_check(metric: Metric, quality: Quality, text: str, rows: Rows, base
         allowed=quality.allowed,
         confidence=quality.confidence,
         verdict=quality.verdict,
-        method=_method(metric, quality, pair),
+        method=_method(metric, quality, pair) if quality.proof == "labels" else quality.standing,
         p_value=mcnemar(*pair) if pair else None,
         lost=pair[0] if pair else None,
         gained=pair[1] if pair else None,
         power=passes,
         detectable=detectable,
         needed=quality.samples_to_decide,
-        note=f"{quality.groups:,} groups" if quality.groups else "",
+        note="; ".join(filter(None, [f"{quality.groups:,} groups" if quality.groups else "", _assumed(quality)])),
     )
+
+
+def _assumed(quality: Quality) -> str:
+    return f"estimated without labels, if {quality.assumption}" if quality.proof == "estimated" else ""
 
 
 def _method(metric: Metric, quality: Quality, pair: tuple[int, int] | None) -> str:

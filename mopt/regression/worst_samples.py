@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["largest_regressions"]
+__all__ = ["largest_regressions", "sample_picture", "sample_text", "text_reader"]
 
 import base64
 import io
@@ -51,7 +51,7 @@ def largest_regressions(
     order = sorted(range(len(samples)), key=lambda index: (losses[index], distances[index]), reverse=True)
     picked = [index for index in order if losses[index] > 0 or distances[index] > 0][:_SHOWN]
     labels, names = samples.labels, samples.names
-    reader = _text_reader(spec)
+    reader = text_reader(spec)
     regressions = []
     for rank, index in enumerate(picked):
         inputs, answers = samples[index], (candidate_run[index], baseline_run[index])
@@ -61,7 +61,7 @@ def largest_regressions(
             WorstSample(
                 name=name, index=index, label="" if labels is None else _short(labels[index]), loss=losses[index],
                 distance=distances[index], candidate=_answer(answers[0]), baseline=_answer(answers[1]), folder=folder,
-                text=_as_text(inputs, spec, reader), picture=_as_picture(inputs, spec),
+                text=sample_text(inputs, spec, reader), picture=sample_picture(inputs, spec),
             )
         )  # fmt: skip
     return tuple(regressions)
@@ -115,7 +115,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _text_reader(spec: DataSpec) -> Any:
+def text_reader(spec: DataSpec) -> Any:
+    """Return the tokenizer that the inputs were made with, or None."""
     if spec.text is None:
         return None
     import tokenizers
@@ -123,7 +124,7 @@ def _text_reader(spec: DataSpec) -> Any:
     return tokenizers.Tokenizer.from_file(spec.text.tokenizer)
 
 
-def _as_text(inputs: Feed, spec: DataSpec, reader: Any) -> str:
+def sample_text(inputs: Feed, spec: DataSpec, reader: Any) -> str:
     """The text that token numbers stand for, or the strings themselves."""
     if reader is not None and spec.text is not None and spec.text.input_ids in inputs:
         return _short(reader.decode(inputs[spec.text.input_ids].reshape(-1).tolist()))
@@ -131,7 +132,7 @@ def _as_text(inputs: Feed, spec: DataSpec, reader: Any) -> str:
     return _short(" | ".join(str(item) for value in strings for item in value.reshape(-1)[:8])) if strings else ""
 
 
-def _as_picture(inputs: Feed, spec: DataSpec) -> str:
+def sample_picture(inputs: Feed, spec: DataSpec) -> str:
     """The first input that is a picture, as PNG; what normalising did to it is undone, or its range is stretched."""
     for name, value in inputs.items():
         picture = _pixels(value, spec)

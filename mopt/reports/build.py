@@ -145,7 +145,7 @@ def quality_sentence(quality: Quality) -> str:
     sure = f"{q.digits(quality.confidence * 100, 2)} % confidence"
     match quality.verdict:
         case "pass":
-            return f"{seen}; with {sure} it is no lower than {q.signed(quality.bound, metric)}, and {allowed}."
+            return f"{seen}; with {sure} it is no lower than {q.signed(quality.bound, metric)}, and {allowed}.{_proof(quality)}"
         case "fail":
             return f"{seen}; {allowed}, so it is worse than the tolerance admits."
         case _:
@@ -156,6 +156,15 @@ def quality_sentence(quality: Quality) -> str:
                 f"{seen}. That is within the tolerance ({allowed}), but {_samples(quality)} can only "
                 f"exclude a drop larger than {q.points(min(quality.bound, 0.0), metric)} with {sure}.{more}"
             )
+
+
+def _proof(quality: Quality) -> str:
+    """Say what a verdict without labels rests on; nothing where labels say it."""
+    if quality.proof == "estimated":
+        return f" That is estimated without labels: it holds if {quality.assumption}."
+    if quality.proof == "certified":
+        return f" That is certified: {quality.assumption or 'it holds whatever the labels are'}."
+    return ""
 
 
 def _samples(quality: Quality) -> str:
@@ -265,7 +274,8 @@ def _at_one(trial: TrialRecord) -> BatchProfile | None:
 
 
 def _difference(quality: Quality) -> str:
-    return f"{q.signed(quality.difference, quality.metric)}, at least {q.signed(quality.bound, quality.metric)}"
+    proof = "" if quality.proof == "labels" else f", {quality.standing}"
+    return f"{q.signed(quality.difference, quality.metric)}, at least {q.signed(quality.bound, quality.metric)}{proof}"
 
 
 def _speedup(trial: TrialRecord, manifest: Manifest) -> str:
@@ -327,7 +337,7 @@ def _tiles(manifest: Manifest) -> list[_Tile]:
         tiles.append(_Tile("Speed", "not measured", str(winner.evidence.get("measured", ""))))
     if (quality := winner.quality) is not None and winner.name != reference.name:
         state = {"pass": "good", "fail": "bad", "inconclusive": "unsure"}[quality.verdict]
-        note = f"{quality.metric}, at least {q.signed(quality.bound, quality.metric)}, {quality.verdict}"
+        note = f"{quality.metric}, at least {q.signed(quality.bound, quality.metric)}, {_verdict_word(quality)}"
         tiles.append(_Tile("Quality", q.signed(quality.difference, quality.metric), note, state))
     if winner.size_bytes is not None:
         note = ""
@@ -335,6 +345,10 @@ def _tiles(manifest: Manifest) -> list[_Tile]:
             note = f"reference {q.memory(reference.size_bytes)}"
         tiles.append(_Tile("Size", q.memory(winner.size_bytes), note))
     return tiles
+
+
+def _verdict_word(quality: Quality) -> str:
+    return quality.verdict if quality.proof in ("labels", "none") else f"{quality.verdict}, {quality.standing}"
 
 
 def _ends(trial: TrialRecord) -> Sequence[BatchProfile]:
@@ -460,7 +474,7 @@ def _quality(manifest: Manifest) -> list[Fact]:
     if quality is None:
         return []
     return [
-        Fact("metric", quality.metric),
+        Fact("metric", quality.metric + (f", since {quality.because}" if quality.because else "")),
         Fact("chosen", q.share(quality.value, quality.metric)),
         Fact("reference", q.share(quality.reference, quality.metric)),
         Fact("difference", q.signed(quality.difference, quality.metric)),
@@ -468,6 +482,7 @@ def _quality(manifest: Manifest) -> list[Fact]:
         Fact("allowed", q.signed(quality.allowed, quality.metric)),
         Fact("samples", _samples(quality)),
         Fact("verdict", quality.verdict),
+        Fact("proof", f"{quality.standing}{f': if {quality.assumption}' if quality.proof == 'estimated' else ''}"),
         *(Fact(name, q.digits(value, 5)) for name, value in quality.fidelity.items()),
     ]
 

@@ -24,7 +24,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
+from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
+from mopt.evaluators.label_free import LabelFreeMetric
+from mopt.evaluators.metric_choice import fit_metric
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.model.files import Model
 from mopt.model.samples import Samples
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 QUALITY_REJECTIONS = (Rejection.WORSE, Rejection.INCONCLUSIVE)
 """What mixed precision may mend."""
 _FEW_SAMPLES = 256
+_HOPELESS = 3.0
+"""How many times what is allowed may be lost, by what was seen, for labels to be worth their work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +57,15 @@ class ReferenceOutputs:
         answers: Sample by sample.
         rows: Of the metric, for each of them.
         few: How many samples are a first look: all where the metric needs more, to see every class say.
+        metric: With what it takes from these answers.
+        because: Why it was taken, where nobody named one.
     """
 
     answers: Samples
     rows: npt.NDArray[np.float64]
     few: int
+    metric: Metric
+    because: str = ""
 
 
 def reference_trial(source: Model, reference: Candidate) -> Trial:
@@ -69,9 +78,10 @@ def reference_trial(source: Model, reference: Candidate) -> Trial:
 def record_reference(task: QualityTask, source: Model, reference: Candidate) -> ReferenceOutputs:
     """Run the reference over the evaluation samples and keep what it answers."""
     answers = record_outputs(source, reference.runtime, task.signature, task.samples, task.store)
-    rows = score(answers, task.metric, task.samples)
-    enough = math.isfinite(task.metric.value(rows[:_FEW_SAMPLES]))
-    return ReferenceOutputs(answers, rows, _FEW_SAMPLES if enough else len(rows))
+    metric, because = fit_metric(task.metric, answers)
+    rows = score(answers, metric, task.samples)
+    enough = math.isfinite(metric.value(rows[:_FEW_SAMPLES]))
+    return ReferenceOutputs(answers, rows, _FEW_SAMPLES if enough else len(rows), metric, because)
 
 
 def compile_all(task: CompileTask, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Trial]:
@@ -130,13 +140,15 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
     try:
         samples, rows = task.samples.first(most), expected.rows[:most]
         evaluation = evaluate(
-            model, runtime, task.signature, samples, expected.answers.first(most), task.metric, task.machine, task.store
+            model, runtime, task.signature, samples, expected.answers.first(most), expected.metric, task.machine, task.store
         )
         quality = noninferiority_test(
-            task.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
+            expected.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
         )
     except CandidateRejectedError as error:
         return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
+    changed = _changed(expected.metric, evaluation.rows) if quality.difference >= _HOPELESS * quality.allowed else None
+    quality = quality.model_copy(update={"because": expected.because, "changed": changed})
     trial = trial.update(quality=quality)
     if quality.verdict == "fail":
         return trial.reject(
@@ -147,14 +159,22 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
     return trial
 
 
+def _changed(metric: Metric, rows: npt.NDArray[np.float64]) -> tuple[int, ...] | None:
+    """Return the positions of changed answers, where labels of theirs would tell what is lost."""
+    changed = metric.changed(rows) if isinstance(metric, LabelFreeMetric) else None
+    return None if changed is None else tuple(changed.nonzero()[0].tolist())
+
+
 def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
     reference = check_quality(task, expected, reference, expected.few)
     if reference.record.quality is None or len(task.samples) <= expected.few:
         return reference
     fidelity, groups = reference.record.quality.fidelity, task.samples.groups
-    quality = noninferiority_test(task.metric, expected.rows, expected.rows, task.tolerance, task.confidence, fidelity, groups)
-    return reference.update(quality=quality)
+    quality = noninferiority_test(
+        expected.metric, expected.rows, expected.rows, task.tolerance, task.confidence, fidelity, groups
+    )
+    return reference.update(quality=quality.model_copy(update={"because": expected.because}))
 
 
 def search_mixed_precision(
@@ -207,4 +227,5 @@ def quality_note(trial: Trial) -> str:
     if quality is None or trial.record.outcome is not None:
         outcome = trial.record.outcome
         return f"{trial.record.name}: {outcome.rejection}, {outcome.reason}" if outcome else ""
-    return f"{trial.record.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}"
+    kind = "" if quality.proof == "labels" else f", {quality.standing}"
+    return f"{trial.record.name}: {quality.metric} {quality.value:.4g} on {samples_text(quality)}{kind}"

@@ -30,7 +30,7 @@ from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, resident
 from mopt.search.outlook import SHORTLIST_STAGE
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Candidate, Trial, inconclusive_text, open_session, speedup_text
+from mopt.search.trial import NARROW, REFERENCE, Candidate, Trial, inconclusive_text, open_session, proof_text, speedup_text
 
 SHORTLIST = 3
 """Candidates that are judged on all samples and measured in depth."""
@@ -300,7 +300,7 @@ def _why(task: SpeedTask, winner: Trial, reference: Trial, equals: Sequence[str]
     quality = winner.record.quality
     assert quality is not None
     proof = {
-        "pass": f"{quality.metric} is within the tolerance with {quality.confidence:.0%} confidence",
+        "pass": proof_text(quality),
         "inconclusive": inconclusive_text(quality),
         "fail": "",
     }[quality.verdict]

@@ -10,6 +10,7 @@ __all__ = [
     "inconclusive_text",
     "new_trial",
     "open_session",
+    "proof_text",
     "report_step",
     "samples_text",
     "signed_text",
@@ -121,10 +122,25 @@ def samples_text(quality: Quality) -> str:
     return f"{quality.count:,} samples{groups}"
 
 
+def proof_text(quality: Quality) -> str:
+    """How a tolerance that was kept is known to be kept, and what that takes for granted."""
+    because = f"; {quality.metric} was taken because {quality.because}" if quality.because else ""
+    kept = f"{quality.metric} is within the tolerance with {quality.confidence:.0%} confidence"
+    if quality.proof == "labels":
+        some = "" if quality.labelled is None else f", by {quality.labelled} labels of changed answers"
+        return f"{kept}{some}{because}"
+    said = {
+        "certified": quality.assumption or "it holds whatever the labels are",
+        "estimated": f"if {quality.assumption}",
+    }.get(quality.proof, "")
+    return f"{kept}, {quality.standing}: {said}{because}"
+
+
 def inconclusive_text(quality: Quality) -> str:
     """Why a tolerance that was kept on the samples is not proven."""
     more = f"; about {quality.samples_to_decide:,} samples would decide" if quality.samples_to_decide else ""
+    held = "" if quality.proof == "labels" else ", so without labels it is not held"
     return (
         f"{quality.metric} {signed_text(quality.difference)} is within {signed_text(quality.allowed)}, "
-        f"but {samples_text(quality)} only bound it at {signed_text(quality.bound)}{more}"
+        f"but {samples_text(quality)} only bound it at {signed_text(quality.bound)}{held}{more}"
     )

@@ -17,6 +17,7 @@ __all__ = [
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
 from mopt.datasets.spec import DataSpec
@@ -65,8 +66,13 @@ class Source:
         """
         metadata = model_metadata(self.exported.model.file)
         return load_metric(
-            recipe.metric, self.split.evaluation, self.exported.signature, recipe.metric_options, metadata=metadata
+            recipe.metric, self.split.evaluation, self.exported.signature, _metric_options(recipe), metadata=metadata
         )
+
+
+def _metric_options(recipe: Recipe) -> dict[str, Any]:
+    known = {} if recipe.known_accuracy is None else {"known_accuracy": recipe.known_accuracy}
+    return {**recipe.metric_options, **known}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +189,7 @@ def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[M
     """
     files, _ = model.executable
     metadata = model_metadata(files.file) if files.format == ONNX.name else {}
-    first = load_metric(recipe.metric, samples, model.signature, recipe.metric_options, metadata=metadata)
+    first = load_metric(recipe.metric, samples, model.signature, _metric_options(recipe), metadata=metadata)
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
     return [first, *(load_metric(name, samples, model.signature, metadata=metadata) for name in more)]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mopt.artifacts.baseline import encode_answers
 from mopt.evaluators.inference import score
+from mopt.evaluators.metric_choice import fit_metric
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
@@ -60,7 +61,7 @@ def make_baseline(
     samples = split.evaluation
     progress.step(f"{len(samples):,} samples")
     answers = collect_outputs(model, samples, store, 1).runs[0]
-    metrics = metrics_of(model, recipe, samples)
+    metrics = [fit_metric(metric, answers)[0] for metric in metrics_of(model, recipe, samples)]
     progress.step("answered")
     costs = _costs(model, samples, recipe, progress) if speed else {}
     return StoredBaseline(

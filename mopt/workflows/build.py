@@ -51,6 +51,7 @@ from mopt.system.digests import digest, versions
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._sources import PreparedModel, Source, first_samples, open_source, prepare_model
+from mopt.workflows.label import with_labels
 
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
@@ -124,6 +125,7 @@ def build(
     progress.stage("reading the model and the data", 2)
     source = open_source(recipe, store, progress)
     metric = source.metric(recipe)
+    source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
     with store.entry("builds", _key(recipe, site, source, metric)) as entry:
         if entry.scratch is not None:
             progress.stage("checking the export, simplifying", 2)
@@ -152,6 +154,7 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
     progress.stage("reading the model and the data", 2)
     source = open_source(recipe, store, progress)
     metric = source.metric(recipe)
+    source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
     progress.stage("checking the export, simplifying", 2)
     prepared = prepare_model(source, recipe, store, progress)
     return Plan(

@@ -15,6 +15,7 @@ from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
+from mopt.evaluators.metric_choice import fit_metric
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.machine import detect
@@ -122,7 +123,7 @@ def explain(
     layers, total_ms, reference_ms = _layers_of(looked, size, progress)
     metric = source.metric(recipe) if effects and any(layer.quantized for layer in layers) else None
     if metric is not None:
-        layers = _with_effects(layers, looked, metric, effects, progress)
+        layers, metric = _with_effects(layers, looked, metric, effects, progress)
     return Explanation(
         model=recipe.name,
         candidate=chosen.name,
@@ -188,14 +189,17 @@ def _compile(candidate: Candidate, prepared: PreparedModel, store: Store) -> Com
         raise UserError(f"{candidate.name} is not for this model: {error.message}", "name another with --candidate") from None
 
 
-def _with_effects(layers: Sequence[Layer], looked: _Looked, metric: Metric, count: int, progress: Progress) -> list[Layer]:
-    """Quantize each of the noisiest operators alone, and look at the metric."""
+def _with_effects(
+    layers: Sequence[Layer], looked: _Looked, metric: Metric, count: int, progress: Progress
+) -> tuple[list[Layer], Metric]:
+    """Quantize each of the noisiest operators alone, and look at the metric, which is returned as it was taken."""
     noisy = [layer.name for layer in layers if layer.quantized]
     progress.stage(f"the change of {metric.name}", min(count, len(noisy)))
     prepared, store, signature = looked.prepared, looked.store, looked.prepared.signature
     samples = looked.source.split.evaluation.first(_EFFECT_SAMPLES)
     reference = reference_candidate(looked.threads)
     answers = record_outputs(prepared.validated.model, reference.runtime, signature, samples, store)
+    metric, _ = fit_metric(metric, answers)
     reference_value = metric.value(score(answers, metric, samples))
     effects: dict[str, float] = {}
     for name in noisy[:count]:
@@ -209,7 +213,7 @@ def _with_effects(layers: Sequence[Layer], looked: _Looked, metric: Metric, coun
         change = metric.value(evaluation.rows) - reference_value
         effects[name] = change if metric.higher_is_better else -change
         progress.step(f"{name}: {effects[name]:+.4g}")
-    return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers]
+    return [layer.model_copy(update={"effect": effects.get(layer.name)}) for layer in layers], metric
 
 
 def _choose(every: Sequence[Candidate], patterns: Sequence[str], float_nodes: Sequence[str]) -> Candidate:

@@ -15,6 +15,7 @@ from mopt.datasets.split import Split
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS, Limit
+from mopt.evaluators.metric_choice import fit_metric
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
@@ -215,6 +216,8 @@ def _check_limits(recipe: Recipe) -> None:
 def _judge_quality(
     compared: ComparedOutputs, metrics: Sequence[Metric], split: Split, recipe: Recipe, out: Path | None
 ) -> _Findings:
+    if compared.baseline is not None:
+        metrics = [fit_metric(metric, compared.baseline.runs[0])[0] for metric in metrics]
     scored = {metric.name: compared.rows(metric) for metric in metrics}
     rows = scored[metrics[0].name]
     return _Findings(

@@ -21,13 +21,13 @@ model = {model}
 {signature}
 target = "cpu"              # or a GPU, such as "nvidia-l4"; mopt list targets
 tolerance = "1%"            # of the metric's score; or absolute: "0.5pp"
-metric = "auto"             # accuracy where the labels are classes, else fidelity; mopt list metrics
+metric = "auto"             # accuracy where labels are classes; unlabelled without; mopt list metrics
 objective = "latency"       # or "throughput" within the p99, or "size"
 serve = ["triton"]          # mopt list serving
 
 [data]
 path = {data}{data_note}
-# label = "label"           # array or column with the labels; without labels, fidelity to the reference counts
+# label = "label"           # array or column with the labels; without labels, what the outputs expect counts
 # group = "patient"         # array or column: samples of one group are kept together and count as one witness
 calibration = 128           # samples to calibrate with
 evaluation = 2000           # most samples to evaluate with; never the same ones

@@ -11,6 +11,8 @@ def test_a_copy_agrees_in_everything() -> None:
         "logits.cosine": pytest.approx(1.0),
         "logits.snr_db": 200.0,
         "logits.max_abs_diff": 0.0,
+        "logits.relative_diff": 0.0,
+        "logits.margin": 1e9,
         "logits.top1": 1.0,
         "logits.kl": 0.0,
         "label.equal": 1.0,
@@ -34,7 +36,12 @@ def test_sums_over_samples_equal_the_formula_over_all() -> None:
 def test_another_shape_does_not_agree() -> None:
     fidelity = Fidelity()
     fidelity.add({"boxes": np.ones((1, 3, 4), np.float32)}, {"boxes": np.ones((1, 2, 4), np.float32)})
-    assert fidelity.summary() == {"boxes.cosine": 0.0, "boxes.snr_db": 0.0, "boxes.max_abs_diff": 1.0}
+    assert fidelity.summary() == {
+        "boxes.cosine": 0.0,
+        "boxes.snr_db": 0.0,
+        "boxes.max_abs_diff": 1.0,
+        "boxes.relative_diff": 1.0,
+    }
 
 
 def test_cosine_of_nothing() -> None:

@@ -17,7 +17,7 @@ from tests.evaluators.metrics.cases import LOGITS, Maker, signature
         (["a", "b", "a"], [("logits", "float32", ("batch", 10))], "fidelity"),
         ([0.5, 1.5, 2.0], [("y", "float32", ("batch", 10))], "fidelity"),
         ([0, 1, 2], [("a", "float32", ("batch", 3)), ("b", "float32", ("batch", 3))], "fidelity"),
-        (None, [("logits", "float32", ("batch", 10))], "fidelity"),
+        (None, [("logits", "float32", ("batch", 10))], "unlabelled"),
     ],
     ids=["classes", "beyond", "sklearn", "sklearn-words", "words", "numbers", "two-outputs", "unlabelled"],
 )
@@ -31,7 +31,7 @@ def test_the_metric_that_is_taken_when_none_is_named(
     ("spec", "labels", "options", "message", "hint"),
     [
         ("acuracy", [0, 1, 2], {}, "unknown metric: acuracy", "accuracy"),
-        ("accuracy", None, {}, "needs labels and the data has none", "fidelity"),
+        ("accuracy", None, {}, "needs labels and the data has none", "leave the metric out"),
         ("accuracy", [0, 1, 2], {"outptu": "logits"}, "has no option outptu", "output"),
         ("accuracy", [0, 1, 2], {"output": "logit"}, "the model has no output logit", "logits"),
         ("cer", ["a", "b", "c"], {"blank": "x"}, "the metric cer: blank", "metric_options"),

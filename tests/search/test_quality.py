@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 
@@ -6,7 +7,9 @@ import pytest
 
 from mopt.errors import MissingDependencyError, Rejection
 from mopt.evaluators.metrics.auc import Auc
+from mopt.evaluators.metrics.unlabelled import Unlabelled
 from mopt.evaluators.tolerance import Tolerance
+from mopt.model.samples import PartialLabel, Sample, write_samples
 from mopt.progress import Silent
 from mopt.search import quality as module
 from mopt.search.quality import (
@@ -20,7 +23,8 @@ from mopt.search.quality import (
     screen_quality,
 )
 from mopt.search.trial import REFERENCE
-from tests.search.cases import Notes, Odd, Scale, candidate, compile_task, labelled, product, quality_task, trial
+from tests.passes import graphs
+from tests.search.cases import PRODUCT, Notes, Odd, Scale, candidate, compile_task, labelled, product, quality_task, trial
 
 
 @pytest.fixture
@@ -121,3 +125,55 @@ def test_a_metric_that_needs_both_classes_is_given_all_samples(model, tmp_path, 
     rows = np.array([[0.1, 0.0]] * 6 + [[0.9, 1.0]] * 6)
     monkeypatch.setattr(module, "score", lambda *_: rows)
     assert record_reference(task, model, candidate(REFERENCE)).few == 12
+
+
+def _unlabelled(folder, count=300):
+    """Samples near decisions, without labels."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(1)
+    return write_samples(folder, (Sample({"x": random.random((1, 16)).astype(np.float32)}) for _ in range(count)))
+
+
+def _near(folder, noise, extra=0.0):
+    """The product with other weights."""
+    weights = np.repeat(np.eye(4, dtype=np.float32), 4, axis=0)
+    weights += np.float32(noise) * np.random.default_rng(2).standard_normal(weights.shape).astype(np.float32)
+    return graphs.model(folder, PRODUCT, {"w": weights + np.float32(extra)})
+
+
+@pytest.mark.slow
+def test_without_labels_the_kind_of_proof_is_said(tmp_path, store):
+    model, samples = _near(tmp_path / "model", 0.0), _unlabelled(tmp_path / "samples")
+    task = quality_task(model, samples, store, metric=Unlabelled(), tolerance=Tolerance.parse("1pp"))
+    expected = record_reference(task, model, candidate(REFERENCE))
+    assert (expected.metric.name, expected.because) == ("expected_accuracy", "scores is taken for logits of classes")
+    rounded = check_quality(task, expected, trial("rounded", _near(tmp_path / "rounded", 1e-8))).record.quality
+    near = check_quality(task, expected, trial("near", _near(tmp_path / "near", 0.03))).record.quality
+    assert (near.verdict, near.proof, near.because) == ("pass", "estimated", expected.because)
+    assert near.changed
+    assert len(near.changed) / 300 > 0.01, "as a share of changed answers it is beyond the tolerance"
+    assert (rounded.verdict, rounded.proof, rounded.changed) == ("pass", "certified", ())
+    far = check_quality(task, expected, trial("far", _near(tmp_path / "far", 1.0)))
+    assert far.record.outcome.rejection is Rejection.WORSE
+    assert (far.record.quality.proof, far.record.quality.changed) == ("none", None)
+
+
+@pytest.mark.slow
+def test_labels_of_changed_answers_decide(tmp_path, store):
+    model, samples = _near(tmp_path / "model", 0.0), _unlabelled(tmp_path / "samples")
+    task = quality_task(model, samples, store, metric=Unlabelled(), tolerance=Tolerance.parse("3pp"))
+    other = trial("near", _near(tmp_path / "near", 0.1))
+    expected = record_reference(task, model, candidate(REFERENCE))
+    changed = check_quality(task, expected, other).record.quality.changed
+    answers = [feed["scores"].argmax() for feed in expected.answers]
+    for right, verdict, difference in ((True, "fail", -len(changed) / 300), (False, "pass", 0.0)):
+        labels = [
+            PartialLabel(int(answer) if right else int(expected.answers[index]["scores"].argmin()), 1.0)
+            if index in changed
+            else PartialLabel(None, 1.0)
+            for index, answer in enumerate(answers)
+        ]
+        given = dataclasses.replace(task, samples=samples.with_partial_labels(labels))
+        quality = check_quality(given, record_reference(given, model, candidate(REFERENCE)), other).record.quality
+        assert (quality.verdict, quality.proof, quality.labelled) == (verdict, "labels", len(changed))
+        assert quality.difference == pytest.approx(difference, abs=0.005)

@@ -233,7 +233,8 @@ def test_without_labels_the_outputs_are_compared(small, store, tmp_path):
     with np.load(small.data) as arrays:
         np.savez(tmp_path / "plain.npz", pixels=arrays["pixels"])
     found = gate(variant(small, "noisy", noisy(1.5)), small.model, small, store, data=tmp_path / "plain.npz")
-    assert quality(found).name == "fidelity"
+    assert quality(found).name == "expected_accuracy"
+    assert quality(found).method == "not held"
     assert found.verdict == "fail"
     assert {"scores.cosine", "scores.snr_db", "scores.kl", "scores.top1"} <= set(found.fidelity)
     assert found.worst[0].distance > 0

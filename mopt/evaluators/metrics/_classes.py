@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["answer_and_truth", "class_scores", "label_number"]
+__all__ = ["answer_and_truth", "class_scores", "label_columns", "label_number"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mopt.errors import UserError
 from mopt.evaluators._metric import one_output
+from mopt.model.samples import PartialLabel
 from mopt.model.signature import Feed
 from mopt.system.plugins import nearest
 
@@ -39,6 +40,20 @@ def answer_and_truth(outputs: Feed, output: str, label: Any, classes: Sequence[s
     if isinstance(truth, str) and isinstance(answer, int):
         return answer, _number(truth, classes)
     return answer, truth
+
+
+def label_columns(outputs: Feed, reference: Feed, label: Any, output: str, classes: Sequence[str]) -> list[float]:
+    """Return whether there is a label, its stratum, and whether the candidate's and the reference's answer are right."""
+    if not isinstance(label, PartialLabel):
+        return [0.0, 0.0, 0.0, 0.0]
+    if label.label is None:
+        return [0.0, label.stratum, 0.0, 0.0]
+    right = []
+    for side in (outputs, reference):
+        looked_at = "" if isinstance(label.label, str) and not classes else output
+        answer, truth = answer_and_truth(side, looked_at, label.label, classes)
+        right.append(float(answer == truth))
+    return [1.0, label.stratum, *right]
 
 
 def _highest(scores: npt.NDArray[Any], truth: int | str) -> int:

@@ -6,6 +6,7 @@ __all__ = ["Cer"]
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
@@ -39,7 +40,7 @@ class Cer(Metric):
 
         if not isinstance(label, str):
             raise UserError(f"the label {label!r} is no text", "cer compares with the text that is in the picture")
-        return np.array([float(_distance(self.decode(outputs), label)), float(len(label))])
+        return np.array([float(edit_distance(self.decode(outputs), label)), float(len(label))])
 
     def decode(self, outputs: Feed) -> str:
         """Return the text that the scores, shape [1, T, C] or [T, 1, C], mean.
@@ -80,7 +81,7 @@ def _are_steps(value: npt.NDArray[Any]) -> bool:
     return value.dtype.kind == "f" and value.ndim == 3 and 1 in value.shape[:2]
 
 
-def _distance(left: str, right: str) -> int:
+def edit_distance(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Return the Levenshtein distance."""
     previous = list(range(len(right) + 1))
     for row, left_character in enumerate(left, 1):
