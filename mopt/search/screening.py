@@ -17,7 +17,7 @@ from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text
+from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text, with_evidence
 
 _QUICK_ROUNDS = 7
 
@@ -57,7 +57,7 @@ def _screen_group(task: SpeedTask, reference: Trial, group: Sequence[Trial], fee
                 continue
             session.pause()
             opened[trial.record.name] = session
-            result[trial.record.name] = trial.update(evidence=evidence)
+            result[trial.record.name] = with_evidence(trial, evidence)
         logs = interleave(
             opened, feeds, TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60), reference=REFERENCE, narrow=NARROW
         )
