@@ -37,6 +37,15 @@ def compiled(path, parameters, max_batch):
     return core.compile_model(model, "CPU")
 
 
+def reported(compiled_model):
+    """What OpenVINO says of a compiled model."""
+    return {
+        "precision": compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+        "threads": int(compiled_model.get_property("INFERENCE_NUM_THREADS")),
+        "streams": int(compiled_model.get_property("NUM_STREAMS")),
+    }
+
+
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
@@ -44,6 +53,7 @@ class TritonPythonModel:
         self.most = config["max_batch_size"]
         path = Path(args["model_repository"]) / args["model_version"] / "model.xml"
         compiled_model = compiled(path, self.parameters, self.most)
+        path.with_name("reported.json").write_text(json.dumps(reported(compiled_model)))
         self.request = compiled_model.create_infer_request()
         self.inputs = [value["name"] for value in config["input"]]
         self.outputs = [value["name"] for value in config["output"]]
