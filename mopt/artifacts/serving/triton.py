@@ -68,8 +68,7 @@ class Triton(ServingSystem):
         "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
         "openvino": Settable(
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
-            "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend computes in FP32, and serve = [] judges "
-            "it for a program of your own",
+            "OpenVINO Model Server (plugin_config) can, Triton's onnxruntime backend is FP32, serve = [] is for your own program",
         ),
         "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY}),
     }
