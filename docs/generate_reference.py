@@ -289,8 +289,8 @@ def readers() -> str:
 def serving_systems() -> str:
     """The page of serving systems."""
     introduction = (
-        "What `--serve NAME` judges for and writes files for; see [serve with Triton](../guides/serve-with-triton.md). An option "
-        "that a system cannot tell a runtime is what the runtime does by itself."
+        "What `--serve NAME` judges for and writes files for; see [serve with Triton](../guides/serve-with-triton.md). An "
+        "option that a system cannot tell a runtime is what the runtime does by itself."
     )
     return _plugins("serving", "Serving systems", introduction, _settable_facts)
 

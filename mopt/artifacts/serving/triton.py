@@ -68,7 +68,8 @@ class Triton(ServingSystem):
         "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
         "openvino": Settable(
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
-            "OpenVINO Model Server (plugin_config) can, Triton's onnxruntime backend is FP32, serve = [] is for your own program",
+            "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
+            "server",
         ),
         "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY}),
     }
