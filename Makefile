@@ -58,7 +58,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 # The real tritonserver needs NumPy 1, so it lives in an environment of its own.
 $(VENV)/.triton: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/triton
-	$(VENV)/triton/bin/python -m pip --disable-pip-version-check --quiet install nvidia-pytriton==0.7.0 onnxruntime
+	$(VENV)/triton/bin/python -m pip --disable-pip-version-check --quiet install nvidia-pytriton==0.7.0 onnxruntime openvino==2026.4.1
 	touch $@
 
 # BentoML pins what mopt does not want to be bound by.

@@ -164,6 +164,16 @@ def _needs(kind: type) -> Iterator[tuple[str, str]]:
     yield "needs", f"`mopt[{extra}]`" if extra else ""
 
 
+def _settable_facts(kind: type) -> Iterator[tuple[str, str]]:
+    for runtime, settable in kind.settable.items():  # type: ignore[attr-defined]
+        options = [
+            f"`{option}`" + (f" ({', '.join(map(str, values))})" if values else "")
+            for option, values in settable.options.items()
+        ]
+        yield f"can tell {runtime}", ", ".join(options)
+    yield from _needs(kind)
+
+
 def _pass_facts(kind: type) -> Iterator[tuple[str, str]]:
     yield "takes", f"{kind.takes}, makes {kind.makes}"  # type: ignore[attr-defined]
     yield from _needs(kind)
@@ -278,8 +288,11 @@ def readers() -> str:
 
 def serving_systems() -> str:
     """The page of serving systems."""
-    introduction = "What `--serve NAME` writes files for; see [serve with Triton](../guides/serve-with-triton.md)."
-    return _plugins("serving", "Serving systems", introduction, _needs)
+    introduction = (
+        "What `--serve NAME` judges for and writes files for; see [serve with Triton](../guides/serve-with-triton.md). An "
+        "option that a system cannot tell a runtime is what the runtime does by itself."
+    )
+    return _plugins("serving", "Serving systems", introduction, _settable_facts)
 
 
 # --- targets ------------------------------------------------------------------------------------------------------------

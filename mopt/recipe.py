@@ -259,7 +259,7 @@ class Recipe(Schema):
         Literal["latency", "throughput", "size"],
         pydantic.Field(description="latency at batch 1, throughput within the p99, or bytes on disk"),
     ] = "latency"
-    serve: Annotated[tuple[str, ...], pydantic.Field(description="serving systems to write files for")] = ("triton",)
+    serve: Annotated[tuple[str, ...], pydantic.Field(description="serving systems to judge and write files for")] = ("triton",)
     trust_pickle: Annotated[bool, pydantic.Field(description="run the code inside a pickled model")] = False
     data: DataSpec
     traffic: Traffic = Traffic()

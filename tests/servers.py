@@ -2,8 +2,8 @@
 
 Each real one lives in a virtual environment of its own that a variable names, made by the same Python as this one:
 
-- ``MOPT_TRITON_VENV``: ``pip install nvidia-pytriton==0.7.0 onnxruntime``. Its wheel brings NVIDIA's own tritonserver; its
-  python backend was built for NumPy 1, and with NumPy 2 it reads every tensor with a stride of 0.
+- ``MOPT_TRITON_VENV``: ``pip install nvidia-pytriton==0.7.0 onnxruntime openvino==2026.4.1``. The wheel brings NVIDIA's
+  own tritonserver; its python backend was built for NumPy 1, and with NumPy 2 it reads every tensor with a stride of 0.
 - ``MOPT_BENTOML_VENV``: ``pip install bentoml==1.4.39 onnxruntime``.
 - ``MOPT_LITSERVE_VENV``: ``pip install litserve==0.2.19 onnxruntime``.
 - ``MOPT_TORCHSERVE_VENV``: ``pip install 'torch>=2.9,<2.14' torchserve==0.12.0 torch-model-archiver==0.12.0 onnxruntime pyyaml
@@ -40,13 +40,17 @@ PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _DEADLINE_SECONDS = 90
 _GOODBYE_SECONDS = 5
 _PROOFS = {
+    "triton_openvino": f"lib/{PYTHON}/site-packages/openvino",
     "triton": f"lib/{PYTHON}/site-packages/pytriton/tritonserver/bin/tritonserver",
     "bentoml": "bin/bentoml",
     "litserve": f"lib/{PYTHON}/site-packages/litserve",
     "torchserve": "bin/torchserve",
     "mlserver": "bin/mlserver",
 }
-_BACKEND = Path(__file__).parent / "artifacts" / "serving" / "onnxruntime_backend" / "model.py"
+_BACKENDS = {
+    name: Path(__file__).parent / "artifacts" / "serving" / f"{name}_backend" / "model.py"
+    for name in ("onnxruntime", "openvino")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +63,18 @@ class Ports:
 
 def missing(server: str) -> str:
     """Say why a server cannot run here; empty when it can."""
-    variable = f"MOPT_{server.upper()}_VENV"
+    name, _, library = server.partition("_")
+    variable = f"MOPT_{name.upper()}_VENV"
     folder = os.environ.get(variable)
-    found = folder and (Path(folder) / _PROOFS[server]).exists()
-    return "" if found else f"{variable} names no virtual environment with {server}"
+    found = folder and (Path(folder) / _PROOFS[name]).exists() and (Path(folder) / _PROOFS[server]).exists()
+    return "" if found else f"{variable} names no virtual environment with {' and '.join(filter(None, (name, library)))}"
 
 
 def triton(repository: Path, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
     """Run NVIDIA's tritonserver on a model repository; all of its models are ready.
 
-    Its onnxruntime backend is a python-based one (see tests/artifacts/serving/onnxruntime_backend), because the one in C++
-    cannot be installed.
+    Its onnxruntime and openvino backends are python-based ones (see tests/artifacts/serving/onnxruntime_backend), because
+    those in C++ cannot be installed.
     """
     return _triton(repository, cores)
 
@@ -104,8 +109,9 @@ def _backends(packages: Path, folder: Path) -> Path:
     stub = folder / "python" / "triton_python_backend_stub"
     shutil.copy(home / "python_backend_stubs" / PYTHON.removeprefix("python") / stub.name, stub)
     stub.chmod(0o755)
-    (folder / "onnxruntime").mkdir()
-    shutil.copy(_BACKEND, folder / "onnxruntime" / "model.py")
+    for name, source in _BACKENDS.items():
+        (folder / name).mkdir()
+        shutil.copy(source, folder / name / "model.py")
     return folder
 
 

@@ -203,7 +203,7 @@ MaxCost = Annotated[float | None, _option("Machines", "--max-cost", metavar="USD
 Name = Annotated[str | None, _option("Output", "--name", metavar="NAME", help="Name of the model in the artifact.")]
 Serve = Annotated[
     list[str] | None,
-    _option("Output", "--serve", metavar="NAME", help="Serving system to write files for; repeat for several."),
+    _option("Output", "--serve", metavar="NAME", help="Serving system to judge and write files for; repeat for several."),
 ]
 Force = Annotated[bool, _option("Output", "--force", help="Replace what is there.")]
 DryRun = Annotated[bool, _option("Output", "--dry-run", help="Print the plan and stop.")]

@@ -111,6 +111,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
             "runtime": candidate.runtime.name,
             "runtime_fields": describe_fields(candidate.runtime),
             "passes": [{"name": step.name, "fields": describe_fields(step)} for step in candidate.passes],
+            "refused": candidate.refused.model_dump(mode="json") if candidate.refused else None,
         }
         for candidate in plan.candidates
     ]
@@ -134,8 +135,12 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     rows = [
         [candidate.name, candidate.runtime.name, " > ".join(step.name for step in candidate.passes) or "-"]
         for candidate in plan.candidates
+        if candidate.refused is None
     ]
     print_table(["candidate", "runtime", "passes"], rows, title="Would be tried, in this order")
+    for candidate in plan.candidates:
+        if candidate.refused is not None:
+            console.print(f"{candidate.name}: {candidate.refused.rejection}, {candidate.refused.reason}", markup=False)
 
 
 def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:

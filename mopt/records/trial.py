@@ -41,7 +41,9 @@ class TrialRecord(Record):
     model_digest: str | None = None
     size_bytes: int | None = None
     evidence: dict[str, Any] = {}
-    """What the runtime really executes: operator counts by type of arithmetic."""
+    """What the runtime really executes: operator counts by type of arithmetic, threads and streams."""
+    effective_precision: str = ""
+    """The arithmetic that the runtime itself reports, such as ``int8+bf16``; empty where it was not run or does not tell."""
     quality: Quality | None = None
     profile: Profile | None = None
     outcome: Outcome | None = None

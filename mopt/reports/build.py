@@ -228,7 +228,7 @@ def _page(manifest: Manifest) -> dict[str, Any]:
         "quality": _quality(manifest),
         "frontier": _frontier(manifest),
         "passes": [_pass_line(record) for record in manifest.winner.passes],
-        "evidence": _facts(manifest.winner.evidence),
+        "evidence": _executed(manifest.winner),
         "layers": _engine_layers(manifest),
         "left_in_float": _left_in_float(manifest),
         "source": _source(manifest),
@@ -570,6 +570,13 @@ def _machine(manifest: Manifest) -> list[Fact]:
         text = f"{q.ratio(control.value)} ({q.interval(control.low, control.high)})"
         facts.append(Fact("noise control", f"the reference against itself came out as {text}; 1 is no noise"))
     return [*facts, *_facts(manifest.noise)]
+
+
+def _executed(trial: TrialRecord) -> list[Fact]:
+    """What the runtime says of itself, its precision first."""
+    reported = trial.effective_precision
+    precision = [Fact("precision", f"{reported}, as {trial.runtime} reports it")] if reported else []
+    return precision + _facts(trial.evidence)
 
 
 def _facts(values: Mapping[str, Any]) -> list[Fact]:

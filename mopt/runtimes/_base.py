@@ -38,6 +38,8 @@ class Runtime(abc.ABC):
     extra: ClassVar[str] = ""
     side_by_side: ClassVar[tuple[int, ...]] = ()
     """How many instances share a device that has no cores to be divided; none where the cores decide."""
+    unset: ClassVar[Mapping[str, Any]] = {}
+    """Options that may be left to the library, with the value that says so: what runs where nobody can set them."""
 
     threads: int
 
@@ -50,6 +52,10 @@ class Runtime(abc.ABC):
     def supports(cls, device: str, isa: Sequence[str]) -> bool:
         """Whether it is for targets of this device and these instruction sets."""
         return device in cls.devices
+
+    def resolved(self, isa: Sequence[str]) -> Self:
+        """Return the same with what the library picks by itself on a CPU of these instruction sets written out."""
+        return self
 
     def key(self) -> dict[str, Any]:
         """Everything that a session depends on besides the model, as JSON data."""
@@ -103,7 +109,11 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def evidence(self) -> dict[str, Any]:
-        """Return what is really executed: operator counts by arithmetic type, as JSON data."""
+        """Return what is really executed: operator counts by arithmetic type, as JSON data.
+
+        ``precision`` is the arithmetic that the library itself reports, such as ``int8+bf16``, and ``threads`` and ``streams``
+        are how many; each is left out where the library does not tell.
+        """
 
     def device_times(self, feed: Feed) -> dict[str, Any]:
         """Return what the device itself takes, without transfers, as JSON data; nothing where there is no device apart."""

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -96,8 +96,9 @@ class OnnxSession(Session):
         import onnx
         import onnxruntime
 
+        threads = {"threads": int(self._session.get_session_options().intra_op_num_threads)}
         if sum(file.stat().st_size for file in self._path.parent.iterdir()) > _EVIDENCE_LIMIT:
-            return {"not looked at": "the optimised graph of a model over 1 GiB is not written out"}
+            return {**threads, "not looked at": "the optimised graph of a model over 1 GiB is not written out"}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimized.onnx"
             options = onnxruntime.SessionOptions()
@@ -105,7 +106,8 @@ class OnnxSession(Session):
             options.optimized_model_filepath = str(path)
             onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
             graph = onnx.load(str(path), load_external_data=False).graph
-        return _count(graph)
+        counts = _count(graph)
+        return {"precision": _precision(counts), **threads, **counts}
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Read ONNX Runtime's own profile; the time of If and Loop is without that of their subgraphs."""
@@ -211,6 +213,12 @@ def _count(graph: Any) -> dict[str, Any]:
                 floating[node.op_type] += 1
             left += node.op_type == "DequantizeLinear"
     return {"integer": dict(integer), "float": dict(floating), "dequantize_left": left}
+
+
+def _precision(counts: Mapping[str, Any]) -> str:
+    """The arithmetic of a graph: on a CPU, ONNX Runtime computes in FP32 whatever is not in integers, FP16 weights as well."""
+    narrow = {"int4" if kind.startswith("MatMulNBits") else "int8" for kind in counts["integer"]}
+    return "+".join([*sorted(narrow, reverse=True), *(["fp32"] if counts["float"] or not narrow else [])])
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -92,7 +92,9 @@ class _GpuSession(OnnxSession):
 
     def evidence(self) -> dict[str, Any]:
         """Add the GPU with its state."""
-        return {"device": dataclasses.asdict(devices()[0]), "state": device_state(), **super().evidence()}
+        counts = super().evidence()
+        counts.pop("precision", None)  # that of the CPU's provider
+        return {"device": dataclasses.asdict(devices()[0]), "state": device_state(), **counts}
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         return []

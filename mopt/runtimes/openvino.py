@@ -8,7 +8,7 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from mopt.errors import MissingDependencyError
 from mopt.model.signature import Feed, TensorSpec
@@ -27,6 +27,10 @@ _COMPUTE = frozenset(
     )
 )  # fmt: skip
 
+_ARITHMETIC = {"f32": "fp32", "f16": "fp16"}
+"""What the field calls OpenVINO's types."""
+_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16"))
+"""Instruction sets on which OpenVINO computes in BF16 when it is not told otherwise (readProperties in its CPU plugin)."""
 _MOST_SHAPES = 16
 """Compiled models that are kept; the oldest goes first."""
 _WARM_UPS = 3
@@ -40,8 +44,8 @@ class OpenVINO(Runtime):
     """The CPU plugin with one stream and a fixed number of threads.
 
     Attributes:
-        precision: Arithmetic of what is not quantized. It is always explicit, since OpenVINO picks BF16 by itself where the
-            CPU has it.
+        precision: Arithmetic of what is not quantized. ``default`` leaves it to OpenVINO, which picks BF16 wherever the CPU
+            has it: what runs in a server that cannot be told.
         shapes: ``static`` compiles the model anew for each input shape that it meets, which is a few percent faster and lets
             the first request of a shape wait for the compiler; ``dynamic`` compiles it once.
     """
@@ -49,9 +53,16 @@ class OpenVINO(Runtime):
     formats: ClassVar[tuple[str, ...]] = ("openvino",)
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
     extra: ClassVar[str] = "openvino"
+    unset: ClassVar[Mapping[str, Any]] = {"precision": "default"}
 
-    precision: Literal["f32", "bf16"] = "f32"
+    precision: Literal["f32", "bf16", "default"] = "f32"
     shapes: Literal["dynamic", "static"] = "dynamic"
+
+    def resolved(self, isa: Sequence[str]) -> Self:
+        """Write out the precision that OpenVINO picks on x86; which one it is on ARM, these instruction sets do not tell."""
+        if self.precision != "default" or "asimd" in isa:
+            return self
+        return dataclasses.replace(self, precision="bf16" if _BFLOAT16 & set(isa) else "f32")
 
     def open(self, path: Path) -> Session:
         """Load a model file."""
@@ -70,7 +81,7 @@ class _OpenVINOSession(Session):
         self._settings = {
             "INFERENCE_NUM_THREADS": runtime.threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": runtime.precision,
+            **({} if runtime.precision == "default" else {"INFERENCE_PRECISION_HINT": runtime.precision}),
         }
         model = self._core.read_model(str(path))
         self._specs = [_spec(port) for port in model.inputs], [_spec(port) for port in model.outputs]
@@ -104,7 +115,7 @@ class _OpenVINOSession(Session):
         return self._specs
 
     def evidence(self) -> dict[str, Any]:
-        """Count the compute operators of the compiled graph by the precision that they run in."""
+        """Count the compute operators of the compiled graph by their precision, beside the settings that it reports."""
         if self._compiled is None:
             raise RuntimeError("a model of static shapes is compiled by its first run")
         counts: collections.defaultdict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
@@ -114,7 +125,15 @@ class _OpenVINOSession(Session):
             if kind in _COMPUTE:
                 counts[info.get("runtimePrecision", "?")][kind] += 1
         integer = counts.pop("i8", collections.Counter()) + counts.pop("u8", collections.Counter())
-        return {"integer": dict(integer), **{precision: dict(kinds) for precision, kinds in sorted(counts.items())}}
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        arithmetic = _ARITHMETIC.get(hint, hint)
+        return {
+            "precision": f"int8+{arithmetic}" if integer else arithmetic,
+            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            "streams": int(self._compiled.get_property("NUM_STREAMS")),
+            "integer": dict(integer),
+            **{precision: dict(kinds) for precision, kinds in sorted(counts.items())},
+        }
 
     def operators(self, feed: Feed, repeats: int) -> list[dict[str, Any]]:
         """Read OpenVINO's own counters; a subgraph, such as a loop's body, is one operator without operations."""

@@ -8,11 +8,13 @@ import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
+from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import UserError
 from mopt.model.files import Model
 from mopt.recipe import CandidateSpec
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.from_recipe import recipe_candidates
+from mopt.search.served import as_served, without_twins
 from mopt.search.spaces._base import GraphTraits, SearchSpace, SpaceInputs
 from mopt.search.trial import REFERENCE, Candidate
 from mopt.system import plugins
@@ -48,7 +50,11 @@ def reference_candidate(threads: int) -> Candidate:
 
 
 def search_space(
-    inputs: SpaceInputs, patterns: Sequence[str], objective: str, requested: Sequence[CandidateSpec] = ()
+    inputs: SpaceInputs,
+    patterns: Sequence[str],
+    objective: str,
+    requested: Sequence[CandidateSpec] = (),
+    serving: Sequence[ServingSystem] = (),
 ) -> list[Candidate]:
     """Return the candidates: the recipe's own, and of each family of runtimes the likeliest winners first.
 
@@ -59,6 +65,7 @@ def search_space(
         patterns: Of names, for all that are tried, the recipe's own included.
         objective: Of the search.
         requested: The recipe's own.
+        serving: Systems that will run what is built; candidates are as all of them run it, or refused.
 
     Raises:
         UserError: When a pattern names no candidate of this plan, or one of the recipe cannot be made.
@@ -77,10 +84,15 @@ def search_space(
         if not fnmatch.filter(names, pattern):
             raise UserError(f"no candidate is called {pattern}", plugins.nearest(pattern, names))
     precise = patterns if objective == "size" else [pattern for pattern in patterns if pattern != "*"]
-    return [
+    matching = [
         *(candidate for candidate in (*requested_candidates, *fast) if _matches(candidate, patterns)),
         *(candidate for candidate in small if _matches(candidate, precise)),
     ]
+    if not serving:
+        return matching
+    isa, options = inputs.target.isa, {spec.name: spec.runtime_options for spec in requested}
+    served = [as_served(candidate, serving, isa, options.get(candidate.name, ())) for candidate in matching]
+    return without_twins(served, isa)
 
 
 def _defaults(spaces: Sequence[SearchSpace], inputs: SpaceInputs) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from mopt.search.quality import (
 from mopt.search.screening import screen_latency, screening_batch
 from mopt.search.selection import SHORTLIST, SearchResult, estimated_objective, rank_by_estimate, select_best
 from mopt.search.task import SearchTask
-from mopt.search.trial import Candidate, Trial, open_session, report_step
+from mopt.search.trial import Candidate, Trial, open_session, report_step, with_evidence
 
 _REFINED = 2
 """Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
@@ -57,6 +57,7 @@ def search(
     expected = record_reference(task.quality, task.source, reference_candidate)
     recorded = time.monotonic()
     reference = check_reference(task.quality, expected, reference)
+    reference = _with_own_evidence(reference)
     progress.step(quality_note(reference))
     pace = Pace(
         seconds=recorded - start,
@@ -78,6 +79,13 @@ def search(
     trials += _refine(task, reference, expected, trials, deadline, progress)
     progress.expect({SHORTLIST_STAGE: _expected_shortlist(task, trials, pace)})
     return select_best(task.speed, reference, trials, progress)
+
+
+def _with_own_evidence(reference: Trial) -> Trial:
+    """The reference is screened with nothing, so that it is asked by itself what it executes."""
+    with contextlib.suppress(CandidateRejectedError), open_session(reference) as session:
+        return with_evidence(reference, session.evidence())
+    return reference
 
 
 def _expected(task: SearchTask, pace: Pace, candidates: int) -> dict[str, float]:

@@ -106,6 +106,8 @@ def compile_all(task: CompileTask, candidates: Sequence[Candidate], deadline: fl
 def compile_trial(task: CompileTask, candidate: Candidate) -> Trial:
     """Run the passes of one; what goes wrong is its reason."""
     trial = new_trial(candidate)
+    if candidate.refused is not None:
+        return trial.update(outcome=candidate.refused)
     try:
         compiled = compile_passes(candidate.passes, task.model, task.store, task.memory)
     except NotApplicableError as error:

@@ -19,7 +19,7 @@ from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
 from mopt.search.outlook import SCREENING
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text
+from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text, with_evidence
 
 _QUICK_ROUNDS = 7
 
@@ -61,7 +61,7 @@ def _screen_group(
                 continue
             session.pause()
             opened[trial.record.name] = session
-            result[trial.record.name] = trial.update(evidence=evidence)
+            result[trial.record.name] = with_evidence(trial, evidence)
         schedule = TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60)
         logs = interleave(opened, feeds, schedule, monitor=monitor, reference=REFERENCE, narrow=NARROW)
         for name in opened.keys() - {REFERENCE}:

@@ -15,9 +15,12 @@ __all__ = [
     "samples_text",
     "signed_text",
     "speedup_text",
+    "with_evidence",
 ]
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from mopt.errors import Rejection
 from mopt.model.files import Model
@@ -46,6 +49,8 @@ class Candidate:
     name: str
     passes: tuple[Pass, ...]
     runtime: Runtime
+    refused: Outcome | None = None
+    """Why it is not tried at all: what will serve it cannot run it as asked."""
 
     def __post_init__(self) -> None:
         """Follow the format of the model from ONNX to the runtime."""
@@ -91,6 +96,19 @@ def new_trial(candidate: Candidate) -> Trial:
         runtime_fields=describe_fields(candidate.runtime),
     )
     return Trial(record, candidate)
+
+
+def with_evidence(trial: Trial, evidence: Mapping[str, Any]) -> Trial:
+    """The same with what the runtime says of itself; the types of an engine's layers are in the record of its pass."""
+    reported = evidence.get("precision") or "+".join(_layer_types(trial.record))
+    rest = {key: value for key, value in evidence.items() if key != "precision"}
+    return trial.update(evidence=rest, effective_precision=reported)
+
+
+def _layer_types(record: TrialRecord) -> list[str]:
+    """The arithmetic of an engine's layers, the most frequent first, from counts by ``"<kind> <arithmetic>"``."""
+    counts = record.passes[-1].detail.get("computes", {}) if record.passes else {}
+    return list(dict.fromkeys(kind.split()[-1].lower() for kind in counts))
 
 
 def report_step(progress: Progress, trial: Trial) -> Trial:

@@ -33,7 +33,7 @@ from mopt.search.quality import (
 )
 from mopt.search.selection import SearchResult, output_sqnr_db
 from mopt.search.task import SearchTask
-from mopt.search.trial import Candidate, Trial, report_step
+from mopt.search.trial import Candidate, Trial, report_step, with_evidence
 from mopt.system.nvidia import NO_GPU, devices, import_tensorrt, version_of
 
 _BEST_BATCH = 8
@@ -243,7 +243,7 @@ def _refine(
 def _with_evidence(trial: Trial) -> Trial:
     """What the engine computes in, as its layer table says."""
     detail = trial.record.passes[-1].detail if trial.record.passes else {}
-    return trial.update(evidence={"layers": detail.get("computes", {}), "measured": NOT_MEASURED})
+    return with_evidence(trial, {"layers": detail.get("computes", {}), "measured": NOT_MEASURED})
 
 
 def _not_taken(trial: Trial, winner: Trial) -> Trial:

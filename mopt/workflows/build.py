@@ -228,7 +228,8 @@ def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Ca
     )
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, _threads(recipe, site.machine), engine)
-    return search_space(inputs, options.candidates, recipe.objective, options.candidate)
+    serving = [load("serving", name)() for name in recipe.serve]
+    return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving)
 
 
 def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:
@@ -370,14 +371,14 @@ def _is_disturbed(outcome: _Outcome) -> bool:
 def _golden(result: SearchResult, outputs: list[Feed]) -> Golden:
     import numpy as np
 
-    integers = bool(result.chosen.evidence.get("integer")) or model_format(result.model.format).reduces_precision
+    reduced = model_format(result.model.format).reduces_precision or result.chosen.effective_precision not in ("", "fp32")
     largest = {
         name: max(float(np.abs(output[name]).max(initial=0)) for output in outputs)
         for name, value in outputs[0].items()
         if value.dtype.kind == "f"
     }
     return Golden(
-        count=len(outputs), tolerance={name: max(_GOLDEN_SHARE[integers] * top, 1e-5) for name, top in largest.items()}
+        count=len(outputs), tolerance={name: max(_GOLDEN_SHARE[reduced] * top, 1e-5) for name, top in largest.items()}
     )
 
 

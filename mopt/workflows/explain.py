@@ -31,7 +31,7 @@ from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidat
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
-from mopt.system.plugins import nearest
+from mopt.system.plugins import load, nearest
 from mopt.system.store import Store, default_root
 from mopt.system.user_code import is_function
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
@@ -113,7 +113,8 @@ def explain(
     prepared = prepare_model(source, recipe, store, progress)
     threads = recipe.search.threads or machine.cores
     inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
-    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate)
+    serving = [load("serving", name)() for name in recipe.serve]
+    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate, serving)
     chosen = _choose(every, _patterns(candidate), float_nodes)
     compiled = _compile(chosen, prepared, store)
     progress.step(f"{chosen.name}: compiled")

@@ -36,9 +36,12 @@ def verify(artifact: str | Path) -> Verification:
             summary="not run: files differ", largest_difference={},
         )  # fmt: skip
     try:
-        differences, wrong = _replay(built)
+        differences, wrong, precision = _replay(built)
     except CandidateRejectedError as error:
-        differences, wrong = {}, [f"{manifest.runtime}: {error.message}"]
+        differences, wrong, precision = {}, [f"{manifest.runtime}: {error.message}"], ""
+    judged = manifest.winner.effective_precision
+    if precision and judged and precision != judged:
+        warnings += (f"{manifest.runtime} computes in {precision} here, and {judged} was judged: build it again here",)
     largest = ", ".join(f"{name} within {value:.2g}" for name, value in differences.items())
     return Verification(
         ok=not wrong,
@@ -65,7 +68,8 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str]]:
+def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str], str]:
+    """Return the largest difference by output, what is wrong, and the precision that the runtime reports here."""
     manifest = artifact.manifest
     model, runtime = make_runtime(manifest.runtime, manifest.runtime_fields).fallback(artifact.model)
     differences: dict[str, float] = {}
@@ -78,7 +82,8 @@ def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str]]:
             for name, value in expected.items():
                 problem = _compare(name, outputs, value, manifest.golden.tolerance, differences)
                 wrong.extend([f"sample {index}: {problem}"] if problem else [])
-    return differences, wrong
+        precision = str(session.evidence().get("precision", "")) if runtime.name == manifest.runtime else ""
+    return differences, wrong, precision
 
 
 def _compare(name: str, outputs: Feed, expected: np.ndarray, tolerance: dict[str, float], differences: dict[str, float]) -> str:

@@ -5,7 +5,7 @@ import pytest
 from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.files import Model
 from mopt.runtimes._base import SessionProcess
-from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.runtimes.onnxruntime import OnnxRuntime, _precision
 
 TEXT = """
 <ir_version: 9, opset_import: ["": 17]>
@@ -31,7 +31,13 @@ def test_runs_in_a_child_and_describes_itself(tmp_path):
         inputs, outputs = session.specs()
         assert str(inputs[0]) == "x: float32[batch, 4]"
         assert str(outputs[0]) == "y: float32[batch, 3]"
-        assert session.evidence() == {"integer": {}, "float": {"MatMul": 1}, "dequantize_left": 0}
+        assert session.evidence() == {
+            "precision": "fp32",
+            "threads": 1,
+            "integer": {},
+            "float": {"MatMul": 1},
+            "dequantize_left": 0,
+        }
         assert session.load_ms() > 0
         assert session.first_ms() > 0
         assert session.peak_bytes() > 10e6
@@ -65,3 +71,15 @@ def test_pausing_stops_the_process(tmp_path):
         assert state == "T"
         session.resume()
         assert session.run({"x": np.ones((1, 4), np.float32)})["y"].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("integer", "floating", "precision"),
+    [
+        ({}, {"Conv": 2}, "fp32"), ({}, {}, "fp32"), ({"QLinearConv": 3}, {}, "int8"),
+        ({"QLinearConv": 3}, {"Gemm": 1}, "int8+fp32"), ({"MatMulNBits": 2}, {"MatMul": 1}, "int4+fp32"),
+        ({"MatMulNBits": 2, "MatMulInteger": 1}, {}, "int8+int4"),
+    ],
+)  # fmt: skip
+def test_the_precision_is_that_of_the_operators_that_are_executed(integer, floating, precision):
+    assert _precision({"integer": integer, "float": floating}) == precision

@@ -4,6 +4,7 @@ import pytest
 
 from mopt.model.files import Model
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.profiles.machine import detect
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.openvino import OpenVINO
 
@@ -38,3 +39,47 @@ def test_runs_in_a_child_with_the_names_of_the_onnx_model(tmp_path, shapes):
         inputs, _ = session.specs()
         assert str(inputs[0]) == "image: float32[?, 3, 8, 8]"
         assert session.evidence()["f32"] == {"Convolution": 1}
+
+
+def small(tmp_path):
+    """A convolution with weights that BF16 cannot hold."""
+    weights = ", ".join(map(str, np.random.default_rng(0).standard_normal(108).round(5)))
+    graph = ir.from_onnx_text(TEXT.replace("<float[4, 3, 3, 3] w>", f"<float[4, 3, 3, 3] w = {{{weights}}}>"))
+    source, target = tmp_path / "onnx", tmp_path / "openvino"
+    source.mkdir()
+    target.mkdir()
+    ir.save(graph, source / "model.onnx")
+    BuildOpenvino().apply(Model.at("onnx", source), target)
+    return Model.at("openvino", target)
+
+
+@pytest.mark.parametrize("shapes", ["dynamic", "static"])
+def test_without_a_hint_it_computes_in_what_the_cpu_has_and_says_so(tmp_path, shapes):
+    """BF16 where the CPU has it, FP32 elsewhere: OpenVINO's own word, and its own numbers."""
+    model = small(tmp_path)
+    feed = {"image": np.random.default_rng(1).standard_normal((2, 3, 8, 8), np.float32)}
+    isa = detect().isa
+    bfloat16 = bool({"avx512_bf16", "amx_bf16"} & set(isa))
+    outputs, reported = {}, {}
+    for precision in ("f32", "default"):
+        with SessionProcess(OpenVINO(threads=2, precision=precision, shapes=shapes), model) as session:
+            outputs[precision] = session.run(feed)["y"]
+            reported[precision] = session.evidence()
+    assert reported["f32"]["precision"] == "fp32"
+    assert (reported["default"]["threads"], reported["default"]["streams"]) == (2, 1)
+    resolved = OpenVINO(threads=2, precision="default").resolved(isa)
+    if "asimd" in isa:
+        pytest.skip("what OpenVINO picks on ARM is not known beforehand")
+    assert resolved.precision == ("bf16" if bfloat16 else "f32")
+    assert reported["default"]["precision"] == {"bf16": "bf16", "f32": "fp32"}[resolved.precision]
+    difference = np.abs(outputs["default"] - outputs["f32"]).max() / np.abs(outputs["f32"]).max()
+    assert bool(difference > 1e-4) is bfloat16
+
+
+def test_only_a_precision_that_is_left_open_is_resolved():
+    asked = OpenVINO(threads=1, precision="f32")
+    left = OpenVINO(threads=1, precision="default")
+    assert asked.resolved(("avx512_bf16",)) == asked
+    assert left.resolved(("avx2",)).precision == "f32"
+    assert left.resolved(("amx_bf16",)).precision == "bf16"
+    assert left.resolved(("asimd", "bf16")) == left

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 import mopt.search.spaces.tensorrt as engines
+from mopt.artifacts.serving.triton import Triton
 from mopt.errors import UserError
 from mopt.model.files import Model
 from mopt.recipe import CandidateSpec
@@ -55,11 +56,18 @@ def described(name, gpu, monkeypatch):
                 yield f"# {model}, {name}{here}{note}"
                 yield from map(shown, candidates)
                 yield ""
+        if everything and everything[0].runtime.devices == ("cpu",) and traits is CNN:
+            served = search_space(inputs(traits, name), ("*",), "size", serving=[Triton()])
+            if different := [candidate for candidate in served if candidate not in everything]:
+                yield f"# {model}, {name}{here}, as Triton runs them"
+                yield from map(shown, different)
+                yield ""
 
 
 def shown(candidate):
     steps = [written(step) for step in candidate.passes] or ["the model"]
-    return " -> ".join([f"{candidate.name}: {steps[0]}", *steps[1:], written(candidate.runtime)])
+    end = f" ({candidate.refused.rejection}: {candidate.refused.reason})" if candidate.refused else ""
+    return " -> ".join([f"{candidate.name}: {steps[0]}", *steps[1:], written(candidate.runtime)]) + end
 
 
 def written(plugin):
@@ -67,6 +75,27 @@ def written(plugin):
     changed = {field.name for field in dataclasses.fields(plugin) if getattr(plugin, field.name) != field.default}
     options = ", ".join(f"{name}={value}" for name, value in sorted(describe_fields(plugin).items()) if name in changed)
     return f"{plugin.name}({options})" if options else plugin.name
+
+
+def test_servers_are_asked_after_the_patterns():
+    """One of two that a server runs alike is tried where it is asked for alone."""
+    isa = cpu("avx2", "avx512_vnni", "avx512_bf16")
+    both = search_space(inputs(CNN, isa), ("openvino-int8", "openvino-int8-bf16"), "latency", serving=[Triton()])
+    alone = search_space(inputs(CNN, isa), ("openvino-int8-bf16",), "latency", serving=[Triton()])
+    assert [candidate.refused is None for candidate in both] == [True, False]
+    assert [candidate.refused for candidate in alone] == [None]
+
+
+def test_an_option_of_the_recipe_is_told_from_a_default():
+    isa = cpu("avx2", "avx512_vnni", "avx512_bf16")
+    specs = [
+        CandidateSpec(name=name, runtime="openvino", runtime_options=options, passes=["quantize_int8_nncf"])
+        for name, options in (("theirs", {"precision": "f32"}), ("open", {}))
+    ]
+    theirs, left_open = search_space(inputs(CNN, isa), ("theirs", "open"), "latency", specs, [Triton()])
+    assert "triton cannot set precision = f32" in theirs.refused.reason
+    assert left_open.refused is None
+    assert left_open.runtime.precision == "default"
 
 
 def test_what_is_only_smaller_is_tried_for_size_or_by_name():

@@ -24,6 +24,9 @@ def test_every_candidate_ends_with_a_reason_and_the_reference_stays_when_none_is
     assert result.chosen.name == REFERENCE
     assert result.model == model
     assert result.trials[0].quality.difference == 0
+    assert {each.name: each.effective_precision for each in result.trials} == {
+        REFERENCE: "fp32", "wrong": "fp32", "same": "fp32", "again": "", "odd": "",
+    }  # fmt: skip
     outcomes = {each.name: each.outcome.rejection for each in result.trials[1:]}
     assert outcomes["again"] is Rejection.UNCHANGED
     assert outcomes["odd"] is Rejection.FAILED

@@ -4,8 +4,9 @@ from mopt.errors import Rejection
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.passes.fold_constants import FoldConstants
 from mopt.records.measurement import Estimate
+from mopt.records.trial import PassRecord
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.trial import Candidate, new_trial, speedup_text
+from mopt.search.trial import Candidate, new_trial, speedup_text, with_evidence
 from tests.search.cases import entry
 
 
@@ -33,3 +34,19 @@ def test_what_is_rejected_is_out_and_nothing_else_changed():
     assert not after.alive
     assert after.record.size_bytes == 7
     assert after.update(outcome=None) == before
+
+
+def test_the_precision_that_a_runtime_reports_is_a_field_of_its_own():
+    record = with_evidence(entry("a", 1), {"precision": "int8+bf16", "threads": 2, "integer": {"Conv": 1}}).record
+    assert record.effective_precision == "int8+bf16"
+    assert record.evidence == {"threads": 2, "integer": {"Conv": 1}}
+
+
+def test_the_precision_of_an_engine_is_that_of_its_layers():
+    built = PassRecord(
+        name="build_tensorrt", fields={}, modified=True, cached=False, seconds=1.0,
+        detail={"computes": {"convolution INT8": 9, "gemm FP16": 2, "gemm INT8": 1}},
+    )  # fmt: skip
+    trial = entry("a", 1).update(passes=(built,))
+    assert with_evidence(trial, {"engine": "..."}).record.effective_precision == "int8+fp16"
+    assert with_evidence(entry("b", 1), {}).record.effective_precision == ""

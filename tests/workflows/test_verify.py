@@ -72,3 +72,15 @@ def test_another_machine_and_what_must_not_be_deployed_are_warned_of(tmp_path, m
 def test_what_is_no_artifact_is_told(tmp_path):
     with pytest.raises(UserError, match="is not an artifact"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize(("judged", "warned"), [("fp32", False), ("", False), ("int8+bf16", True)])
+def test_a_precision_that_was_not_judged_is_warned_of(tmp_path, model, judged, warned):
+    def told(record):
+        return record.model_copy(update={"effective_precision": judged}) if record.name == written.chosen else record
+
+    written = artifacts.write(tmp_path / "a", model)
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(written.model_copy(update={"trials": tuple(map(told, written.trials))}).model_dump_json())
+    expected = ("onnxruntime computes in fp32 here, and int8+bf16 was judged: build it again here",) if warned else ()
+    assert verify(tmp_path / "a").warnings == expected

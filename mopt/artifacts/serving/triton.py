@@ -8,9 +8,9 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mopt.artifacts.serving._base import ServingSystem
+from mopt.artifacts.serving._base import ANY, ServingSystem, Settable
 from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
@@ -28,6 +28,9 @@ _TYPES = {
 _VERSION = "1"
 _ACCELERATORS = {"cuda": "", "tensorrt": "tensorrt"}
 """What the onnxruntime backend calls a provider of ONNX Runtime for GPUs; CUDA is there without a name."""
+
+_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16"))
+"""Instruction sets on which OpenVINO computes in BF16 when nothing is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,18 @@ class _Plan:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Triton(ServingSystem):
     """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
+
+    # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
+    settable: ClassVar[Mapping[str, Settable]] = {
+        "onnxruntime": Settable({"threads": ANY}),
+        "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
+        "openvino": Settable(
+            {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
+            "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
+            "server",
+        ),
+        "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY}),
+    }
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
@@ -103,10 +118,14 @@ def _plan(manifest: Manifest, backend: _Backend) -> _Plan:
         return _tensorrt_plan(manifest, 0 if reason else most, reason)
     if backend.name == "onnxruntime":
         return _onnxruntime_plan(manifest, 0 if reason else most, reason)
-    ragged = any(isinstance(dimension, str) for spec in signature.inputs for dimension in spec.shape[1:])
-    if not reason and ragged and most > 1:
+    if not reason and _ragged(signature) and most > 1:
         reason = "the openvino backend pads batches, and cannot pad inputs of variable size"
     return _openvino_plan(manifest, 0 if reason else most, reason)
+
+
+def _ragged(signature: Signature) -> bool:
+    """Whether a size besides that of the batch varies."""
+    return any(isinstance(dimension, str) for spec in signature.inputs for dimension in spec.shape[1:])
 
 
 def _why_unbatched(signature: Signature) -> str:
@@ -161,19 +180,34 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 def _openvino_plan(manifest: Manifest, most: int, reason: str) -> _Plan:
     fields = _fields(manifest)
-    parameters = {"NUM_STREAMS": "1"}
+    # All instances share one compiled model, whose streams are what runs side by side and whose threads are all of theirs.
+    streams = max(1, manifest.batching.instances)
+    parameters = {"NUM_STREAMS": str(streams)}
     notes = list(_no_batching(reason))
     if (threads := fields.pop("threads", None)) is not None:
-        parameters["INFERENCE_NUM_THREADS"] = str(threads)
+        parameters["INFERENCE_NUM_THREADS"] = str(threads * streams)
     match fields.pop("precision", None):
         case "bf16":
             parameters["HINT_BF16"] = "YES"
+        case "default":
+            judged = f" ({manifest.winner.effective_precision})" if manifest.winner.effective_precision else ""
+            notes.append(
+                f"Judged in what OpenVINO picks by itself on {manifest.machine.cpu}{judged}, for this backend cannot ask for "
+                "FP32; a CPU with other instruction sets may pick another precision, which was not judged."
+            )
+        case "f32" if _BFLOAT16 & set(manifest.machine.isa):
+            raise NotApplicableError(
+                "it was judged in FP32, which its openvino backend cannot ask for, and OpenVINO picks BF16 on this CPU; "
+                "mopt build --serve triton judges it as it is served"
+            )
         case "f32":
             notes.append(
                 "Measured with INFERENCE_PRECISION_HINT=f32, for which this backend has no parameter. It is what "
                 "OpenVINO does by itself on a CPU without BF16 arithmetic; on a CPU with it, OpenVINO picks BF16, "
                 "which was not judged here."
             )
+    if most >= 1 and not _ragged(manifest.signature):
+        fields.pop("shapes", None)  # the backend fixes the batch, and nothing else varies: it is always compiled for one shape
     if most > 1:
         parameters["ENABLE_BATCH_PADDING"] = "YES"
         notes.append(

@@ -14,7 +14,7 @@ from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError
 from mopt.model.formats import FORMATS, ModelFormat
 from mopt.system import plugins
-from mopt.system.digests import folder_digest
+from mopt.system.digests import describe_fields, folder_digest
 from tests.manifests import manifest
 
 NAMES = plugins.names("serving")
@@ -77,3 +77,36 @@ def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], mo
 def test_a_format_that_it_does_not_know_is_no_crash(name: str, tmp_path: Path) -> None:
     with pytest.raises(NotApplicableError):
         _class(name)().write(tmp_path, manifest=manifest(format="unknown"), model_folder=tmp_path, golden=[])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_can_set_of_options_that_there_are(name: str) -> None:
+    assert _class(name).settable
+    for runtime, settable in _class(name).settable.items():
+        options = {field.name for field in dataclasses.fields(plugins.load("runtimes", runtime))}
+        assert settable.options.keys() <= options
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("runtime", "form"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_what_it_says_it_sets_is_in_its_files(name: str, runtime: str, form: str, tmp_path: Path) -> None:
+    """Files for two and for three threads differ, and so do those for each precision that can be asked for."""
+    settable = _class(name).settable.get(runtime)
+    if settable is None:
+        pytest.skip(f"{name} does not serve {runtime}")
+    kind = plugins.load("runtimes", runtime)
+    variants = [kind(threads=count) for count in (2, 3) if settable.takes("threads", count)]
+    variants += [kind(threads=2, precision=value) for value in settable.options.get("precision", ())]
+    if kind.unset:
+        variants.append(kind(threads=2, **kind.unset))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / FORMATS[form].main_file).write_bytes(b"model")
+    written = set()
+    for index, variant in enumerate(variants):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        record = manifest(format=form, runtime=runtime, runtime_fields=describe_fields(variant))
+        _class(name)().write(folder, manifest=record, model_folder=model, golden=[])
+        written.add(folder_digest(folder))
+    assert len(written) == len(variants) >= 2

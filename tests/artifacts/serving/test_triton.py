@@ -197,6 +197,39 @@ def test_openvino_in_bf16(parse):
     assert "no parameter" not in path.read_text()
 
 
+def judged(precision, isa, **changes):
+    machine = manifest().machine.model_copy(update={"isa": isa})
+    fields = {"threads": 2, "precision": precision, "shapes": "dynamic"}
+    return {"format": "openvino", "runtime": "openvino", "runtime_fields": fields, "machine": machine, **changes}
+
+
+def test_openvino_without_a_hint_is_what_was_judged(parse):
+    config, path = parse(**judged("default", ("avx2", "avx512_bf16")))
+    assert "HINT_BF16" not in config.parameters
+    assert "Judged in what OpenVINO picks by itself on AMD EPYC 7763" in path.read_text()
+
+
+def test_what_was_judged_in_fp32_is_not_served_in_bf16(parse):
+    with pytest.raises(NotApplicableError, match="judged in FP32, which its openvino backend cannot ask for"):
+        parse(**judged("f32", ("avx2", "avx512_bf16")))
+
+
+def test_instances_of_openvino_are_streams_of_one_model_with_threads_for_all(parse):
+    config, _ = parse(**judged("default", ("avx2",), batching=batching(instances=3, threads=2)))
+    assert config.instance_group[0].count == 3
+    assert config.parameters["NUM_STREAMS"].string_value == "3"
+    assert config.parameters["INFERENCE_NUM_THREADS"].string_value == "6"
+
+
+@pytest.mark.parametrize(("varies", "told"), [(False, False), (True, True)])
+def test_shapes_are_static_where_only_the_batch_varied(parse, varies, told):
+    fields = {"threads": 2, "precision": "default", "shapes": "static"}
+    words = TensorSpec(name="ids", dtype="float32", shape=("batch", "length" if varies else 8))
+    one = Signature(inputs=(words,), outputs=(words,), batch_axes={"ids": 0})
+    _, path = parse(**judged("default", ("avx2",), runtime_fields=fields, signature=one))
+    assert ("shapes=static, for which this backend has no parameter" in path.read_text()) is told
+
+
 def test_openvino_cannot_pad_what_varies(parse):
     words = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
     config, path = parse(format="openvino", signature=Signature(inputs=(words,), outputs=(words,), batch_axes={"ids": 0}))

@@ -1,0 +1,83 @@
+"""Candidates as serving systems run them: what these cannot be told is left to the runtime, before anything is judged."""
+
+from __future__ import annotations
+
+__all__ = ["as_served", "without_twins"]
+
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from mopt.artifacts.serving._base import ServingSystem
+from mopt.errors import Rejection
+from mopt.records.trial import Outcome
+from mopt.runtimes._base import Runtime
+from mopt.search.mixed_precision import quantizing_pass
+from mopt.search.trial import Candidate
+
+
+def as_served(
+    candidate: Candidate, systems: Sequence[ServingSystem], isa: Sequence[str], requested: Collection[str] = ()
+) -> Candidate:
+    """Return a candidate with the options that all the systems can set; the others are left to the runtime itself.
+
+    Where that changes what is computed on CPUs of these instruction sets, a candidate that quantizes is judged as it will be
+    served: what it leaves in float was never its point. One that does not quantize is nothing but its precision, so it is
+    refused, and so is one whose recipe asks for the option.
+
+    Args:
+        candidate: As its family or the recipe makes it.
+        systems: That will run it; one that does not serve its runtime takes nothing away.
+        isa: Instruction sets of the target.
+        requested: Options that the recipe gives its runtime.
+    """
+    runtime = candidate.runtime
+    for system in systems:
+        for option, value in _not_settable(system, runtime):
+            reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
+            if option not in runtime.unset:
+                return _refuse(candidate, f"{reason}{_otherwise(system, runtime)}")
+            left = dataclasses.replace(runtime, **{option: runtime.unset[option]})
+            asked, served = (getattr(each.resolved(isa), option) for each in (runtime, left))
+            if asked != served and (option in requested or quantizing_pass(candidate.passes) is None):
+                taken = "chooses for itself" if served == runtime.unset[option] else f"takes {served}"
+                return _refuse(candidate, f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}")
+            runtime = left
+    return dataclasses.replace(candidate, runtime=runtime)
+
+
+def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[Candidate]:
+    """Refuse each candidate that computes on CPUs of these instruction sets what an earlier one does."""
+    checked: list[Candidate] = []
+    for candidate in candidates:
+        twin = next((earlier for earlier in checked if earlier.refused is None and _alike(earlier, candidate, isa)), None)
+        if twin is not None and candidate.refused is None:
+            outcome = Outcome(rejection=Rejection.UNCHANGED, reason=f"on this CPU the same as {twin.name}")
+            candidate = dataclasses.replace(candidate, refused=outcome)
+        checked.append(candidate)
+    return checked
+
+
+def _not_settable(system: ServingSystem, runtime: Runtime) -> Iterator[tuple[str, Any]]:
+    """The options with their values that a system would have to set, and cannot."""
+    settable = system.settable.get(runtime.name)
+    if settable is None:
+        return
+    for field in dataclasses.fields(runtime):
+        value = getattr(runtime, field.name)
+        nothing_asked = field.name in runtime.unset and value == runtime.unset[field.name]
+        if not nothing_asked and not settable.takes(field.name, value):
+            yield field.name, value
+
+
+def _otherwise(system: ServingSystem, runtime: Runtime) -> str:
+    advice = system.settable[runtime.name].otherwise
+    return f"; {advice}" if advice else ""
+
+
+def _alike(first: Candidate, second: Candidate, isa: Sequence[str]) -> bool:
+    return first.passes == second.passes and first.runtime.resolved(isa) == second.runtime.resolved(isa)
+
+
+def _refuse(candidate: Candidate, reason: str) -> Candidate:
+    return dataclasses.replace(candidate, refused=Outcome(rejection=Rejection.UNSUPPORTED, reason=reason))
