@@ -16,6 +16,9 @@ class Progress(Protocol):
     def step(self, note: str = "") -> None:
         """One step of the stage is done; ``note`` is what came of it, when that is worth a line."""
 
+    def note(self, text: str) -> None:
+        """Something happened that is worth a line, between two steps."""
+
 
 class Silent:
     """Ignores everything."""
@@ -24,4 +27,7 @@ class Silent:
         """Ignore it."""
 
     def step(self, note: str = "") -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
         """Ignore it."""

@@ -143,6 +143,13 @@ class TerminalProgress:
         elif note:
             typer.echo(f"[{self._elapsed()}] {self._title} {self._done}/{self._total}: {note}", err=True)
 
+    def note(self, text: str) -> None:
+        """Print a line between two steps."""
+        if self._bar is not None:
+            self._bar.console.print(f"  {text}", markup=False, highlight=False)
+        else:
+            typer.echo(f"[{self._elapsed()}] {self._title}: {text}", err=True)
+
     def _elapsed(self) -> str:
         seconds = int(time.monotonic() - self._start)
         return f"{seconds // 60:02d}:{seconds % 60:02d}"

@@ -33,6 +33,7 @@ from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
 from mopt.search.task import CompileTask, QualityTask
 from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
+from mopt.system.hangs import about
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,8 @@ def compile_trial(task: CompileTask, candidate: Candidate) -> Trial:
     """Run the passes of one; what goes wrong is its reason."""
     trial = new_trial(candidate)
     try:
-        compiled = compile_passes(candidate.passes, task.model, task.store, task.memory)
+        with about(candidate.name):
+            compiled = compile_passes(candidate.passes, task.model, task.store, task.memory)
     except NotApplicableError as error:
         return trial.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:
@@ -128,9 +130,10 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
     model, runtime = trial.candidate.runtime.fallback(trial.model)
     try:
         samples, rows = task.samples.first(most), expected.rows[:most]
-        evaluation = evaluate(
-            model, runtime, task.signature, samples, expected.answers.first(most), task.metric, task.machine, task.store
-        )
+        with about(trial.record.name):
+            evaluation = evaluate(
+                model, runtime, task.signature, samples, expected.answers.first(most), task.metric, task.machine, task.store
+            )
         quality = noninferiority_test(
             task.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
         )

@@ -15,10 +15,11 @@ __all__ = [
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mopt.errors import Rejection
+from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.measure import TURN_SECONDS, TurnLog, TurnSchedule, interleave, ratio, summarize
@@ -27,8 +28,18 @@ from mopt.records.measurement import Estimate, Profile
 from mopt.records.trial import TrialRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, resident
+from mopt.search.survivors import measure_survivors
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Candidate, Trial, inconclusive_text, open_session, speedup_text
+from mopt.search.trial import (
+    NARROW,
+    REFERENCE,
+    Candidate,
+    Trial,
+    inconclusive_text,
+    open_session,
+    reject_failed,
+    speedup_text,
+)
 
 SHORTLIST = 3
 """Candidates that are judged on all samples and measured in depth."""
@@ -67,11 +78,12 @@ def select_best(task: SpeedTask, reference: Trial, trials: list[Trial], progress
     shortlist = next(iter(memory_groups(task.memory, reference, alive[:SHORTLIST])), [])
     rest = alive[len(shortlist) :]
     measured, control = _measure_shortlist(task, reference, shortlist, progress)
-    reference, shortlist = measured[0], list(measured[1:])
+    reference, shortlist = measured[0], [trial for trial in measured[1:] if trial.alive]
     winner, equals = break_ties(task, rank_improvements(task, shortlist, reference), reference)
     finished = {
         trial.record.name: _reject_loser(task, trial, winner, reference) for trial in [*shortlist, *rest] if trial is not winner
     }
+    finished |= {trial.record.name: trial for trial in measured[1:] if not trial.alive}
     outcomes = [reference, *(finished.get(trial.record.name, trial) for trial in trials)]
     if winner is not reference:
         outcomes = [winner if trial.record.name == winner.record.name else trial for trial in outcomes]
@@ -136,7 +148,7 @@ def _measure_shortlist(
     sizes = task.signature.batch_sizes(task.max_batch)
     progress.stage("measuring the shortlist", len(sizes))
     with contextlib.ExitStack() as stack:
-        sessions = {trial.record.name: stack.enter_context(open_session(trial)) for trial in trials}
+        sessions, lost = _open_all(stack, trials)
         names = {reference.record.name: REFERENCE}
         opened = {names.get(name, name): session for name, session in sessions.items()}
         roomy = sum(map(resident, [reference, *trials])) <= task.memory
@@ -144,7 +156,10 @@ def _measure_shortlist(
         logs: dict[int, dict[str, TurnLog]] = {}
         limit = f"the largest batch to measure, {sizes[-1]}"
         for batch in sizes:
-            turns = _measure_batch(task, opened, batch, decisive=task.objective == "latency" and batch == sizes[0])
+            decisive = task.objective == "latency" and batch == sizes[0]
+            measure = functools.partial(_measure_batch, task, opened, batch, decisive=decisive)
+            turns, lost_here = measure_survivors(opened, measure)
+            lost |= lost_here
             logs[batch] = turns
             slowest = min(_median(log) for log in turns.values())
             progress.step(f"batch {batch}: reference {_median(turns[REFERENCE]):.2f} ms")
@@ -158,10 +173,29 @@ def _measure_shortlist(
                 limit = f"at batch {batch} the shortlist takes {taken / 1e9:.1f} GB of memory together"
                 break
         measured = [
-            trial.update(profile=_full_profile(trial, sessions[trial.record.name], logs, names, limit)) for trial in trials
+            reject_failed(trial, lost[trial.record.name])
+            if trial.record.name in lost
+            else trial.update(profile=_full_profile(trial, sessions[trial.record.name], logs, names, limit))
+            for trial in trials
         ]
     first = logs[sizes[0]]
     return measured, ratio(first[REFERENCE], first[CONTROL])
+
+
+def _open_all(
+    stack: contextlib.ExitStack, trials: Sequence[Trial]
+) -> tuple[dict[str, SessionProcess], dict[str, CandidateRejectedError]]:
+    """Load all; the first is the reference, without which nothing can be measured."""
+    sessions: dict[str, SessionProcess] = {}
+    lost: dict[str, CandidateRejectedError] = {}
+    for trial in trials:
+        try:
+            sessions[trial.record.name] = stack.enter_context(open_session(trial))
+        except CandidateRejectedError as error:
+            if not sessions:
+                raise
+            lost[trial.record.name] = error
+    return sessions, lost
 
 
 def _median(log: TurnLog) -> float:
@@ -169,12 +203,13 @@ def _median(log: TurnLog) -> float:
     return statistics.median(log.latencies)
 
 
-def _measure_batch(task: SpeedTask, opened: Mapping[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
+def _measure_batch(task: SpeedTask, opened: dict[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
     """Measure one batch size, again when the control says that the machine was disturbed.
 
     The decisive one gets more rounds, where intervals stay wide: a gain that is small is not lost for want of looking.
     """
     patience = _DECISIVE if decisive else 1
+    opened.setdefault(CONTROL, opened[REFERENCE])  # one that was lost
     feeds = batch_feeds(task.signature, task.samples, batch)
     probe = opened[REFERENCE].time(feeds, 0, 2)[-1]
     opened[REFERENCE].pause()

@@ -17,6 +17,7 @@ import pytest
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
 from mopt.system import process
+from mopt.system.deadlines import TimeLimit
 from mopt.system.process import Worker, peak_memory, run
 
 
@@ -100,7 +101,7 @@ def test_a_hang_is_a_rejection_and_ends_the_child():
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)  # from outside: it reads nothing and answers nothing
         with pytest.raises(CandidateRejectedError, match="no answer within 0 s") as caught:
-            worker.call("add", 1, timeout=0.3)
+            worker.call("add", 1, limit=TimeLimit(0.3))
         assert caught.value.rejection is Rejection.HUNG
         with pytest.raises(CandidateRejectedError, match="ended already"):
             worker.call("add", 1)
@@ -110,7 +111,7 @@ def test_a_hang_is_a_rejection_and_ends_the_child():
 
 def test_a_slow_call_is_ended_at_its_time_limit():
     with pytest.raises(CandidateRejectedError) as caught:
-        run(sleep, 60, timeout=0.5)
+        run(sleep, 60, limit=TimeLimit(0.5))
     assert caught.value.rejection is Rejection.HUNG
 
 
@@ -188,7 +189,7 @@ def test_on_windows_it_says_what_to_use(monkeypatch):
 def test_a_limit_on_memory_leaves_the_limit_on_time_and_the_answer_alone():
     assert run(echo, 7, memory=10**10) == 7
     with pytest.raises(CandidateRejectedError, match="no answer within 1 s"):
-        run(hold, 1, timeout=1, memory=10**10)
+        run(hold, 1, limit=TimeLimit(1), memory=10**10)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_a_pickle_from_the_child_is_never_loaded(tmp_path):
 )
 def test_an_answer_that_makes_no_sense_rejects_the_candidate(answer, rejection):
     with Worker(Liar) as worker, pytest.raises(CandidateRejectedError) as caught:
-        worker.call("lie", json.dumps(answer).encode(), timeout=1)
+        worker.call("lie", json.dumps(answer).encode(), limit=TimeLimit(1))
     assert caught.value.rejection is rejection
 
 
