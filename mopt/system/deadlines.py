@@ -20,7 +20,7 @@ SHORTEST = 10.0
 """Seconds that every request may take, whatever was measured."""
 STARTING = 30.0
 """The same for what starts a process, imports libraries and loads a model."""
-_IDLE = 60.0
+_IDLE = 30.0
 _UNMEASURED = 300.0
 """Seconds for what was never measured, beside the size of the model; idleness is noticed before."""
 _BYTES_PER_SECOND = 1e6

@@ -30,8 +30,8 @@ from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidat
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
-from mopt.system.plugins import nearest
 from mopt.system.hangs import recording
+from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
 from mopt.system.user_code import is_function
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact

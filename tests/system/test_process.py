@@ -1,4 +1,5 @@
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -6,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -340,3 +342,72 @@ def _alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def deadlock():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def compute(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "done"
+
+
+def wait_for_python_lock(seconds):
+    """Threads that wait for Python's lock, which one holds in C, as in a deadlock between it and a library's own lock."""
+    for _ in range(4):
+        threading.Thread(target=compute, args=(seconds,), daemon=True).start()
+    ctypes.PyDLL(None).sleep(int(seconds))  # unlike CDLL, it keeps Python's lock
+
+
+def write_little(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.write(2, b".")
+        time.sleep(0.2)
+    return "done"
+
+
+@pytest.fixture
+def quick_looks(monkeypatch):
+    monkeypatch.setattr(process, "_IDLE_LOOK_SECONDS", 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("function", "arguments"), [(deadlock, ()), (wait_for_python_lock, (60,))])
+def test_a_child_that_does_nothing_is_noticed_before_its_time_is_up(quick_looks, function, arguments):
+    start = time.monotonic()
+    with pytest.raises(CandidateRejectedError, match="and nothing done for [34] s") as caught:
+        run(function, *arguments, limit=TimeLimit(300.0, idle_seconds=3.0))
+    assert caught.value.rejection is Rejection.HUNG
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [compute, write_little])
+def test_a_child_that_does_anything_at_all_is_waited_for(quick_looks, function):
+    assert run(function, 5, limit=TimeLimit(300.0, idle_seconds=2.0)) == "done"
+
+
+def test_a_child_that_may_wait_is_not_called_idle(quick_looks):
+    assert run(sleep, 2, limit=TimeLimit(300.0, idle_seconds=float("inf"))) > 0
+
+
+def test_a_child_that_reads_nothing_of_a_large_request_is_a_hang():
+    """The parent is stuck in writing then, not in reading."""
+    with Worker(Counter, 1) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(CandidateRejectedError) as caught:
+            worker.call("add", np.zeros(10**7), limit=TimeLimit(0.5))
+        assert caught.value.rejection is Rejection.HUNG
+
+
+def test_a_paused_child_goes_on_when_it_is_asked():
+    with Worker(Counter, 1) as worker:
+        worker.pause()
+        time.sleep(1.0)
+        assert worker.call("add", 1, limit=TimeLimit(30.0, idle_seconds=0.5)) == 2
