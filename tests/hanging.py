@@ -83,7 +83,7 @@ class _HangingSession:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstRunsMeet(OnnxRuntime):
-    """As OpenVINO's binding: the first inferences of a process wait for each other for ever when they are under way together."""
+    """As OpenVINO's binding: the first inferences of a process wait for each other for ever when they meet."""
 
     inside: ClassVar[int] = 0
     initialised: ClassVar[bool] = False

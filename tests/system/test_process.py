@@ -381,7 +381,7 @@ def quick_looks(monkeypatch):
 @pytest.mark.parametrize(("function", "arguments"), [(deadlock, ()), (wait_for_python_lock, (60,))])
 def test_a_child_that_does_nothing_is_noticed_before_its_time_is_up(quick_looks, function, arguments):
     start = time.monotonic()
-    with pytest.raises(CandidateRejectedError, match="and nothing done for [34] s") as caught:
+    with pytest.raises(CandidateRejectedError, match=r"and nothing done for \d s") as caught:
         run(function, *arguments, limit=TimeLimit(300.0, idle_seconds=3.0))
     assert caught.value.rejection is Rejection.HUNG
     assert time.monotonic() - start < 60
