@@ -187,6 +187,10 @@ def _import(runtime: Runtime) -> None:
         raise CandidateRejectedError(Rejection.SKIPPED, f"{runtime.module} is not installed") from None
 
 
+_PACES: dict[tuple[str, str, int], Pace] = {}
+"""Of what was loaded before in this run: the next process of the same model is as fast."""
+
+
 class HostedProcess(abc.ABC):
     """What hosts models in a child process, seen from the parent.
 
@@ -205,7 +209,7 @@ class HostedProcess(abc.ABC):
         self._subject = named(runtime.name)
         self._replaced = self._lost = False
         self._worker = self._retry(self._start)
-        self._pace = Pace(self._unmeasured())
+        self._pace = _PACES.setdefault(self._load_key, Pace(self._unmeasured()))
 
     @abc.abstractmethod
     def _host(self) -> tuple[Any, ...]:
