@@ -65,7 +65,7 @@ os._exit(0)
 """
 """The first inferences of a process, on four threads at once."""
 PROCESSES = 8
-"""Without a first conversion on one thread some of them never answer: the deadlock holds Python's lock, so nothing in them ends."""
+"""Without a first conversion on one thread some never answer: the deadlock holds Python's lock, so nothing in them ends."""
 
 
 @pytest.mark.slow
