@@ -27,6 +27,9 @@ class Progress(Protocol):
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Stages to come and the seconds that each will take, by title; they replace what was expected of them before."""
 
+    def note(self, text: str) -> None:
+        """Something happened that is worth a line, between two steps."""
+
 
 class Silent:
     """Ignores everything."""
@@ -38,6 +41,9 @@ class Silent:
         """Ignore it."""
 
     def expect(self, seconds: Mapping[str, float]) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
         """Ignore it."""
 
 

@@ -22,6 +22,7 @@ TOPICS = {
     "test_extras.py": "what each extra installs",
     "test_mirror.py": "this",
     "test_models.py": "real models from the source to the artifact",
+    "workflows/test_never_stuck.py": "each kind of child made to hang: noticed, told, survived or recorded",
     "workflows/test_other_packages.py": "a build with what another package brings",
     "workflows/test_without_sizing.py": "all workflows without Numba",
 }

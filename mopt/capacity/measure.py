@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
+from mopt.errors import CandidateRejectedError
 from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
 from mopt.model.signature import Feed, Signature
@@ -31,6 +32,7 @@ from mopt.records.measurement import BatchProfile, Machine, OperatorProfile, Pro
 from mopt.records.serving import InstanceGroup, ServingProfile
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.runtimes._replica import ReplicaProcess
+from mopt.system.hangs import about, warn
 
 SERVER_STAGE = "measuring it as a server"
 NARROW = 0.04
@@ -63,6 +65,11 @@ class _Replica:
     instances: int
     threads: int
     process: ReplicaProcess
+
+    @property
+    def division(self) -> tuple[int, int]:
+        """How the cores are divided: instances, and the threads of each."""
+        return self.instances, self.threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +142,8 @@ def measure_capacity(
         progress: Receives one step for each batch size.
 
     Raises:
-        CandidateRejectedError: When the runtime crashes, hangs or fails.
+        CandidateRejectedError: When the runtime crashes, fails, or hangs twice, with one instance that has all cores; without
+            another division a warning says so.
     """
     monitor = monitor or NoiseMonitor()
     runtime, signature = measured.runtime, measured.signature
@@ -204,37 +212,66 @@ def _measure_groups(
     clock: _Clock,
     progress: Progress,
 ) -> tuple[tuple[InstanceGroup, ...], dict[int, int]]:
-    solo: dict[int, list[BatchProfile]] = {index: [] for index in range(len(divisions))}
-    concurrent: dict[int, list[BatchProfile]] = {index: [] for index in range(len(divisions))}
+    solo: dict[tuple[int, int], list[BatchProfile]] = {division: [] for division in divisions}
+    concurrent: dict[tuple[int, int], list[BatchProfile]] = {division: [] for division in divisions}
     peaks: dict[int, int] = {}
     slowdown = SpeedTrace()
     with _opened(measured, divisions) as replicas:
         for batch in sizes:
-            feeds = {batch: measured.feeds(batch)}
-            for replica in replicas:
-                replica.process.keep(feeds)
-            logs = _measure_batch(replicas, batch, clock, slowdown)
-            for index, (solo_log, concurrent_log) in enumerate(logs):
-                solo[index].append(summarize(batch, solo_log, None))
-                concurrent[index].append(summarize(batch, concurrent_log, None))
+            logs = _measure_survivors(replicas, batch, measured.feeds(batch), clock, slowdown)
+            for replica, (solo_log, concurrent_log) in zip(replicas, logs, strict=True):
+                solo[replica.division].append(summarize(batch, solo_log, None))
+                concurrent[replica.division].append(summarize(batch, concurrent_log, None))
             peaks[batch] = replicas[0].process.peak_bytes()
-            median = solo[0][-1].p50.value
+            median = solo[divisions[0]][-1].p50.value
             progress.step(f"batch {batch}: {median:.2f} ms with {divisions[0][1]} threads")
             if median > _SLOW_MS / 2 or (latency_limit_ms and median > latency_limit_ms):
                 break
     factors = slowdown.factors()
     groups = tuple(
         InstanceGroup(
-            instances=instances,
-            threads=threads,
-            solo=tuple(solo[index]),
-            concurrent=tuple(concurrent[index]),
+            instances=replica.instances,
+            threads=replica.threads,
+            solo=tuple(solo[replica.division]),
+            concurrent=tuple(concurrent[replica.division]),
             slowdown=factors or (1.0,),
             slowdown_slot_ms=_SLOT_MS if factors else None,
         )
-        for index, (instances, threads) in enumerate(divisions)
+        for replica in replicas
     )
     return groups, peaks
+
+
+def _measure_survivors(
+    replicas: list[_Replica], batch: int, feeds: Sequence[Feed], clock: _Clock, slowdown: SpeedTrace
+) -> list[tuple[TurnLog, TurnLog]]:
+    """Measure a batch size, from the beginning when a replica is lost; it is taken out of ``replicas``.
+
+    Raises:
+        CandidateRejectedError: When the first is lost, which is one instance with all cores.
+    """
+    while True:
+        try:
+            for replica in replicas:
+                replica.process.keep({batch: feeds})
+                replica.process.pause()
+            return _measure_batch(replicas, batch, clock, slowdown)
+        except CandidateRejectedError as error:
+            lost = [replica for replica in replicas if replica.process.lost]
+            if not lost or replicas[0] in lost:
+                raise
+            for replica in lost:
+                replicas.remove(replica)
+                _warn_of_lost(replica.division, error)
+
+
+def _warn_of_lost(division: tuple[int, int], error: CandidateRejectedError) -> None:
+    warn(f"{_division_text(division)} cannot be planned for: {error.message}")
+
+
+def _division_text(division: tuple[int, int]) -> str:
+    instances, threads = division
+    return f"{instances} instance{'s' * (instances > 1)} with {threads} thread{'s' * (threads > 1)}"
 
 
 class SpeedTrace:
@@ -268,10 +305,18 @@ class SpeedTrace:
 @contextlib.contextmanager
 def _opened(measured: MeasuredModel, divisions: Sequence[tuple[int, int]]) -> Iterator[list[_Replica]]:
     with contextlib.ExitStack() as stack:
-        replicas = []
+        replicas: list[_Replica] = []
         for instances, threads in divisions:
-            process = ReplicaProcess(dataclasses.replace(measured.runtime, threads=threads), measured.model, instances)
-            replicas.append(_Replica(instances, threads, stack.enter_context(process)))
+            runtime = dataclasses.replace(measured.runtime, threads=threads)
+            try:
+                with about(_division_text((instances, threads))):
+                    process = stack.enter_context(ReplicaProcess(runtime, measured.model, instances))
+            except CandidateRejectedError as error:
+                if not replicas:
+                    raise
+                _warn_of_lost((instances, threads), error)
+                continue
+            replicas.append(_Replica(instances, threads, process))
             process.pause()
         yield replicas
 

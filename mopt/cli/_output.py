@@ -156,6 +156,10 @@ class BarProgress:
         if note:
             self._bar.console.print(f"  {note}", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
+    def note(self, text: str) -> None:
+        """Print a line between two steps."""
+        self._bar.console.print(f"  {text}", markup=False, highlight=False)
+
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Know of stages to come."""
         self._countdown.expect(seconds)
@@ -187,6 +191,10 @@ class LineProgress:
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Know of stages to come."""
         self._countdown.expect(seconds)
+
+    def note(self, text: str) -> None:
+        """Write a line between two steps, at once."""
+        self._write(f"{self._countdown.title}: {text}")
 
     def flush(self) -> None:
         """Write the notes that are left."""

@@ -154,6 +154,7 @@ def _print_profile(bench: Benchmark) -> None:
             f"padding   {profile.padding:.0%} of the work when mixed requests share a batch" if profile.padding else "",
             f"machine   {profile.machine.cpu}, {profile.machine.cores} cores; {noise}",
             f"serve     {serving_sentence(bench.batching)}",
+            *(f"warning   {text}" for text in bench.warnings),
         ]
     )
 

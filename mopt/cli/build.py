@@ -156,6 +156,7 @@ def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
                 "chosen": manifest.chosen,
                 "why": manifest.why,
                 "deployable": manifest.deployable,
+                "warnings": manifest.warnings,
                 "batching": manifest.batching.model_dump(mode="json"),
                 "trials": [trial.model_dump(mode="json") for trial in manifest.trials],
             }
@@ -165,6 +166,7 @@ def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
     print_lines(
         [
             f"NOT DEPLOYABLE: {manifest.not_deployable_because}" if not manifest.deployable else "",
+            *(f"warning   {text}" for text in manifest.warnings),
             f"serve     {serving_sentence(manifest.batching)}",
             f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),
             f"report    {artifact.folder / 'report.html'}",

@@ -17,6 +17,7 @@ __all__ = [
 import abc
 import dataclasses
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,12 +25,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mopt.errors import MissingDependencyError
 from mopt.model.signature import Feed, Signature
 from mopt.passes._base import PassResult
+from mopt.system.deadlines import STARTING, TimeLimit
 from mopt.system.digests import describe_fields, digest, file_digest, versions
+from mopt.system.files import make_empty
+from mopt.system.hangs import retry_hung
 from mopt.system.plugins import code_of, name_of
 from mopt.system.process import Worker
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+
+_IDLE_SECONDS = 120.0
+"""After which code of the user that does nothing at all counts as hung."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class Exporter(abc.ABC):
     extra: ClassVar[str] = ""
     """The extra of mopt that installs what the exporter needs, when the core does not."""
     timeout: ClassVar[float] = 1800.0
-    """Seconds."""
+    """Seconds after which it counts as hung, whatever it does; one that does nothing at all is noticed after 120 s."""
 
     source: str
 
@@ -106,11 +114,12 @@ class Exporter(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What an exporter wrote."""
+    """What an exporter wrote, and how many seconds it took, with its process and the imports."""
 
     result: PassResult
     signature: Signature
     opset: int
+    seconds: float
 
 
 class _Host:
@@ -133,25 +142,56 @@ class _Host:
 
 
 def apply_in_child(exporter: Exporter, folder: Path) -> Written:
-    """Export in a child process.
+    """Export in a child process; where it hangs, once more in a fresh one, from an empty folder.
 
     Raises:
-        CandidateRejectedError: When the framework crashes, hangs or fails.
+        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
     """
-    with Worker(_Host, exporter, environment=exporter.environment()) as worker:
-        reply = worker.call("apply", folder, timeout=exporter.timeout)
-    return Written(PassResult(**reply["result"]), Signature.model_validate(reply["signature"]), reply["opset"])
+
+    def attempt() -> Written:
+        start = time.monotonic()
+        reply = _ask(exporter, "apply", folder, limit=_unmeasured(exporter))
+        seconds = time.monotonic() - start
+        return Written(PassResult(**reply["result"]), Signature.model_validate(reply["signature"]), reply["opset"], seconds)
+
+    def again() -> Written:
+        make_empty(folder)
+        return attempt()
+
+    return retry_hung(f"exporting {exporter.source}", attempt, again)
 
 
-def reference_in_child(exporter: Exporter, feeds: Sequence[Feed]) -> list[Feed]:
-    """Run the source framework in a child process.
+def reference_in_child(exporter: Exporter, feeds: Sequence[Feed], seconds: float | None = None) -> list[Feed]:
+    """Run the source framework in a child process; where it hangs, once more in a fresh one.
+
+    Args:
+        exporter: Of the source.
+        feeds: Its inputs.
+        seconds: What exporting took, which loads the source and traces or runs it; None where that is not known.
 
     Raises:
-        CandidateRejectedError: When the framework crashes, hangs or fails.
+        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
     """
-    with Worker(_Host, exporter, environment=exporter.environment()) as worker:
-        outputs: list[Feed] = worker.call("reference", list(feeds), timeout=exporter.timeout)
+    limit = _unmeasured(exporter)
+    if seconds is not None:
+        expected = TimeLimit.from_expected(seconds * (1 + len(feeds)), at_least=STARTING)
+        limit = limit.within(expected.seconds)
+
+    def attempt() -> list[Feed]:
+        outputs: list[Feed] = _ask(exporter, "reference", list(feeds), limit=limit)
         return outputs
+
+    return retry_hung(f"running {exporter.source}", attempt, attempt)
+
+
+def _ask(exporter: Exporter, method: str, argument: Any, limit: TimeLimit) -> Any:
+    with Worker(_Host, exporter, limit=limit, environment=exporter.environment()) as worker:
+        return worker.call(method, argument, limit=limit)
+
+
+def _unmeasured(exporter: Exporter) -> TimeLimit:
+    """The user's code may wait for a while, for a download say, before it counts as idle."""
+    return TimeLimit(exporter.timeout, idle_seconds=_IDLE_SECONDS)
 
 
 def require(module: str, extra: str) -> Any:

@@ -22,7 +22,10 @@ from mopt.model.signature import Feed, Signature
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.records.trial import ExportRecord
 from mopt.system import plugins
+from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, versions
+from mopt.system.files import make_empty
+from mopt.system.hangs import retry_hung
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
@@ -49,6 +52,7 @@ class ExportedModel:
         source_digest: Of every byte of the source.
         opset: Of the ONNX model.
         detail: What the exporter told.
+        seconds: What exporting took.
     """
 
     model: Model
@@ -57,6 +61,7 @@ class ExportedModel:
     source_digest: str
     opset: int
     detail: dict[str, Any]
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +136,7 @@ def export(exporter: Exporter, store: Store) -> ExportedModel:
         source_digest=exporter.digest(read),
         opset=record["opset"],
         detail=record["detail"],
+        seconds=record["seconds"],
     )
 
 
@@ -160,6 +166,7 @@ def _make_export(exporter: Exporter, store: Store, read: Sequence[str], folder: 
         "signature": written.signature.model_dump(mode="json"),
         "opset": written.opset,
         "detail": detail,
+        "seconds": written.seconds,
     }
     (folder / _RECORD).write_text(json.dumps(record))
     if more != list(read):
@@ -247,11 +254,17 @@ def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
     signature = exported.signature
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
-    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]])
+    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds)
     random = compare(expected[:1], [repeated]).problem
-    (folder / _MODEL).mkdir()
+
+    def examine() -> dict[str, Any]:
+        make_empty(folder / _MODEL)
+        arguments = (exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
+        record: dict[str, Any] = run(_examine, *arguments, limit=TimeLimit.from_size(exported.model.size))
+        return record
+
     try:
-        record = run(_examine, exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
+        record = retry_hung("comparing the export with its source", examine, examine)
     except CandidateRejectedError as error:
         record = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
     if not record["problem"]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mopt.errors import MissingDependencyError, UserError
 from mopt.loadgen.protocols._endpoint import ALIVE, Endpoint, Request
 from mopt.system import process as isolation
+from mopt.system.deadlines import TimeLimit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +123,7 @@ def generate_load(
         raise UserError(f"core {absent[0]} is not there", f"choose from {', '.join(map(str, sorted(os.sched_getaffinity(0))))}")
     most = 2 * _START_SECONDS + 4 * timeout_s + float(arrivals[-1]) / 1e3 + _SECONDS_EACH * len(arrivals)
     measured = isolation.run(
-        _generate, endpoint, list(requests), arrivals, timeout_s, sorted(cores) if cores else None, timeout=most
+        _generate, endpoint, list(requests), arrivals, timeout_s, sorted(cores) if cores else None, limit=_waiting(most)
     )
     good = int(measured["outcomes"][_Outcome.OK])
     return LoadResult(
@@ -167,8 +168,14 @@ def closed_loop(
     """
     most = 2 * _START_SECONDS + timeout_s * (1 + answers / in_flight)
     pinned_cores = sorted(cores) if cores else None
-    measured = isolation.run(_closed_loop, endpoint, list(requests), in_flight, answers, timeout_s, pinned_cores, timeout=most)
+    arguments = (endpoint, list(requests), in_flight, answers, timeout_s, pinned_cores)
+    measured = isolation.run(_closed_loop, *arguments, limit=_waiting(most))
     return measured["moments_ms"], measured["error"]
+
+
+def _waiting(seconds: float) -> TimeLimit:
+    """The limit for a child that is idle whenever the server is slow, or the next request is not due."""
+    return TimeLimit(seconds, idle_seconds=float("inf"))
 
 
 def client_limited(result: LoadResult) -> str:

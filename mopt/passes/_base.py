@@ -44,7 +44,8 @@ class Pass(abc.ABC):
     extra: ClassVar[str] = ""
     """The extra of mopt that installs what the pass needs, when the core does not."""
     timeout: ClassVar[float] = 1800.0
-    """Seconds."""
+    """Seconds after which it counts as hung, whatever it does, as long as it was not measured on the same model before; one
+    that does nothing at all is noticed after 30 s."""
 
     @property
     def name(self) -> str:

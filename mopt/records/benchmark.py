@@ -26,6 +26,8 @@ class Benchmark(Record):
     """The largest rate in requests per second whose p99 held on one replica, as measured; None when it was not looked for."""
     holds: bool | None = None
     """Whether one replica holds the rate that was asked for; None when none was."""
+    warnings: tuple[str, ...] = ()
+    """What hung while it was measured: again in a fresh process, or lost."""
 
 
 class ServerBenchmark(Record):

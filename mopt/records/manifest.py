@@ -62,6 +62,8 @@ class Manifest(StampedRecord):
     serving_profile: ServingProfile | None = None
     """The chosen model as a server runs it: instance groups, cold start, memory, operators; None where nothing was measured."""
     golden: Golden
+    warnings: tuple[str, ...] = ()
+    """What hung during the build: measured again in a fresh process, or lost, and what that means."""
     files: dict[str, str]
     """SHA-256 of every other file of the artifact, by relative path."""
 

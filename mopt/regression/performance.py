@@ -103,7 +103,12 @@ def compare_performance(
         ]
         return PerformanceComparison(refused, [f"speed, memory and loading are not compared: {why}"], None)
     progress.stage("measuring side by side", _LOOKS[-1])
-    pairs, checks = _speed(setup, limited, progress)
+    try:
+        pairs, checks = _speed(setup, limited, progress)
+    except CandidateRejectedError as error:  # what answered every sample hangs or fails when it is timed
+        why = f"a process was lost: {error.message}"
+        refused = [_refused(name, limit, why, setup.confidence) for name, limit in limited.items() if name != "size"]
+        return PerformanceComparison(refused, [f"speed, memory and loading are not compared: {why}"], None)
     disturbed = any(pair.disturbed for pair in pairs)
     return PerformanceComparison(checks, [], spread(pairs, min(setup.batches)), _layers(setup), disturbed)
 

@@ -8,17 +8,23 @@ import abc
 import dataclasses
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection, UserError
 from mopt.model.files import Model
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
+from mopt.system.deadlines import MEASURED, STARTING, Pace, TimeLimit
 from mopt.system.digests import describe_fields, versions
+from mopt.system.hangs import named, retry_hung
 from mopt.system.plugins import code_of, load, name_of
 from mopt.system.process import Worker
+
+_Answer = TypeVar("_Answer")
+_PROFILED = 3
+"""How many times longer an inference takes with the profiler; and how many warm it up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,10 +197,76 @@ def _import(runtime: Runtime) -> None:
         raise CandidateRejectedError(Rejection.SKIPPED, f"{runtime.module} is not installed") from None
 
 
-class HostedProcess:
-    """What hosts models in a child process, seen from the parent."""
+_PACES: dict[tuple[str, str, int], Pace] = {}
+"""Of what was loaded before in this run: the next process of the same model is as fast."""
 
-    _worker: Worker
+
+class HostedProcess(abc.ABC):
+    """What hosts models in a child process, seen from the parent.
+
+    A child that hangs is replaced by a fresh one, once, and asked again.
+
+    Args:
+        runtime: What runs the model.
+        model: What the child loads.
+        instances: How often it loads it.
+    """
+
+    def __init__(self, runtime: Runtime, model: Model, instances: int = 1) -> None:
+        self._runtime = runtime
+        self._model = model
+        self._instances = instances
+        self._subject = named(runtime.name)
+        self._replaced = self._lost = False
+        self._worker = self._retry(self._start)
+        self._pace = _PACES.setdefault(self._load_key, Pace(self._unmeasured()))
+
+    @abc.abstractmethod
+    def _host(self) -> tuple[Any, ...]:
+        """Return the class of the object in the child, and its arguments."""
+
+    @property
+    def _load_key(self) -> tuple[str, str, int]:
+        return repr(self._runtime), self._model.digest, self._instances
+
+    def _unmeasured(self) -> TimeLimit:
+        return TimeLimit.from_size(self._model.size * self._instances)
+
+    def _start(self) -> Worker:
+        limit = MEASURED.limit(self._load_key, self._unmeasured())
+        start = time.monotonic()
+        worker = Worker(*self._host(), limit=limit, environment=self._runtime.environment())
+        self._load_seconds = time.monotonic() - start
+        MEASURED.note(self._load_key, self._load_seconds)
+        return worker
+
+    def _retry(self, ask: Callable[[], _Answer], restart: Callable[[], None] = lambda: None) -> _Answer:
+        """Ask; where the child hangs, restart and ask again, unless that has been done before."""
+
+        def again() -> _Answer:
+            self._replaced = True
+            restart()
+            return ask()
+
+        try:
+            return retry_hung(self._subject, ask, None if self._replaced else again)
+        except CandidateRejectedError:
+            self._lost = True
+            raise
+
+    def _call(self, method: str, *arguments: Any, limit: TimeLimit, warm: Callable[[], Any] = lambda: None) -> Any:
+        """Ask the child; ``warm`` prepares a fresh one that takes the place of one that hung."""
+
+        def restart() -> None:
+            self._worker = self._start()
+            warm()
+
+        return self._retry(lambda: self._worker.call(method, *arguments, limit=limit), restart)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has crashed, failed or hung twice: nothing that it measures counts any more."""
+        return self._lost
 
     @property
     def pid(self) -> int:
@@ -228,16 +300,17 @@ class SessionProcess(HostedProcess):
     """A session in a child process, seen from the parent.
 
     Raises:
-        CandidateRejectedError: From any call, when the runtime crashes, hangs or fails.
+        CandidateRejectedError: From any call, when the runtime crashes, fails, or hangs twice.
     """
 
-    def __init__(self, runtime: Runtime, model: Model, *, timeout: float = 300.0) -> None:
-        self._worker = Worker(_Host, runtime, model.file, timeout=timeout, environment=runtime.environment())
-        self._timeout = timeout
+    def _host(self) -> tuple[Any, ...]:
+        return _Host, self._runtime, self._model.file
 
     def run(self, feed: Feed) -> Feed:
         """Return all outputs by name."""
-        outputs: Feed = self._worker.call("run", feed, timeout=self._timeout)
+        size, start = _size(feed), time.monotonic()
+        outputs: Feed = self._call("run", feed, limit=self._pace.limit(size))
+        self._pace.note(size, time.monotonic() - start)
         return outputs
 
     def run_finite(self, feed: Feed) -> Feed:
@@ -252,22 +325,29 @@ class SessionProcess(HostedProcess):
 
     def time(self, feeds: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
         """Run again and again for ``seconds``, at least ``least`` times; return each latency in milliseconds."""
-        latencies: list[float] = self._worker.call("time", list(feeds), seconds, least, timeout=self._timeout + seconds)
+        size = max(map(_size, feeds))
+        limit = self._pace.limit(size, max(1, least), planned=seconds)
+
+        def warm() -> None:
+            self._worker.call("time", list(feeds), 0.0, max(2, least), limit=limit)
+
+        latencies: list[float] = self._call("time", list(feeds), seconds, least, limit=limit, warm=warm)
+        self._pace.note(size, max(latencies) / 1e3, latencies[-1] / 1e3)
         return latencies
 
     def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Return inputs and outputs as the runtime sees them."""
-        inputs, outputs = self._worker.call("specs", timeout=self._timeout)
+        inputs, outputs = self._call("specs", limit=self._after_loading())
         return tuple(TensorSpec(**spec) for spec in inputs), tuple(TensorSpec(**spec) for spec in outputs)
 
     def evidence(self) -> dict[str, Any]:
         """Return what is really executed."""
-        executed: dict[str, Any] = self._worker.call("evidence", timeout=self._timeout)
+        executed: dict[str, Any] = self._call("evidence", limit=self._after_loading())
         return executed
 
     def device_times(self, feed: Feed) -> dict[str, Any]:
         """Return what the device itself takes, without transfers; nothing where there is no device apart."""
-        times: dict[str, Any] = self._worker.call("device_times", feed, timeout=self._timeout)
+        times: dict[str, Any] = self._call("device_times", feed, limit=self._unmeasured())
         return times
 
     def operators(self, feed: Feed, *, repeats: int = 20) -> tuple[OperatorCost, ...]:
@@ -277,18 +357,30 @@ class SessionProcess(HostedProcess):
             feed: Inputs; shapes, and with them operations and bytes, are those that it leads to.
             repeats: Inferences that times are averaged over.
         """
-        costs = self._worker.call("operators", feed, repeats, timeout=self._timeout)
+        costs = self._call("operators", feed, repeats, limit=self._after_loading(repeats))
         return tuple(OperatorCost(**cost) for cost in costs)
 
     def layers(self, feed: Feed, *, repeats: int = 20) -> tuple[LayerCost, ...]:
         """Return where the time of an inference goes, node by node, the most expensive first."""
-        costs = self._worker.call("layers", feed, repeats, timeout=self._timeout)
+        costs = self._call("layers", feed, repeats, limit=self._after_loading(repeats))
         return tuple(LayerCost(**cost) for cost in costs)
+
+    def _after_loading(self, inferences: int = 0) -> TimeLimit:
+        """What may load the model again, and run it under the profiler; unmeasured unless it has run before."""
+        if inferences and not self._pace.slowest:
+            return self._unmeasured()
+        profiled = _PROFILED * (inferences + _PROFILED) * self._pace.slowest if inferences else 0.0
+        return TimeLimit.from_expected(self._load_seconds + profiled, at_least=STARTING)
 
     def load_ms(self) -> float:
         """Milliseconds that loading took, imports left out."""
-        return float(self._worker.call("load_ms"))
+        return float(self._call("load_ms", limit=TimeLimit(STARTING)))
 
     def first_ms(self) -> float:
         """Milliseconds that the first inference took; 0 when there was none yet."""
-        return float(self._worker.call("first_ms"))
+        return float(self._call("first_ms", limit=TimeLimit(STARTING)))
+
+
+def _size(feed: Feed) -> int:
+    """Bytes of the inputs."""
+    return sum(value.nbytes for value in feed.values())

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mopt.model.files import Model
 from mopt.model.signature import Feed
 from mopt.runtimes._base import HostedProcess, Runtime, Session
-from mopt.system.process import Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +48,15 @@ class _Host:
         self._feeds: dict[int, list[Feed]] = {}
 
     def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
-        """Keep inputs by batch size, so that no later call has to send them."""
+        """Keep inputs by batch size, so that no later call has to send them.
+
+        The first time every instance runs one, on this thread alone: what a runtime does only once in a process must not
+        happen on several threads at the same time. OpenVINO's first conversion of an array does, and they wait for each other
+        for ever.
+        """
+        if not self._feeds:
+            for session in self._sessions:
+                session.run(feeds[min(feeds)][0])
         self._feeds.update({batch: list(batch_feeds) for batch, batch_feeds in feeds.items()})
 
     def time(self, batch: int, seconds: float, least: int, active: int) -> list[list[float]]:
@@ -143,27 +150,49 @@ class ReplicaProcess(HostedProcess):
         runtime: With the threads of each instance.
         model: What every instance loads.
         instances: How many.
-        timeout: Seconds that loading and each measurement may take beyond their own length.
 
     Raises:
-        CandidateRejectedError: From any call, when the runtime crashes, hangs or fails.
+        CandidateRejectedError: From any call, when the runtime crashes, fails, or hangs twice.
     """
 
-    def __init__(self, runtime: Runtime, model: Model, instances: int, *, timeout: float = 300.0) -> None:
-        self._worker = Worker(_Host, runtime, model.file, instances, timeout=timeout, environment=runtime.environment())
-        self._timeout = timeout
+    def __init__(self, runtime: Runtime, model: Model, instances: int) -> None:
+        self._feeds: dict[int, list[Feed]] = {}
+        super().__init__(runtime, model, instances)
+
+    def _host(self) -> tuple[Any, ...]:
+        return _Host, self._runtime, self._model.file, self._instances
 
     def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
-        """Send inputs by batch size once, before they are measured."""
-        self._worker.call("keep", {batch: list(batch_feeds) for batch, batch_feeds in feeds.items()}, timeout=self._timeout)
+        """Send inputs by batch size once, before they are measured; the first time every instance runs one."""
+        kept = {batch: list(batch_feeds) for batch, batch_feeds in feeds.items()}
+        start = time.monotonic()
+        self._call("keep", kept, limit=self._unmeasured(), warm=self._keep_again)
+        if not self._feeds:
+            self._pace.note(_size(kept[min(kept)]), (time.monotonic() - start) / self._instances)
+        self._feeds |= kept
 
     def time(self, batch: int, seconds: float, least: int = 1, *, active: int = 1) -> list[list[float]]:
         """Return the latencies in ms of each of ``active`` instances that run a batch size at the same time."""
-        logs: list[list[float]] = self._worker.call("time", batch, seconds, least, active, timeout=self._timeout + seconds)
+        size = _size(self._feeds[batch])
+        limit = self._pace.limit(size, max(1, least) * active, planned=seconds)
+        logs: list[list[float]] = self._call("time", batch, seconds, least, active, limit=limit, warm=self._keep_again)
+        self._pace.note(size, max(map(max, logs)) / 1e3, max(log[-1] for log in logs) / 1e3)
         return logs
 
     def serve(self, arrivals_ms: npt.NDArray[np.float64], max_batch: int, delay_ms: float = 0.0) -> ServedLoad:
         """Serve an open-loop load; every batch size up to ``max_batch`` must have been kept."""
-        timeout = self._timeout + float(arrivals_ms[-1]) / 1e3 * 10
-        served = self._worker.call("serve", arrivals_ms, max_batch, delay_ms, timeout=timeout)
+        gaps = [float(arrivals_ms[0]), *(arrivals_ms[1:] - arrivals_ms[:-1]), delay_ms]
+        limit = self._pace.limit(_size(self._feeds[min(self._feeds)]), len(arrivals_ms), planned=float(arrivals_ms[-1]) / 1e3)
+        limit = dataclasses.replace(limit, idle_seconds=limit.idle_seconds + max(gaps) / 1e3)
+        served = self._call("serve", arrivals_ms, max_batch, delay_ms, limit=limit, warm=self._keep_again)
         return ServedLoad(served["latencies"], served["batches"], float(served["seconds"]))
+
+    def _keep_again(self) -> None:
+        """Give a fresh child what the one before had."""
+        if self._feeds:
+            self._worker.call("keep", self._feeds, limit=self._unmeasured())
+
+
+def _size(feeds: Sequence[Feed]) -> int:
+    """Bytes of the largest inputs."""
+    return max(sum(value.nbytes for value in feed.values()) for feed in feeds)

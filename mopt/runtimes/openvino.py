@@ -75,6 +75,7 @@ class _OpenVINOSession(Session):
             import openvino
         except ImportError:
             raise MissingDependencyError("openvino", "openvino") from None
+        _convert_one_array(openvino)
         self._core = openvino.Core()
         self._path = path
         self._static = runtime.shapes == "static"
@@ -157,6 +158,17 @@ class _OpenVINOSession(Session):
         spent = {name: max(_RESOLUTION / 2, (seconds - before.get(name, 0.0)) / repeats) for name, seconds in after.items()}
         nodes = (_executed(node, spent) for node in compiled.get_runtime_model().get_ordered_ops())
         return [[node for node in nodes if node is not None]]
+
+
+def _convert_one_array(openvino: Any) -> None:
+    """Make the first tensor of the process on the thread that loads.
+
+    When the first conversions happen on two threads at once they wait for each other for ever: one holds Python's lock and
+    waits for a static variable of the binding, the other initialises that variable and waits for the lock.
+    """
+    import numpy as np
+
+    openvino.Tensor(np.zeros(1, np.float32))
 
 
 def _infer(request: Any, values: Sequence[Any], times: int) -> None:

@@ -24,6 +24,8 @@ from mopt.passes._base import Pass, QuantizingPass
 from mopt.passes._sensitivity import rank_nodes
 from mopt.search.compile import compile_passes
 from mopt.search.trial import Candidate
+from mopt.system.deadlines import TimeLimit
+from mopt.system.hangs import named, retry_hung
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
@@ -115,7 +117,13 @@ def rank_sensitivity(
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        ranked = run(rank_nodes, source.file, quantized.file, samples, memory=memory)
+        limit = TimeLimit.from_size(source.size + quantized.size)
+
+        def rank() -> list[dict[str, Any]]:
+            entries: list[dict[str, Any]] = run(rank_nodes, source.file, quantized.file, samples, limit=limit, memory=memory)
+            return entries
+
+        ranked = retry_hung(named("ranking operators"), rank, rank)
         (folder / "ranking.json").write_text(json.dumps(ranked))
 
     folder = store.get("rankings", key, make)

@@ -37,6 +37,7 @@ from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_m
 from mopt.search.outlook import COMPILING, mixed_precision_stage
 from mopt.search.task import CompileTask, QualityTask
 from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
+from mopt.system.hangs import about
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +110,8 @@ def compile_trial(task: CompileTask, candidate: Candidate) -> Trial:
     if candidate.refused is not None:
         return trial.update(outcome=candidate.refused)
     try:
-        compiled = compile_passes(candidate.passes, task.model, task.store, task.memory)
+        with about(candidate.name):
+            compiled = compile_passes(candidate.passes, task.model, task.store, task.memory)
     except NotApplicableError as error:
         return trial.reject(Rejection.UNSUPPORTED, error.message)
     except CandidateRejectedError as error:
@@ -141,9 +143,10 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
     model, runtime = trial.candidate.runtime.fallback(trial.model)
     try:
         samples, rows = task.samples.first(most), expected.rows[:most]
-        evaluation = evaluate(
-            model, runtime, task.signature, samples, expected.answers.first(most), expected.metric, task.machine, task.store
-        )
+        with about(trial.record.name):
+            evaluation = evaluate(
+                model, runtime, task.signature, samples, expected.answers.first(most), expected.metric, task.machine, task.store
+            )
         quality = noninferiority_test(
             expected.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
         )

@@ -18,8 +18,9 @@ from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, reject_oversized
 from mopt.search.outlook import SCREENING
+from mopt.search.survivors import measure_survivors
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, report_step, speedup_text, with_evidence
+from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, reject_failed, report_step, speedup_text, with_evidence
 
 _QUICK_ROUNDS = 7
 
@@ -57,22 +58,22 @@ def _screen_group(
                 session.run_finite(feeds[0])
                 evidence = session.evidence() | session.device_times(feeds[0])
             except (CandidateRejectedError, MissingDependencyError) as error:
-                result[trial.record.name] = _failed(trial, error)
+                result[trial.record.name] = reject_failed(trial, error)
                 continue
             session.pause()
             opened[trial.record.name] = session
             result[trial.record.name] = with_evidence(trial, evidence)
         schedule = TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60)
-        logs = interleave(opened, feeds, schedule, monitor=monitor, reference=REFERENCE, narrow=NARROW)
+        logs, lost = measure_survivors(
+            opened, lambda: interleave(opened, feeds, schedule, monitor=monitor, reference=REFERENCE, narrow=NARROW)
+        )
+        result |= {name: reject_failed(result[name], error) for name, error in lost.items()}
         for name in opened.keys() - {REFERENCE}:
-            result[name] = _quick_profile(result[name], opened[name], logs, batch)
+            try:
+                result[name] = _quick_profile(result[name], opened[name], logs, batch)
+            except CandidateRejectedError as error:
+                result[name] = reject_failed(result[name], error)
     return list(result.values())
-
-
-def _failed(trial: Trial, error: CandidateRejectedError | MissingDependencyError) -> Trial:
-    if isinstance(error, MissingDependencyError):
-        return trial.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
-    return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
 
 
 def _quick_profile(trial: Trial, session: SessionProcess, logs: Mapping[str, TurnLog], batch: int) -> Trial:

@@ -15,10 +15,11 @@ __all__ = [
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mopt.errors import Rejection
+from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.load import measure_beside_load
@@ -29,8 +30,19 @@ from mopt.records.trial import TrialRecord
 from mopt.runtimes._base import SessionProcess
 from mopt.search.memory import memory_groups, resident
 from mopt.search.outlook import SHORTLIST_STAGE
+from mopt.search.survivors import measure_survivors
 from mopt.search.task import SpeedTask
-from mopt.search.trial import NARROW, REFERENCE, Candidate, Trial, inconclusive_text, open_session, proof_text, speedup_text
+from mopt.search.trial import (
+    NARROW,
+    REFERENCE,
+    Candidate,
+    Trial,
+    inconclusive_text,
+    open_session,
+    proof_text,
+    reject_failed,
+    speedup_text,
+)
 
 SHORTLIST = 3
 """Candidates that are judged on all samples and measured in depth."""
@@ -69,11 +81,12 @@ def select_best(task: SpeedTask, reference: Trial, trials: list[Trial], progress
     shortlist = next(iter(memory_groups(task.memory, reference, alive[:SHORTLIST])), [])
     rest = alive[len(shortlist) :]
     measured, control = _measure_shortlist(task, reference, shortlist, progress)
-    reference, shortlist = measured[0], list(measured[1:])
+    reference, shortlist = measured[0], [trial for trial in measured[1:] if trial.alive]
     winner, equals = break_ties(task, rank_improvements(task, shortlist, reference), reference)
     finished = {
         trial.record.name: _reject_loser(task, trial, winner, reference) for trial in [*shortlist, *rest] if trial is not winner
     }
+    finished |= {trial.record.name: trial for trial in measured[1:] if not trial.alive}
     outcomes = [reference, *(finished.get(trial.record.name, trial) for trial in trials)]
     if winner is not reference:
         outcomes = [winner if trial.record.name == winner.record.name else trial for trial in outcomes]
@@ -138,7 +151,7 @@ def _measure_shortlist(
     sizes = task.signature.batch_sizes(task.max_batch)
     progress.stage(SHORTLIST_STAGE, len(sizes))
     with contextlib.ExitStack() as stack:
-        sessions = {trial.record.name: stack.enter_context(open_session(trial)) for trial in trials}
+        sessions, lost = _open_all(stack, trials)
         names = {reference.record.name: REFERENCE}
         opened = {names.get(name, name): session for name, session in sessions.items()}
         roomy = sum(map(resident, [reference, *trials])) <= task.memory
@@ -146,7 +159,10 @@ def _measure_shortlist(
         logs: dict[int, dict[str, TurnLog]] = {}
         limit = f"the largest batch to measure, {sizes[-1]}"
         for batch in sizes:
-            turns = _measure_batch(task, opened, batch, decisive=task.objective == "latency" and batch == sizes[0])
+            decisive = task.objective == "latency" and batch == sizes[0]
+            measure = functools.partial(_measure_batch, task, opened, batch, decisive=decisive)
+            turns, lost_here = measure_survivors(opened, measure)
+            lost |= lost_here
             logs[batch] = turns
             slowest = min(_median(log) for log in turns.values())
             progress.step(f"batch {batch}: reference {_median(turns[REFERENCE]):.2f} ms")
@@ -162,9 +178,11 @@ def _measure_shortlist(
         first = logs[sizes[0]]
         quiet = not any(log.disturbed for log in first.values())
         # How it fares when a server does something else too cannot be told where something else runs already.
-        loaded = measure_beside_load(sessions, batch_feeds(task.signature, task.samples, sizes[0])) if quiet else {}
+        loaded = _beside_load(task, sessions, sizes[0]) if quiet else {}
         measured = [
-            trial.update(
+            reject_failed(trial, lost[trial.record.name])
+            if trial.record.name in lost
+            else trial.update(
                 profile=_full_profile(trial, sessions[trial.record.name], logs, names, limit).model_copy(
                     update={"beside_load": loaded.get(trial.record.name)}
                 )
@@ -174,17 +192,34 @@ def _measure_shortlist(
     return measured, ratio(first[REFERENCE], first[CONTROL])
 
 
+def _open_all(
+    stack: contextlib.ExitStack, trials: Sequence[Trial]
+) -> tuple[dict[str, SessionProcess], dict[str, CandidateRejectedError]]:
+    """Load all; the first is the reference, without which nothing can be measured."""
+    sessions: dict[str, SessionProcess] = {}
+    lost: dict[str, CandidateRejectedError] = {}
+    for trial in trials:
+        try:
+            sessions[trial.record.name] = stack.enter_context(open_session(trial))
+        except CandidateRejectedError as error:
+            if not sessions:
+                raise
+            lost[trial.record.name] = error
+    return sessions, lost
+
+
 def _median(log: TurnLog) -> float:
     """Median latency in ms."""
     return statistics.median(log.latencies)
 
 
-def _measure_batch(task: SpeedTask, opened: Mapping[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
+def _measure_batch(task: SpeedTask, opened: dict[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
     """Measure one batch size, again when the control says that the machine was disturbed.
 
     The decisive one gets more rounds, where intervals stay wide: a gain that is small is not lost for want of looking.
     """
     patience = _DECISIVE if decisive else 1
+    opened.setdefault(CONTROL, opened[REFERENCE])  # one that was lost
     feeds = batch_feeds(task.signature, task.samples, batch)
     probe = opened[REFERENCE].time(feeds, 0, 2)[-1]
     opened[REFERENCE].pause()
@@ -201,6 +236,12 @@ def _measure_batch(task: SpeedTask, opened: Mapping[str, SessionProcess], batch:
         if _STEADY_CONTROL[0] <= control <= _STEADY_CONTROL[1]:
             break
     return best
+
+
+def _beside_load(task: SpeedTask, sessions: Mapping[str, SessionProcess], batch: int) -> dict[str, Estimate]:
+    with contextlib.suppress(CandidateRejectedError):  # all else is measured by now, and this decides nothing
+        return measure_beside_load(sessions, batch_feeds(task.signature, task.samples, batch))
+    return {}
 
 
 def _full_profile(

@@ -11,6 +11,7 @@ __all__ = [
     "new_trial",
     "open_session",
     "proof_text",
+    "reject_failed",
     "report_step",
     "samples_text",
     "signed_text",
@@ -22,7 +23,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mopt.errors import Rejection
+from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
 from mopt.model.files import Model
 from mopt.model.formats import ONNX
 from mopt.passes._base import Pass
@@ -32,6 +33,7 @@ from mopt.records.quality import Quality
 from mopt.records.trial import Outcome, TrialRecord
 from mopt.runtimes._base import Runtime, SessionProcess
 from mopt.system.digests import describe_fields
+from mopt.system.hangs import about
 
 REFERENCE = "reference"
 NARROW = 0.04
@@ -121,7 +123,15 @@ def report_step(progress: Progress, trial: Trial) -> Trial:
 def open_session(trial: Trial) -> SessionProcess:
     """Load what was compiled, in a child process."""
     assert trial.model is not None
-    return SessionProcess(trial.candidate.runtime, trial.model)
+    with about(trial.record.name):
+        return SessionProcess(trial.candidate.runtime, trial.model)
+
+
+def reject_failed(trial: Trial, error: CandidateRejectedError | MissingDependencyError) -> Trial:
+    """The same, out of the race for what its process raised."""
+    if isinstance(error, MissingDependencyError):
+        return trial.reject(Rejection.SKIPPED, f"{error.message}; {error.hint}")
+    return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
 
 
 def speedup_text(speed: Estimate) -> str:

@@ -9,6 +9,7 @@ __all__ = [
     "files_below",
     "link_or_copy",
     "make_durable",
+    "make_empty",
     "partial_folder",
     "partial_prefix",
     "remove_stale",
@@ -36,6 +37,12 @@ _MANY = 64
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 """From ``<fcntl.h>`` and ``<linux/fs.h>``: the working directory, and swapping two names."""
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder, or remove what is in it, such as the half of what a hung process has written."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ __all__ = ["Worker", "peak_memory", "run"]
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import io
 import json
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
+from mopt.system.deadlines import STARTING, TimeLimit
 
 if TYPE_CHECKING:
     import psutil
@@ -38,7 +40,13 @@ _PR_SET_PDEATHSIG = 1
 """From ``<linux/prctl.h>``: the signal that a child gets when its parent dies."""
 _LOOK_SECONDS = 0.02
 """Between two looks at the memory of a child, which may grow by a gigabyte in half a second."""
-_PEAK_SECONDS = 10.0
+_IDLE_LOOK_SECONDS = 5.0
+"""Between two looks at whether a child does anything."""
+_IDLE_SHARE = 0.02
+"""Of a core that a child takes which does nothing but wait: threads that wait for Python's lock wake up 200 times a second."""
+_END_SECONDS = 10.0
+"""For a process to end after it was killed, and for its pipes to close."""
+_ANY_REQUEST = TimeLimit.from_size(0)
 _PROC = Path("/proc")
 
 
@@ -52,7 +60,7 @@ class Worker:
     Args:
         factory: Importable callable that makes the hosted object in the child; None for a child that runs one function.
         arguments: Its positional arguments; anything that can be pickled.
-        timeout: Seconds that the factory may take.
+        limit: How long the factory may take.
         environment: Variables added to the child's environment, for settings that libraries read when imported.
 
     Raises:
@@ -64,7 +72,7 @@ class Worker:
         self,
         factory: Callable[..., Any] | None,
         *arguments: Any,
-        timeout: float = 600.0,
+        limit: TimeLimit = _ANY_REQUEST,
         environment: dict[str, str] | None = None,
     ) -> None:
         import psutil
@@ -95,7 +103,7 @@ class Worker:
         self._answers = Connection(answer_read, writable=False)
         try:
             if factory is not None:
-                self._ask(("new", factory, arguments, {}), timeout)
+                self._ask(("new", factory, arguments, {}), limit)
         except BaseException:  # even an interrupt must not leave the child behind; raised again
             self.close()
             raise
@@ -105,13 +113,15 @@ class Worker:
         """The child's process id."""
         return self._process.pid
 
-    def call(self, method: str, *arguments: Any, timeout: float = 600.0, memory: int | None = None, **keywords: Any) -> Any:
+    def call(
+        self, method: str, *arguments: Any, limit: TimeLimit = _ANY_REQUEST, memory: int | None = None, **keywords: Any
+    ) -> Any:
         """Call a method of the hosted object; its result is JSON data with NumPy arrays in it.
 
         Args:
             method: Its name.
             *arguments: Anything that can be pickled.
-            timeout: Seconds until it counts as hung.
+            limit: When it counts as hung.
             memory: Bytes that the child and this process may have resident together meanwhile; None for any.
             **keywords: As ``arguments``.
 
@@ -120,7 +130,7 @@ class Worker:
                 did not foresee.
             MoptError: The same error that the child raised, when it is one of mopt's.
         """
-        return self._ask(("call", method, arguments, keywords), timeout, memory)
+        return self._ask(("call", method, arguments, keywords), limit, memory)
 
     def pause(self) -> None:
         """Stop the child's threads, so that they cannot take a core from another measurement."""
@@ -150,7 +160,7 @@ class Worker:
             return peak
         paused = self._paused
         with contextlib.suppress(CandidateRejectedError):  # macOS tells it to the process itself alone
-            peak = int(self._ask(("peak", None, (), {}), _PEAK_SECONDS))
+            peak = int(self._ask(("peak", None, (), {}), TimeLimit(STARTING)))
         if paused:
             self.pause()
         return peak
@@ -160,7 +170,8 @@ class Worker:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that the kernel holds ends when it lets go
+                self._process.wait(_END_SECONDS)
         for connection in (self._requests, self._answers):
             if not connection.closed:
                 connection.close()
@@ -173,23 +184,26 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: tuple[Any, ...], timeout: float, memory: int | None = None) -> Any:
+    def _ask(self, request: tuple[Any, ...], limit: TimeLimit, memory: int | None = None) -> Any:
         if self._requests.closed:
             raise CandidateRejectedError(Rejection.CRASHED, "the process has ended already")
         self.resume()
         buffer = io.BytesIO()
         pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(request)
+        watch = _Watch(self._process, self._child, limit, memory)
         try:
-            self._requests.send_bytes(buffer.getbuffer())
-            if memory is not None:
-                self._watch(timeout, memory)
-            answer = _receive(self._answers, timeout)
+            with watch:
+                self._requests.send_bytes(buffer.getbuffer())
+                answer = _receive(self._answers, limit.seconds + _END_SECONDS)
             error = _rebuild(answer["error"]) if "error" in answer else None
             value = None if error else answer["value"]
-        except TimeoutError:
+        except TimeoutError:  # it was killed, and the kernel has not let go of it
             self.close()
-            raise CandidateRejectedError(Rejection.HUNG, f"no answer within {timeout:.0f} s") from None
+            raise watch.verdict or CandidateRejectedError(Rejection.HUNG, "no answer") from None
         except (EOFError, BrokenPipeError, ConnectionResetError):
+            if watch.verdict is not None:
+                self.close()
+                raise watch.verdict from None
             raise self._death() from None
         except (LookupError, TypeError, ValueError, AttributeError) as nonsense:
             self.close()
@@ -198,24 +212,9 @@ class Worker:
             raise error
         return value
 
-    def _watch(self, timeout: float, memory: int) -> None:
-        """Wait until the answer begins; end the child when it takes more than ``memory``."""
-        import psutil
-
-        deadline, this_process = time.monotonic() + timeout, psutil.Process()
-        while not self._answers.poll(_LOOK_SECONDS):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            taken = _resident(self._child) + _resident(this_process)
-            if taken > memory:
-                self.close()
-                raise CandidateRejectedError(
-                    Rejection.MEMORY, f"took {taken / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed"
-                )
-
     def _death(self) -> CandidateRejectedError:
         try:
-            code = self._process.wait(timeout=10)
+            code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
         tail = self._log_tail()
@@ -233,8 +232,117 @@ class Worker:
         return f": {lines[-1].strip()[:300]}" if lines else ""
 
 
+class _Watch:
+    """Ends a child that does not answer a request in time, does nothing, or takes too much memory.
+
+    It looks from a thread of its own, since the parent may be stuck in sending or receiving as well. Once the child is dead
+    its pipes close, which is what the parent wakes up from.
+
+    Attributes:
+        verdict: Why the child was ended; None when it was not.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], child: psutil.Process, limit: TimeLimit, memory: int | None) -> None:
+        self.verdict: CandidateRejectedError | None = None
+        self._process = process
+        self._child = child
+        self._limit = limit
+        self._memory = memory
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        import psutil
+
+        this_process = psutil.Process()
+        start = time.monotonic()
+        look = _LOOK_SECONDS if self._memory is not None else _IDLE_LOOK_SECONDS
+        activity, next_look = None, start + _IDLE_LOOK_SECONDS
+        while not self._done.wait(max(0.0, min(look, start + self._limit.seconds - time.monotonic()))):
+            now = time.monotonic()
+            if now >= start + self._limit.seconds:
+                return self._end(Rejection.HUNG, f"no answer within {self._limit.seconds:.0f} s")
+            if self._memory is not None and (taken := _resident(self._child) + _resident(this_process)) > self._memory:
+                text = f"took {taken / 1e9:.1f} GB of memory, and {self._memory / 1e9:.1f} GB are allowed"
+                return self._end(Rejection.MEMORY, text)
+            if now < next_look or self._limit.idle_seconds == float("inf"):
+                continue
+            next_look = now + _IDLE_LOOK_SECONDS
+            seen = _Activity.of(self._child)
+            if activity is None or seen.works_since(activity):
+                activity = seen
+            elif seen.moment - activity.moment >= self._limit.idle_seconds:
+                idle = seen.moment - activity.moment
+                return self._end(Rejection.HUNG, f"no answer for {now - start:.0f} s, and nothing done for {idle:.0f} s")
+        return None
+
+    def _end(self, rejection: Rejection, text: str) -> None:
+        self.verdict = CandidateRejectedError(rejection, text)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Activity:
+    """What a process and those that it started have done so far.
+
+    Attributes:
+        moment: On the monotonic clock.
+        cpu_seconds: That they have computed.
+        transfers: Bytes that they have read and written.
+        ready: Whether a thread computes, waits for a core, or for a disk.
+    """
+
+    moment: float
+    cpu_seconds: float
+    transfers: int
+    ready: bool
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> _Activity:
+        """Look at a process now."""
+        import psutil
+
+        cpu_seconds, transfers, ready = 0.0, 0, False
+        with contextlib.suppress(psutil.Error):
+            for member in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    times = member.cpu_times()
+                    cpu_seconds += times.user + times.system
+                    counters = member.io_counters() if hasattr(member, "io_counters") else None
+                    transfers += sum(counters[:6]) if counters else 0
+                ready |= _is_ready(member.pid)
+        return cls(time.monotonic(), cpu_seconds, transfers, ready)
+
+    def works_since(self, earlier: _Activity) -> bool:
+        """Whether it has done anything since, or would have if it had been given a core."""
+        computed = abs(self.cpu_seconds - earlier.cpu_seconds)  # a child that ended takes its own time away
+        enough = computed >= _IDLE_SHARE * (self.moment - earlier.moment)
+        return self.ready or enough or self.transfers != earlier.transfers
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether any thread is runnable, or waits for a disk; False where the system does not tell."""
+    for path in (_PROC / str(pid) / "task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if path.read_text().rpartition(")")[2].split()[0] in "RD":
+                return True
+    return False
+
+
 def run(
-    function: Callable[..., Any], *arguments: Any, timeout: float = 600.0, memory: int | None = None, **keywords: Any
+    function: Callable[..., Any],
+    *arguments: Any,
+    limit: TimeLimit = _ANY_REQUEST,
+    memory: int | None = None,
+    **keywords: Any,
 ) -> Any:
     """Call ``function`` in a child process of its own and return its result (JSON data and NumPy arrays).
 
@@ -244,7 +352,7 @@ def run(
         MoptError: The same error that the function raised, when it is one of mopt's.
     """
     with Worker(None) as worker:
-        return worker._ask(("run", function, arguments, keywords), timeout, memory)
+        return worker._ask(("run", function, arguments, keywords), limit, memory)
 
 
 def _serve(request_fd: int, answer_fd: int, parent: int) -> None:

@@ -23,6 +23,7 @@ from mopt.records._base import stamp
 from mopt.records.baseline import Speed, StoredBaseline, pack_rows
 from mopt.regression.models import RunnableModel, collect_outputs, default_batch_sizes
 from mopt.regression.reference_workload import reference_workload
+from mopt.system.hangs import recording
 from mopt.system.store import Store, default_root
 from mopt.workflows._sources import metrics_of, open_model_with_samples
 
@@ -55,36 +56,37 @@ def make_baseline(
         CandidateRejectedError: When the runtime fails on it.
     """
     progress, store = progress or Silent(), store or Store(default_root())
-    progress.stage("reading the model and the data", 2)
-    spec = recipe.data.model_copy(update={"calibration": 0} if use_all_samples else {})
-    model, split = open_model_with_samples(source, spec, recipe, store)
-    samples = split.evaluation
-    progress.step(f"{len(samples):,} samples")
-    answers = collect_outputs(model, samples, store, 1).runs[0]
-    metrics = [fit_metric(metric, answers)[0] for metric in metrics_of(model, recipe, samples)]
-    progress.step("answered")
-    costs = _costs(model, samples, recipe, progress) if speed else {}
-    return StoredBaseline(
-        name=model.name,
-        source=source,
-        digest=model.model.digest,
-        runtime=model.runtime.name,
-        runtime_fields=model.manifest.runtime_fields if model.manifest else {"threads": model.runtime.threads},
-        inputs=tuple(tensor.name for tensor in model.signature.inputs),
-        outputs=tuple(tensor.name for tensor in model.signature.outputs),
-        data=recipe.data.path,
-        samples=samples.digest,
-        count=len(samples),
-        calibration=spec.calibration,
-        evaluation=len(samples),
-        seed=spec.seed,
-        rows={metric.name: pack_rows(score(answers, metric, samples)) for metric in metrics},
-        answers=encode_answers(answers),
-        size_bytes=model.model.size,
-        machine=detect(),
-        **stamp(),
-        **costs,
-    )
+    with recording(progress):
+        progress.stage("reading the model and the data", 2)
+        spec = recipe.data.model_copy(update={"calibration": 0} if use_all_samples else {})
+        model, split = open_model_with_samples(source, spec, recipe, store)
+        samples = split.evaluation
+        progress.step(f"{len(samples):,} samples")
+        answers = collect_outputs(model, samples, store, 1).runs[0]
+        metrics = [fit_metric(metric, answers)[0] for metric in metrics_of(model, recipe, samples)]
+        progress.step("answered")
+        costs = _costs(model, samples, recipe, progress) if speed else {}
+        return StoredBaseline(
+            name=model.name,
+            source=source,
+            digest=model.model.digest,
+            runtime=model.runtime.name,
+            runtime_fields=model.manifest.runtime_fields if model.manifest else {"threads": model.runtime.threads},
+            inputs=tuple(tensor.name for tensor in model.signature.inputs),
+            outputs=tuple(tensor.name for tensor in model.signature.outputs),
+            data=recipe.data.path,
+            samples=samples.digest,
+            count=len(samples),
+            calibration=spec.calibration,
+            evaluation=len(samples),
+            seed=spec.seed,
+            rows={metric.name: pack_rows(score(answers, metric, samples)) for metric in metrics},
+            answers=encode_answers(answers),
+            size_bytes=model.model.size,
+            machine=detect(),
+            **stamp(),
+            **costs,
+        )
 
 
 def _costs(model: RunnableModel, samples: Samples, recipe: Recipe, progress: Progress) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
+from mopt.system.hangs import recorded, recording
 from mopt.workflows._sources import read_samples
 
 _SHORTEST_S, _LONGEST_S = 1.0, 3600.0
@@ -94,25 +95,35 @@ def bench_artifact(
     runtime = make_runtime(manifest.runtime, {**manifest.runtime_fields, "threads": load.cores or machine.cores})
     if why := runtime.unavailable():
         raise UserError(f"{artifact} cannot be measured here: {why}", "run this where it will be served")
-    profile = measure_capacity(
-        MeasuredModel(runtime, model, manifest.signature, feeds),
-        machine=machine,
-        max_batch=max_batch or _largest_measured(manifest),
-        latency_limit_ms=load.p99_ms,
-        progress=progress,
-    )
-    batching = recommend(profile, rate=load.rate, p99_ms=load.p99_ms, arrivals=load.arrivals)
-    result = Benchmark(name=manifest.name, chosen=manifest.chosen, profile=profile, batching=batching, p99_ms=load.p99_ms)
-    if not load.tests:
-        return result
-    served = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
-    with ReplicaProcess(served, model, batching.instances) as replica:
-        replica.keep(_batches(manifest, feeds, batching.max_batch))
-        replicas = _ServedReplica(replica, profile, batching)
-        tests, largest = load_test(
-            lambda rate: replicas.test(load, rate), load.rate, load.p99_ms, replicas.expected_rate(load), progress
+    with recording(progress):
+        profile = measure_capacity(
+            MeasuredModel(runtime, model, manifest.signature, feeds),
+            machine=machine,
+            max_batch=max_batch or _largest_measured(manifest),
+            latency_limit_ms=load.p99_ms,
+            progress=progress,
         )
-    return result.model_copy(update={"tests": tests, "largest": largest, "holds": load.holds(tests)})
+        batching = recommend(profile, rate=load.rate, p99_ms=load.p99_ms, arrivals=load.arrivals)
+        result = Benchmark(
+            name=manifest.name,
+            chosen=manifest.chosen,
+            profile=profile,
+            batching=batching,
+            p99_ms=load.p99_ms,
+            warnings=recorded(),
+        )
+        if not load.tests:
+            return result
+        served = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
+        with ReplicaProcess(served, model, batching.instances) as replica:
+            replica.keep(_batches(manifest, feeds, batching.max_batch))
+            replicas = _ServedReplica(replica, profile, batching)
+            tests, largest = load_test(
+                lambda rate: replicas.test(load, rate), load.rate, load.p99_ms, replicas.expected_rate(load), progress
+            )
+        return result.model_copy(
+            update={"tests": tests, "largest": largest, "holds": load.holds(tests), "warnings": recorded()}
+        )
 
 
 def _batches(manifest: Manifest, feeds: Sequence[Feed], max_batch: int) -> dict[int, list[Feed]]:

@@ -48,6 +48,7 @@ from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
+from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._sources import PreparedModel, Source, first_samples, open_source, prepare_model
@@ -121,28 +122,29 @@ def build(
     site = _check(recipe)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
-    progress.expect(_expected(recipe))
-    progress.stage("reading the model and the data", 2)
-    source = open_source(recipe, store, progress)
-    metric = source.metric(recipe)
-    source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
-    with store.entry("builds", _key(recipe, site, source, metric)) as entry:
-        if entry.scratch is not None:
-            progress.stage("checking the export, simplifying", 2)
-            prepared = prepare_model(source, recipe, store, progress)
-            gpu = site.target.gpu
-            choose = search if gpu is None or runs_here(gpu) else choose_unmeasured
-            result = choose(
-                _task(recipe, site, source, prepared, metric, store),
-                reference_candidate(_threads(recipe, site.machine)),
-                _candidates(recipe, site, prepared),
-                progress,
-            )
-            outcome = _outcome(recipe, site, source, prepared, result, progress)
-            progress.stage(_WRITING, 1)
-            command = command or _command(recipe, destination)
-            _write(entry.scratch / "artifact", recipe, site, source, prepared, outcome, command)
-            progress.step()
+    with recording(progress):
+        progress.expect(_expected(recipe))
+        progress.stage("reading the model and the data", 2)
+        source = open_source(recipe, store, progress)
+        metric = source.metric(recipe)
+        source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
+        with store.entry("builds", _key(recipe, site, source, metric)) as entry:
+            if entry.scratch is not None:
+                progress.stage("checking the export, simplifying", 2)
+                prepared = prepare_model(source, recipe, store, progress)
+                gpu = site.target.gpu
+                choose = search if gpu is None or runs_here(gpu) else choose_unmeasured
+                result = choose(
+                    _task(recipe, site, source, prepared, metric, store),
+                    reference_candidate(_threads(recipe, site.machine)),
+                    _candidates(recipe, site, prepared),
+                    progress,
+                )
+                outcome = _outcome(recipe, site, source, prepared, result, progress)
+                progress.stage(_WRITING, 1)
+                command = command or _command(recipe, destination)
+                _write(entry.scratch / "artifact", recipe, site, source, prepared, outcome, command)
+                progress.step()
     bundle.place(entry.folder / "artifact", destination, force=force)
     return Artifact(destination, read_manifest(destination), cached=entry.scratch is None)
 
@@ -283,7 +285,7 @@ def _outcome(
                 progress=progress,
             )
         except CandidateRejectedError as error:  # several instances of what runs well alone
-            progress.step(f"one instance alone is planned for, since others failed: {error.message}")
+            warn(f"one instance alone is planned for, since others failed: {error.message}")
     if not serving.operators:
         serving = _with_operators(serving, measured, progress)
     batching = recommend(
@@ -420,6 +422,7 @@ def _manifest(
         batching=outcome.batching,
         serving_profile=outcome.serving_profile,
         golden=golden,
+        warnings=recorded(),
         files={},
     )
 

@@ -31,6 +31,7 @@ from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidat
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
+from mopt.system.hangs import recording
 from mopt.system.plugins import load, nearest
 from mopt.system.store import Store, default_root
 from mopt.system.user_code import is_function
@@ -108,35 +109,36 @@ def explain(
     progress, store = progress or Silent(), store or Store(default_root())
     machine = detect()
     target = _cpu_target(recipe, machine)
-    progress.stage("reading the model and the data", 5)
-    source = open_source(recipe, store, progress)
-    prepared = prepare_model(source, recipe, store, progress)
-    threads = recipe.search.threads or machine.cores
-    inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
-    serving = [load("serving", name)() for name in recipe.serve]
-    every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate, serving)
-    chosen = _choose(every, _patterns(candidate), float_nodes)
-    compiled = _compile(chosen, prepared, store)
-    progress.step(f"{chosen.name}: compiled")
+    with recording(progress):
+        progress.stage("reading the model and the data", 5)
+        source = open_source(recipe, store, progress)
+        prepared = prepare_model(source, recipe, store, progress)
+        threads = recipe.search.threads or machine.cores
+        inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
+        serving = [load("serving", name)() for name in recipe.serve]
+        every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate, serving)
+        chosen = _choose(every, _patterns(candidate), float_nodes)
+        compiled = _compile(chosen, prepared, store)
+        progress.step(f"{chosen.name}: compiled")
 
-    looked = _Looked(source, prepared, chosen, compiled, threads, store)
-    size = prepared.signature.batch_size or (batch if prepared.signature.batches else 1)
-    layers, total_ms, reference_ms = _layers_of(looked, size, progress)
-    metric = source.metric(recipe) if effects and any(layer.quantized for layer in layers) else None
-    if metric is not None:
-        layers, metric = _with_effects(layers, looked, metric, effects, progress)
-    return Explanation(
-        model=recipe.name,
-        candidate=chosen.name,
-        runtime=chosen.runtime.name,
-        batch=size,
-        total_ms=total_ms,
-        reference_ms=reference_ms,
-        layers=tuple(layers),
-        metric=metric.name if metric else "",
-        passes=compiled.records,
-        machine=f"{machine.cpu}, {machine.cores} cores",
-    )
+        looked = _Looked(source, prepared, chosen, compiled, threads, store)
+        size = prepared.signature.batch_size or (batch if prepared.signature.batches else 1)
+        layers, total_ms, reference_ms = _layers_of(looked, size, progress)
+        metric = source.metric(recipe) if effects and any(layer.quantized for layer in layers) else None
+        if metric is not None:
+            layers, metric = _with_effects(layers, looked, metric, effects, progress)
+        return Explanation(
+            model=recipe.name,
+            candidate=chosen.name,
+            runtime=chosen.runtime.name,
+            batch=size,
+            total_ms=total_ms,
+            reference_ms=reference_ms,
+            layers=tuple(layers),
+            metric=metric.name if metric else "",
+            passes=compiled.records,
+            machine=f"{machine.cpu}, {machine.cores} cores",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

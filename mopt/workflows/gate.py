@@ -38,6 +38,7 @@ from mopt.regression.quality import (
     slice_checks,
 )
 from mopt.regression.worst_samples import largest_regressions
+from mopt.system.hangs import recorded, recording
 from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
 from mopt.workflows._sources import first_samples, metrics_of, open_model, open_model_with_samples
@@ -100,30 +101,31 @@ def run_gate(
     progress, store = progress or Silent(), store or Store(default_root())
     monitor = NoiseMonitor()
     _check_limits(recipe)
-    progress.stage("reading the models and the data", 3)
-    model, baseline, split = _read(candidate, against, recipe, store, use_all_samples)
-    if split.evaluation.synthetic:
-        raise UserError("a gate on made-up data says nothing", "give real samples with --data")
-    progress.step(f"{len(split.evaluation):,} samples to compare on")
-    warnings = _warnings(model, baseline, recipe, use_all_samples)
-    progress.stage("answering all samples", 3)
-    metrics = metrics_of(model, recipe, split.evaluation)
-    try:
-        compared, deterministic = answer_both(model, baseline, split.evaluation, store, progress)
-    except CandidateRejectedError as error:
-        return _verdict(_Findings((broken_check(error),), warnings), model, baseline, split, recipe, monitor)
-    findings = _judge_quality(compared, metrics, split, recipe, out)
-    setup = _setup(model, baseline, split.evaluation, recipe, monitor)
-    checks, performance = (*findings.checks, size_check(setup, recipe.gate.limits)), None
-    if speed:
-        performance = compare_performance(setup, recipe.gate.limits, detect(), progress)
-        checks, warnings = (*checks, *performance.checks), (*warnings, *performance.warnings)
-    if not deterministic:
-        warnings = (*warnings, _NOT_DETERMINISTIC)
-    findings = dataclasses.replace(
-        findings, checks=checks, warnings=warnings, deterministic=deterministic, performance=performance
-    )
-    return _verdict(findings, model, baseline, split, recipe, monitor)
+    with recording(progress):
+        progress.stage("reading the models and the data", 3)
+        model, baseline, split = _read(candidate, against, recipe, store, use_all_samples)
+        if split.evaluation.synthetic:
+            raise UserError("a gate on made-up data says nothing", "give real samples with --data")
+        progress.step(f"{len(split.evaluation):,} samples to compare on")
+        warnings = _warnings(model, baseline, recipe, use_all_samples)
+        progress.stage("answering all samples", 3)
+        metrics = metrics_of(model, recipe, split.evaluation)
+        try:
+            compared, deterministic = answer_both(model, baseline, split.evaluation, store, progress)
+        except CandidateRejectedError as error:
+            return _verdict(_Findings((broken_check(error),), warnings), model, baseline, split, recipe, monitor)
+        findings = _judge_quality(compared, metrics, split, recipe, out)
+        setup = _setup(model, baseline, split.evaluation, recipe, monitor)
+        checks, performance = (*findings.checks, size_check(setup, recipe.gate.limits)), None
+        if speed:
+            performance = compare_performance(setup, recipe.gate.limits, detect(), progress)
+            checks, warnings = (*checks, *performance.checks), (*warnings, *performance.warnings)
+        if not deterministic:
+            warnings = (*warnings, _NOT_DETERMINISTIC)
+        findings = dataclasses.replace(
+            findings, checks=checks, warnings=warnings, deterministic=deterministic, performance=performance
+        )
+        return _verdict(findings, model, baseline, split, recipe, monitor)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------
@@ -272,7 +274,7 @@ def _verdict(
         fidelity=dict(findings.fidelity),
         paired=findings.paired,
         worst=findings.worst,
-        warnings=findings.warnings,
+        warnings=(*findings.warnings, *recorded()),
         machine=detect(),
         noise=monitor.summary(),
         disturbed=monitor.disturbed_by() if performance and performance.disturbed else "",

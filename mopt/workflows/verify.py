@@ -11,9 +11,11 @@ from mopt.artifacts.artifact import Artifact
 from mopt.errors import CandidateRejectedError
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
+from mopt.progress import Silent
 from mopt.records.benchmark import Verification
 from mopt.records.manifest import Manifest
 from mopt.runtimes._base import SessionProcess, make_runtime
+from mopt.system.hangs import recorded, recording
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +37,12 @@ def verify(artifact: str | Path) -> Verification:
             ok=False, problems=tuple(problems), warnings=warnings, files=len(manifest.files), samples=0,
             summary="not run: files differ", largest_difference={},
         )  # fmt: skip
-    try:
-        differences, wrong, precision = _replay(built)
-    except CandidateRejectedError as error:
-        differences, wrong, precision = {}, [f"{manifest.runtime}: {error.message}"], ""
+    with recording(Silent()):
+        try:
+            differences, wrong, precision = _replay(built)
+        except CandidateRejectedError as error:
+            differences, wrong, precision = {}, [f"{manifest.runtime}: {error.message}"], ""
+        warnings += recorded()
     judged = manifest.winner.effective_precision
     if precision and judged and precision != judged:
         warnings += (f"{manifest.runtime} computes in {precision} here, and {judged} was judged: build it again here",)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -83,3 +86,42 @@ def test_only_a_precision_that_is_left_open_is_resolved():
     assert left.resolved(("avx2",)).precision == "f32"
     assert left.resolved(("amx_bf16",)).precision == "bf16"
     assert left.resolved(("asimd", "bf16")) == left
+
+
+MEET = """
+import sys, threading
+import numpy as np
+from pathlib import Path
+from mopt.runtimes.openvino import OpenVINO
+sessions = [OpenVINO(threads=1).open(Path(sys.argv[1])) for _ in range(4)]
+barrier = threading.Barrier(len(sessions))
+def infer(session):
+    feed = {"image": np.ones((1, 3, 8, 8), np.float32)}
+    barrier.wait()
+    session.run(feed)
+threads = [threading.Thread(target=infer, args=(session,), daemon=True) for session in sessions]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(5)
+print("stuck" if any(thread.is_alive() for thread in threads) else "answered", flush=True)
+import os
+os._exit(0)
+"""
+"""The first inferences of a process, on four threads at once."""
+PROCESSES = 8
+"""Without a first conversion on one thread some never answer: the deadlock holds Python's lock, so nothing in them ends."""
+
+
+@pytest.mark.slow
+def test_first_inferences_on_several_threads_at_once_do_not_wait_for_each_other(tmp_path):
+    graph = ir.from_onnx_text(
+        TEXT.replace("<float[4, 3, 3, 3] w>", "<float[4, 3, 3, 3] w = {" + ", ".join(["0.5"] * 108) + "}>")
+    )
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "openvino").mkdir()
+    ir.save(graph, tmp_path / "onnx" / "model.onnx")
+    BuildOpenvino().apply(Model.at("onnx", tmp_path / "onnx"), tmp_path / "openvino")
+    command = [sys.executable, "-c", MEET, str(Model.at("openvino", tmp_path / "openvino").file)]
+    answers = [subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout for _ in range(PROCESSES)]
+    assert [answer.split() for answer in answers] == [["answered"]] * PROCESSES

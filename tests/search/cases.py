@@ -150,6 +150,9 @@ class Notes:
     def step(self, note: str = "") -> None:
         self.notes.append(note)
 
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
 
 def names(trials: Sequence[Trial]) -> list[str]:
     return [each.record.name for each in trials]

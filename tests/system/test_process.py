@@ -1,4 +1,5 @@
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -6,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
 from mopt.system import process
+from mopt.system.deadlines import TimeLimit
 from mopt.system.process import Worker, peak_memory, run
 
 
@@ -100,7 +103,7 @@ def test_a_hang_is_a_rejection_and_ends_the_child():
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)  # from outside: it reads nothing and answers nothing
         with pytest.raises(CandidateRejectedError, match="no answer within 0 s") as caught:
-            worker.call("add", 1, timeout=0.3)
+            worker.call("add", 1, limit=TimeLimit(0.3))
         assert caught.value.rejection is Rejection.HUNG
         with pytest.raises(CandidateRejectedError, match="ended already"):
             worker.call("add", 1)
@@ -110,7 +113,7 @@ def test_a_hang_is_a_rejection_and_ends_the_child():
 
 def test_a_slow_call_is_ended_at_its_time_limit():
     with pytest.raises(CandidateRejectedError) as caught:
-        run(sleep, 60, timeout=0.5)
+        run(sleep, 60, limit=TimeLimit(0.5))
     assert caught.value.rejection is Rejection.HUNG
 
 
@@ -188,7 +191,7 @@ def test_on_windows_it_says_what_to_use(monkeypatch):
 def test_a_limit_on_memory_leaves_the_limit_on_time_and_the_answer_alone():
     assert run(echo, 7, memory=10**10) == 7
     with pytest.raises(CandidateRejectedError, match="no answer within 1 s"):
-        run(hold, 1, timeout=1, memory=10**10)
+        run(hold, 1, limit=TimeLimit(1), memory=10**10)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +277,7 @@ def test_a_pickle_from_the_child_is_never_loaded(tmp_path):
 )
 def test_an_answer_that_makes_no_sense_rejects_the_candidate(answer, rejection):
     with Worker(Liar) as worker, pytest.raises(CandidateRejectedError) as caught:
-        worker.call("lie", json.dumps(answer).encode(), timeout=1)
+        worker.call("lie", json.dumps(answer).encode(), limit=TimeLimit(1))
     assert caught.value.rejection is rejection
 
 
@@ -339,3 +342,72 @@ def _alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def deadlock():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def compute(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "done"
+
+
+def wait_for_python_lock(seconds):
+    """Threads that wait for Python's lock, which one holds in C, as in a deadlock between it and a library's own lock."""
+    for _ in range(4):
+        threading.Thread(target=compute, args=(seconds,), daemon=True).start()
+    ctypes.PyDLL(None).sleep(int(seconds))  # unlike CDLL, it keeps Python's lock
+
+
+def write_little(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.write(2, b".")
+        time.sleep(0.2)
+    return "done"
+
+
+@pytest.fixture
+def quick_looks(monkeypatch):
+    monkeypatch.setattr(process, "_IDLE_LOOK_SECONDS", 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("function", "arguments"), [(deadlock, ()), (wait_for_python_lock, (60,))])
+def test_a_child_that_does_nothing_is_noticed_before_its_time_is_up(quick_looks, function, arguments):
+    start = time.monotonic()
+    with pytest.raises(CandidateRejectedError, match=r"and nothing done for \d s") as caught:
+        run(function, *arguments, limit=TimeLimit(300.0, idle_seconds=3.0))
+    assert caught.value.rejection is Rejection.HUNG
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [compute, write_little])
+def test_a_child_that_does_anything_at_all_is_waited_for(quick_looks, function):
+    assert run(function, 5, limit=TimeLimit(300.0, idle_seconds=2.0)) == "done"
+
+
+def test_a_child_that_may_wait_is_not_called_idle(quick_looks):
+    assert run(sleep, 2, limit=TimeLimit(300.0, idle_seconds=float("inf"))) > 0
+
+
+def test_a_child_that_reads_nothing_of_a_large_request_is_a_hang():
+    """The parent is stuck in writing then, not in reading."""
+    with Worker(Counter, 1) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(CandidateRejectedError) as caught:
+            worker.call("add", np.zeros(10**7), limit=TimeLimit(0.5))
+        assert caught.value.rejection is Rejection.HUNG
+
+
+def test_a_paused_child_goes_on_when_it_is_asked():
+    with Worker(Counter, 1) as worker:
+        worker.pause()
+        time.sleep(1.0)
+        assert worker.call("add", 1, limit=TimeLimit(30.0, idle_seconds=0.5)) == 2
