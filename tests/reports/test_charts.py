@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mopt.reports.charts import latency_chart, quality_chart, series, speedup, throughput_chart
+from mopt.reports.charts import _Point, _scatter, latency_chart, quality_chart, series, speedup, throughput_chart
 from tests.manifests import hostile, manifest, quality, trial, trials
 
 CHARTS = [latency_chart, throughput_chart, quality_chart]
@@ -87,3 +87,14 @@ def test_a_candidate_far_out_does_not_flatten_the_others():
     near = trial("openvino-good", 2.2, quality(-0.009, -0.0095), None)
     boxes = _boxes(quality_chart(manifest(trials=(*trials()[:2], near, far))))
     assert abs(boxes["openvino-good"][1] - boxes["onnxruntime-fp32"][1]) > 40
+
+
+def test_a_quick_look_is_a_hollow_point():
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots()
+    points = [_Point.of(each, manifest()) for each in trials() if each.quality is not None and each.profile is not None]
+    _scatter(axes, points)
+    hollow = [line.get_fillstyle() == "none" for line in axes.lines if line.get_marker() in ("o", "x", "D")]
+    assert hollow == [point.quick for point in points]
+    assert sum(hollow) == 1

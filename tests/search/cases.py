@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +138,28 @@ def search_task(model: Model, samples: Samples, store: Store, **speed: Any) -> S
 
 
 class Notes:
-    """Progress that is kept."""
+    """Progress that is kept, and never passes its total."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
         self.notes: list[str] = []
+        self.expected: dict[str, float] = {}
+        self._left = 0
 
     def stage(self, title: str, total: int) -> None:
         self.stages.append(title)
+        self._left = total
 
     def step(self, note: str = "") -> None:
+        self._left -= 1
+        assert self._left >= 0 or not self.stages, f"more steps than there are: {self.stages[-1]}"
         self.notes.append(note)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        self.expected |= seconds
 
 
 def names(trials: Sequence[Trial]) -> list[str]:

@@ -33,6 +33,8 @@ def test_every_candidate_ends_with_a_reason_and_the_reference_stays_when_none_is
     assert outcomes["wrong"] in (Rejection.WORSE, Rejection.SLOWER)
     assert outcomes["same"] in (Rejection.NOT_BEST, Rejection.SLOWER)
     assert progress.stages[:3] == ["running the reference over the samples", "compiling", "screening the speed"]
+    for title in progress.stages[1:]:
+        assert progress.expected[title] >= 0, title
 
 
 def test_a_search_without_time_still_ships_the_reference(tmp_path, store):
