@@ -101,7 +101,7 @@ def test_a_fixed_batch_is_calibrated_judged_and_shipped(built, tmp_path):
     ir.save(model, tmp_path / "fixed.onnx")
     candidates = ("onnxruntime-int8", "onnxruntime-int8-entropy", "openvino-int8", "openvino-fp32-static")
     fixed = type(small)(tmp_path / "fixed.onnx", small.data)
-    manifest = build(fixed, tmp_path / "out", search={"candidates": candidates}).manifest
+    manifest = build(fixed, tmp_path / "out", serve=(), search={"candidates": candidates}).manifest
     assert manifest.signature.batch_size == 4
     assert [entry.batch for entry in manifest.winner.profile.batches] == [4]
     broken = {Rejection.FAILED, Rejection.CRASHED, Rejection.UNSUPPORTED}
