@@ -145,7 +145,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
 def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
     from mopt.reports.build import serving_sentence
-    from mopt.reports.summary import closing_lines
+    from mopt.reports.summary import beside_load_text, closing_lines
 
     manifest = artifact.manifest
     if as_json:
@@ -168,6 +168,7 @@ def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
             f"NOT DEPLOYABLE: {manifest.not_deployable_because}" if not manifest.deployable else "",
             *(f"warning   {text}" for text in manifest.warnings),
             f"serve     {serving_sentence(manifest.batching)}",
+            f"busy      {busy}" if (busy := beside_load_text(manifest)) else "",
             f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),
             f"report    {artifact.folder / 'report.html'}",
         ]

@@ -9,7 +9,7 @@ container's quota (``throttled`` in ``cpu.stat`` of the cgroup, versions 1 and 2
 
 from __future__ import annotations
 
-__all__ = ["CpuCounters", "Disturbance", "NoiseMonitor"]
+__all__ = ["DISTURBED", "CpuCounters", "Disturbance", "NoiseMonitor"]
 
 import contextlib
 import dataclasses
@@ -22,6 +22,8 @@ from pathlib import Path
 
 from mopt.errors import UserError
 
+DISTURBED = "disturbed: too many turns ran beside other work, so no speed is proven"
+"""What is told wherever such figures are shown; what took the time follows."""
 _LONGEST_WAIT_SECONDS = 10.0
 _SHORTEST_WAIT_SECONDS = 0.4
 """Of one wait for quiet; each that was in vain halves the next."""

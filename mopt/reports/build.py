@@ -37,7 +37,7 @@ from mopt.records.quality import Quality
 from mopt.records.serving import Batching, Setting
 from mopt.records.trial import PassRecord, TrialRecord
 from mopt.reports.charts import latency_chart, quality_chart, series, speedup, throughput_chart
-from mopt.reports.summary import is_quick, quick_text
+from mopt.reports.summary import beside_load_text, is_quick, quick_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -285,7 +285,7 @@ def _speedup(trial: TrialRecord, manifest: Manifest) -> str:
         return _NONE
     if is_quick(trial):
         return quick_text(speed[0])
-    return q.ratio(speed[0])
+    return f"{q.ratio(speed[0])} disturbed" if entry is not None and entry.disturbed else q.ratio(speed[0])
 
 
 def _throughput(trial: TrialRecord) -> str:
@@ -566,6 +566,8 @@ def _machine(manifest: Manifest) -> list[Fact]:
         Fact("target", str(manifest.target.get("name", ""))),
         Fact("threads", str(manifest.winner.profile.threads) if manifest.winner.profile else _NONE),
     ]
+    if text := beside_load_text(manifest):
+        facts.append(Fact("on a busy machine", text))
     if control is not None:
         text = f"{q.ratio(control.value)} ({q.interval(control.low, control.high)})"
         facts.append(Fact("noise control", f"the reference against itself came out as {text}; 1 is no noise"))

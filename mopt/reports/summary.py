@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["closing_lines", "folded_losers", "is_quick", "proof_text", "quick_text", "short_outcome", "shown_trials"]
+__all__ = [
+    "beside_load_text",
+    "closing_lines",
+    "folded_losers",
+    "is_quick",
+    "proof_text",
+    "quick_text",
+    "short_outcome",
+    "shown_trials",
+]
 
 import shlex
 from collections.abc import Sequence
@@ -111,7 +120,23 @@ def speed_text(winner: TrialRecord) -> str:
         return "Its speed was not measured here"
     ratio = entry.ratio
     low, high = q.digits(ratio.low), q.digits(ratio.high)
-    return f"{q.digits(ratio.value)} times as fast as the reference ({low} to {high}, batch {entry.batch})"
+    marked = ", disturbed by other work and not proven" if entry.disturbed else ""
+    return f"{q.digits(ratio.value)} times as fast as the reference ({low} to {high}, batch {entry.batch}{marked})"
+
+
+def beside_load_text(manifest: Manifest) -> str:
+    """Say how the winner and the reference fare while a loop wants one core; nothing where that was not measured."""
+    sides = [(manifest.winner, "it takes"), (manifest.reference, "the reference")]
+    if manifest.chosen == manifest.reference.name:
+        sides = sides[:1]
+    parts = []
+    for trial, name in sides:
+        profile = trial.profile
+        if profile is None or profile.beside_load is None:
+            return ""
+        quiet = q.milliseconds(profile.batches[0].p50.value)
+        parts.append(f"{name} {q.milliseconds(profile.beside_load.value)} instead of {quiet}")
+    return f"beside other work on one core {', '.join(parts)}"
 
 
 def proof_text(quality: Quality) -> str:
@@ -121,9 +146,11 @@ def proof_text(quality: Quality) -> str:
     samples = q.count(quality.count, "sample")
     sure = f"{q.digits(quality.confidence * 100, 2)} % confidence"
     if quality.verdict == "pass":
-        return f"{seen}, at least {q.signed(quality.bound, metric)} with {sure} on {samples}"
+        standing = "" if quality.proof == "labels" else f", {quality.standing} without labels"
+        return f"{seen}, at least {q.signed(quality.bound, metric)} with {sure} on {samples}{standing}"
     more = f"; about {quality.samples_to_decide:,} would decide" if quality.samples_to_decide else ""
-    return f"{seen}, not proven on {samples}{more}"
+    held = "not proven" if quality.proof == "labels" else "not held without labels"
+    return f"{seen}, {held} on {samples}{more}"
 
 
 def _next_line(manifest: Manifest, folder: Path) -> str:

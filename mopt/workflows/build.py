@@ -30,7 +30,7 @@ from mopt.exporters._export import find_exporter
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import NoiseMonitor
+from mopt.profiles.noise import DISTURBED, NoiseMonitor
 from mopt.profiles.target import Target, check_measurable, load_target
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe, make_recipe
@@ -394,6 +394,7 @@ def _manifest(
     signature: Signature,
     golden: Golden,
 ) -> Manifest:
+    disturbed = site.monitor.disturbed_by() if _is_disturbed(outcome) else ""
     result = outcome.result
     synthetic = source.split.calibration.synthetic
     return Manifest(
@@ -406,7 +407,7 @@ def _manifest(
         target=site.target.model_dump(mode="json"),
         machine=site.machine,
         noise=site.monitor.summary(),
-        disturbed=site.monitor.disturbed_by() if _is_disturbed(outcome) else "",
+        disturbed=disturbed,
         versions={name: version for name, version in versions(_libraries()).items() if version},
         source=prepared.validated.record,
         simplified=prepared.simplified.note,
@@ -422,7 +423,7 @@ def _manifest(
         batching=outcome.batching,
         serving_profile=outcome.serving_profile,
         golden=golden,
-        warnings=recorded(),
+        warnings=(*recorded(), *([f"{DISTURBED} ({disturbed})"] if disturbed else [])),
         files={},
     )
 

@@ -18,7 +18,7 @@ from mopt.evaluators.limit import COSTS, Limit
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import NoiseMonitor
+from mopt.profiles.noise import DISTURBED, NoiseMonitor
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
@@ -259,6 +259,7 @@ def _verdict(
     monitor: NoiseMonitor,
 ) -> GateVerdict:
     groups, performance = split.evaluation.groups, findings.performance
+    disturbed = monitor.disturbed_by() if performance and performance.disturbed else ""
     return GateVerdict(
         **stamp(),
         verdict=overall(findings.checks),
@@ -274,10 +275,10 @@ def _verdict(
         fidelity=dict(findings.fidelity),
         paired=findings.paired,
         worst=findings.worst,
-        warnings=(*findings.warnings, *recorded()),
+        warnings=(*findings.warnings, *recorded(), *([f"{DISTURBED} ({disturbed})"] if disturbed else [])),
         machine=detect(),
         noise=monitor.summary(),
-        disturbed=monitor.disturbed_by() if performance and performance.disturbed else "",
+        disturbed=disturbed,
         spread=performance.spread if performance else None,
         layers=performance.layers if performance else (),
     )

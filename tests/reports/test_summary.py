@@ -5,8 +5,18 @@ from pathlib import Path
 import pytest
 
 from mopt.errors import Rejection
+from mopt.records.measurement import Estimate
 from mopt.records.trial import Outcome
-from mopt.reports.summary import closing_lines, folded_losers, is_quick, proof_text, short_outcome, shown_trials
+from mopt.reports.build import candidate_rows
+from mopt.reports.summary import (
+    beside_load_text,
+    closing_lines,
+    folded_losers,
+    is_quick,
+    proof_text,
+    short_outcome,
+    shown_trials,
+)
 from tests.manifests import manifest, profile, quality, trial, trials
 
 FOLDER = Path("my model.mopt")
@@ -95,3 +105,29 @@ def test_what_was_not_measured_has_no_figure():
 )
 def test_the_proof_says_how_sure_it_is(judged, end):
     assert proof_text(judged).endswith(end)
+
+
+def test_a_disturbed_speed_is_called_so():
+    made = manifest()
+    batches = tuple(batch.model_copy(update={"disturbed": True}) for batch in made.winner.profile.batches)
+    disturbed = made.winner.model_copy(update={"profile": made.winner.profile.model_copy(update={"batches": batches})})
+    others = tuple(disturbed if each.name == disturbed.name else each for each in made.trials)
+    gain = closing_lines(manifest(trials=others), FOLDER)[1]
+    assert "(2.62 to 2.70, batch 1, disturbed by other work and not proven)" in gain
+    row = next(row for row in candidate_rows(manifest(trials=others)) if row.state == "chosen")
+    assert row.speedup == "2.66× disturbed"
+
+
+def test_how_it_fares_beside_other_work_is_a_line_where_it_was_measured():
+    assert beside_load_text(manifest()) == ""
+    slow = Estimate(value=12.0, low=11.0, high=13.0, count=9)
+    loaded = tuple(
+        each.model_copy(update={"profile": each.profile.model_copy(update={"beside_load": slow})})
+        if each.profile is not None
+        else each
+        for each in trials()
+    )
+    text = beside_load_text(manifest(trials=loaded))
+    assert re.fullmatch(
+        r"beside other work on one core it takes 12.0 ms instead of [\d.]+ ms, the reference 12.0 ms instead of [\d.]+ ms", text
+    )
