@@ -83,6 +83,7 @@ def test_answers_are_recorded_once_and_again_for_another_run(model: Model, sampl
     assert score(first, Accuracy(), samples).ravel().tolist() == [1.0] * 11
 
 
+@pytest.mark.slow
 def test_a_candidate_is_scored_against_labels_and_against_the_reference(
     model: Model, samples: Samples, store: Store, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_more_than_the_baseline_has_cannot_be_asked_for():
         parse_allowed_loss("+1pp")
 
 
+@pytest.mark.slow
 def test_a_model_is_as_good_as_itself_and_one_that_is_wrong_is_worse(models, samples, store):
     good, bad = models
     compared, steady = answer_both(good, baseline(good), samples, store, Silent())

@@ -56,6 +56,7 @@ def small(tmp_path):
     return Model.at("openvino", target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 def test_without_a_hint_it_computes_in_what_the_cpu_has_and_says_so(tmp_path, shapes):
     """BF16 where the CPU has it, FP32 elsewhere: OpenVINO's own word, and its own numbers."""

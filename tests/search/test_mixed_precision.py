@@ -24,6 +24,7 @@ from mopt.search.trial import Candidate
 from tests.passes import graphs
 
 
+@pytest.mark.slow
 def test_the_noisiest_operators_stay_in_float_first(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")
@@ -54,6 +55,7 @@ def test_dynamic_quantization_is_ranked_too(tmp_path, store):
     assert sum(fewer.values()) == sum(quantized.values()) - 1
 
 
+@pytest.mark.slow
 def test_weights_of_4_bits_that_needed_no_samples_are_ranked_with_real_ones(tmp_path, store):
     source = graphs.transformer(tmp_path / "model")
     samples = graphs.sequences(tmp_path / "samples")

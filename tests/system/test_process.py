@@ -325,6 +325,7 @@ def test_peak_memory_without_proc_is_the_processs_own(monkeypatch, tmp_path):
     assert peak_memory(os.getppid()) == 0
 
 
+@pytest.mark.slow
 def test_a_child_that_waits_for_its_parent_ends_with_it():
     """What ends a child in the middle of its work where the kernel does not."""
     watch = "import os, sys; from mopt.system.process import _end_after; _end_after(int(sys.argv[1]))"
@@ -393,6 +394,7 @@ def test_a_child_that_does_anything_at_all_is_waited_for(quick_looks, function):
     assert run(function, 5, limit=TimeLimit(300.0, idle_seconds=2.0)) == "done"
 
 
+@pytest.mark.slow
 def test_a_child_that_may_wait_is_not_called_idle(quick_looks):
     assert run(sleep, 2, limit=TimeLimit(300.0, idle_seconds=float("inf"))) > 0
 

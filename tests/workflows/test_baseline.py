@@ -20,6 +20,7 @@ def data(tmp_path):
     return str(tmp_path / "d.npz")
 
 
+@pytest.mark.slow
 def test_a_model_is_run_over_all_samples_and_scored(tmp_path, data, store):
     model = product(tmp_path / "model")
     recipe = make_recipe({"model": str(model.file), "data": data, "gate": {"limits": {"f1": "1pp", "p99": "5%"}}})

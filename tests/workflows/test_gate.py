@@ -134,6 +134,7 @@ def run(*arguments):
 # --- quality ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_passes_against_itself(small, store):
     found = gate(small.model, small.model, small, store)
     assert found.verdict == "pass"

@@ -99,6 +99,7 @@ def test_every_figure_of_a_target_names_its_source(sizing):
     assert all("https://" in text for figures in sizing.sources.values() for text in figures.values())
 
 
+@pytest.mark.slow
 def test_limits_exclude_with_a_reason():
     subject = ProfiledModel("example", "fp32", profile())
     poor = size([subject], SizingRequest(DEMAND, price_usd=0.2, targets=("here",), budget_usd=100))
@@ -118,6 +119,7 @@ def test_a_profile_without_operators_is_not_projected():
     assert "no operators were profiled" in next(option for option in found.options if option.target != "here").excluded
 
 
+@pytest.mark.slow
 def test_machines_without_an_answer_share_one_line():
     subjects = [ProfiledModel("example", "int8", profile(0.5)), ProfiledModel("example", "fp32", profile(operators=False))]
     sizing = size(subjects, SizingRequest(DEMAND, price_usd=0.2, targets=("aws-c7*",)))
@@ -143,6 +145,7 @@ def test_a_machine_with_fewer_cores_than_any_instance_has_threads_is_projected_t
     assert there.replicas.low <= there.replicas.value <= there.replicas.high
 
 
+@pytest.mark.slow
 def test_the_daily_curve_costs_less_when_machines_follow_it():
     daily = tuple([100.0] * 12 + [1000.0] * 12)
     found = size(
