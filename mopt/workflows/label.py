@@ -9,14 +9,15 @@ import collections
 import csv
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mopt.artifacts import bundle
 from mopt.artifacts.artifact import read_manifest
 from mopt.datasets.split import Split, prepare
 from mopt.errors import UserError
+from mopt.evaluators.metric_choice import AUTO
 from mopt.model.samples import PartialLabel, Samples
 from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
@@ -26,6 +27,7 @@ from mopt.records.trial import TrialRecord
 from mopt.regression.worst_samples import sample_picture, sample_text, text_reader
 from mopt.system.digests import digest
 from mopt.system.store import Store, default_root
+from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
 
 _FILE = "labels.csv"
 _COLUMNS = ("id", "sample", "picture", "inputs", "changed_by", "label")
@@ -84,18 +86,16 @@ def write_label_request(
     progress, store = progress or Silent(), store or Store(default_root())
     manifest = read_manifest(artifact)
     finalists = _finalists(manifest)
-    if out.exists() and not force:
-        raise UserError(f"{out} is there already", "give --force to replace it, or another --out")
+    what = "a folder of mopt label"
+    bundle.check_destination(out, force=force, ours=_is_label_request, what=what)
     progress.stage("reading the data", 1)
-    recipe, split = _read(manifest, data, store)
+    recipe, split = _read(artifact, manifest, data, store)
     progress.step(f"{len(split.evaluation):,} samples were compared")
     votes = collections.Counter(index for trial in finalists for index in _changed(trial))
     identities = {index: _identity(split.evaluation[index]) for index in votes}
     order = sorted(votes, key=lambda index: (-votes[index], _shuffled(identities[index])))
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    pictures = _write(out, recipe, split.evaluation, [(index, identities[index], votes[index]) for index in order])
+    with bundle.published(out, force=force, ours=_is_label_request, what=what) as partial:
+        pictures = _write(partial, recipe, split.evaluation, [(index, identities[index], votes[index]) for index in order])
     changed = {trial.name: len(_changed(trial)) for trial in finalists}
     return LabelRequest(out / _FILE, len(order), pictures, len(split.evaluation), changed)
 
@@ -125,9 +125,14 @@ def _finalists(manifest: Manifest) -> list[TrialRecord]:
     return finalists
 
 
-def _read(manifest: Manifest, data: str | None, store: Store) -> tuple[Recipe, Split]:
-    values = {**manifest.recipe, "data": {**manifest.recipe["data"], **({} if data is None else {"path": data})}}
-    recipe = make_recipe(values)
+def _is_label_request(folder: Path) -> bool:
+    return (folder / _FILE).is_file()
+
+
+def _read(artifact: Path, manifest: Manifest, data: str | None, store: Store) -> tuple[Recipe, Split]:
+    """Read the samples of the build; the metric is not needed, so that no code of it is named."""
+    over: dict[str, Any] = {"metric": AUTO, "data": {} if data is None else {"path": data}}
+    recipe = make_recipe(merge_recipes(recipe_of_artifact(artifact, over), over))
     split = prepare(recipe.data, manifest.signature, store, Path())
     if split.description["digest"] != manifest.data.get("digest"):
         raise UserError(f"{recipe.data.path} is not the data that the artifact was built with", "give the same with --data")

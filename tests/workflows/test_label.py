@@ -1,4 +1,6 @@
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -85,10 +87,28 @@ def test_labels_come_back_to_their_samples(built, tmp_path, store):
 
 
 def test_what_is_there_is_replaced_only_when_asked(built, tmp_path, store):
-    (tmp_path / "labels").mkdir()
-    with pytest.raises(UserError, match="is there already"):
+    write_label_request(built[0], out=tmp_path / "labels", store=store)
+    with pytest.raises(UserError, match="exists"):
         write_label_request(built[0], out=tmp_path / "labels", store=store)
     assert write_label_request(built[0], out=tmp_path / "labels", force=True, store=store).samples == 4
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(built, tmp_path, store):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError):
+        write_label_request(built[0], out=tmp_path / "mine", force=True, store=store)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_code_that_the_artifact_names_is_not_run(built, tmp_path, store):
+    artifact = tmp_path / "strange.mopt"
+    shutil.copytree(built[0], artifact)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["recipe"]["data"]["path"] = "reader.py:samples"
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="not run unasked"):
+        write_label_request(artifact, out=tmp_path / "labels", store=store)
 
 
 def test_other_data_is_refused(built, tmp_path, store):
