@@ -14,7 +14,7 @@ from mopt.profiles.measure import Timed, TurnSchedule, interleave, percentile
 from mopt.profiles.noise import NoiseMonitor
 from mopt.records.measurement import Estimate
 
-_ROUNDS = 5
+_ROUNDS = 4
 _LONGEST_SECONDS = 300.0
 """After which a loop ends by itself, should this process not live to end it."""
 _LOOP = "import os, time; os.nice({nice}); end = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
@@ -37,9 +37,10 @@ def measure_beside_load(sessions: Mapping[str, Timed], feeds: Sequence[Feed]) ->
     """Return the median latency in ms of each session, in turns, while a loop wants one of the cores.
 
     Args:
-        sessions: By name; all are paused on return.
+        sessions: By name, warm; all are paused on return.
         feeds: Inputs of one batch size.
     """
+    schedule = TurnSchedule(rounds=_ROUNDS, fewest=_ROUNDS, warm=True)
     with cpu_load():
-        logs = interleave(sessions, feeds, TurnSchedule(rounds=_ROUNDS, fewest=_ROUNDS), monitor=NoiseMonitor(wait_seconds=0))
+        logs = interleave(sessions, feeds, schedule, monitor=NoiseMonitor(wait_seconds=0))
     return {name: percentile(log.latencies, 0.5) for name, log in logs.items()}

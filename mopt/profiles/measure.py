@@ -94,6 +94,7 @@ class TurnSchedule:
         least: Fewest inferences in a turn.
         seed: For the order within each round.
         budget_seconds: Time after which no new round begins.
+        warm: Whether sessions have just run these inputs, so that none is warmed up.
     """
 
     rounds: int
@@ -102,6 +103,7 @@ class TurnSchedule:
     least: int = 1
     seed: int = 0
     budget_seconds: float = float("inf")
+    warm: bool = False
 
 
 def interleave(
@@ -126,7 +128,7 @@ def interleave(
     monitor = monitor or NoiseMonitor()
     for session in sessions.values():
         session.pause()
-    for session in sessions.values():
+    for session in sessions.values() if not schedule.warm else ():
         _warm_up(session, feeds, schedule.turn_seconds)
     order = list(sessions)
     shuffle = random.Random(schedule.seed)  # noqa: S311 -- an order, not a secret

@@ -40,6 +40,7 @@ def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0, siz
     return Trial(trial, Candidate(name, (), runtime), screened=quick)
 
 
+CONTROL = Estimate(value=1, low=0.99, high=1.01, count=9)
 BASE = entry("reference", (1, 1, 1), (1, 1, 1))
 LEADER = entry("leader", (1.84, 1.75, 1.95), (1.9, 1.8, 2.0))
 
@@ -73,6 +74,13 @@ def test_of_those_that_look_alike_the_most_faithful_come_first():
     assert names == ["as fast", "fastest", "surely slower", "slower"]
 
 
+def test_what_the_reference_reaches_beside_itself_is_no_gain():
+    candidates = [entry("by chance", (1.03, 1.01, 1.05)), entry("faster", (1.08, 1.02, 1.1))]
+    noisy = Estimate(value=1.02, low=0.99, high=1.04, count=9)
+    assert [trial.record.name for trial in rank_improvements(Stub(), candidates, BASE, noisy)] == ["faster"]
+    assert len(rank_improvements(Stub(), candidates, BASE, CONTROL)) == 2
+
+
 def test_size_knows_no_equals():
     rival = entry("faster", (1.84, 1.75, 1.95), (9, 9, 9))
     assert break_ties(Stub(objective="size"), [LEADER, rival], BASE) == (LEADER, [])
@@ -89,7 +97,7 @@ def test_the_smallest_is_smaller_than_the_reference_and_surely_faster():
         entry("smallest", (1.1, 1.05, 1.2), size=400),
         entry("smaller, perhaps not faster", (1.1, 0.9, 1.2), size=300),
     ]
-    ranked = rank_improvements(Stub(objective="size"), candidates, BASE)
+    ranked = rank_improvements(Stub(objective="size"), candidates, BASE, CONTROL)
     assert [trial.record.name for trial in ranked] == ["smallest", "small"]
-    ranked = rank_improvements(Stub(), candidates, BASE)
+    ranked = rank_improvements(Stub(), candidates, BASE, CONTROL)
     assert [trial.record.name for trial in ranked] == ["as large", "small", "smallest"]

@@ -16,6 +16,7 @@ from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.openvino import OpenVINO
 from mopt.search.served import as_served, without_twins
 from mopt.search.trial import Candidate
+from mopt.system.plugins import load
 
 BF16, PLAIN = ("avx2", "avx512_vnni", "avx512_bf16"), ("avx2",)
 FLOAT = Candidate("fp32", (BuildOpenvino(),), OpenVINO(threads=2))
@@ -114,3 +115,11 @@ def test_what_is_refused_is_nobodys_twin():
     refused = as_served(FLOAT, [Triton()], BF16)
     again = dataclasses.replace(FLOAT, name="again")
     assert without_twins([refused, again], BF16) == [refused, again]
+
+
+@pytest.mark.parametrize("name", sorted(Triton.settable))
+def test_every_option_of_a_runtime_can_be_set_or_left_to_it(name):
+    """Else no candidate of it would ever be served."""
+    runtime = load("runtimes", name)
+    options = {field.name for field in dataclasses.fields(runtime)}
+    assert options <= Triton.settable[name].options.keys() | runtime.unset.keys()

@@ -71,7 +71,7 @@ class Triton(ServingSystem):
             "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
             "server",
         ),
-        "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY}),
+        "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY}),
     }
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
@@ -258,6 +258,8 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     if accelerator := _ACCELERATORS.get(manifest.runtime_fields.get("provider", "")):
         named = f"gpu_execution_accelerator: [ {{ name: {quote(accelerator)} }} ]"
         lines.append(f"optimization {{ execution_accelerators {{ {named} }} }}")
+    if backend.name == "tensorrt" and manifest.runtime_fields.get("graph"):
+        lines.append("optimization { cuda { graphs: true } }")
     if plan.max_batch > 1:
         lines.append(
             f"dynamic_batching {{ max_queue_delay_microseconds: {batching.queue_delay_us}{_preferred(manifest, plan)} }}"
