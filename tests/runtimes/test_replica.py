@@ -7,6 +7,8 @@ from mopt.errors import CandidateRejectedError
 from mopt.model.files import Model
 from mopt.runtimes._replica import ReplicaProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.system import process
+from mopt.system.deadlines import TimeLimit
 
 # A loop of matrix products whose number is the second input, so that a test decides how long an inference takes.
 TEXT = """
@@ -34,9 +36,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def replica(model):
-    with ReplicaProcess(OnnxRuntime(threads=1), model, 2) as process:
-        process.keep({size: [feed(size)] for size in range(1, 9)})
-        yield process
+    with ReplicaProcess(OnnxRuntime(threads=1), model, 2) as opened:
+        opened.keep({size: [feed(size)] for size in range(1, 9)})
+        yield opened
 
 
 def test_each_instance_is_timed_while_the_others_work(replica):
@@ -80,3 +82,12 @@ def test_a_paused_replica_goes_on_where_it_was(replica):
     replica.resume()
     assert replica.peak_bytes() > 1e6
     assert len(replica.time(1, 0.0, 2)[0]) == 2
+
+
+@pytest.mark.slow
+def test_a_light_load_on_a_fast_model_is_no_hang(replica, monkeypatch):
+    monkeypatch.setattr(TimeLimit.__init__, "__defaults__", (1.0,))
+    monkeypatch.setattr(process, "_IDLE_LOOK_SECONDS", 0.3)
+    served = replica.serve(np.arange(10) * 500.0, 8)
+    assert len(served.latencies) == 10
+    assert np.isfinite(served.latencies).all()
