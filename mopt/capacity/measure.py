@@ -16,6 +16,7 @@ __all__ = [
 
 import contextlib
 import dataclasses
+import functools
 import random
 import statistics
 import time
@@ -25,7 +26,7 @@ from mopt.errors import CandidateRejectedError
 from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
 from mopt.model.signature import Feed, Signature
-from mopt.profiles.measure import TURN_SECONDS, TurnLog, percentile, summarize
+from mopt.profiles.measure import TURN_SECONDS, TurnLog, percentile, summarize, take_turn
 from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
 from mopt.records.measurement import BatchProfile, Machine, OperatorProfile, Profile
@@ -370,15 +371,8 @@ def _log(turns: Sequence[_Turn]) -> TurnLog:
 
 
 def _watched_turn(replica: _Replica, batch: int, kind: tuple[int, int], monitor: NoiseMonitor) -> _Turn:
-    """Take a turn, once more when it was disturbed and the machine has become quiet."""
-    for _ in range(2):
-        replica.process.resume()
-        with monitor.watch(replica.process.pid) as seen:
-            latencies = _turn(replica, batch, kind[1])
-        turn = _Turn(kind, latencies, not seen[0].disturbed)
-        if turn.quiet or not monitor.wait_for_quiet(seen[0].seconds):
-            break
-    return turn
+    turn = functools.partial(_turn, replica, batch, kind[1])
+    return _Turn(kind, *take_turn(replica.process, monitor, turn, attempts=2))
 
 
 def _turn(replica: _Replica, batch: int, active: int, *, warm: bool = False) -> tuple[float, ...]:

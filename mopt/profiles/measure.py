@@ -8,13 +8,25 @@ control: where its ratio with itself is far from 1, the machine was too noisy an
 
 from __future__ import annotations
 
-__all__ = ["TURN_SECONDS", "Timed", "TurnLog", "TurnSchedule", "interleave", "percentile", "ratio", "summarize"]
+__all__ = [
+    "TURN_SECONDS",
+    "Pausable",
+    "Timed",
+    "TurnLog",
+    "TurnSchedule",
+    "interleave",
+    "percentile",
+    "ratio",
+    "summarize",
+    "take_turn",
+]
 
 import dataclasses
+import functools
 import random
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mopt.model.signature import Feed
@@ -38,21 +50,25 @@ _FASTEST = 0.1
 """Share of a turn's inferences that other work hurt least."""
 
 
-class Timed(Protocol):
-    """A loaded model in a process of its own."""
+class Pausable(Protocol):
+    """A process that is stopped while another is measured."""
 
     @property
     def pid(self) -> int:
-        """Of its process."""
-
-    def time(self, feeds: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
-        """Return latencies in milliseconds."""
+        """Of the process."""
 
     def pause(self) -> None:
         """Stop its threads."""
 
     def resume(self) -> None:
         """Let them go on."""
+
+
+class Timed(Pausable, Protocol):
+    """A loaded model in a process of its own."""
+
+    def time(self, feeds: Sequence[Feed], seconds: float, least: int = 1) -> list[float]:
+        """Return latencies in milliseconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,20 +152,23 @@ def interleave(
     start = time.monotonic()
     while True:
         shuffle.shuffle(order)
-        turns = {name: _watched_turn(sessions[name], feeds, schedule, monitor) for name in order}
-        rounds.append(_Round({name: turn.latencies for name, turn in turns.items()}, all(t.quiet for t in turns.values())))
+        turns = {
+            name: take_turn(
+                sessions[name],
+                monitor,
+                functools.partial(_timed, sessions[name], feeds, schedule.turn_seconds, schedule.least),
+            )
+            for name in order
+        }
+        rounds.append(
+            _Round({name: latencies for name, (latencies, _) in turns.items()}, all(quiet for _, quiet in turns.values()))
+        )
         logs = _logs(sessions, rounds, schedule)
         late = time.monotonic() - start > schedule.budget_seconds
         enough = late or (narrow and reference and _narrow_enough(logs, reference, narrow))
         if _is_done(rounds, schedule, enough=bool(enough), patient=monitor.patient and not late):
             break
     return logs
-
-
-@dataclasses.dataclass(frozen=True)
-class _Turn:
-    latencies: tuple[float, ...]
-    quiet: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,16 +196,28 @@ def _logs(names: Iterable[str], rounds: Sequence[_Round], schedule: TurnSchedule
     return {name: TurnLog(tuple(round_.turns[name] for round_ in counted), disturbed) for name in names}
 
 
-def _watched_turn(session: Timed, feeds: Sequence[Feed], schedule: TurnSchedule, monitor: NoiseMonitor) -> _Turn:
-    """Take a turn, again when it was disturbed and the machine has become quiet."""
-    for attempt in range(1, _REPEATS + 1):
-        session.resume()
-        with monitor.watch(session.pid) as seen:
-            latencies = tuple(_timed(session, feeds, schedule.turn_seconds, schedule.least))
-        turn = _Turn(latencies, not seen[0].disturbed)
-        if turn.quiet or attempt == _REPEATS or not monitor.wait_for_quiet(seen[0].seconds):
+def take_turn(
+    process: Pausable, monitor: NoiseMonitor, turn: Callable[[], Iterable[float]], attempts: int = _REPEATS
+) -> tuple[tuple[float, ...], bool]:
+    """Take a turn, again when it was disturbed and the machine has become quiet.
+
+    Args:
+        process: Whose turn it is.
+        monitor: Knows what disturbs.
+        turn: Measures, pauses the process, and returns latencies in ms.
+        attempts: Times that it is tried.
+
+    Returns:
+        The latencies of the last attempt, and whether that was quiet.
+    """
+    for attempt in range(1, attempts + 1):
+        process.resume()
+        with monitor.watch(process.pid) as seen:
+            latencies = tuple(turn())
+        quiet = not seen[0].disturbed
+        if quiet or attempt == attempts or not monitor.wait_for_quiet(seen[0].seconds):
             break
-    return turn
+    return latencies, quiet
 
 
 def _timed(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:
