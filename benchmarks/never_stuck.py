@@ -1,4 +1,4 @@
-"""Measure several instances of an OpenVINO model beside other work, again and again, and plant every kind of hang.
+"""Measure several instances of the demo's model under OpenVINO beside other work, again and again, and plant every hang.
 
 python -m benchmarks.never_stuck --runs 200
 """
@@ -26,6 +26,8 @@ from mopt.model.signature import Feed
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.profiles.machine import detect
 from mopt.profiles.paired_runs import BenchmarkSubject, run_pair
+from mopt.progress import Silent
+from mopt.recipe import make_recipe
 from mopt.runtimes._base import SessionProcess
 from mopt.runtimes._replica import ReplicaProcess
 from mopt.runtimes.openvino import OpenVINO
@@ -36,6 +38,8 @@ from mopt.search.selection import select_best
 from mopt.search.trial import REFERENCE, Candidate
 from mopt.system.hangs import recorded, recording
 from mopt.system.store import Store
+from mopt.workflows._sources import open_source, prepare_model
+from tests import models
 from tests.hanging import HangingExporter, HangingPass, HangingRuntime, Told, left, plan
 from tests.search import cases
 
@@ -73,11 +77,14 @@ def _load(loops: int) -> Iterator[None]:
 
 def _measure_instances(work: Path, runs: int) -> int:
     """Measure all instance groups in fresh processes; return how many runs had a hang."""
-    source = cases.product(work / "onnx")
+    case, store = models.case("magika", work / "models", 64), Store(work / "cache")
+    recipe = make_recipe({"model": case.source, "data": {"path": case.data}})
+    source = open_source(recipe, store, Silent())
+    prepared = prepare_model(source, recipe, store, Silent())
     (work / "openvino").mkdir()
-    BuildOpenvino().apply(source, work / "openvino")
+    BuildOpenvino().apply(prepared.simplified.model, work / "openvino")
     model = Model.at("openvino", work / "openvino")
-    measured = MeasuredModel(OpenVINO(threads=_INSTANCES), model, cases.signature(source), [_feed()])
+    measured = MeasuredModel(OpenVINO(threads=_INSTANCES), model, prepared.signature, source.split.evaluation)
     hung = 0
     for run in range(1, runs + 1):
         progress, start = Told(), time.monotonic()
@@ -232,4 +239,5 @@ _HANGS: dict[str, Callable[[_Ground], bool]] = {
 
 if __name__ == "__main__":
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ["MOPT_QUIET_WAIT"] = "0"  # the load never ends, and waiting for that is not what hangs
     sys.exit(main())

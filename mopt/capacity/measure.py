@@ -26,7 +26,15 @@ from mopt.errors import CandidateRejectedError
 from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
 from mopt.model.signature import Feed, Signature
-from mopt.profiles.measure import TURN_SECONDS, TurnLog, percentile, summarize, take_turn
+from mopt.profiles.measure import (
+    TURN_SECONDS,
+    Turn,
+    TurnLog,
+    percentile,
+    summarize,
+    take_turn,
+    together_disturbed,
+)
 from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
 from mopt.records.measurement import BatchProfile, Machine, OperatorProfile, Profile
@@ -336,43 +344,33 @@ def _measure_batch(
     """Let the instance groups take turns, with one instance and with all, until medians are narrow or the time is used up."""
     kinds = [(index, active) for index, group in enumerate(replicas) for active in sorted({1, group.instances})]
     shuffle = random.Random(batch)  # noqa: S311 -- an order, not a secret
-    turns: list[_Turn] = []
+    turns: list[tuple[tuple[int, int], Turn]] = []
     for replica in replicas:
         _turn(replica, batch, replica.instances, warm=True)
     end = time.monotonic() + clock.seconds * len(kinds)
     while True:
         shuffle.shuffle(kinds)
-        turns += [_watched_turn(replicas[index], batch, (index, active), clock.monitor) for index, active in kinds]
-        logs = {kind: _log([turn for turn in turns if turn.kind == kind]) for kind in kinds}
+        turns += [(kind, _watched_turn(replicas[kind[0]], batch, kind[1], clock.monitor)) for kind in kinds]
+        logs = {kind: _log([turn for of, turn in turns if of == kind]) for kind in kinds}
         rounds = len(turns) // len(kinds)
         wanting = any(log.disturbed for log in logs.values()) and rounds < _LONGER * _FEWEST_TURNS
         if rounds >= _FEWEST_TURNS and not wanting and (time.monotonic() > end or all(map(_narrow, logs.values()))):
             break
-    for turn in turns:
-        if turn.quiet or logs[turn.kind].disturbed:
-            slowdown.add((batch, *turn.kind), turn.latencies, turn.kind[1])
+    for kind, turn in turns:
+        if not turn.disturbance.disturbed or logs[kind].disturbed:
+            slowdown.add((batch, *kind), turn.latencies, kind[1])
     return [(logs[index, 1], logs[index, group.instances]) for index, group in enumerate(replicas)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Turn:
-    """A turn of an instance group, by its position and the instances that were active."""
-
-    kind: tuple[int, int]
-    latencies: tuple[float, ...]
-    quiet: bool
-
-
-def _log(turns: Sequence[_Turn]) -> TurnLog:
+def _log(turns: Sequence[Turn]) -> TurnLog:
     """The quiet turns; all of them where too few are quiet."""
-    quiet = [turn for turn in turns if turn.quiet]
-    disturbed = len(quiet) < min(_FEWEST_TURNS, len(turns))
-    return TurnLog(tuple(turn.latencies for turn in (turns if disturbed else quiet)), disturbed)
+    quiet = [turn for turn in turns if not turn.disturbance.disturbed]
+    counted = quiet if len(quiet) >= min(_FEWEST_TURNS, len(turns)) else turns
+    return TurnLog(tuple(turn.latencies for turn in counted), counted is turns or together_disturbed(quiet))
 
 
-def _watched_turn(replica: _Replica, batch: int, kind: tuple[int, int], monitor: NoiseMonitor) -> _Turn:
-    turn = functools.partial(_turn, replica, batch, kind[1])
-    return _Turn(kind, *take_turn(replica.process, monitor, turn, attempts=2))
+def _watched_turn(replica: _Replica, batch: int, active: int, monitor: NoiseMonitor) -> Turn:
+    return take_turn(replica.process, monitor, functools.partial(_turn, replica, batch, active), attempts=2)
 
 
 def _turn(replica: _Replica, batch: int, active: int, *, warm: bool = False) -> tuple[float, ...]:

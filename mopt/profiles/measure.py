@@ -12,6 +12,7 @@ __all__ = [
     "TURN_SECONDS",
     "Pausable",
     "Timed",
+    "Turn",
     "TurnLog",
     "TurnSchedule",
     "interleave",
@@ -19,6 +20,7 @@ __all__ = [
     "ratio",
     "summarize",
     "take_turn",
+    "together_disturbed",
 ]
 
 import dataclasses
@@ -30,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mopt.model.signature import Feed
-from mopt.profiles.noise import NoiseMonitor
+from mopt.profiles.noise import Disturbance, NoiseMonitor
 from mopt.records.measurement import BatchProfile, Estimate
 
 TURN_SECONDS = 0.05
@@ -72,12 +74,26 @@ class Timed(Pausable, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one model did in a turn.
+
+    Attributes:
+        latencies: In ms.
+        disturbance: What happened beside it.
+    """
+
+    latencies: tuple[float, ...]
+    disturbance: Disturbance
+
+
+@dataclasses.dataclass(frozen=True)
 class TurnLog:
     """What one model did: one list of latencies (ms) for each round.
 
     Attributes:
         turns: Of the rounds that count.
-        disturbed: Whether too few rounds were quiet, so that all of them count.
+        disturbed: Whether other work ran beside them: too few rounds were quiet, so that all of them count; or what was too
+            little to be seen in a turn is seen in the sum of them.
     """
 
     turns: tuple[tuple[float, ...], ...]
@@ -160,9 +176,7 @@ def interleave(
             )
             for name in order
         }
-        rounds.append(
-            _Round({name: latencies for name, (latencies, _) in turns.items()}, all(quiet for _, quiet in turns.values()))
-        )
+        rounds.append(_Round(turns))
         logs = _logs(sessions, rounds, schedule)
         late = time.monotonic() - start > schedule.budget_seconds
         enough = late or (narrow and reference and _narrow_enough(logs, reference, narrow))
@@ -173,8 +187,13 @@ def interleave(
 
 @dataclasses.dataclass(frozen=True)
 class _Round:
-    turns: Mapping[str, tuple[float, ...]]
-    quiet: bool
+    """A turn of each model."""
+
+    turns: Mapping[str, Turn]
+
+    @property
+    def quiet(self) -> bool:
+        return not any(turn.disturbance.disturbed for turn in self.turns.values())
 
 
 def _is_done(rounds: Sequence[_Round], schedule: TurnSchedule, *, enough: bool, patient: bool) -> bool:
@@ -191,14 +210,17 @@ def _is_done(rounds: Sequence[_Round], schedule: TurnSchedule, *, enough: bool, 
 def _logs(names: Iterable[str], rounds: Sequence[_Round], schedule: TurnSchedule) -> dict[str, TurnLog]:
     """The quiet rounds; all of them where too few are quiet."""
     quiet = [round_ for round_ in rounds if round_.quiet]
-    disturbed = len(quiet) < min(schedule.fewest, schedule.rounds, len(rounds))
-    counted = rounds if disturbed else quiet
-    return {name: TurnLog(tuple(round_.turns[name] for round_ in counted), disturbed) for name in names}
+    counted = quiet if len(quiet) >= min(schedule.fewest, schedule.rounds, len(rounds)) else rounds
+    disturbed = counted is rounds or together_disturbed([turn for round_ in quiet for turn in round_.turns.values()])
+    return {name: TurnLog(tuple(round_.turns[name].latencies for round_ in counted), disturbed) for name in names}
 
 
-def take_turn(
-    process: Pausable, monitor: NoiseMonitor, turn: Callable[[], Iterable[float]], attempts: int = _REPEATS
-) -> tuple[tuple[float, ...], bool]:
+def together_disturbed(turns: Iterable[Turn]) -> bool:
+    """Whether all turns together show other work, however little of it each shows."""
+    return sum((turn.disturbance for turn in turns), Disturbance()).disturbed
+
+
+def take_turn(process: Pausable, monitor: NoiseMonitor, turn: Callable[[], Iterable[float]], attempts: int = _REPEATS) -> Turn:
     """Take a turn, again when it was disturbed and the machine has become quiet.
 
     Args:
@@ -208,16 +230,15 @@ def take_turn(
         attempts: Times that it is tried.
 
     Returns:
-        The latencies of the last attempt, and whether that was quiet.
+        The last attempt.
     """
     for attempt in range(1, attempts + 1):
         process.resume()
         with monitor.watch(process.pid) as seen:
             latencies = tuple(turn())
-        quiet = not seen[0].disturbed
-        if quiet or attempt == attempts or not monitor.wait_for_quiet(seen[0].seconds):
+        if not seen[0].disturbed or attempt == attempts or not monitor.wait_for_quiet(seen[0].seconds):
             break
-    return latencies, quiet
+    return Turn(latencies, seen[0])
 
 
 def _timed(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) -> list[float]:

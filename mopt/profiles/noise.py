@@ -34,14 +34,11 @@ _WINDOW_SECONDS = 0.2
 """In which it is seen whether the machine is quiet: twenty ticks of ``/proc/stat``."""
 _TICK_SECONDS = 0.01
 """What CPU times are counted in on most systems."""
-_QUIET_CORES = 0.1
+_QUIET_CORES = 0.05
 """What all others may take of the cores, for each core that is free."""
-_QUIET_MEAN_CORES = 0.05
-"""The same on average over all turns, where ticks no longer blur it."""
 _QUIET_WAIT = 0.03
 """Share of a turn that threads may wait for a core: the kernel's own work takes as much now and then."""
-_QUIET_STOLEN = 0.05
-_QUIET_MEAN_STOLEN = 0.02
+_QUIET_STOLEN = 0.02
 _QUIET_THROTTLED = 0.01
 _SHOWN_PROCESSES = 3
 _PROC = Path("/proc")
@@ -83,7 +80,8 @@ class Disturbance:
         seconds: Wall time of the measurement.
         ran: CPU time of what was measured.
         waited: Time that its threads waited for a core.
-        others: CPU time of everything else on the cores that it may use.
+        others: CPU time of everything else on the cores that it may use. Clock ticks blur it, so that of a turn it may be
+            below 0; in a sum of turns that evens out.
         stolen: What the hypervisor gave to others.
         throttled: What a quota stopped.
         turns: How many turns these are.
@@ -105,7 +103,7 @@ class Disturbance:
             seconds=after.moment - before.moment,
             ran=ran,
             waited=max(0.0, after.waited - before.waited),
-            others=max(0.0, after.busy - before.busy - ran),
+            others=after.busy - before.busy - ran,
             stolen=max(0.0, after.stolen - before.stolen),
             throttled=max(0.0, after.throttled - before.throttled),
             turns=1,
@@ -120,15 +118,14 @@ class Disturbance:
 
     @property
     def disturbed(self) -> bool:
-        """Whether it was more than a latency can bear; of one turn, only what the ticks of the clock cannot feign counts."""
+        """Whether it was more than a latency can bear, and more than the ticks of the clock can feign in so many turns."""
         if self.seconds <= 0:
             return False
-        cores, ticks = _cores(), 2 * _TICK_SECONDS * math.sqrt(max(1.0, _cores() / 2))
-        single = self.turns <= 1
-        blur = ticks if single else 0.0
+        cores = _cores()
+        blur = 2 * _TICK_SECONDS * math.sqrt(max(1.0, cores / 2) * max(1, self.turns))
         free = max(1.0, cores - self.ran / self.seconds)
-        others = (self.others - blur) / self.seconds > (_QUIET_CORES if single else _QUIET_MEAN_CORES) * free
-        stolen = (self.stolen - blur) / self.seconds > (_QUIET_STOLEN if single else _QUIET_MEAN_STOLEN)
+        others = (self.others - blur) / self.seconds > _QUIET_CORES * free
+        stolen = (self.stolen - blur) / self.seconds > _QUIET_STOLEN
         # More threads than cores wait for each other, and then the cores are all theirs.
         waited = min(self.waited, max(0.0, cores * self.seconds - self.ran))
         return others or stolen or waited > _QUIET_WAIT * self.seconds or self.throttled > _QUIET_THROTTLED * self.seconds
@@ -138,7 +135,7 @@ class Disturbance:
         if not self.seconds:
             return {}
         return {
-            "others_cores": round(self.others / self.seconds, 3),
+            "others_cores": round(max(0.0, self.others) / self.seconds, 3),
             "run_queue_wait": round(self.waited / self.seconds, 4),
             "stolen": round(self.stolen / self.seconds, 4),
             "throttled": round(self.throttled / self.seconds, 4),
@@ -161,7 +158,7 @@ class NoiseMonitor:
         self._left = _default_wait_seconds() if wait_seconds is None else wait_seconds
         self._longest = _LONGEST_WAIT_SECONDS
         self._waited = 0.0
-        self._turns = 0
+        self._all = Disturbance()
         self._disturbed = Disturbance()
         self._clocks = _clocks()
         self._start = (time.monotonic(), _machine_seconds(), _process_seconds())
@@ -178,7 +175,7 @@ class NoiseMonitor:
         before = CpuCounters.read(pid)
         yield seen
         disturbance = Disturbance.between(before, CpuCounters.read(pid))
-        self._turns += 1
+        self._all += disturbance
         if disturbance.disturbed:
             self._disturbed += disturbance
         seen.append(disturbance)
@@ -225,8 +222,8 @@ class NoiseMonitor:
             figures["stolen"] = round(max(0.0, _machine_seconds()[1] - stolen) / seconds, 4)
         if clocks := [*self._clocks, *_clocks()]:
             figures["clock_low"], figures["clock_high"] = min(clocks), max(clocks)
-        if self._turns:
-            figures["turns"], figures["turns_disturbed"] = self._turns, self._disturbed.turns
+        if self._all.turns:
+            figures["turns"], figures["turns_disturbed"] = self._all.turns, self._disturbed.turns
             figures["waited_for_quiet"] = round(self._waited, 1)
         if self._disturbed.turns:
             shares = self._disturbed.shares()
@@ -234,22 +231,20 @@ class NoiseMonitor:
         return figures
 
     def disturbed_by(self) -> str:
-        """Say what took the time of the turns that were disturbed; nothing where none was."""
-        if not self._disturbed.turns:
+        """Say what took the time of the turns that were disturbed; of all, where it was little in each and none stands out."""
+        if not self._all.turns:
             return ""
-        share = self._disturbed.turns / max(1, self._turns)
-        figures = self._disturbed.shares()
+        seen = self._disturbed if self._disturbed.turns else self._all
+        figures = seen.shares()
         causes = [
-            f"others took {figures.get('others_cores', 0.0):.1f} of {_cores()} cores"
-            if figures.get("others_cores", 0) > 0
-            else "",
-            f"threads waited {figures.get('run_queue_wait', 0.0):.0%} of the time for a core",
-            f"a quota stopped it {figures['throttled']:.0%} of the time" if figures.get("throttled") else "",
-            f"the hypervisor took {figures['stolen']:.0%}" if figures.get("stolen", 0) > _QUIET_MEAN_STOLEN else "",
+            f"others took {figures['others_cores']:.1f} of {_cores()} cores" if figures["others_cores"] > 0 else "",
+            f"threads waited {figures['run_queue_wait']:.0%} of the time for a core",
+            f"a quota stopped it {figures['throttled']:.0%} of the time" if figures["throttled"] else "",
+            f"the hypervisor took {figures['stolen']:.0%}" if figures["stolen"] > _QUIET_STOLEN else "",
         ]
         names = self._busiest()
         busiest = f"; the busiest beside it: {', '.join(names)}" if names else ""
-        return f"{share:.0%} of the timed turns: {', '.join(filter(None, causes))}{busiest}"
+        return f"{seen.turns / self._all.turns:.0%} of the timed turns: {', '.join(filter(None, causes))}{busiest}"
 
     def _busiest(self) -> list[str]:
         """Names of other processes that took most since the start, with the cores that they took on average."""
@@ -259,7 +254,7 @@ class NoiseMonitor:
         for key, (name, now) in _process_seconds().items():
             taken[name] = taken.get(name, 0.0) + now - before.get(key, ("", 0.0))[1]
         ranked = sorted(taken.items(), key=lambda entry: entry[1], reverse=True)[:_SHOWN_PROCESSES]
-        return [f"{name} {spent / seconds:.1f} cores" for name, spent in ranked if spent > _QUIET_MEAN_CORES * seconds]
+        return [f"{name} {spent / seconds:.1f} cores" for name, spent in ranked if spent > _QUIET_CORES * seconds]
 
 
 def _default_wait_seconds() -> float:

@@ -2,11 +2,11 @@ import contextlib
 import dataclasses
 import os
 import random
-import types
 
 import pytest
 
 from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, percentile, ratio, summarize
+from mopt.profiles.noise import Disturbance
 
 
 class Fake:
@@ -99,20 +99,22 @@ def log_mean(log):
 class Weather:
     """A monitor whose turns are disturbed as it is told; it never waits for long."""
 
-    def __init__(self, disturbed, patient=True, recovers=True):
+    def __init__(self, disturbed, patient=True, recovers=True, others=0.0):
         self.disturbed, self.patient, self.recovers, self.waits = iter(disturbed), patient, recovers, 0
+        self.others = others
 
     @contextlib.contextmanager
     def watch(self, pid):
         seen = []
         yield seen
-        seen.append(types.SimpleNamespace(seconds=1.0, disturbed=next(self.disturbed, False)))
+        seen.append(Disturbance(seconds=0.1, waited=0.05 * next(self.disturbed, False), others=self.others, turns=1))
 
     def wait_for_quiet(self, spent):
         self.waits += 1
         return self.recovers
 
 
+@pytest.mark.other_work
 def test_a_disturbed_turn_is_taken_again_and_does_not_count():
     weather = Weather([False, True, True, False])
     logs = interleave(sessions(a=1.0), [{}], TurnSchedule(rounds=5), monitor=weather)
@@ -121,6 +123,7 @@ def test_a_disturbed_turn_is_taken_again_and_does_not_count():
     assert not logs["a"].disturbed
 
 
+@pytest.mark.other_work
 def test_a_round_that_stays_disturbed_does_not_count_and_another_is_run():
     weather = Weather([True] * 3 + [False] * 50)
     logs = interleave(sessions(a=1.0, b=2.0), [{}], TurnSchedule(rounds=5), monitor=weather)
@@ -128,6 +131,7 @@ def test_a_round_that_stays_disturbed_does_not_count_and_another_is_run():
     assert not logs["b"].disturbed
 
 
+@pytest.mark.other_work
 def test_with_too_few_quiet_rounds_all_count_and_are_marked():
     weather = Weather([True] * 500, recovers=False)
     logs = interleave(sessions(a=1.0, b=2.0), [{}], TurnSchedule(rounds=5), monitor=weather)
@@ -136,6 +140,15 @@ def test_with_too_few_quiet_rounds_all_count_and_are_marked():
     assert summarize(1, logs["a"], logs["b"]).disturbed
 
 
+@pytest.mark.other_work
+def test_what_is_little_in_each_turn_is_marked_when_it_is_much_in_all():
+    quiet, steady = Weather([], others=0.002), Weather([], others=0.03)
+    logs = [interleave(sessions(a=1.0), [{}], TurnSchedule(rounds=30), monitor=monitor)["a"] for monitor in (quiet, steady)]
+    assert [len(log.turns) for log in logs] == [30, 30]
+    assert [log.disturbed for log in logs] == [False, True]
+
+
+@pytest.mark.other_work
 def test_without_patience_a_disturbed_measurement_is_as_long_as_any():
     weather = Weather([True] * 500, patient=False, recovers=False)
     assert len(interleave(sessions(a=1.0), [{}], TurnSchedule(rounds=7), monitor=weather)["a"].turns) == 7

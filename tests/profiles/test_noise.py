@@ -28,7 +28,8 @@ def turn(seconds=0.1, ran=0.1, **more):
         ({"others": 0.01}, False),
         ({"others": 0.1}, True),
         ({"stolen": 0.01}, False),
-        ({"stolen": 0.06}, True),
+        ({"others": -0.02}, False),
+        ({"stolen": 0.03}, True),
         ({"throttled": 0.002}, True),
     ],
 )
@@ -45,6 +46,13 @@ def test_over_many_turns_a_little_is_enough(monkeypatch):
     assert total.turns == 20
     assert total.disturbed
     assert total.shares()["others_cores"] == pytest.approx(0.15)
+
+
+def test_ticks_that_blur_single_turns_even_out(monkeypatch):
+    monkeypatch.setattr(noise, "_cores", lambda: 2)
+    total = sum([turn(others=blur) for blur in (0.02, -0.02) * 20], Disturbance())
+    assert not total.disturbed
+    assert turn(others=-0.02).shares()["others_cores"] == 0
 
 
 def test_threads_that_wait_for_each_other_are_no_disturbance(monkeypatch):
@@ -92,6 +100,20 @@ def test_a_loop_on_every_core_is_seen_and_named():
     assert (figures["turns"], figures["turns_disturbed"]) == (1, 1)
     assert figures["waited_for_quiet"] > 0
     assert monitor.disturbed_by().startswith("100% of the timed turns: others took ")
+
+
+def test_what_took_the_time_is_told_when_no_turn_stands_out(monkeypatch):
+    monkeypatch.setattr(noise, "_cores", lambda: 2)
+    readings = iter(CpuCounters(0.1 * turn, 0.1 * turn, 0, 0.12 * turn, 0, 0) for turn in range(60))
+    monkeypatch.setattr(CpuCounters, "read", lambda pid: next(readings))
+    monitor = NoiseMonitor()
+    assert monitor.disturbed_by() == ""
+    for _ in range(30):
+        with monitor.watch(os.getpid()) as seen:
+            pass
+        assert not seen[0].disturbed
+    assert monitor.summary()["turns_disturbed"] == 0
+    assert monitor.disturbed_by().startswith("100% of the timed turns: others took 0.2 of 2 cores")
 
 
 def test_waits_in_vain_become_shorter(monkeypatch):
