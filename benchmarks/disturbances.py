@@ -29,7 +29,7 @@ from typing import Any
 from mopt.profiles.machine import detect
 from tests import models
 
-_SETTINGS = "[search]\nmax_batch = 1\n"
+_SETTINGS = "serve = []\n[search]\nmax_batch = 1\n"
 _LOOP = "while True: pass"
 _ON_AND_OFF = """
 import time
