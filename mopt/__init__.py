@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mopt.workflows.verify import verify
 
 # ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
-# Face's libraries what is used of them. The models are not ours to talk about. (system/process.py does it for OpenVINO.)
+# Face's libraries what is used of them. The models are not ours to talk about. (system/child.py does it for OpenVINO.)
 for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_variable, "1")
 

@@ -126,7 +126,7 @@ def _print(result: Benchmark | ServerBenchmark, out: Path | None, as_json: bool)
 
 def _print_profile(bench: Benchmark) -> None:
     from mopt.records import units as q
-    from mopt.reports.build import serving_sentence
+    from mopt.reports.serving import serving_sentence
 
     rows = []
     for group in bench.profile.instance_groups:

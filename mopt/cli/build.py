@@ -144,7 +144,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
 
 def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
-    from mopt.reports.build import serving_sentence
+    from mopt.reports.serving import serving_sentence
     from mopt.reports.summary import beside_load_text, closing_lines
 
     manifest = artifact.manifest
@@ -179,7 +179,7 @@ def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
 
 def _print_candidates(manifest: Manifest, all_rows: bool) -> None:
     """Print what was measured in depth, and the others in a line for each reason; or all with their reasons."""
-    from mopt.reports.build import COLUMNS, QUICK_NOTE, candidate_rows
+    from mopt.reports.candidates import COLUMNS, QUICK_NOTE, candidate_rows
     from mopt.reports.summary import folded_losers, is_quick, short_outcome, shown_trials
 
     rows = [row.cells for row in candidate_rows(manifest)]

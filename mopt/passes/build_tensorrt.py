@@ -22,8 +22,8 @@ from mopt.passes._tensorrt_layers import count_types, parse_layers
 from mopt.records.engine import EngineLayer, left_in_float
 from mopt.system.digests import digest
 from mopt.system.files import write_whole
+from mopt.system.memory import peak_memory
 from mopt.system.nvidia import LIBRARIES, Library, devices, import_tensorrt
-from mopt.system.process import peak_memory
 from mopt.system.store import default_root
 
 if TYPE_CHECKING:

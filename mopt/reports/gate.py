@@ -20,8 +20,8 @@ from typing import Any
 
 from mopt.records import units as q
 from mopt.records.verdict import Check, GateVerdict, LayerPair, Verdict, WorstSample
-from mopt.reports.build import Fact, environment, markdown_text, visible_text
 from mopt.reports.charts import COLOURS, clean, draw
+from mopt.reports.rendering import NONE, Fact, environment, markdown_text, visible_text
 
 COLUMNS = {
     "check": "Check",
@@ -35,7 +35,6 @@ COLUMNS = {
 }
 """Keys of a row with their headings."""
 _MARKS = {"pass": "\N{WHITE HEAVY CHECK MARK}", "fail": "\N{CROSS MARK}", "inconclusive": "\N{BLACK QUESTION MARK ORNAMENT}"}
-_NONE = "\N{EN DASH}"
 _FARTHEST = 3.0
 """Limits; what is farther is drawn at the edge."""
 
@@ -52,11 +51,11 @@ def _row(check: Check) -> dict[str, str]:
     return {
         "check": check.name,
         "verdict": verdict_text(check),
-        "candidate": figure_text(check.candidate, check.unit) if measured else _NONE,
-        "baseline": figure_text(check.baseline, check.unit) if measured else _NONE,
-        "change": change_text(check.change.value, check) if measured else _NONE,
-        "interval": interval_text(check) if measured else _NONE,
-        "limit": check.limit or _NONE,
+        "candidate": figure_text(check.candidate, check.unit) if measured else NONE,
+        "baseline": figure_text(check.baseline, check.unit) if measured else NONE,
+        "change": change_text(check.change.value, check) if measured else NONE,
+        "interval": interval_text(check) if measured else NONE,
+        "limit": check.limit or NONE,
         "note": _note(check),
     }
 
@@ -227,14 +226,14 @@ def _worst(sample: WorstSample) -> dict[str, str]:
 
 def _layer(pair: LayerPair) -> dict[str, str]:
     def time(value: float | None) -> str:
-        return q.milliseconds(value) if value is not None else _NONE
+        return q.milliseconds(value) if value is not None else NONE
 
     both = pair.candidate_ms is not None and pair.baseline_ms
-    change = f"{(pair.candidate_ms / pair.baseline_ms - 1) * 100:+.0f} %" if both else _NONE  # type: ignore[operator]
+    change = f"{(pair.candidate_ms / pair.baseline_ms - 1) * 100:+.0f} %" if both else NONE  # type: ignore[operator]
     return {
         "Layer": pair.name,
         "Type": pair.kind,
-        "Runs in": pair.arithmetic or _NONE,
+        "Runs in": pair.arithmetic or NONE,
         "Candidate": time(pair.candidate_ms),
         "Baseline": time(pair.baseline_ms),
         "Change": change,

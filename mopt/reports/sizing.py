@@ -11,10 +11,9 @@ from typing import Any
 
 from mopt.records import units as q
 from mopt.records.sizing import Curve, Range, Sizing, SizingOption
-from mopt.reports.build import Fact, environment
 from mopt.reports.charts import COLOURS, clean, draw, plain_log_ticks
+from mopt.reports.rendering import NONE, Fact, environment
 
-_NONE = "\N{EN DASH}"
 _GENERATOR = '<meta name="generator" content="mopt size">'
 """In the head of the page, by which a report that mopt wrote is known again."""
 _ROLES = {"chosen": ("chosen", "-", 2.4), "gpu": ("bad", (0, (5, 3)), 1.4)}
@@ -71,7 +70,7 @@ def _order(sizing: Sizing, index: int) -> tuple[bool, bool, float, float, str]:
 
 
 def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
-    settings = _NONE
+    settings = NONE
     if option.max_batch is not None:
         delay = f", delay {q.milliseconds(option.queue_delay_us / 1e3)}" if option.queue_delay_us else ""
         settings = f"{option.instances} x {option.threads}, batch {option.max_batch}{delay}"
@@ -82,11 +81,11 @@ def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
         "replicas": _span(option.replicas, lambda value: "many" if value > 1e6 else f"{value:.0f}"),
         "settings": settings,
         "p99": _span(option.p99_ms, q.milliseconds),
-        "utilization": f"{option.utilization:.0%}" if option.utilization is not None else _NONE,
-        "memory": q.memory(option.memory_bytes) if option.memory_bytes else _NONE,
+        "utilization": f"{option.utilization:.0%}" if option.utilization is not None else NONE,
+        "memory": q.memory(option.memory_bytes) if option.memory_bytes else NONE,
         "monthly": _span(option.monthly_usd, lambda value: "many" if value > 1e9 else f"${value:,.0f}"),
         "million": _span(option.per_million_usd, lambda value: "many" if value > 1e6 else f"${q.digits(value)}"),
-        "energy": f"{q.digits(option.kwh_month)} kWh" if option.kwh_month else _NONE,
+        "energy": f"{q.digits(option.kwh_month)} kWh" if option.kwh_month else NONE,
         "note": option.excluded or ("recommended: " if recommended else "") + option.limited_by,
         "answered": "" if option.replicas is None else "yes",
         "state": "chosen" if recommended else "rejected" if option.excluded else "",
@@ -95,7 +94,7 @@ def _row(option: SizingOption, recommended: bool) -> dict[str, str]:
 
 def _span(span: Range | None, write: Any) -> str:
     if span is None:
-        return _NONE
+        return NONE
     value, low, high = write(span.value), write(span.low), write(span.high)
     if low == high:
         return str(value)

@@ -59,7 +59,7 @@ import sys
 from pathlib import Path
 from mopt.model.samples import Samples
 from mopt.model.files import Model
-from mopt.system.process import peak_memory
+from mopt.system.memory import peak_memory
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 import os
 step = QuantizeInt8Static(calibration=Samples.at(Path(sys.argv[2])), method="entropy")

@@ -377,7 +377,7 @@ _MEMORY = """
 import sys
 from pathlib import Path
 import numpy
-import mopt.system.process
+import mopt.system.memory
 from mopt.model.signature import Signature, TensorSpec
 from mopt.system.store import Store
 from mopt.datasets.spec import DataSpec
@@ -387,7 +387,7 @@ signature = Signature(inputs=(spec,), outputs=(), batch_axes={"x": 0})
 base = Path(sys.argv[1])
 prepare(DataSpec(path="d.npz", calibration=int(sys.argv[2]), evaluation=16), signature, Store(base / "s"), base)
 import os
-print(mopt.system.process.peak_memory(os.getpid()) >> 20)
+print(mopt.system.memory.peak_memory(os.getpid()) >> 20)
 """
 
 

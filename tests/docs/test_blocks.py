@@ -55,7 +55,7 @@ def test_the_action_has_these_inputs_and_outputs(block: Block) -> None:
 )
 def test_the_table_of_a_build_has_the_columns_that_it_has(block: Block) -> None:
     from mopt.cli.build import _NARROW, _WIDE
-    from mopt.reports.build import COLUMNS
+    from mopt.reports.candidates import COLUMNS
 
     headings = re.split(r"  +", next(line for line in block.text.splitlines() if line.startswith(" Candidate")).strip())
     assert headings in ([COLUMNS[name] for name in _NARROW], [COLUMNS[name] for name in _WIDE])

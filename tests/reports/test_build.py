@@ -6,8 +6,10 @@ import pytest
 
 from mopt.errors import Rejection
 from mopt.records.trial import Outcome, PassRecord
-from mopt.reports.build import COLUMNS, QUICK_NOTE, candidate_rows, quality_sentence, render_html, render_markdown, verdict
-from tests.manifests import HOSTILE, estimate, hostile, manifest, profile, quality, trial, trials
+from mopt.reports.build import render_html, render_markdown
+from mopt.reports.candidates import COLUMNS, candidate_rows
+from mopt.reports.verdict import verdict
+from tests.manifests import HOSTILE, estimate, hostile, manifest, quality, trial, trials
 
 
 class Page(HTMLParser):
@@ -98,50 +100,6 @@ def test_it_says_how_to_build_it_again_and_what_it_was_built_with(render):
         assert words in text
 
 
-def test_the_verdict_has_both_ends_of_the_batch_sizes_and_the_bound():
-    text = " ".join(verdict(manifest()))
-    assert "2.66× (2.62 to 2.70) at batch 1" in text
-    assert "2.91× (2.86 to 2.95) at batch 32" in text
-    assert "98.22 % against 98.42 %" in text
-    assert "no lower than −0.460 pp" in text
-    assert text.endswith("pass the gate.")
-
-
-def test_an_inconclusive_verdict_says_what_the_samples_cannot_exclude():
-    text = quality_sentence(quality(-0.002, -0.041, "inconclusive", count=60))
-    assert "within the tolerance" in text
-    assert "60 samples can only exclude a drop larger than 4.10 pp" in text
-    assert "About 900 samples would decide" in text
-
-
-def test_a_failed_verdict_says_worse():
-    assert "worse than the tolerance admits" in quality_sentence(quality(-0.06, -0.07, "fail"))
-
-
-def test_other_metrics_keep_their_own_units():
-    text = quality_sentence(quality(-0.5, -0.7).model_copy(update={"metric": "perplexity", "value": 12.5}))
-    assert "12.50" in text
-    assert "pp" not in text
-    assert "%" not in text.replace("95 %", "")
-
-
-def test_rows_begin_with_the_chosen_and_the_reference_and_end_with_the_unmeasured():
-    rows = candidate_rows(manifest())
-    assert [row.state for row in rows] == ["chosen", "reference"] + ["rejected"] * 10
-    assert rows[2].name == "onnxruntime-int8-minmax"
-    assert {row.latency for row in rows[7:]} == {"–"}
-    assert list(rows[0].cells) == list(COLUMNS)
-    assert rows[0].cells["size"] == "39.2 MB"
-
-
-def test_a_quick_look_is_marked_as_such():
-    (row,) = [row for row in candidate_rows(manifest()) if row.name == "onnxruntime-int8-dynamic"]
-    assert row.speedup == "~0.83×"
-    assert (row.latency, row.throughput) == ("–", "–")
-    assert QUICK_NOTE in render_html(manifest())
-    assert QUICK_NOTE[2:] in render_markdown(manifest())  # the tilde is escaped
-
-
 def test_a_reference_that_wins_is_told_as_such():
     only = manifest(chosen="onnxruntime-fp32", trials=(trials()[0], *trials()[7:]))
     assert candidate_rows(only)[0].outcome == "chosen: the reference itself"
@@ -175,24 +133,9 @@ def test_names_inside_the_charts_do_not_collide():
     assert len(names) == len(set(names)) > 30
 
 
-def test_rejections_of_every_kind_have_a_line():
-    every = tuple(
-        trial(f"candidate-{kind.name}", None, None, manifest().trials[2].outcome.model_copy(update={"rejection": kind}))
-        for kind in Rejection
-    )
-    rows = candidate_rows(manifest(trials=(*trials()[:2], *every)))
-    assert {row.outcome.split(":")[0] for row in rows[2:]} == {str(kind) for kind in Rejection}
-
-
 def test_the_control_is_told_with_its_interval():
     assert "1.12× (1.09 to 1.15)" in render_html(manifest(control=estimate(1.12, 0.03)))
     assert "noise control" not in render_html(manifest(control=None))
-
-
-def test_a_single_batch_size_has_one_tile():
-    one = trial("onnxruntime-int8", 2.0, quality(0, 0), None, profile=profile(4.2, 2.0, (1,)))
-    text = render_markdown(manifest(trials=(trials()[0], one)))
-    assert text.count("Speed-up, batch") == 1
 
 
 @pytest.mark.parametrize("render", [render_markdown, render_html])

@@ -7,7 +7,7 @@ import pytest
 from mopt.errors import Rejection
 from mopt.records.measurement import Estimate
 from mopt.records.trial import Outcome
-from mopt.reports.build import candidate_rows
+from mopt.reports.candidates import candidate_rows
 from mopt.reports.summary import (
     beside_load_text,
     closing_lines,

@@ -7,7 +7,7 @@ from mopt.errors import CandidateRejectedError
 from mopt.model.files import Model
 from mopt.runtimes._replica import ReplicaProcess
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.system import process
+from mopt.system import watchdog
 from mopt.system.deadlines import TimeLimit
 
 # A loop of matrix products whose number is the second input, so that a test decides how long an inference takes.
@@ -87,7 +87,7 @@ def test_a_paused_replica_goes_on_where_it_was(replica):
 @pytest.mark.slow
 def test_a_light_load_on_a_fast_model_is_no_hang(replica, monkeypatch):
     monkeypatch.setattr(TimeLimit.__init__, "__defaults__", (1.0,))
-    monkeypatch.setattr(process, "_IDLE_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(watchdog, "_IDLE_LOOK_SECONDS", 0.3)
     served = replica.serve(np.arange(10) * 500.0, 8)
     assert len(served.latencies) == 10
     assert np.isfinite(served.latencies).all()

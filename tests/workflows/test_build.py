@@ -212,7 +212,7 @@ def children_of(session: int) -> list[int]:
             name, fields = stat.read_text().rsplit(")", 1)
         except OSError:
             continue
-        if "_serve(" in (stat.parent / "cmdline").read_text() and fields.split()[0] != "Z":
+        if "mopt.system.child" in (stat.parent / "cmdline").read_text() and fields.split()[0] != "Z":
             environment = (stat.parent / "environ").read_bytes()
             if f"MOPT_TEST_SESSION={session}".encode() in environment:
                 found.append(int(name.split(" ", 1)[0]))

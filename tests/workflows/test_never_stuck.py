@@ -28,7 +28,7 @@ from mopt.search.quality import check_quality, record_reference
 from mopt.search.screening import screen_latency
 from mopt.search.selection import select_best
 from mopt.search.trial import REFERENCE, Candidate
-from mopt.system import process
+from mopt.system import watchdog
 from mopt.system.deadlines import SHORTEST, TimeLimit
 from mopt.system.hangs import recorded, recording
 from mopt.workflows import build, verify
@@ -65,7 +65,7 @@ def _impatient(monkeypatch):
     (idle,) = TimeLimit.__init__.__defaults__
     monkeypatch.setattr(TimeLimit.__init__, "__defaults__", (SHARE * idle,))
     monkeypatch.setattr(exporting, "_IDLE_SECONDS", SHARE * exporting._IDLE_SECONDS)
-    monkeypatch.setattr(process, "_IDLE_LOOK_SECONDS", SHARE * process._IDLE_LOOK_SECONDS)
+    monkeypatch.setattr(watchdog, "_IDLE_LOOK_SECONDS", SHARE * watchdog._IDLE_LOOK_SECONDS)
 
 
 @pytest.fixture
