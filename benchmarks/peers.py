@@ -37,6 +37,7 @@ from mopt.profiles.noise import NoiseMonitor
 from mopt.runtimes._base import SessionProcess
 from mopt.system import plugins
 from mopt.system import process as isolation
+from mopt.system.deadlines import TimeLimit
 from tests import models
 
 MODELS = (
@@ -199,7 +200,7 @@ def _build(name: str, job: Job, home: Path) -> Entry:
     print(f"{job.name}: {name} builds", file=sys.stderr)
     folder = home / re.sub(r"\W+", "-", name).lower()
     try:
-        told = isolation.run(make, name, job, str(folder), timeout=2400)
+        told = isolation.run(make, name, job, str(folder), limit=TimeLimit(2400.0))
     except MoptError as error:
         told = {"variants": [], "error": str(error), "seconds": 0.0}
     variants = [Variant(**variant) for variant in told["variants"]]
