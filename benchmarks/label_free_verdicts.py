@@ -4,8 +4,8 @@
 
 Every candidate answers the evaluation samples. On all of them, and on random draws of ``--few`` of them, it is judged without
 labels; beside it stands what labels of all samples say. A verdict is wrong where it says *certified* or *estimated* and labels
-show a loss of more than the tolerance. Then labels of changed answers are given one by one, as ``mopt label`` orders them
-for one finalist, until they decide.
+show a loss of more than the tolerance; labels are a sample too, so it is told how often even their upper limit is beyond it.
+Then labels of 5, 10, 20 ... changed answers are given, as ``mopt label`` orders them for one finalist, until they decide.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from tests import models
 
 MODELS = ("digits_cnn", "magika", "minilm_sentiment", "efficientnet_lite0", "ocr_cls", "ocr_rec", "random_forest")
 TOLERANCE = Tolerance.parse("1%")
+_FIRST_LOOK = 5
+"""Labels after which it is looked for the first time whether they decide, and twice as many each further time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +110,14 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             fidelity.add(output, truth)
         rows = stack_rows([metric.rows(output, None, truth) for output, truth in zip(outputs, reference, strict=True)])
         scored = stack_rows([answered.metric.rows(*row) for row in zip(outputs, labels, reference, strict=True)])
-        labelled = noninferiority_test(answered.metric, scored, truths, TOLERANCE)
+        labelled = noninferiority_test(answered.metric, scored, truths, TOLERANCE, fail_when="proven")
         quality = noninferiority_test(metric, rows, expected, TOLERANCE, fidelity=fidelity.summary())
         results.append(
             {
                 "model": name, "candidate": candidate, "metric": metric.name, "samples": len(reference),
                 "truth": labelled.difference, "truth_bound": labelled.bound, "allowed": labelled.allowed,
-                "lost": labelled.difference < labelled.allowed, "expected": quality.difference, "bound": quality.bound,
+                "lost": labelled.difference < labelled.allowed, "proven": labelled.verdict == "fail",
+                "expected": quality.difference, "bound": quality.bound,
                 "verdict": verdict(quality), "few": few_samples(metric, rows, expected, arguments.few, arguments.draws),
                 "labels": labels_to_decide(metric, outputs, reference, labels),
             }
@@ -150,24 +153,22 @@ def labels_to_decide(metric: Metric, outputs: Sequence[Any], reference: Sequence
     expected = stack_rows([metric.rows(truth, None, truth) for truth in reference])
     positions = changed.nonzero()[0]
     order = np.random.default_rng(1).permutation(positions)
-    known: set[int] = set()
-    for count, position in enumerate(order, 1):
-        known.add(int(position))
-        if count < len(order) and count % max(1, len(order) // 50):
-            continue
+    for count in sorted({*(_FIRST_LOOK * 2**look for look in range(12)), len(order)}):
+        known = {int(position) for position in order[:count]}
         partial = [PartialLabel(labels[index] if index in known else None, 1.0) for index in range(len(labels))]
         rows = stack_rows([metric.rows(pair[0], label, pair[1]) for pair, label in zip(pairs, partial, strict=True)])
         quality = noninferiority_test(metric, rows, expected, TOLERANCE)
         certain = quality.difference + (quality.difference - quality.bound) < quality.allowed
         if (quality.verdict == "pass" and quality.proof == "labels") or (quality.verdict == "fail" and certain):
-            return f"{count} of {len(order)}: {quality.verdict}"
+            return f"{min(count, len(order))} of {len(order)}: {quality.verdict}"
     return f"more than {len(order)}" if len(order) else ""
 
 
 def line(result: dict[str, Any]) -> str:
     """Return a row of the table."""
     few = ", ".join(f"{kind} {count}" for kind, count in sorted(result["few"].items()))
-    wrong = "**wrong**" if result["lost"] and result["verdict"] != "not held" else "lost" if result["lost"] else "kept"
+    lost = "surely lost" if result["proven"] else "lost" if result["lost"] else "kept"
+    wrong = f"**{lost}**" if result["lost"] and result["verdict"] != "not held" else lost
     return (
         f"| {result['model']} | {result['candidate']} | {result['truth']:+.4f} | {wrong} | {result['expected']:+.4f}, "
         f"{result['bound']:+.4f} | {result['verdict']} | {few} | {result['labels']} |"
@@ -176,17 +177,28 @@ def line(result: dict[str, Any]) -> str:
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """Say how often each verdict was contradicted by labels, on all samples and on a few."""
-    whole, few = collections.Counter[tuple[str, bool]](), collections.Counter[tuple[str, bool]]()
-    for result in results:
-        whole[result["verdict"], result["lost"]] += 1
-        for kind, count in result["few"].items():
-            few[kind, result["lost"]] += count
     lines = []
-    for title, counts in (("all samples", whole), ("a few samples", few)):
+    for title, counts in (("all samples", _whole(results)), ("a few samples", _few(results))):
         for kind in ("certified", "estimated", "not held"):
-            kept, lost = counts[kind, False], counts[kind, True]
-            lines.append(f"{title}: {kind} {kept + lost}, of which labels show a loss beyond the tolerance in {lost}")
+            all_, lost, proven = (counts[kind, depth] for depth in ("all", "lost", "proven"))
+            lines.append(f"{title}: {kind} {all_}, labels show a loss beyond the tolerance in {lost}, for certain in {proven}")
     return "\n".join(lines)
+
+
+def _depths(result: dict[str, Any]) -> list[str]:
+    return ["all", *(depth for depth in ("lost", "proven") if result[depth])]
+
+
+def _whole(results: Sequence[dict[str, Any]]) -> collections.Counter[tuple[str, str]]:
+    return collections.Counter((result["verdict"], depth) for result in results for depth in _depths(result))
+
+
+def _few(results: Sequence[dict[str, Any]]) -> collections.Counter[tuple[str, str]]:
+    counts = collections.Counter[tuple[str, str]]()
+    for result in results:
+        for kind, count in result["few"].items():
+            counts.update({(kind, depth): count for depth in _depths(result)})
+    return counts
 
 
 def main() -> None:

@@ -16,7 +16,15 @@ loss it is ``most * (1 - (1 - confidence) ** (1 / n))``, so nothing is ever boun
 
 from __future__ import annotations
 
-__all__ = ["LabelFreeMetric", "Losses", "PartialLabels", "judge_without_labels", "mean_limit", "weigh_labels"]
+__all__ = [
+    "LabelFreeMetric",
+    "LabelledStratum",
+    "Losses",
+    "PartialLabels",
+    "judge_without_labels",
+    "mean_limit",
+    "weigh_labels",
+]
 
 import abc
 import dataclasses
@@ -58,6 +66,19 @@ class Losses:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelledStratum:
+    """Changed answers of which some, drawn at random, have a label.
+
+    Attributes:
+        changed: How many there are.
+        deltas: 1 where only the candidate is right, -1 where only the reference is, else 0; shape [labelled].
+    """
+
+    changed: int
+    deltas: Rows
+
+
+@dataclasses.dataclass(frozen=True)
 class PartialLabels:
     """What labels of some of the samples say about accuracy.
 
@@ -65,15 +86,37 @@ class PartialLabels:
         lost: Samples that only the reference has right; not whole where samples stand for others.
         gained: Samples that only the candidate has right.
         count: Samples that they stand for, agreements included.
-        labelled: Changed answers with a label.
-        changed: Changed answers.
+        samples: All samples, changed or not.
+        strata: What the labels are of.
     """
 
     lost: float
     gained: float
     count: float
-    labelled: int
-    changed: int
+    samples: int
+    strata: tuple[LabelledStratum, ...]
+
+    @property
+    def labelled(self) -> int:
+        """Changed answers with a label."""
+        return sum(len(stratum.deltas) for stratum in self.strata)
+
+    def lowest(self, alpha: float) -> float:
+        """Return the lower confidence limit of the change of accuracy for want of the other labels.
+
+        A few labels say little of the answers without one, however often they agree. The limit is that of Gaffke (see the
+        module), with the random weights of all strata drawn together; a stratum with all its labels is known.
+        """
+        import numpy as np
+
+        random, change = np.random.default_rng(0), np.zeros(_RESAMPLES)
+        for stratum in self.strata:
+            if len(stratum.deltas) == stratum.changed:
+                change += stratum.deltas.sum()
+            else:
+                weights = random.exponential(size=(_RESAMPLES, len(stratum.deltas) + 1))
+                change += stratum.changed * (weights @ np.append(stratum.deltas, -1.0)) / weights.sum(axis=1)
+        return float(np.quantile(change, alpha, method="lower")) / self.samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,23 +222,25 @@ def weigh_labels(
 
     if not labelled.any():
         return None
+    strata = []
     weights: list[float] = []
     deltas: list[float] = []
     for number in np.unique(stratum[changed]):
         inside = changed & (stratum == number)
         known = inside & labelled
+        strata.append(LabelledStratum(int(inside.sum()), delta[known]))
         weights += [inside.sum() / known.sum()] * int(known.sum()) if known.any() else [1.0] * int(inside.sum())
         deltas += delta[known].tolist() if known.any() else [-1.0] * int(inside.sum())
     weight, change = np.array(weights), np.array(deltas)
     if not len(weight):
-        return PartialLabels(0.0, 0.0, float(len(changed)), 0, 0)
+        return PartialLabels(0.0, 0.0, float(len(changed)), len(changed), ())
     scale = float(weight.sum() / (weight**2).sum())
     return PartialLabels(
         lost=float(weight[change < 0].sum()) * scale,
         gained=float(weight[change > 0].sum()) * scale,
         count=len(changed) * scale,
-        labelled=int((changed & labelled).sum()),
-        changed=int(changed.sum()),
+        samples=len(changed),
+        strata=tuple(strata),
     )
 
 

@@ -115,7 +115,7 @@ def _with_partial_labels(quality: Quality, partial: PartialLabels) -> Quality:
     """Return the same judged by the labels of some changed answers; unchanged ones lose nothing whatever their label is."""
     alpha = 1 - quality.confidence
     difference = (partial.gained - partial.lost) / partial.count + 0.0
-    bound = min(difference, paired_bound(partial.lost, partial.gained, partial.count, alpha))
+    bound = min(difference, paired_bound(partial.lost, partial.gained, partial.count, alpha), partial.lowest(alpha))
     verdict = _verdict(difference, bound, quality.allowed, difference)
     if verdict == "inconclusive" and quality.verdict == "pass":
         return quality.model_copy(update={"labelled": partial.labelled})
