@@ -126,9 +126,11 @@ class Disturbance:
         free = max(1.0, cores - self.ran / self.seconds)
         others = (self.others - blur) / self.seconds > _QUIET_CORES * free
         stolen = (self.stolen - blur) / self.seconds > _QUIET_STOLEN
-        # More threads than cores wait for each other, and then the cores are all theirs.
-        waited = min(self.waited, max(0.0, cores * self.seconds - self.ran))
-        return others or stolen or waited > _QUIET_WAIT * self.seconds or self.throttled > _QUIET_THROTTLED * self.seconds
+        # Threads of one process wait for each other, on a core that they share while another idles. That is no other work, so
+        # somebody else must be seen; in a single turn less of him, for to take it again costs little.
+        seen = self.others > (blur / 2 if self.turns <= 1 else blur)
+        waited = seen and min(self.waited, max(0.0, cores * self.seconds - self.ran)) > _QUIET_WAIT * self.seconds
+        return others or stolen or waited or self.throttled > _QUIET_THROTTLED * self.seconds
 
     def shares(self) -> dict[str, float]:
         """Return cores that others took, and what was waited, stolen and throttled as shares of the wall time."""

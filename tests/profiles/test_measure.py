@@ -107,7 +107,8 @@ class Weather:
     def watch(self, pid):
         seen = []
         yield seen
-        seen.append(Disturbance(seconds=0.1, waited=0.05 * next(self.disturbed, False), others=self.others, turns=1))
+        disturbed = next(self.disturbed, False)
+        seen.append(Disturbance(seconds=0.1, waited=0.05 * disturbed, others=self.others + 0.05 * disturbed, turns=1))
 
     def wait_for_quiet(self, spent):
         self.waits += 1

@@ -24,7 +24,8 @@ def turn(seconds=0.1, ran=0.1, **more):
     [
         ({}, False),
         ({"waited": 0.001}, False),
-        ({"waited": 0.01}, True),
+        ({"waited": 0.01, "others": 0.015}, True),
+        ({"waited": 0.05}, False),
         ({"others": 0.01}, False),
         ({"others": 0.1}, True),
         ({"stolen": 0.01}, False),
@@ -58,7 +59,10 @@ def test_ticks_that_blur_single_turns_even_out(monkeypatch):
 def test_threads_that_wait_for_each_other_are_no_disturbance(monkeypatch):
     monkeypatch.setattr(noise, "_cores", lambda: 2)
     assert not turn(ran=0.2, waited=0.2).disturbed
-    assert turn(ran=0.1, waited=0.1).disturbed
+    assert not turn(ran=0.1, waited=0.1).disturbed
+    assert turn(ran=0.1, waited=0.1, others=0.015).disturbed
+    many = [turn(ran=0.15, waited=0.03, others=blur) for blur in (0.015, -0.015) * 20]
+    assert not sum(many, Disturbance()).disturbed
 
 
 def test_on_many_cores_others_may_use_what_is_free(monkeypatch):
