@@ -2,9 +2,10 @@
 
 Runtimes do not suffer alike from other work: threads that wait for each other at every operator lose more than those that
 meet less often. A ratio of interleaved runs does not cancel that, so a turn that was disturbed does not count. Four things
-disturb: threads that are ready and get no core (the kernel's run-queue wait, ``/proc/PID/task/*/schedstat``), CPU time of
-all that is not ours on the cores that we may use (``/proc/stat``), time that the hypervisor gave to others (steal), and a
-container's quota (``throttled`` in ``cpu.stat`` of the cgroup, versions 1 and 2).
+disturb: threads that are ready and get no core while somebody else runs (the kernel's run-queue wait,
+``/proc/PID/task/*/schedstat``; threads of one process wait for each other as well), CPU time of all that is not ours on the
+cores that we may use (``/proc/stat``), time that the hypervisor gave to others (steal), and a container's quota (``throttled``
+in ``cpu.stat`` of the cgroup, versions 1 and 2).
 """
 
 from __future__ import annotations
