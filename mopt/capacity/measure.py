@@ -30,10 +30,10 @@ from mopt.profiles.measure import (
     TURN_SECONDS,
     Turn,
     TurnLog,
+    count_rounds,
     percentile,
     summarize,
     take_turn,
-    together_disturbed,
 )
 from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
@@ -363,10 +363,8 @@ def _measure_batch(
 
 
 def _log(turns: Sequence[Turn]) -> TurnLog:
-    """The quiet turns; all of them where too few are quiet."""
-    quiet = [turn for turn in turns if not turn.disturbance.disturbed]
-    counted = quiet if len(quiet) >= min(_FEWEST_TURNS, len(turns)) else turns
-    return TurnLog(tuple(turn.latencies for turn in counted), counted is turns or together_disturbed(quiet))
+    counted, disturbed = count_rounds([(turn,) for turn in turns], _FEWEST_TURNS)
+    return TurnLog(tuple(turn.latencies for (turn,) in counted), disturbed)
 
 
 def _watched_turn(replica: _Replica, batch: int, active: int, monitor: NoiseMonitor) -> Turn:

@@ -15,12 +15,12 @@ __all__ = [
     "Turn",
     "TurnLog",
     "TurnSchedule",
+    "count_rounds",
     "interleave",
     "percentile",
     "ratio",
     "summarize",
     "take_turn",
-    "together_disturbed",
 ]
 
 import dataclasses
@@ -29,7 +29,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from mopt.model.signature import Feed
 from mopt.profiles.noise import Disturbance, NoiseMonitor
@@ -84,6 +84,10 @@ class Turn:
 
     latencies: tuple[float, ...]
     disturbance: Disturbance
+
+
+_Round: TypeAlias = tuple[Turn, ...]
+"""A turn of each model, in the order of their names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +180,7 @@ def interleave(
             )
             for name in order
         }
-        rounds.append(_Round(turns))
+        rounds.append(tuple(turns[name] for name in sessions))
         logs = _logs(sessions, rounds, schedule)
         late = time.monotonic() - start > schedule.budget_seconds
         enough = late or (narrow and reference and _narrow_enough(logs, reference, narrow))
@@ -185,21 +189,10 @@ def interleave(
     return logs
 
 
-@dataclasses.dataclass(frozen=True)
-class _Round:
-    """A turn of each model."""
-
-    turns: Mapping[str, Turn]
-
-    @property
-    def quiet(self) -> bool:
-        return not any(turn.disturbance.disturbed for turn in self.turns.values())
-
-
 def _is_done(rounds: Sequence[_Round], schedule: TurnSchedule, *, enough: bool, patient: bool) -> bool:
     """Whether no further round is run: what is ``enough`` needs quiet rounds, for as long as somebody is patient."""
     fewest, most = min(schedule.fewest, schedule.rounds), _LONGER * schedule.rounds
-    quiet = sum(round_.quiet for round_ in rounds)
+    quiet = sum(map(_is_quiet, rounds))
     if quiet >= fewest:
         return enough or quiet >= schedule.rounds or len(rounds) >= most
     if patient:
@@ -208,16 +201,23 @@ def _is_done(rounds: Sequence[_Round], schedule: TurnSchedule, *, enough: bool, 
 
 
 def _logs(names: Iterable[str], rounds: Sequence[_Round], schedule: TurnSchedule) -> dict[str, TurnLog]:
-    """The quiet rounds; all of them where too few are quiet."""
-    quiet = [round_ for round_ in rounds if round_.quiet]
-    counted = quiet if len(quiet) >= min(schedule.fewest, schedule.rounds, len(rounds)) else rounds
-    disturbed = counted is rounds or together_disturbed([turn for round_ in quiet for turn in round_.turns.values()])
-    return {name: TurnLog(tuple(round_.turns[name].latencies for round_ in counted), disturbed) for name in names}
+    counted, disturbed = count_rounds(rounds, min(schedule.fewest, schedule.rounds))
+    return {name: TurnLog(tuple(round_[index].latencies for round_ in counted), disturbed) for index, name in enumerate(names)}
 
 
-def together_disturbed(turns: Iterable[Turn]) -> bool:
-    """Whether all turns together show other work, however little of it each shows."""
-    return sum((turn.disturbance for turn in turns), Disturbance()).disturbed
+def count_rounds(rounds: Sequence[_Round], fewest: int) -> tuple[Sequence[_Round], bool]:
+    """Return the quiet rounds, or all where fewer than ``fewest`` are quiet; and whether other work ran beside them.
+
+    It did where too few are quiet, and where all turns together show it, however little of it each shows.
+    """
+    quiet = [round_ for round_ in rounds if _is_quiet(round_)]
+    if len(quiet) < min(fewest, len(rounds)):
+        return rounds, True
+    return quiet, sum((turn.disturbance for round_ in quiet for turn in round_), Disturbance()).disturbed
+
+
+def _is_quiet(round_: _Round) -> bool:
+    return not any(turn.disturbance.disturbed for turn in round_)
 
 
 def take_turn(process: Pausable, monitor: NoiseMonitor, turn: Callable[[], Iterable[float]], attempts: int = _REPEATS) -> Turn:
