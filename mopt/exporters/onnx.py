@@ -25,8 +25,6 @@ CURRENT_OPSET = 17
 """From here on LayerNormalization is an operator, and every quantizer and converter knows the opset."""
 CURRENT_IR_VERSION = 8
 """The one that came with operator set 17."""
-_BIG_TENSOR_BYTES = 4096
-"""Shapes, axes and the like are smaller: they are all that the version converter looks into."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
 _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc"})
 
@@ -272,36 +270,17 @@ def _raised(model: ir.Model) -> tuple[ir.Model, str]:
     import onnx_ir as ir
     from onnx import version_converter
 
+    from mopt.model.onnx_io import without_weights
+
     if model.functions:
         return model, "the version converter cannot convert a model with functions of its own"
-    big = {name: value for name, value in model.graph.initializers.items() if (value.const_value.nbytes > _BIG_TENSOR_BYTES)}
-    inputs = list(model.graph.inputs)
-    proto = _without_weights(model, big)
+    proto, big = without_weights(model)
+    proto.ir_version = max(proto.ir_version, CURRENT_IR_VERSION)
     try:
         converted = ir.from_proto(version_converter.convert_version(proto, CURRENT_OPSET))
     except Exception as error:  # noqa: BLE001 - the converter raises whatever its C++ code throws
-        _restore(model, big, inputs)
         return model, f"the version converter failed: {_first_line(error)}"
-    _restore(model, big, inputs)
     return _with_weights(converted, model, big), ""
-
-
-def _without_weights(model: ir.Model, big: dict[str, ir.Value]) -> onnx.ModelProto:
-    """Serialise a model with its big initializers as inputs, so that no protobuf grows with the weights."""
-    import onnx_ir as ir
-
-    for name, value in big.items():
-        value.dtype, value.shape = value.const_value.dtype, ir.Shape(value.const_value.shape)
-        model.graph.initializers.pop(name)
-        model.graph.inputs.append(value)
-    model.ir_version = max(model.ir_version or 0, CURRENT_IR_VERSION)
-    return ir.to_proto(model)
-
-
-def _restore(model: ir.Model, big: dict[str, ir.Value], inputs: list[ir.Value]) -> None:
-    model.graph.inputs[:] = inputs
-    for value in big.values():
-        model.graph.register_initializer(value)
 
 
 def _with_weights(converted: ir.Model, model: ir.Model, big: dict[str, ir.Value]) -> ir.Model:

@@ -13,7 +13,7 @@ from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult, QuantizingPass
-from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
+from mopt.passes._openvino import convert, dataset, nncf, save, weights_of, widen_biases
 
 _ELEMENTWISE = (
     *("Add", "Divide", "Exp", "Gelu", "HSwish", "MVN", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2"),
@@ -66,6 +66,7 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
         """Convert, calibrate, quantize and save."""
         library = nncf()
         model = convert(source.file)
+        widen_biases(model)
         quantized = library.quantize(
             model,
             dataset(library, model, self.calibration),
