@@ -6,12 +6,12 @@ __all__ = ["ExportOnnx"]
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
-from mopt.exporters._base import Exporter, run_onnxruntime
+from mopt.exporters._base import OPTIONAL_INPUTS, Exporter, run_onnxruntime
 from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
 
@@ -25,6 +25,8 @@ CURRENT_OPSET = 17
 """From here on LayerNormalization is an operator, and every quantizer and converter knows the opset."""
 CURRENT_IR_VERSION = 8
 """The one that came with operator set 17."""
+_DEFAULTS_IR_VERSION = 4
+"""From here on an input with an initializer is meant to be one that has a default; before, every initializer was an input."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
 _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc"})
 
@@ -33,18 +35,22 @@ _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.micro
 class ExportOnnx(Exporter):
     """Copy a ``.onnx`` file, with its weights memory-mapped.
 
-    Initializers stop being inputs, as files of IR version 3 have them, and the maps that skl2onnx gives for probabilities
-    become arrays. A custom operator, and external data that is
+    Initializers stop being inputs, as files of IR version 3 have them, the model's own functions are written out where they are
+    called, and the maps that skl2onnx gives for probabilities become arrays. A custom operator, and external data that is
     missing, cut off or outside of the model's folder, is the user's mistake. Nothing else of the graph is touched.
 
     Attributes:
         raise_opset: Convert an opset below 17 to 17 where the version converter can; whoever exports compares the outputs.
+        inline_functions: Let the operators of functions stand in the graph, where passes find them.
+        kept_inputs: Inputs with a default that stay inputs, from now on without it; the others become constants.
     """
 
     accepts: ClassVar[str] = "an ONNX file (.onnx)"
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
 
     raise_opset: bool = True
+    inline_functions: bool = True
+    kept_inputs: tuple[str, ...] = ()
 
     @classmethod
     def matches(cls, source: str) -> bool:
@@ -52,8 +58,14 @@ class ExportOnnx(Exporter):
         return source.lower().endswith(".onnx") and not Path(source).is_dir()
 
     def cautious(self) -> ExportOnnx | None:
-        """Return the exporter that keeps the opset."""
-        return dataclasses.replace(self, raise_opset=False) if self.raise_opset else None
+        """Return the exporter that keeps the opset; after it, the one that keeps functions too."""
+        if self.raise_opset:
+            return dataclasses.replace(self, raise_opset=False)
+        return dataclasses.replace(self, inline_functions=False) if self.inline_functions else None
+
+    def with_inputs(self, names: Collection[str]) -> ExportOnnx:
+        """Return the exporter that keeps these inputs, which have a default."""
+        return dataclasses.replace(self, kept_inputs=tuple(sorted(names)))
 
     def files(self) -> dict[str, Path]:
         """Return the model file and its external data."""
@@ -68,15 +80,21 @@ class ExportOnnx(Exporter):
         path = Path(self.source)
         model, flattened = _load(path)
         before = model.opset_imports[""]
-        freed = _free_initializers(model)
+        optional = _free_initializers(model, self.kept_inputs)
         detail: dict[str, Any] = {"opset": before}
+        detail |= {OPTIONAL_INPUTS: optional} if optional and (model.ir_version or 0) >= _DEFAULTS_IR_VERSION else {}
         detail |= {"arrays instead of maps": flattened} if flattened else {}
+        functions = len(model.functions)
+        if functions and self.inline_functions:
+            model, failure = _inlined(model)
+            detail |= {"functions kept because": failure} if failure else {"functions written out": functions}
         if self.raise_opset and before < CURRENT_OPSET:
             model, failure = _raised(model)
             detail |= {"opset": model.opset_imports[""], "raised from opset": before} if not failure else {}
             detail |= {"opset kept because": failure} if failure else {}
         save(model, folder)
-        return PassResult(freed or bool(flattened) or model.opset_imports[""] != before, detail)
+        changed = bool(optional or flattened or functions or self.kept_inputs) or model.opset_imports[""] != before
+        return PassResult(changed, detail)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the original file with every graph optimisation off; maps are given as arrays, in the order of their keys."""
@@ -97,6 +115,7 @@ def load_checked(path: Path) -> ir.Model:
 def _load(path: Path) -> tuple[ir.Model, list[str]]:
     """Return a checked model, and the names of its outputs that were maps."""
     import onnx_ir as ir
+    from onnx import TensorProto, external_data_helper
     from onnx_ir import external_data
 
     proto = _parse(path)
@@ -109,6 +128,11 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
             )
     for tensor in _external(proto):
         _check_external(path, tensor)
+    for tensor in _attribute_tensors(proto):  # initializers stay on the disk until they are needed
+        if tensor.data_location == TensorProto.EXTERNAL:
+            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -184,18 +208,32 @@ def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield every tensor with external data: initializers and attributes, those of subgraphs and functions too."""
     from onnx import TensorProto
 
+    tensors = list(_attribute_tensors(proto))
+    for graph in _graphs(proto):
+        tensors += getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            tensors += [sparse.values, sparse.indices]
+    yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
+
+
+def _attribute_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in _graphs(proto):
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield attribute.t
+                yield from attribute.tensors
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[Any]:
+    """Yield the graph, the functions, and the graphs inside of them."""
     pending: list[Any] = [proto.graph, *proto.functions]
     while pending:
         graph = pending.pop()
-        tensors = list(getattr(graph, "initializer", ()))
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            tensors += [sparse.values, sparse.indices]
+        yield graph
         for node in graph.node:
             for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors]
                 pending += [attribute.g] if attribute.HasField("g") else []
                 pending += attribute.graphs
-        yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
 
 
 def tensor_location(tensor: onnx.TensorProto) -> str:
@@ -255,14 +293,36 @@ def _check_operators(path: Path, model: ir.Model) -> None:
     model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx", CURRENT_OPSET))
 
 
-def _free_initializers(model: ir.Model) -> bool:
-    """Make constants of the inputs that have an initializer."""
-    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    if len(inputs) == len(model.graph.inputs):
-        return False
-    model.graph.inputs[:] = inputs
-    model.ir_version = max(model.ir_version or 0, 4)
-    return True
+def _free_initializers(model: ir.Model, kept: Collection[str]) -> list[str]:
+    """Make constants of the inputs that have an initializer, but for ``kept``, which lose it; return the other names."""
+    for name in kept:
+        if name in model.graph.initializers:
+            model.graph.initializers.pop(name).const_value = None
+    freed = [value for value in model.graph.inputs if value.name in model.graph.initializers]
+    if freed:
+        model.graph.inputs[:] = [value for value in model.graph.inputs if value not in freed]
+        model.ir_version = max(model.ir_version or 0, _DEFAULTS_IR_VERSION)
+    return [str(value.name) for value in freed]
+
+
+def _inlined(model: ir.Model) -> tuple[ir.Model, str]:
+    """Return the model with its functions written out where they are called, or as it is and the reason why."""
+    import onnx_ir as ir
+    from onnx import inliner
+
+    from mopt.model.onnx_io import without_weights
+
+    proto, big = without_weights(model)
+    try:
+        inlined = ir.from_proto(inliner.inline_local_functions(proto, convert_version=True))
+    except Exception as error:  # noqa: BLE001 - the inliner raises whatever its C++ code throws
+        return model, f"ONNX's inliner failed: {_first_line(error)}"
+    if inlined.functions:
+        return model, "ONNX's inliner left some"
+    used = {node.domain for node in inlined.graph.all_nodes()}
+    for domain in {function.domain for function in model.functions.values()} - used:
+        inlined.opset_imports.pop(domain, None)
+    return _with_weights(inlined, model, big), ""
 
 
 def _raised(model: ir.Model) -> tuple[ir.Model, str]:
@@ -278,6 +338,7 @@ def _raised(model: ir.Model) -> tuple[ir.Model, str]:
     proto.ir_version = max(proto.ir_version, CURRENT_IR_VERSION)
     try:
         converted = ir.from_proto(version_converter.convert_version(proto, CURRENT_OPSET))
+        converted.ir_version = max(converted.ir_version or 0, CURRENT_IR_VERSION)
     except Exception as error:  # noqa: BLE001 - the converter raises whatever its C++ code throws
         return model, f"the version converter failed: {_first_line(error)}"
     return _with_weights(converted, model, big), ""
@@ -291,7 +352,6 @@ def _with_weights(converted: ir.Model, model: ir.Model, big: dict[str, ir.Value]
         converted.graph.register_initializer(value)
     converted.metadata_props.update(model.metadata_props)
     converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
-    converted.ir_version = max(converted.ir_version or 0, CURRENT_IR_VERSION)
     for before, after in zip(model.graph.inputs, converted.graph.inputs, strict=True):
         after.shape = before.shape
     for before, after in zip(model.graph.outputs, converted.graph.outputs, strict=True):

@@ -15,16 +15,17 @@ __all__ = [
 ]
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
 from mopt.datasets.spec import DataSpec
-from mopt.datasets.split import Split, batched, prepare
+from mopt.datasets.split import Split, batched, input_names, prepare
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
 from mopt.evaluators.metric_choice import load_metric
+from mopt.exporters._base import OPTIONAL_INPUTS, Exporter
 from mopt.exporters._export import (
     SAMPLES,
     ExportedModel,
@@ -37,6 +38,7 @@ from mopt.model.formats import ONNX
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
+from mopt.model.valid_values import valid_values
 from mopt.profiles.machine import detect
 from mopt.progress import Progress
 from mopt.recipe import Recipe, make_recipe
@@ -46,6 +48,8 @@ from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import memory_budget
 from mopt.search.simplify import Simplified, simplify
+from mopt.system.deadlines import TimeLimit
+from mopt.system.process import run
 from mopt.system.store import Store, default_root
 
 _MOST_SAMPLES = 256
@@ -104,9 +108,12 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
         UserError: When the model cannot be exported, or the data does not fit it.
     """
     exporter = find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
-    exported = export(exporter, store)
-    progress.step(f"{recipe.name}: {exporter.name}")
-    split = prepare(recipe.data, exported.signature, store, Path())
+    exported = _export_for(exporter, recipe.data, store)
+    constants = exported.detail.get(OPTIONAL_INPUTS, ())
+    frozen = "".join(f"; the data has no {name}, which becomes a constant: its default" for name in constants)
+    progress.step(f"{recipe.name}: {exporter.name}{frozen}")
+    bounds = _bounds(exported) if recipe.data.is_random else None
+    split = prepare(recipe.data, exported.signature, store, Path(), bounds)
     progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
     return Source(exported, split)
 
@@ -139,14 +146,31 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
     Raises:
         UserError: When it is neither, its files are not those that were built, or the data does not fit it.
     """
-    split = prepare(spec, _signature_of(source, recipe, store), store, Path())
+    split = prepare(spec, _signature_of(source, spec, recipe, store), store, Path())
     return open_model(source, first_samples(split), recipe, store), split
 
 
-def _signature_of(source: str, recipe: Recipe, store: Store) -> Signature:
+def _signature_of(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> Signature:
     if is_artifact(source):
         return read_manifest(Path(source)).signature
-    return export(find_exporter(source, trust_pickle=recipe.trust_pickle), store).signature
+    return _export_for(find_exporter(source, trust_pickle=recipe.trust_pickle), spec, store).signature
+
+
+def _bounds(exported: ExportedModel) -> dict[str, tuple[int, int]]:
+    bounds: dict[str, tuple[int, int]] = run(valid_values, exported.model.file, limit=TimeLimit.from_size(exported.model.size))
+    return bounds
+
+
+def _export_for(exporter: Exporter, spec: DataSpec, store: Store) -> ExportedModel:
+    """Export a model; an input with a default that the data has values for stays an input."""
+    exported = export(exporter, store)
+    if optional := exported.detail.get(OPTIONAL_INPUTS):
+        return _keep_inputs(exported, input_names(spec, exported.signature, store, Path()) & set(optional), store)
+    return exported
+
+
+def _keep_inputs(exported: ExportedModel, names: Collection[str], store: Store) -> ExportedModel:
+    return export(exported.exporter.with_inputs(names), store) if names else exported
 
 
 def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
@@ -157,8 +181,10 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     """
     if is_artifact(source):
         return _from_artifact(Artifact.open(source))
-    exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
-    validated = validate_export(export(exporter, store), samples, store)
+    exported = export(find_exporter(source, trust_pickle=recipe.trust_pickle), store)
+    optional = exported.detail.get(OPTIONAL_INPUTS, ())
+    exported = _keep_inputs(exported, {name for name in optional if samples and name in samples[0]}, store)
+    validated = validate_export(exported, samples, store)
     return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,
