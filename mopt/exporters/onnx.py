@@ -80,9 +80,10 @@ class ExportOnnx(Exporter):
         path = Path(self.source)
         model, flattened = _load(path)
         before = model.opset_imports[""]
+        defaults = (model.ir_version or 0) >= _DEFAULTS_IR_VERSION
         optional = _free_initializers(model, self.kept_inputs)
         detail: dict[str, Any] = {"opset": before}
-        detail |= {OPTIONAL_INPUTS: optional} if optional and (model.ir_version or 0) >= _DEFAULTS_IR_VERSION else {}
+        detail |= {OPTIONAL_INPUTS: optional} if optional and defaults else {}
         detail |= {"arrays instead of maps": flattened} if flattened else {}
         functions = len(model.functions)
         if functions and self.inline_functions:
@@ -308,21 +309,39 @@ def _free_initializers(model: ir.Model, kept: Collection[str]) -> list[str]:
 def _inlined(model: ir.Model) -> tuple[ir.Model, str]:
     """Return the model with its functions written out where they are called, or as it is and the reason why."""
     import onnx_ir as ir
-    from onnx import inliner
 
     from mopt.model.onnx_io import without_weights
 
     proto, big = without_weights(model)
     try:
-        inlined = ir.from_proto(inliner.inline_local_functions(proto, convert_version=True))
+        inlined = _inline(ir.from_proto(proto))
     except Exception as error:  # noqa: BLE001 - the inliner raises whatever its C++ code throws
-        return model, f"ONNX's inliner failed: {_first_line(error)}"
-    if inlined.functions:
-        return model, "ONNX's inliner left some"
+        return model, f"they cannot be written out: {_first_line(error)}"
     used = {node.domain for node in inlined.graph.all_nodes()}
     for domain in {function.domain for function in model.functions.values()} - used:
         inlined.opset_imports.pop(domain, None)
     return _with_weights(inlined, model, big), ""
+
+
+def _inline(model: ir.Model) -> ir.Model:
+    """Inline with onnx_ir; with ONNX's own inliner where a function is of another operator set, which that one converts."""
+    import onnx
+    import onnx_ir as ir
+    from onnx import inliner
+    from onnx_ir.passes import common
+
+    functions = list(model.functions.values())
+    imports = [entry for function in functions for entry in function.opset_imports.items()]
+    if all(model.opset_imports.get(domain, version) == version for domain, version in imports):
+        common.InlinePass()(model)
+        return model
+    for node in [*model.graph.all_nodes(), *(node for function in functions for node in function.all_nodes())]:
+        callee = model.functions.get(node.op_identifier())
+        for name, attribute in callee.attributes.items() if callee is not None else ():
+            if attribute.value is not None:  # ONNX's inliner forgets defaults
+                node.attributes.setdefault(name, attribute)
+    typed = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+    return ir.from_proto(inliner.inline_local_functions(typed, convert_version=True))
 
 
 def _raised(model: ir.Model) -> tuple[ir.Model, str]:
