@@ -158,11 +158,14 @@ def _named_by_people(shape: ir.Shape) -> ir.Shape:
 def hold_signature(before: ir.Model, after: ir.Model, library: str) -> None:
     """Give the inputs and outputs of ``after`` the shapes that ``before`` declares.
 
-    A library may rename a symbolic dimension or fix it; what the model declared stays true either way.
+    A library may rename a symbolic dimension or fix it; what the model declared stays true either way. What it wrote down of a
+    value inside whose type it does not know is forgotten: a runtime takes no type that is undefined.
 
     Raises:
         NotApplicableError: When names, order, types or ranks are others, which cannot be put right.
     """
+    import onnx_ir as ir
+
     for kind, old, new in (
         ("input", before.graph.inputs, after.graph.inputs),
         ("output", before.graph.outputs, after.graph.outputs),
@@ -176,6 +179,10 @@ def hold_signature(before: ir.Model, after: ir.Model, library: str) -> None:
             if not _compatible(was.shape, now.shape):
                 raise NotApplicableError(f"{library} changed {kind} {was.name} from {was.shape} to {now.shape}")
             now.shape = was.shape.copy() if was.shape is not None else None
+    for node in after.graph.all_nodes():
+        for value in node.outputs:
+            if value.type is not None and value.dtype == ir.DataType.UNDEFINED:
+                value.type = value.shape = None
 
 
 def _compatible(was: ir.Shape | None, now: ir.Shape | None) -> bool:

@@ -154,7 +154,10 @@ class _Plan:
 
 
 def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
-    """Return which inputs and outputs change their type, or None when the standard does not allow it."""
+    """Return which inputs and outputs change their type, or None when the standard does not allow it.
+
+    An operator whose floating-point output has a type of its own, as Bernoulli's, does not tell which one it would be.
+    """
     import onnx
     import onnx_ir as ir
 
@@ -175,7 +178,7 @@ def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
     changed = [(index, value) for index, value, formal in floats if formal in allowed]
     letters = {formal for _, _, formal in floats if formal in allowed}
     outputs = [i for i, _ in enumerate(node.outputs) if _formal(schema.outputs, i) in letters]
-    if not changed:
+    if not changed or any(v.dtype == ir.DataType.FLOAT for i, v in enumerate(node.outputs) if v.name and i not in outputs):
         return None
     return _Plan([index for index, _ in changed], outputs, [value for _, value in changed])
 

@@ -114,3 +114,12 @@ def test_sequences_keep_their_type_and_their_elements_have_shapes_of_their_own()
     assert isinstance(pieces.type, ir.SequenceType)
     assert second.type == ir.TensorType(ir.DataType.FLOAT)
     assert [size if isinstance(size, int) else size.value for size in second.shape] == ["N", None]
+
+
+def test_a_type_that_a_library_left_undefined_is_forgotten():
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x) y = Abs (a) }'
+    before, after = ir.from_onnx_text(text), ir.from_onnx_text(text)
+    inner = after.graph[0].outputs[0]
+    inner.type, inner.shape = ir.TensorType(ir.DataType.UNDEFINED), ir.Shape([4])
+    hold_signature(before, after, "it")
+    assert (inner.type, inner.shape) == (None, None)
