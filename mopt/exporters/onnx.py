@@ -119,6 +119,8 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
     from onnx import TensorProto, external_data_helper
     from onnx_ir import external_data
 
+    from mopt.model.onnx_io import BIG_TENSOR_BYTES
+
     proto = _parse(path)
     flattened = _flatten_maps(proto)
     for value in [*proto.graph.input, *proto.graph.output]:
@@ -129,11 +131,11 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
             )
     for tensor in _external(proto):
         _check_external(path, tensor)
-    for tensor in _attribute_tensors(proto):  # initializers stay on the disk until they are needed
-        if tensor.data_location == TensorProto.EXTERNAL:
-            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]
+    for tensor in _external(proto, smaller_than=BIG_TENSOR_BYTES):  # big ones stay on the disk until they are needed
+        external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+        tensor.raw_data = tensor.raw_data[: _tensor_bytes(tensor)]  # without a length it reads to the end of the file
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -205,29 +207,29 @@ def _array(value: Any) -> Any:
     return value
 
 
-def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor with external data: initializers and attributes, those of subgraphs and functions too."""
+def _external(proto: onnx.ModelProto, smaller_than: int | None = None) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor with external data: initializers and attributes, those of subgraphs and functions too.
+
+    ``smaller_than`` leaves out initializers of the main graph that have as many bytes.
+    """
     from onnx import TensorProto
 
-    tensors = list(_attribute_tensors(proto))
-    for graph in _graphs(proto):
-        tensors += getattr(graph, "initializer", ())
+    main, *others = _graphs(proto)
+    tensors = [tensor for tensor in main.initializer if smaller_than is None or _tensor_bytes(tensor) < smaller_than]
+    for graph in (main, *others):
+        for node in graph.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
         for sparse in getattr(graph, "sparse_initializer", ()):
             tensors += [sparse.values, sparse.indices]
+    for graph in others:
+        tensors += getattr(graph, "initializer", ())
     yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
 
 
-def _attribute_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    for graph in _graphs(proto):
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield attribute.t
-                yield from attribute.tensors
-
-
 def _graphs(proto: onnx.ModelProto) -> Iterator[Any]:
-    """Yield the graph, the functions, and the graphs inside of them."""
-    pending: list[Any] = [proto.graph, *proto.functions]
+    """Yield the graph, then the functions and the graphs inside of them."""
+    pending: list[Any] = [*reversed(proto.functions), proto.graph]
     while pending:
         graph = pending.pop()
         yield graph
