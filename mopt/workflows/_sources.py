@@ -14,6 +14,7 @@ __all__ = [
     "read_samples",
 ]
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
 from mopt.datasets.spec import DataSpec
 from mopt.datasets.split import Split, batched, input_names, prepare
+from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
 from mopt.evaluators.metric_choice import load_metric
@@ -157,7 +159,10 @@ def _signature_of(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> 
 
 
 def _bounds(exported: ExportedModel) -> dict[str, tuple[int, int]]:
-    bounds: dict[str, tuple[int, int]] = run(valid_values, exported.model.file, limit=TimeLimit.from_size(exported.model.size))
+    """Return what made-up integers may be; nothing where a broken graph hides it, which is told when it runs."""
+    bounds: dict[str, tuple[int, int]] = {}
+    with contextlib.suppress(CandidateRejectedError):
+        bounds = run(valid_values, exported.model.file, limit=TimeLimit.from_size(exported.model.size))
     return bounds
 
 
