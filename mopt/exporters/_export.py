@@ -18,6 +18,7 @@ from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, ref
 from mopt.exporters._batch_axes import find_batch_axes
 from mopt.exporters._parity import compare
 from mopt.model.files import Model
+from mopt.model.onnx_io import LIBRARIES
 from mopt.model.signature import Feed, Signature
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.records.trial import ExportRecord
@@ -260,7 +261,7 @@ def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path
     def examine() -> dict[str, Any]:
         make_empty(folder / _MODEL)
         arguments = (exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
-        record: dict[str, Any] = run(_examine, *arguments, limit=TimeLimit.from_size(exported.model.size))
+        record: dict[str, Any] = run(_examine, *arguments, limit=TimeLimit.from_size(exported.model.size), modules=LIBRARIES)
         return record
 
     try:

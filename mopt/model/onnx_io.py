@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["INLINE_LIMIT", "load", "model_metadata", "save", "weight_bytes"]
+__all__ = ["INLINE_LIMIT", "LIBRARIES", "load", "model_metadata", "save", "weight_bytes"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+LIBRARIES = ("onnx", "onnx_ir.passes.common", "onnxruntime.quantization")
+"""Modules that take long to import, in a process that works on graphs."""
 INLINE_LIMIT = 512 * 1024 * 1024
 """Bytes of weights up to which a model is one file."""
 _EXTERNAL_THRESHOLD = 1024

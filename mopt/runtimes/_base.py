@@ -186,6 +186,11 @@ class _Host:
         return latencies
 
 
+def _forkable(runtime: Runtime) -> tuple[str, ...]:
+    """What may be imported before forking: what drives a GPU must not be."""
+    return (__name__, runtime.module) if set(runtime.devices) == {"cpu"} else (__name__,)
+
+
 def _import(runtime: Runtime) -> None:
     try:
         importlib.import_module(runtime.module)
@@ -235,7 +240,9 @@ class HostedProcess(abc.ABC):
     def _start(self) -> Worker:
         limit = MEASURED.limit(self._load_key, self._unmeasured())
         start = time.monotonic()
-        worker = Worker(*self._host(), limit=limit, environment=self._runtime.environment())
+        worker = Worker(
+            *self._host(), limit=limit, environment=self._runtime.environment(), modules=_forkable(self._runtime)
+        )
         self._load_seconds = time.monotonic() - start
         MEASURED.note(self._load_key, self._load_seconds)
         return worker

@@ -26,6 +26,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 from mopt.workflows._sources import read_samples
 
@@ -61,6 +62,7 @@ def make_load_plan(
     )
 
 
+@forking()
 def bench_artifact(
     artifact: str | Path,
     load: LoadPlan | None = None,

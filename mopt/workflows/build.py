@@ -48,6 +48,7 @@ from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
@@ -93,6 +94,7 @@ class _Outcome:
     batching: Batching
 
 
+@forking()
 def build(
     recipe: Recipe | None = None,
     *,
@@ -149,6 +151,7 @@ def build(
     return Artifact(destination, read_manifest(destination), cached=entry.scratch is None)
 
 
+@forking()
 def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Store | None = None) -> Plan:
     """Export the model and read the data, and return what a build would try."""
     progress, store = progress or Silent(), store or Store(default_root())

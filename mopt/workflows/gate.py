@@ -38,6 +38,7 @@ from mopt.regression.quality import (
     slice_checks,
 )
 from mopt.regression.worst_samples import largest_regressions
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
@@ -71,6 +72,7 @@ class _Findings:
     performance: PerformanceComparison | None = None
 
 
+@forking()
 def run_gate(
     candidate: str,
     against: str,

@@ -26,6 +26,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.trial import TrialRecord
 from mopt.regression.worst_samples import sample_picture, sample_text, text_reader
 from mopt.system.digests import digest
+from mopt.system.forkserver import forking
 from mopt.system.store import Store, default_root
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
 
@@ -58,6 +59,7 @@ class LabelRequest:
 # --- writing ------------------------------------------------------------------------------------------------------------
 
 
+@forking()
 def write_label_request(
     artifact: Path,
     *,
