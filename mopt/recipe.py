@@ -151,13 +151,19 @@ class CandidateSpec(Schema):
     ] = ()
 
 
+EffortName = Literal["quick", "standard", "thorough"]
+
+
 class Search(Schema):
     """How widely and how long to look."""
 
+    effort: Annotated[EffortName, pydantic.Field(description="how much is tried: quick, standard or thorough")] = "standard"
     candidates: Annotated[tuple[str, ...], pydantic.Field(description="patterns of candidate names to try")] = ("*",)
     max_batch: Annotated[int, pydantic.Field(ge=1, le=4096, description="largest batch size to measure")] = 32
     threads: Annotated[int, pydantic.Field(ge=1, description="threads for one inference; default: all cores")] | None = None
-    rounds: Annotated[int, pydantic.Field(ge=5, le=1000, description="most rounds of interleaved measuring")] = 15
+    rounds: Annotated[
+        int | None, pydantic.Field(ge=5, le=1000, description="most rounds of interleaved measuring; default: as the effort")
+    ] = None
     time_budget: Annotated[
         Milliseconds, pydantic.Field(description="time after which no new candidate is begun, such as 30m")
     ] = 30 * 60e3

@@ -122,6 +122,10 @@ Threads = Annotated[
     int | None,
     _option("Search", "--threads", metavar="N", default="all cores", help="Threads for one inference."),
 ]
+Effort = Annotated[
+    str | None,
+    _option("Search", "--effort", metavar="EFFORT", default="standard", help="How much is tried: quick, standard or thorough."),
+]
 TimeBudget = Annotated[
     str | None,
     _option("Search", "--time-budget", metavar="TIME", help="Time for searching, or for measuring speed, such as 20m."),

@@ -48,7 +48,7 @@ def command(
     confidence: opt.Confidence = None, inconclusive: opt.Inconclusive = None,
     rate: opt.Rate = None, p99: opt.P99 = None, arrivals: opt.Arrivals = None, spare: opt.Spare = None,
     utilization: opt.Utilization = None,
-    candidates: opt.Candidates = None, max_batch: opt.MaxBatch = None, threads: opt.Threads = None,
+    effort: opt.Effort = None, candidates: opt.Candidates = None, max_batch: opt.MaxBatch = None, threads: opt.Threads = None,
     time_budget: opt.TimeBudget = None, memory: opt.Memory = None,
     name: opt.Name = None, serve: opt.Serve = None,
     out: Annotated[Path | None, opt.out_option("NAME.mopt")] = None,
@@ -76,8 +76,8 @@ def command(
         data=given(path=data, label=label, group=group, calibration=calibration, evaluation=evaluation),
         traffic=given(rate=rate, p99=p99, arrivals=arrivals, spare=spare, utilization=utilization),
         search=given(
-            candidates=candidates, max_batch=max_batch, threads=threads, time_budget=time_budget, memory=memory,
-            confidence=confidence, inconclusive=inconclusive,
+            effort=effort, candidates=candidates, max_batch=max_batch, threads=threads, time_budget=time_budget,
+            memory=memory, confidence=confidence, inconclusive=inconclusive,
         ),
     )  # fmt: skip
     checked = make_recipe(merge_recipes(_base(source, recipe), flags))

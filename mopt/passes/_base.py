@@ -46,6 +46,8 @@ class Pass(abc.ABC):
     """The extra of mopt that installs what the pass needs, when the core does not."""
     modules: ClassVar[tuple[str, ...]] = LIBRARIES
     """What it imports that takes long: one process imports it for all passes that name the same."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Files that it puts beside the model, for a later pass to read."""
     timeout: ClassVar[float] = 1800.0
     """Seconds after which it counts as hung, whatever it does, as long as it was not measured on the same model before; one
     that does nothing at all is noticed after 30 s."""

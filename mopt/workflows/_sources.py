@@ -43,6 +43,7 @@ from mopt.recipe import Recipe, make_recipe
 from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.effort import EFFORTS
 from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import memory_budget
 from mopt.search.simplify import Simplified, simplify
@@ -121,7 +122,8 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
     validated = validate_export(source.exported, samples, store)
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
-    calibration = batched(source.split.calibration, validated.signature, store)
+    most = EFFORTS[recipe.search.effort].calibration
+    calibration = batched(source.split.calibration.first(most), validated.signature, store)
     steps = simplifying_passes(recipe.search.simplify, calibration)
     simplified = simplify(steps, validated.model, validated.signature, samples, store, memory)
     progress.step(simplified.note)

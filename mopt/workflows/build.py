@@ -42,6 +42,7 @@ from mopt.reports.build import render_files
 from mopt.runtimes._base import SessionProcess
 from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.driver import search
+from mopt.search.effort import EFFORTS, Effort
 from mopt.search.from_recipe import check_search
 from mopt.search.selection import SearchResult
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
@@ -234,18 +235,24 @@ def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Ca
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, _threads(recipe, site.machine), engine)
     serving = [load("serving", name)() for name in recipe.serve]
-    return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving)
+    return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving, options.effort)
+
+
+def _effort(recipe: Recipe) -> Effort:
+    effort, rounds = EFFORTS[recipe.search.effort], recipe.search.rounds
+    return effort if rounds is None else dataclasses.replace(effort, rounds=rounds)
 
 
 def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:
     options = recipe.search
+    evaluation = source.split.evaluation.first(EFFORTS[options.effort].evaluation)
     return SearchTask(
         source=prepared.validated.model,
         calibration=prepared.calibration,
         compiling=CompileTask(prepared.simplified.model, prepared.simplified.records, store, prepared.memory),
         quality=QualityTask(
             signature=prepared.signature,
-            samples=source.split.evaluation,
+            samples=evaluation,
             metric=metric,
             tolerance=Tolerance.parse(recipe.tolerance),
             confidence=options.confidence,
@@ -255,11 +262,11 @@ def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, 
         ),
         speed=SpeedTask(
             signature=prepared.signature,
-            samples=source.split.evaluation,
+            samples=evaluation,
             objective=recipe.objective,
             latency_limit_ms=recipe.traffic.p99,
             max_batch=options.max_batch,
-            rounds=options.rounds,
+            effort=_effort(recipe),
             memory=prepared.memory,
             monitor=site.monitor,
         ),
