@@ -104,6 +104,7 @@ def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
     from mopt.system.digests import describe_fields
+    from mopt.workflows.build import expectation_text
 
     candidates = [
         {
@@ -124,6 +125,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
                 "metric": plan.metric,
                 "data": plan.data,
                 "candidates": candidates,
+                "expected_seconds": plan.expected_seconds,
             }
         )
         return
@@ -141,11 +143,12 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     for candidate in plan.candidates:
         if candidate.refused is not None:
             console.print(f"{candidate.name}: {candidate.refused.rejection}, {candidate.refused.reason}", markup=False)
+    console.print(expectation_text(plan.recipe, plan.expected_seconds), markup=False)
 
 
 def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
     from mopt.reports.serving import serving_sentence
-    from mopt.reports.summary import beside_load_text, closing_lines
+    from mopt.reports.summary import beside_load_text, closing_lines, time_text
 
     manifest = artifact.manifest
     if as_json:
@@ -169,6 +172,7 @@ def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
             *(f"warning   {text}" for text in manifest.warnings),
             f"serve     {serving_sentence(manifest.batching)}",
             f"busy      {busy}" if (busy := beside_load_text(manifest)) else "",
+            f"time      {spent}" if (spent := time_text(manifest)) and not artifact.cached else "",
             f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),
             f"report    {artifact.folder / 'report.html'}",
         ]

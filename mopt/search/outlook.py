@@ -12,6 +12,7 @@ __all__ = [
     "SCREENING",
     "SHORTLIST_STAGE",
     "Pace",
+    "expected_by_effort",
     "expected_from_start",
     "expected_mixed_precision",
     "expected_quality",
@@ -21,10 +22,12 @@ __all__ = [
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 from mopt.profiles.measure import TURN_SECONDS
-from mopt.search.effort import Effort
+from mopt.recipe import EffortName
+from mopt.search.effort import EFFORTS, Effort
 
 COMPILING = "compiling"
 SCREENING = "screening the speed"
@@ -43,6 +46,10 @@ _SURVIVORS = 0.6
 """Share of the candidates that screening leaves; sometimes it leaves hardly any, so a shortlist has one less than it may."""
 _CALIBRATING = 0.8
 """Times of running the calibration samples that compiling a candidate takes, those that need none among them."""
+_SAMPLE_OVERHEAD = 0.0005
+"""Seconds of a sample for reading it, and for scoring the answer."""
+_BESIDES = 4.0
+"""Seconds of a build for the busy machine, the operators, and the artifact."""
 _WARM_UP_TURNS = 4
 _FEWEST_ROUNDS = 5
 _LONGEST_TURN = 0.15
@@ -74,6 +81,12 @@ class Pace:
     few: int
     calibration: int
     slowness: float = 1.0
+
+    @classmethod
+    def from_sample(cls, seconds: float, samples: int, few: int, calibration: int) -> Self:
+        """Return the pace of a model of which no more is known than what a sample takes."""
+        each = seconds + _SAMPLE_OVERHEAD
+        return cls(_OPENING + each * samples, _OPENING + each * min(few, samples), samples, few, calibration)
 
     @property
     def sample(self) -> float:
@@ -118,6 +131,36 @@ def expected_from_start(
         QUALITY: expected_quality(pace, survivors, 0, effort.shortlist),
         SHORTLIST_STAGE: expected_shortlist(pace.sample, min(effort.shortlist - 1, survivors), sizes, effort),
     }
+
+
+def expected_by_effort(
+    sample_seconds: float,
+    candidates: Mapping[EffortName, int],
+    *,
+    samples: int,
+    few: int,
+    calibration: int,
+    sizes: Sequence[int],
+    screening_batch: int,
+) -> dict[EffortName, float]:
+    """Return the seconds of a search at each effort.
+
+    Args:
+        sample_seconds: Of one sample in the reference.
+        candidates: How many each effort would try.
+        samples: To evaluate with.
+        few: Of a first look.
+        calibration: To take ranges from.
+        sizes: Batch sizes that may be measured.
+        screening_batch: Batch size at which all are screened.
+    """
+    expected: dict[EffortName, float] = {}
+    for name, count in candidates.items():
+        effort = EFFORTS[name]
+        pace = Pace.from_sample(sample_seconds, min(samples, effort.evaluation), few, min(calibration, effort.calibration))
+        stages = expected_from_start(pace, count, effort=effort, sizes=sizes, screening_batch=screening_batch)
+        expected[name] = _BESIDES + pace.seconds + sum(stages.values())
+    return expected
 
 
 def expected_quality(pace: Pace, alive: int, variants: int, shortlist: int) -> float:

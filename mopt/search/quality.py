@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "FEW_SAMPLES",
     "QUALITY_REJECTIONS",
     "ReferenceOutputs",
     "check_quality",
@@ -37,7 +38,7 @@ from mopt.model.samples import Samples
 from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
-from mopt.search.outlook import COMPILING, mixed_precision_stage
+from mopt.search.outlook import mixed_precision_stage
 from mopt.search.task import CompileTask, QualityTask
 from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
 from mopt.system.hangs import about
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 QUALITY_REJECTIONS = (Rejection.WORSE, Rejection.INCONCLUSIVE)
 """What mixed precision may mend."""
 _FIRST_SAMPLES = 64
-_FEW_SAMPLES = 256
+FEW_SAMPLES = 256
 _SLOW_SECONDS = 0.02
 """For a sample, from which on a look at fewer of them saves more than another process costs."""
 _EARLY_CONFIDENCE = 0.999
@@ -95,7 +96,7 @@ def record_reference(task: QualityTask, source: Model, reference: Candidate) -> 
     metric, because = fit_metric(task.metric, answers)
     rows = score(answers, metric, task.samples)
     slow = (time.monotonic() - began) / len(rows) > _SLOW_SECONDS
-    looks = [look for look in ((_FIRST_SAMPLES, _FEW_SAMPLES) if slow else (_FEW_SAMPLES,)) if look < len(rows)]
+    looks = [look for look in ((_FIRST_SAMPLES, FEW_SAMPLES) if slow else (FEW_SAMPLES,)) if look < len(rows)]
     enough = [look for look in looks if math.isfinite(metric.value(rows[:look]))]
     return ReferenceOutputs(answers, rows, tuple(enough) or (len(rows),), metric, because)
 
