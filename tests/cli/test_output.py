@@ -128,7 +128,7 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
     assert "about 0:30 left" in shown
 
 
-@pytest.mark.parametrize("title", ["checking quality on a few samples", "mixed precision for onnxruntime-int8-percentile"])
+@pytest.mark.parametrize("title", ["checking the export, simplifying", "mixed precision for onnxruntime-int8-percentile"])
 def test_the_bar_fits_a_narrow_terminal(title, monkeypatch, capsys):
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("COLUMNS", "80")

@@ -108,10 +108,10 @@ def test_what_too_few_samples_prove_is_what_the_user_says(model, samples, store,
 
 @pytest.mark.slow
 def test_a_few_samples_reject_only_what_is_clearly_wrong(model, samples, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_FEW_SAMPLES", 8)
+    monkeypatch.setattr(module, "FEW_SAMPLES", 8)
     task = quality_task(model, samples, store, tolerance=Tolerance.parse("1%"), inconclusive="reject")
     expected = record_reference(task, model, candidate(REFERENCE))
-    assert expected.few == 8
+    assert expected.looks == (8,)
     perhaps = screen_quality(task, expected, trial("perhaps", product(tmp_path / "perhaps", 3.0)))
     assert perhaps.alive
     assert (perhaps.record.quality.verdict, perhaps.record.quality.count) == ("inconclusive", 8)
@@ -120,11 +120,11 @@ def test_a_few_samples_reject_only_what_is_clearly_wrong(model, samples, store, 
 
 
 def test_a_metric_that_needs_both_classes_is_given_all_samples(model, tmp_path, store, monkeypatch):
-    monkeypatch.setattr(module, "_FEW_SAMPLES", 3)
+    monkeypatch.setattr(module, "FEW_SAMPLES", 3)
     task = quality_task(model, labelled(tmp_path / "samples", 12), store, metric=Auc())
     rows = np.array([[0.1, 0.0]] * 6 + [[0.9, 1.0]] * 6)
     monkeypatch.setattr(module, "score", lambda *_: rows)
-    assert record_reference(task, model, candidate(REFERENCE)).few == 12
+    assert record_reference(task, model, candidate(REFERENCE)).looks == (12,)
 
 
 def _unlabelled(folder, count=300):
