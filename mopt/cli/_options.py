@@ -123,8 +123,8 @@ Threads = Annotated[
     _option("Search", "--threads", metavar="N", default="all cores", help="Threads for one inference."),
 ]
 Effort = Annotated[
-    str | None,
-    _option("Search", "--effort", metavar="EFFORT", default="standard", help="How much is tried: quick, standard or thorough."),
+    Literal["quick", "standard", "thorough"] | None,
+    _option("Search", "--effort", help="How much is tried, and how long; --dry-run says how long."),
 ]
 TimeBudget = Annotated[
     str | None,

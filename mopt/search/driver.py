@@ -61,7 +61,7 @@ def search(
         seconds=recorded - start,
         few_seconds=time.monotonic() - recorded,
         samples=len(task.quality.samples),
-        few=expected.looks[-1],
+        few=expected.looks[0],
         calibration=len(task.calibration),
     )
     pace = pace.slowed(pace.start_slowness)

@@ -96,7 +96,7 @@ def record_reference(task: QualityTask, source: Model, reference: Candidate) -> 
     metric, because = fit_metric(task.metric, answers)
     rows = score(answers, metric, task.samples)
     slow = (time.monotonic() - began) / len(rows) > _SLOW_SECONDS
-    looks = [look for look in ((_FIRST_SAMPLES, FEW_SAMPLES) if slow else (FEW_SAMPLES,)) if look < len(rows)]
+    looks = [look for look in ((_FIRST_SAMPLES, FEW_SAMPLES) if slow else (FEW_SAMPLES,)) if 2 * look <= len(rows)]
     enough = [look for look in looks if math.isfinite(metric.value(rows[:look]))]
     return ReferenceOutputs(answers, rows, tuple(enough) or (len(rows),), metric, because)
 
@@ -229,8 +229,8 @@ def _changed(metric: Metric, rows: npt.NDArray[np.float64]) -> tuple[int, ...] |
 
 def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
-    reference = check_quality(task, expected, reference, expected.looks[-1])
-    if reference.record.quality is None or len(task.samples) <= expected.looks[-1]:
+    reference = check_quality(task, expected, reference, expected.looks[0])
+    if reference.record.quality is None or len(task.samples) <= expected.looks[0]:
         return reference
     fidelity, groups = reference.record.quality.fidelity, task.samples.groups
     quality = noninferiority_test(
