@@ -40,16 +40,29 @@ from benchmarks.commands import descendants
 STAGES = ("inspect", "build")
 SECONDS = {"inspect": 10.0, "build": 180.0}
 """In which a stage must have answered, beside other work."""
-CHILD_SECONDS = 20.0
-"""The limit of a child that never did the like before, 300 otherwise: nothing here takes long that is no endless loop."""
-CHILD_MEMORY = 2 * 2**30
+CHILD_SECONDS = 10.0
+"""The limit of a child that never did the like before, 300 and more otherwise: here nothing takes long that ever ends."""
+CHILD_MEMORY = 2**30
 """Bytes that the user gives (``--memory``): a mutation that asks for more is refused."""
 OWN_MEMORY = 512 * 2**20
 """Bytes by which the process itself may grow for one mutation."""
 ALL_MEMORY = CHILD_MEMORY + 2**30
 """For it and its children: the memory is looked at 50 times a second, in which it grows."""
 OUTSIDE_BYTES = 64 * 2**10
-_TURNS = ("bits", "fields", "external", "shapes", "truncation", "fields", "external", "shapes", "fields")
+_TURNS = (
+    "bits",
+    "fields",
+    "external",
+    "shapes",
+    "fields",
+    "bombs",
+    "external",
+    "truncation",
+    "fields",
+    "shapes",
+    "external",
+    "fields",
+)
 """Of the kinds: a bit seldom leaves a protobuf that can be read, a field does."""
 
 
@@ -300,17 +313,20 @@ def _serve(connection: Connection, stage: str, arena: str, log: str) -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
     os.environ["MOPT_QUIET_WAIT"] = "0"
+    from mopt.exporters._base import Exporter
     from mopt.system import deadlines
+    from mopt.system.forkserver import forking
 
-    deadlines._UNMEASURED = CHILD_SECONDS
-    _through(stage, home.parent / "seeds" / "cnn.onnx", home)  # what is imported or kept for ever is not a mutation's
-    connection.send("ready")
-    while connection.recv() == "go":
-        os.chdir(home / "here")
-        for stream in streams:
-            stream.truncate(0)
-            os.lseek(stream.fileno(), 0, os.SEEK_SET)
-        connection.send(_outcome(stage, home, streams))
+    deadlines._UNMEASURED = Exporter.timeout = CHILD_SECONDS
+    with forking():
+        _through(stage, home.parent / "seeds" / "cnn.onnx", home)  # what is imported or kept for ever is not a mutation's
+        connection.send("ready")
+        while connection.recv() == "go":
+            os.chdir(home / "here")
+            for stream in streams:
+                stream.truncate(0)
+                os.lseek(stream.fileno(), 0, os.SEEK_SET)
+            connection.send(_outcome(stage, home, streams))
 
 
 def _outcome(stage: str, home: Path, streams: Sequence[TextIO]) -> dict[str, Any]:
@@ -337,7 +353,7 @@ def _outcome(stage: str, home: Path, streams: Sequence[TextIO]) -> dict[str, Any
         outcome = "noise"
     elif outcome == "refused" and not (len(told) < 3000 and [line[:6] for line in lines] == ["mopt: ", "hint: "]):
         outcome = "not one line and a hint"
-    elif outcome != "traceback" and (odd := _CONTROL.findall(printed + told)):
+    elif outcome != "traceback" and (odd := _CONTROL.findall(printed.partition("\n{\n")[0] + told)):  # JSON is for programs
         outcome, told = "control characters", f"{odd[:5]}\n{told}"
     elif own > OWN_MEMORY:
         outcome, told = "memory of its own", f"{own / 1e6:.0f} MB\n{told}"
@@ -391,8 +407,10 @@ class _Writes:
             if isinstance(path, str | bytes | os.PathLike) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 current._note(path)
         elif event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"):
-            for path in arguments[:2] if event in ("os.rename", "os.link", "os.symlink") else arguments[:1]:
-                current._note(path)
+            paths = arguments[:2] if event in ("os.rename", "os.link", "os.symlink") else arguments[:1]
+            folder = arguments[-1]  # an open one that the paths start from, or -1
+            for path in paths:
+                current._note(path if folder in (-1, None) else Path(f"/proc/self/fd/{folder}").readlink() / os.fsdecode(path))
 
     def _note(self, path: Any) -> None:
         if isinstance(path, str | bytes | os.PathLike):
