@@ -82,9 +82,9 @@ def _sparse_tensors_of(graph: Any) -> Iterator[onnx.SparseTensorProto]:
 
 def _problems(model: onnx.ModelProto) -> Iterator[str]:
     yield from _names_without_text(model)
-    yield from (
-        f"it imports the operator set {_quoted(domain)} twice" for domain in _twice(o.domain for o in model.opset_import)
-    )
+    opsets = {(entry.domain, entry.version) for entry in model.opset_import}
+    for domain in _twice(domain for domain, _ in opsets):
+        yield f"it imports two versions of the operator set {_quoted(domain)}"
     yield from _boundary_problems(model.graph)
     for graph in graphs_of(model):
         yield from (problem for tensor in tensors_of(graph) for problem in _tensor_problems(tensor))
@@ -128,8 +128,6 @@ def _graph_problems(graph: onnx.GraphProto, outer: Scope, *, in_function: bool) 
     weights = [tensor.name for tensor in graph.initializer] + [tensor.values.name for tensor in graph.sparse_initializer]
     for name in _twice(inputs):
         yield f"two inputs are called {_quoted(name)}"
-    for name in _twice(weights):
-        yield f"two weights are called {_quoted(name)}"
     if "" in inputs or "" in weights:
         yield "an input or a weight has no name"
     yield from _body_problems(graph.node, {*inputs, *weights}, [value.name for value in graph.output], outer, in_function)
@@ -299,4 +297,4 @@ def _label(node: onnx.NodeProto) -> str:
 
 
 def _quoted(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+    return (name or "''") if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."

@@ -252,6 +252,8 @@ def _inside(path: Path, location: str) -> Path:
         raise UserError(f"the external data {location} of {path} is a link out of its folder", f"{rule}; copy it with cp -rL")
     if not there:
         raise UserError(f"the external data of {path} is missing: {location}", f"put {location} next to the model")
+    if data.stat().st_nlink > 1:  # ONNX takes it for an attempt to read a file of somebody else
+        raise UserError(f"the external data {location} of {path} is a hard link", f"{rule}; copy it with cp")
     return data
 
 
