@@ -3,9 +3,9 @@
 python -m benchmarks.mutations --count 10000 --stage inspect
 python -m benchmarks.mutations --count 10000 --stage build
 
-Each mutation follows from the seed and its number, so that ``--only`` repeats one, and a run that was stopped goes on where
-it was. A long-lived process calls what is behind ``mopt inspect`` and ``mopt build --dry-run`` (which reads the model, checks
-the export and simplifies it); this one watches it. What is not as it should be is kept below ``findings`` in the work folder.
+Each mutation follows from the seed and its number, so that ``--only`` repeats one, and a run that was stopped goes on where it
+was. A long-lived process calls what is behind ``mopt inspect`` and ``mopt build --dry-run`` (which reads the model, checks the
+export and simplifies it); this one watches it. What is not as it should be is kept in ``findings-...`` of the work folder.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ _TURNS = (
 def main() -> int:
     """Return 1 when any mutation did what none may do."""
     arguments = _arguments()
-    ground = _Ground.prepare(arguments.work.resolve(), fresh=arguments.fresh)
+    ground = _Ground.prepare(arguments.work.resolve(), arguments.stage, fresh=arguments.fresh)
     results = ground.work / f"results-{arguments.stage}-{arguments.seed}.jsonl"
     if arguments.fresh:
         results.unlink(missing_ok=True)
     known = _known(results)
     wanted = arguments.only or range(arguments.start, arguments.start + arguments.count)
     start, last = time.monotonic(), time.monotonic()
-    with contextlib.closing(_Watched(ground, arguments.stage)) as worker, results.open("a", encoding="utf-8") as stream:
+    with contextlib.closing(_Watched(ground)) as worker, results.open("a", encoding="utf-8") as stream:
         for index in wanted:
             if index in known and not arguments.only:
                 continue
@@ -118,27 +118,28 @@ def _known(results: Path) -> dict[int, dict[str, Any]]:
 class _Ground:
     """Where the mutations live, and what they are made of.
 
-    In ``arena`` is everything that the watched process may touch: it writes to ``arena/cache`` and ``arena/temporary`` alone.
+    In ``arena`` is everything that the watched process may touch: it writes to ``cache`` and ``temporary`` there alone.
     """
 
     work: Path
+    stage: str
     seeds: tuple[tuple[str, bytes, onnx.ModelProto, list[tuple[int, int]]], ...]
 
     @classmethod
-    def prepare(cls, work: Path, *, fresh: bool) -> _Ground:
+    def prepare(cls, work: Path, stage: str, *, fresh: bool) -> _Ground:
         work.mkdir(parents=True, exist_ok=True)
         if fresh:
-            shutil.rmtree(work / "findings", ignore_errors=True)
+            shutil.rmtree(work / f"findings-{stage}", ignore_errors=True)
         seeds = []
         for name in seed_models.NAMES:
             content = seed_models.write(name, work / "seeds").read_bytes()
             model = onnx.ModelProto.FromString(content)
             seeds.append((name, content, model, mutators.weight_spans(content, model)))
-        return cls(work, tuple(seeds))
+        return cls(work, stage, tuple(seeds))
 
     @property
     def arena(self) -> Path:
-        return self.work / "arena"
+        return self.work / f"arena-{self.stage}"
 
     @property
     def case(self) -> Path:
@@ -212,7 +213,7 @@ def _try_one(ground: _Ground, worker: _Watched, seed: int, index: int) -> dict[s
     elif leaked := ground.leaked():
         result |= {"outcome": "read elsewhere", "text": f"{leaked} {result['text']}"}
     if result["outcome"] not in ("taken", "refused"):
-        target = ground.work / "findings" / f"{index}-{name}-{kind}"
+        target = ground.work / f"findings-{ground.stage}" / f"{index}-{name}-{kind}"
         _remove(target)
         with contextlib.suppress(OSError, shutil.Error):
             shutil.copytree(ground.case, target, symlinks=True, ignore=_too_large)
@@ -227,8 +228,8 @@ def _too_large(folder: str, names: list[str]) -> list[str]:
 class _Watched:
     """The process that calls mopt: started anew when it has died."""
 
-    def __init__(self, ground: _Ground, stage: str) -> None:
-        self._ground, self._stage = ground, stage
+    def __init__(self, ground: _Ground) -> None:
+        self._ground = ground
         self._process: Any = None
         self._connection: Connection | None = None
 
@@ -239,14 +240,14 @@ class _Watched:
         start, peak = time.monotonic(), 0
         assert self._connection is not None
         self._connection.send("go")
-        limit, text = SECONDS[self._stage], ""
+        limit, text = SECONDS[self._ground.stage], ""
         outcome = ""
         while not outcome:
             if self._connection.poll(0.02):
                 try:
                     answer = self._connection.recv()
                 except EOFError:
-                    outcome, text = "crash", self._log()
+                    outcome, text = "crash", self._last_words()
                     break
                 seconds = time.monotonic() - start
                 return answer | {"seconds": round(seconds, 3), "all_memory": max(peak, answer["own_memory"])}
@@ -261,21 +262,25 @@ class _Watched:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        place = (str(self._ground.arena), str(self._ground.work / "worker"))
-        self._process = context.Process(target=_serve, args=(other, self._stage, *place))
+        place = (str(self._ground.arena), str(self._log))
+        self._process = context.Process(target=_serve, args=(other, self._ground.stage, *place))
         self._process.start()
         other.close()
         assert self._connection.recv() == "ready"
         self._resting = _memory(self._process.pid)
 
-    def _log(self) -> str:
-        return (self._ground.work / "worker.err").read_text(errors="replace")[-3000:]
+    @property
+    def _log(self) -> Path:
+        return self._ground.work / f"worker-{self._ground.stage}.err"
+
+    def _last_words(self) -> str:
+        return self._log.read_text(errors="replace")[-3000:]
 
     def _stacks(self) -> str:
         """Where its threads are."""
         os.kill(self._process.pid, signal.SIGUSR1)
         time.sleep(0.5)
-        return self._log()
+        return self._last_words()
 
     def close(self) -> None:
         """End it with all that it started."""

@@ -217,6 +217,9 @@ def _tensor_problems(tensor: onnx.TensorProto) -> Iterator[str]:
     if len(tensor.dims) > _MOST_AXES:
         yield f"{what} has {len(tensor.dims)} axes, and arrays have {_MOST_AXES} at the most"
         return
+    if tensor.HasField("segment"):
+        yield f"{what} is a part of a larger one, which no runtime takes"
+        return
     external = tensor.data_location == TensorProto.EXTERNAL
     if tensor.data_type == TensorProto.STRING and (external or tensor.HasField("raw_data")):
         yield f"{what} has strings as raw or external data"

@@ -118,6 +118,10 @@ def too_little_data(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].dims[:] = [2**40, 2**40]
 
 
+def segment(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].segment.end = 2
+
+
 def raw_strings(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].CopyFrom(TensorProto(name="w", data_type=TensorProto.STRING, dims=[4], raw_data=b"abcd"))
 
@@ -164,6 +168,7 @@ def laughing(model: onnx.ModelProto) -> None:
         (unknown_type, "no data type that is known (99)"),
         (negative_size, "negative size: [-4]"),
         (too_little_data, "has data for 4 elements"),
+        (segment, "is a part of a larger one"),
         (raw_strings, "has strings as raw or external data"),
         (sparse_elsewhere, "is a sparse tensor, and only a Constant may have one"),
         (recursive, "the function Twice calls itself"),
