@@ -19,6 +19,7 @@ from mopt.cli._output import (
     print_json,
     print_lines,
     print_table,
+    printable,
     result_console,
     shown_progress,
 )
@@ -132,7 +133,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     console = result_console()
     for title, specs in (("in", plan.signature.inputs), ("out", plan.signature.outputs)):
         for spec in specs:
-            console.print(f"{title:>3}  {spec}", markup=False)
+            console.print(f"{title:>3}  {printable(str(spec))}", markup=False)
     console.print(f"metric {plan.metric}, tolerance {plan.recipe.tolerance}, target {plan.target.name}", markup=False)
     rows = [
         [candidate.name, candidate.runtime.name, " > ".join(step.name for step in candidate.passes) or "-"]

@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 EVALUATION_LIMIT = 2000
 """Samples that are evaluated when nobody says how many."""
 RANDOM_EVALUATION = 128
+_COPIES = 3
+"""Of a made-up sample in memory: as it is drawn, in its own type, and on its way to the disk."""
+_DRAWN_BYTES = 8
+"""Of a made-up number, before it gets its own type."""
 RANDOM_DIMENSION = 32
 """Length of a symbolic dimension in made-up data."""
 
@@ -331,6 +337,8 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
 
     random = np.random.default_rng(spec.seed)
     sides = {"calibration": spec.calibration, "evaluation": spec.evaluation or RANDOM_EVALUATION}
+    shapes = [_random_shape(tensor, signature.batch_axes.get(tensor.name)) for tensor in signature.inputs]
+    _check_room(folder, sum(_DRAWN_BYTES * math.prod(shape) for shape in shapes), sum(sides.values()))
     for side, count in sides.items():
         (folder / side).mkdir()
         feeds = (Sample(_random_feed(signature, random), name=f"{RANDOM}[{index}]") for index in range(count))
@@ -350,6 +358,18 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
     (folder / "description.json").write_text(json.dumps(description))
 
 
+def _check_room(folder: Path, sample_bytes: int, count: int) -> None:
+    """Refuse made-up samples that are too large for the memory or the disk: a model may declare any size."""
+    import psutil
+
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(folder).free
+    if sample_bytes * _COPIES > memory or sample_bytes * count > disk:
+        raise UserError(
+            f"{count} made-up samples would take {sample_bytes / 1e9:.1f} GB each",
+            "give real samples of the size that the model will be used with, or fewer with --calibration and --evaluation",
+        )
+
+
 def _free(tensor: TensorSpec, signature: Signature) -> list[str]:
     axis = signature.batch_axes.get(tensor.name)
     return [size for index, size in enumerate(tensor.shape) if isinstance(size, str) and index != axis and size != BATCH]
@@ -359,15 +379,19 @@ def _random_feed(signature: Signature, random: np.random.Generator) -> Feed:
     return {tensor.name: _random_array(tensor, signature.batch_axes.get(tensor.name), random) for tensor in signature.inputs}
 
 
-def _random_array(tensor: TensorSpec, axis: int | None, random: np.random.Generator) -> npt.NDArray[Any]:
-    import numpy as np
-
+def _random_shape(tensor: TensorSpec, axis: int | None) -> tuple[int, ...]:
     def length(index: int, size: int | str) -> int:
         if index == axis or size == BATCH:
             return 1
         return RANDOM_DIMENSION if isinstance(size, str) else size
 
-    shape = tuple(length(index, size) for index, size in enumerate(tensor.shape))
+    return tuple(length(index, size) for index, size in enumerate(tensor.shape))
+
+
+def _random_array(tensor: TensorSpec, axis: int | None, random: np.random.Generator) -> npt.NDArray[Any]:
+    import numpy as np
+
+    shape = _random_shape(tensor, axis)
     if tensor.dtype == "str":
         return np.full(shape, "text")
     dtype = np.dtype(tensor.dtype)

@@ -141,16 +141,21 @@ class _Host:
         return self._exporter.reference(feeds)
 
 
-def apply_in_child(exporter: Exporter, folder: Path) -> Written:
+def apply_in_child(exporter: Exporter, folder: Path, memory: int | None = None) -> Written:
     """Export in a child process; where it hangs, once more in a fresh one, from an empty folder.
 
+    Args:
+        exporter: Of the source.
+        folder: Empty; the model is written into it.
+        memory: Bytes that the child and this process may take together; None for any.
+
     Raises:
-        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
+        CandidateRejectedError: When the framework crashes, fails, takes too much memory, or hangs twice.
     """
 
     def attempt() -> Written:
         start = time.monotonic()
-        reply = _ask(exporter, "apply", folder, limit=_unmeasured(exporter))
+        reply = _ask(exporter, "apply", folder, limit=_unmeasured(exporter), memory=memory)
         seconds = time.monotonic() - start
         return Written(PassResult(**reply["result"]), Signature.model_validate(reply["signature"]), reply["opset"], seconds)
 
@@ -161,16 +166,19 @@ def apply_in_child(exporter: Exporter, folder: Path) -> Written:
     return retry_hung(f"exporting {exporter.source}", attempt, again)
 
 
-def reference_in_child(exporter: Exporter, feeds: Sequence[Feed], seconds: float | None = None) -> list[Feed]:
+def reference_in_child(
+    exporter: Exporter, feeds: Sequence[Feed], seconds: float | None = None, memory: int | None = None
+) -> list[Feed]:
     """Run the source framework in a child process; where it hangs, once more in a fresh one.
 
     Args:
         exporter: Of the source.
         feeds: Its inputs.
         seconds: What exporting took, which loads the source and traces or runs it; None where that is not known.
+        memory: Bytes that the child and this process may take together; None for any.
 
     Raises:
-        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
+        CandidateRejectedError: When the framework crashes, fails, takes too much memory, or hangs twice.
     """
     limit = _unmeasured(exporter)
     if seconds is not None:
@@ -178,15 +186,15 @@ def reference_in_child(exporter: Exporter, feeds: Sequence[Feed], seconds: float
         limit = limit.within(expected.seconds)
 
     def attempt() -> list[Feed]:
-        outputs: list[Feed] = _ask(exporter, "reference", list(feeds), limit=limit)
+        outputs: list[Feed] = _ask(exporter, "reference", list(feeds), limit=limit, memory=memory)
         return outputs
 
     return retry_hung(f"running {exporter.source}", attempt, attempt)
 
 
-def _ask(exporter: Exporter, method: str, argument: Any, limit: TimeLimit) -> Any:
+def _ask(exporter: Exporter, method: str, argument: Any, limit: TimeLimit, memory: int | None) -> Any:
     with Worker(_Host, exporter, limit=limit, environment=exporter.environment()) as worker:
-        return worker.call(method, argument, limit=limit)
+        return worker.call(method, argument, limit=limit, memory=memory)
 
 
 def _unmeasured(exporter: Exporter) -> TimeLimit:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mopt.errors import CandidateRejectedError, UserError
+from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
 from mopt.exporters._batch_axes import find_batch_axes
 from mopt.exporters._parity import compare
@@ -33,6 +33,7 @@ from mopt.system.store import Store, code_digest
 SAMPLES = 8
 """How many real samples an export is compared on."""
 _MODEL, _RECORD = "model", "export.json"
+_MORE_MEMORY = "allow more with --memory, or take a machine that has more"
 _HINTS = {
     ".zip": "unpack it, and give the folder",
     ".gz": "unpack it, and give what is in it",
@@ -109,26 +110,30 @@ class _MoreFilesError(Exception):
     """The export read files that its key did not know of; it is in the store under the key that does."""
 
 
-def export(exporter: Exporter, store: Store) -> ExportedModel:
+def export(exporter: Exporter, store: Store, memory: int | None = None) -> ExportedModel:
     """Convert the source, or find what it was converted to in the store.
 
     What a program reads is known only after it ran. So the store keeps, for each known set of files, what else was read
     with it: the key of an export covers them all, and a changed byte in any of them is a miss.
+
+    Args:
+        exporter: Of the source.
+        store: Where the result is kept.
+        memory: Bytes that the framework and this process may take together; None for any.
 
     Raises:
         UserError: When the source cannot be converted.
     """
     read = _known_reads(exporter, store)
     try:
-        folder = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read))
+        folder = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read, memory))
     except _MoreFilesError:
-        return export(exporter, store)
+        return export(exporter, store, memory)
     except CandidateRejectedError as error:
         if (cautious := exporter.cautious()) is not None:
-            return export(cautious, store)
-        raise UserError(
-            f"{exporter.source} cannot be exported: {error.message}", "mopt also takes an .onnx file that you export yourself"
-        ) from error
+            return export(cautious, store, memory)
+        hint = _MORE_MEMORY if error.rejection is Rejection.MEMORY else "mopt also takes an .onnx file that you export yourself"
+        raise UserError(f"{exporter.source} cannot be exported: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     return ExportedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
@@ -156,9 +161,9 @@ def _known_reads(exporter: Exporter, store: Store) -> list[str]:
     return read
 
 
-def _make_export(exporter: Exporter, store: Store, read: Sequence[str], folder: Path) -> None:
+def _make_export(exporter: Exporter, store: Store, read: Sequence[str], memory: int | None, folder: Path) -> None:
     (folder / _MODEL).mkdir()
-    written = apply_in_child(exporter, folder / _MODEL)
+    written = apply_in_child(exporter, folder / _MODEL, memory)
     detail = dict(written.result.detail)
     more = sorted({*read, *detail.pop("read", [])})
     model = Model.at("onnx", folder / _MODEL)
@@ -185,13 +190,14 @@ def _write_reads(folder: Path, read: Sequence[str]) -> None:
     (folder / "read.json").write_text(json.dumps(read))
 
 
-def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store) -> ValidatedModel:
+def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store, memory: int | None = None) -> ValidatedModel:
     """Run real samples through the source and its export: compare them, and find the batch axes.
 
     Args:
         exported: From :func:`export`.
         feeds: Real samples, each with a batch axis of length 1; the first 8 are used.
         store: Where the result is kept.
+        memory: Bytes that the source and the model, one after the other, may take together with this process; None for any.
 
     Raises:
         UserError: When the source does not take the samples, or the export does not give what the source gives.
@@ -206,15 +212,15 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
         "libraries": versions(("onnxruntime", "onnx-ir")),
     }
     try:
-        folder = store.get("bound", key, functools.partial(_make_validated, exported, used))
+        folder = store.get("bound", key, functools.partial(_make_validated, exported, used, memory))
     except CandidateRejectedError as error:
-        raise UserError(
-            f"{exported.exporter.source} does not run on the samples: {error.message}",
-            "compare the data with the inputs that mopt inspect shows",
-        ) from error
+        hint = (
+            _MORE_MEMORY if error.rejection is Rejection.MEMORY else "compare the data with the inputs that mopt inspect shows"
+        )
+        raise UserError(f"{exported.exporter.source} does not run on the samples: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:
-        return _again(exported, feeds, store, record["problem"])
+        return _again(exported, feeds, store, record["problem"], memory)
     return ValidatedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
@@ -230,7 +236,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
     )
 
 
-def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem: str) -> ValidatedModel:
+def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem: str, memory: int | None) -> ValidatedModel:
     """Export with more caution, if the exporter can, and say why."""
     cautious = exported.exporter.cautious()
     if cautious is None:
@@ -238,7 +244,7 @@ def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem
             f"the ONNX export of {exported.exporter.source} is wrong: {problem}",
             "another version of the framework may export it right; mopt also takes an .onnx file that you export yourself",
         )
-    bound = validate_export(export(cautious, store), feeds, store)
+    bound = validate_export(export(cautious, store, memory), feeds, store, memory)
     detail = {**bound.record.detail, "opset kept because": f"the version converter's model is wrong: {problem}"}
     return dataclasses.replace(bound, record=bound.record.model_copy(update={"detail": detail}))
 
@@ -251,26 +257,39 @@ def _feed_digest(feed: Feed) -> str:
     return digest(parts)
 
 
-def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path) -> None:
+def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], memory: int | None, folder: Path) -> None:
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
     signature = exported.signature
+    _check_batch(signature, feeds, memory)
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
-    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds)
+    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds, memory)
     random = compare(expected[:1], [repeated]).problem
 
     def examine() -> dict[str, Any]:
         make_empty(folder / _MODEL)
         arguments = (exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
-        record: dict[str, Any] = run(_examine, *arguments, limit=TimeLimit.from_size(exported.model.size), modules=LIBRARIES)
+        limit = TimeLimit.from_size(exported.model.size)
+        record: dict[str, Any] = run(_examine, *arguments, limit=limit, memory=memory, modules=LIBRARIES)
         return record
 
     try:
         record = retry_hung("comparing the export with its source", examine, examine)
     except CandidateRejectedError as error:
+        if error.rejection is Rejection.MEMORY:  # another time more may be allowed
+            raise
         record = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
     if not record["problem"]:
         record["digest"] = Model.at("onnx", folder / _MODEL).digest
     (folder / _RECORD).write_text(json.dumps(record))
+
+
+def _check_batch(signature: Signature, feeds: Sequence[Feed], memory: int | None) -> None:
+    """Refuse a fixed batch size that no memory holds: a model may declare any."""
+    size = signature.batch_size or 1
+    needed = size * sum(value.nbytes for feed in feeds for value in feed.values())
+    if memory is not None and max(needed, size) > memory:
+        text = f"{len(feeds)} batches of the {size} samples that the model takes at once would take {needed / 1e9:.1f} GB"
+        raise CandidateRejectedError(Rejection.MEMORY, f"{text}, and {memory / 1e9:.1f} GB are allowed")
 
 
 def _examine(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["INLINE_LIMIT", "LIBRARIES", "load", "model_metadata", "save", "weight_bytes"]
+__all__ = ["INLINE_LIMIT", "LIBRARIES", "from_proto", "load", "model_metadata", "save", "weight_bytes"]
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 LIBRARIES = ("onnx", "onnx_ir.passes.common", "onnxruntime.quantization")
@@ -22,7 +24,21 @@ def load(path: Path) -> ir.Model:
     """Load a model; external weights stay on disk until they are read."""
     import onnx_ir as ir
 
+    _keep_quiet()
     return ir.load(path)
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Return what a protobuf describes; its external weights have no folder yet."""
+    import onnx_ir as ir
+
+    _keep_quiet()
+    return ir.from_proto(proto)
+
+
+def _keep_quiet() -> None:
+    """Leave what onnx-ir has to say of a model to those who listen: without a handler it would be printed."""
+    logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -45,7 +45,7 @@ from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.search.effort import EFFORTS
 from mopt.search.from_recipe import simplifying_passes
-from mopt.search.memory import memory_budget
+from mopt.search.memory import export_budget, memory_budget
 from mopt.search.simplify import Simplified, simplify
 from mopt.system.store import Store, default_root
 
@@ -105,7 +105,7 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
         UserError: When the model cannot be exported, or the data does not fit it.
     """
     exporter = find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
-    exported = export(exporter, store)
+    exported = export(exporter, store, export_budget(recipe.search.memory, detect()))
     progress.step(f"{recipe.name}: {exporter.name}")
     split = prepare(recipe.data, exported.signature, store, Path())
     progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
@@ -119,7 +119,7 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
         UserError: When the source does not take the samples, or the export is wrong.
     """
     samples = first_samples(source.split)
-    validated = validate_export(source.exported, samples, store)
+    validated = validate_export(source.exported, samples, store, export_budget(recipe.search.memory, detect()))
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
     most = EFFORTS[recipe.search.effort].calibration
@@ -148,7 +148,8 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
 def _signature_of(source: str, recipe: Recipe, store: Store) -> Signature:
     if is_artifact(source):
         return read_manifest(Path(source)).signature
-    return export(find_exporter(source, trust_pickle=recipe.trust_pickle), store).signature
+    exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
+    return export(exporter, store, export_budget(recipe.search.memory, detect())).signature
 
 
 def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
@@ -160,7 +161,8 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     if is_artifact(source):
         return _from_artifact(Artifact.open(source))
     exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
-    validated = validate_export(export(exporter, store), samples, store)
+    memory = export_budget(recipe.search.memory, detect())
+    validated = validate_export(export(exporter, store, memory), samples, store, memory)
     return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,

@@ -286,6 +286,14 @@ def test_functions_are_run_each_time_and_keyed_by_what_they_yield(tmp_path: Path
     assert _prepare(store, tmp_path, FOUR, "feed.py:samples").digest != first.digest
 
 
+@pytest.mark.parametrize("shape", [(1, 2**62, 2**62), ("batch", 2**36)], ids=["memory", "disk"])
+def test_made_up_samples_that_fit_nowhere_are_refused(tmp_path: Path, store: Store, shape: tuple[int | str, ...]) -> None:
+    signature = Signature(inputs=(TensorSpec(name="x", dtype="float32", shape=shape),), outputs=(), batch_axes={"x": 0})
+    with pytest.raises(UserError, match=r"made-up samples would take .* GB each") as caught:
+        _prepare(store, tmp_path, signature, "random")
+    assert "--calibration" in caught.value.hint
+
+
 def test_random_data_has_the_shapes_of_the_model_and_says_what_it_is(tmp_path: Path, store: Store) -> None:
     signature = Signature(
         inputs=(
