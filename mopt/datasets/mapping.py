@@ -15,6 +15,7 @@ from mopt.datasets.readers._base import Reader
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec, dtype_kind
+from mopt.system.arrays import native_array
 from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple
     inputs = [tensor.name for tensor in signature.inputs]
     if not column:
         mapped_columns = [name for name in reader.columns if name in mapped or name in inputs]
-        candidates = mapped_columns if len(mapped_columns) == 1 else list(reader.columns)
+        candidates = mapped_columns if len(mapped_columns) == 1 else list(_free_columns(reader, spec))
         if len(candidates) != 1:
             raise UserError(
                 f"which column holds the picture: {', '.join(candidates)}", 'say it: column = "..." in [data.image]'
@@ -161,8 +162,11 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
         return source
     if tensor.name in reader.columns:
         return tensor.name
-    if (vector := _side_by_side(tensor, reader, signature)) is not None:
+    free = _free_columns(reader, spec)
+    if (vector := _side_by_side(tensor, free, signature)) is not None:
         return vector
+    if len(signature.inputs) == len(free) == 1:
+        return free[0]
     close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
     raise UserError(
         f"{reader.path.name} has no {tensor}; it has: {', '.join(reader.columns[:12]) or 'nothing'}",
@@ -170,11 +174,16 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
     )
 
 
-def _side_by_side(tensor: TensorSpec, reader: Reader, signature: Signature) -> tuple[str, ...] | None:
+def _free_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
+    """Return the columns that the user gave no other meaning."""
+    return tuple(column for column in reader.columns if column not in (spec.group, *spec.slices))
+
+
+def _side_by_side(tensor: TensorSpec, free: tuple[str, ...], signature: Signature) -> tuple[str, ...] | None:
     """Return the columns of a table that make the one vector that the model takes, or None."""
-    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(reader.columns) or tensor.shape[1] == 1:
+    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(free) or tensor.shape[1] == 1:
         return None
-    return reader.columns
+    return free
 
 
 def _string(cell: Any, name: str, column: str) -> str:
@@ -206,11 +215,9 @@ def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
     import numpy as np
 
     try:
-        array = np.asarray(value)
+        array = native_array(value)
     except ValueError:
         array = np.empty(0, dtype=object)
-    if array.dtype.kind == "O" and array.size and all(isinstance(item, str) for item in array.ravel()):
-        array = array.astype("U")
     if array.dtype.kind not in "biufUS":
         raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
