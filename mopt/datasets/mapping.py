@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Binding", "bind_array"]
+__all__ = ["Binding", "bind_array", "named"]
 
 import dataclasses
 import functools
@@ -20,6 +20,9 @@ from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+_MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,15 @@ class Binding:
             values |= self._tokenizer.encode([_string(cells[column], name, column) for column in self.text])
         return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
 
+    @property
+    def assumed(self) -> list[str]:
+        """Which inputs are made of what nobody has named, for people."""
+        return [
+            f"{name} is {named(source)}" + ("" if isinstance(source, str) else ", in this order")
+            for name, source in self.sources.items()
+            if source != name and name not in self.spec.columns
+        ]
+
     @functools.cached_property
     def _columns(self) -> tuple[str, ...]:
         listed: list[str] = []
@@ -95,6 +107,14 @@ class Binding:
             yield [_string(cells[column], self.reader.name(index), column) for column in self.text]
 
 
+def named(source: str | Sequence[str]) -> str:
+    """Return the columns that an input is made of in a few words."""
+    columns = [source] if isinstance(source, str) else list(source)
+    if len(columns) > _MOST_NAMED:
+        return f"{', '.join(columns[:_MOST_NAMED])}, ... ({len(columns)} columns)"
+    return ", ".join(columns)
+
+
 def _check_inputs(spec: DataSpec, signature: Signature) -> None:
     input_names = [tensor.name for tensor in signature.inputs]
     for name in spec.columns:
@@ -105,6 +125,8 @@ def _check_inputs(spec: DataSpec, signature: Signature) -> None:
 def _token_names(spec: DataSpec, signature: Signature) -> tuple[str, ...]:
     if spec.text is None:
         return ()
+    if not spec.text.tokenizer:
+        raise UserError("[data.text] names no tokenizer, and the model brings none", 'say it: tokenizer = "tokenizer.json"')
     input_names = [tensor.name for tensor in signature.inputs]
     if spec.text.input_ids not in input_names:
         raise UserError(
@@ -122,7 +144,7 @@ def _text_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
     if spec.text.columns:
         return spec.text.columns
     cells = reader.read(0, reader.columns)
-    text_columns = [column for column, cell in cells.items() if _is_string(cell)]
+    text_columns = [column for column in _free_columns(reader, spec) if _is_string(cells[column])]
     if len(text_columns) != 1:
         raise UserError(
             f"{reader.path.name} has {len(text_columns)} text columns: {', '.join(text_columns) or 'none'}",
@@ -167,11 +189,19 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
         return vector
     if len(signature.inputs) == len(free) == 1:
         return free[0]
-    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
     raise UserError(
         f"{reader.path.name} has no {tensor}; it has: {', '.join(reader.columns[:12]) or 'nothing'}",
-        f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is',
+        _hint_without(tensor, reader, free),
     )
+
+
+def _hint_without(tensor: TensorSpec, reader: Reader, free: tuple[str, ...]) -> str:
+    """What to do about an input without a column; text is never one for token numbers."""
+    cells = reader.read(0, free) if len(reader) else {}
+    if tensor.dtype in ("int32", "int64") and any(map(_is_string, cells.values())):
+        return 'for text that has to be tokenized: [data.text] with tokenizer = "tokenizer.json" in the recipe'
+    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
+    return f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is'
 
 
 def _free_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
@@ -214,6 +244,11 @@ def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) 
 def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
     import numpy as np
 
+    if isinstance(value, Path):
+        raise UserError(
+            f"{name} is a picture, and nothing says how to make an array of it",
+            "add [data.image] with resize, mean, std and layout to the recipe",
+        )
     try:
         array = native_array(value)
     except ValueError:

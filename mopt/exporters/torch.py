@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ExportTorch"]
 
 import dataclasses
+import functools
 import inspect
 import random
 import warnings
@@ -12,9 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mopt.datasets.spec import ImageSpec, SourceDefaults
 from mopt.errors import UserError
 from mopt.exporters import _python_source as python_source
 from mopt.exporters._base import Exporter, require
+from mopt.exporters._image_preprocessing import from_timm, from_torchvision
 from mopt.model.signature import BATCH, Feed
 from mopt.passes._base import PassResult
 from mopt.system.digests import digest
@@ -72,14 +75,19 @@ class ExportTorch(Exporter):
         require("torch", self.extra)
         require("onnxscript", self.extra)
         with python_source.files_read() as read:
-            module, arguments, keywords = self._load()
+            module, arguments, keywords = self._loaded
         detail = export_module(module, arguments, keywords, folder, dynamic=None if self._is_program else {})
         source_files = {str(path.resolve()) for path in self.files().values()}
         return PassResult(True, {**detail, "read": sorted(read - source_files)} if not self._is_program else detail)
 
+    def brings(self) -> SourceDefaults:
+        """Return how timm or torchvision prepares pictures for the module, where it carries what says so."""
+        module, arguments, keywords = self._loaded
+        return _brought(module, _leaves(arguments, keywords))
+
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the module itself."""
-        module, arguments, keywords = self._load()
+        module, arguments, keywords = self._loaded
         return list(run_module(module, arguments, keywords, feeds))
 
     @property
@@ -94,7 +102,8 @@ class ExportTorch(Exporter):
                 "or save it with torch.export.save as .pt2",
             )
 
-    def _load(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return the module or exported program, and its example arguments."""
         self._refuse_weights()
         torch = require("torch", self.extra)
@@ -152,6 +161,23 @@ def _leaves(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
     from torch.utils import _pytree as pytree
 
     return [leaf for leaf in pytree.tree_leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor)]
+
+
+def _brought(module: Any, leaves: Sequence[Any]) -> SourceDefaults:
+    """Look at the module and what it is made of, one level down: a softmax may have been put behind it."""
+    children = list(module.children()) if hasattr(module, "children") else []
+    for part in (module, *children):
+        config = getattr(part, "pretrained_cfg", None)
+        if isinstance(config, Mapping) and {"mean", "std"} <= set(config) and leaves and leaves[0].dim() == 4:
+            image = from_timm(config, tuple(leaves[0].shape[2:]))
+            return SourceDefaults(image=image) if isinstance(image, ImageSpec) else SourceDefaults(left_out=image)
+        for value in (*getattr(part, "__dict__", {}).values(), *getattr(part, "_modules", {}).values()):
+            weights = value if hasattr(value, "transforms") and hasattr(value, "meta") else None
+            preset = weights.transforms() if weights else value
+            if type(preset).__name__ == "ImageClassification" and hasattr(preset, "crop_size"):
+                classes = tuple(weights.meta.get("categories") or ()) if weights else ()
+                return SourceDefaults(image=from_torchvision(preset), classes=classes)
+    return SourceDefaults()
 
 
 def export_module(

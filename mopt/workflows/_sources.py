@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "PreparedModel",
     "Source",
+    "brought_by",
     "first_samples",
     "metrics_of",
     "open_model",
@@ -19,18 +20,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
-from mopt.datasets.spec import DataSpec
+from mopt.datasets.spec import DataSpec, SourceDefaults
 from mopt.datasets.split import Split, batched, prepare
+from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
-from mopt.evaluators.metric_choice import load_metric
+from mopt.evaluators.metric_choice import AUTO, load_metric
 from mopt.exporters._export import (
     SAMPLES,
     ExportedModel,
     ValidatedModel,
     export,
     find_exporter,
+    source_defaults,
     validate_export,
 )
 from mopt.model.formats import ONNX
@@ -40,6 +45,7 @@ from mopt.model.signature import Feed, Signature
 from mopt.profiles.machine import detect
 from mopt.progress import Progress
 from mopt.recipe import Recipe, make_recipe
+from mopt.records.manifest import Manifest
 from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
@@ -65,9 +71,26 @@ class Source:
             UserError: When there is no such metric, or it does not fit the samples.
         """
         metadata = model_metadata(self.exported.model.file)
-        return load_metric(
-            recipe.metric, self.split.evaluation, self.exported.signature, _metric_options(recipe), metadata=metadata
-        )
+        name = _metric_name(recipe, self.exported.defaults, self.split.evaluation)
+        return load_metric(name, self.split.evaluation, self.exported.signature, _metric_options(recipe), metadata=metadata)
+
+
+def _metric_name(recipe: Recipe, defaults: SourceDefaults, samples: Samples) -> str:
+    """That of the model's task where the recipe leaves it open and there are labels to judge by."""
+    asked = recipe.metric != AUTO or bool(recipe.metric_options) or samples.labels is None
+    return recipe.metric if asked else defaults.metric or recipe.metric
+
+
+def brought_by(manifest: Manifest) -> SourceDefaults:
+    """Return what belonged to the source of an artifact.
+
+    Raises:
+        UserError: When the manifest does not say it as mopt does.
+    """
+    try:
+        return source_defaults(manifest.source.brings, manifest.source.source)
+    except pydantic.ValidationError:
+        raise UserError(f"the manifest of {manifest.name} is not what mopt wrote", "build it again") from None
 
 
 def _metric_options(recipe: Recipe) -> dict[str, Any]:
@@ -106,7 +129,9 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     exporter = find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     exported = export(exporter, store)
     progress.step(f"{recipe.name}: {exporter.name}")
-    split = prepare(recipe.data, exported.signature, store, Path())
+    split = prepare(recipe.data, exported.signature, store, Path(), exported.defaults)
+    if assumed := [*split.description["assumed"], *filter(None, [exported.defaults.left_out])]:
+        progress.note(f"assumed: {'; '.join(assumed)}")
     progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
     return Source(exported, split)
 
@@ -139,14 +164,17 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
     Raises:
         UserError: When it is neither, its files are not those that were built, or the data does not fit it.
     """
-    split = prepare(spec, _signature_of(source, recipe, store), store, Path())
+    signature, defaults = _signature_of(source, recipe, store)
+    split = prepare(spec, signature, store, Path(), defaults)
     return open_model(source, first_samples(split), recipe, store), split
 
 
-def _signature_of(source: str, recipe: Recipe, store: Store) -> Signature:
+def _signature_of(source: str, recipe: Recipe, store: Store) -> tuple[Signature, SourceDefaults]:
     if is_artifact(source):
-        return read_manifest(Path(source)).signature
-    return export(find_exporter(source, trust_pickle=recipe.trust_pickle), store).signature
+        manifest = read_manifest(Path(source))
+        return manifest.signature, brought_by(manifest)
+    exported = export(find_exporter(source, trust_pickle=recipe.trust_pickle), store)
+    return exported.signature, exported.defaults
 
 
 def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
@@ -158,7 +186,8 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     if is_artifact(source):
         return _from_artifact(Artifact.open(source))
     exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
-    validated = validate_export(export(exporter, store), samples, store)
+    exported = export(exporter, store)
+    validated = validate_export(exported, samples, store)
     return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,
@@ -166,6 +195,7 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
         runtime=OnnxRuntime.reference(recipe.search.threads or detect().cores),
         signature=validated.signature,
         manifest=None,
+        defaults=exported.defaults,
     )
 
 
@@ -178,6 +208,7 @@ def _from_artifact(artifact: Artifact) -> RunnableModel:
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
         signature=manifest.signature,
         manifest=manifest,
+        defaults=brought_by(manifest),
     )
 
 
@@ -189,7 +220,9 @@ def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[M
     """
     files, _ = model.executable
     metadata = model_metadata(files.file) if files.format == ONNX.name else {}
-    first = load_metric(recipe.metric, samples, model.signature, _metric_options(recipe), metadata=metadata)
+    first = load_metric(
+        _metric_name(recipe, model.defaults, samples), samples, model.signature, _metric_options(recipe), metadata=metadata
+    )
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
     return [first, *(load_metric(name, samples, model.signature, metadata=metadata) for name in more)]
 
@@ -202,5 +235,5 @@ def read_samples(artifact: Path, data: str) -> list[Feed]:
     """
     manifest = read_manifest(artifact)
     spec = make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data
-    split = prepare(spec, manifest.signature, Store(default_root()), Path())
+    split = prepare(spec, manifest.signature, Store(default_root()), Path(), brought_by(manifest))
     return [split.evaluation[index] for index in range(min(_MOST_SAMPLES, len(split.evaluation)))]

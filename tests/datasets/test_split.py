@@ -71,6 +71,7 @@ def test_digits_are_split_in_proportion(digits: Path, store: Store) -> None:
         "labelled": True,
         "groups": None,
         "classes": [],
+        "assumed": [],
         "left_out_as_duplicates": 0,
         "left_out_with_their_group": 0,
         "note": "",

@@ -16,7 +16,13 @@ class Boxed:
 
 @pytest.mark.parametrize(
     "value",
-    [pickle.loads(pickle.dumps(ROW)), ROW.astype(">f4"), Boxed(), np.ma.masked_array(ROW), np.array([1.5, -2, 3], dtype=object)],
+    [
+        pickle.loads(pickle.dumps(ROW)),
+        ROW.astype(">f4"),
+        Boxed(),
+        np.ma.masked_array(ROW),
+        np.array([1.5, -2, 3], dtype=object),
+    ],
     ids=["unpickled", "big-endian", "has-an-array", "nothing-masked", "objects"],
 )
 def test_an_array_from_elsewhere_is_one_of_numpys_own(value):

@@ -18,7 +18,8 @@ from mopt.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _EMPTY = frozenset(
-    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
+    | {"<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 )
 """What pandas takes for an empty cell, in text and in numbers alike."""
 _TRUE = frozenset({"True", "TRUE", "true"})

@@ -29,7 +29,9 @@ def _cells(opened: Opener, path: Path, content: str) -> list[dict[str, Any]]:
 def test_cells_are_what_pandas_would_find(tmp_path: Path, opened: Opener, content: str, expected: list[dict[str, Any]]) -> None:
     cells = _cells(opened, tmp_path / "d.csv", content)
     assert cells == expected
-    assert [[type(cell) for cell in row.values()] for row in cells] == [[type(cell) for cell in row.values()] for row in expected]
+    assert [[type(cell) for cell in row.values()] for row in cells] == [
+        [type(cell) for cell in row.values()] for row in expected
+    ]
 
 
 @pytest.mark.parametrize(("late", "kind"), [("2.5", float), ("x", str)])
