@@ -157,12 +157,26 @@ def _sklearn(estimator: Any) -> _Fitted:
     if features is None:
         raise UserError(f"{name} does not say how many features it takes", "mopt takes fitted models of a numeric matrix")
     columns = tuple(map(str, getattr(estimator, "feature_names_in_", ())))
+    _number_columns(estimator)
     if is_classifier(estimator):
         outputs = _CLASSIFIER if hasattr(estimator, "predict_proba") else (LABEL,)
         return _Fitted(name, outputs, features, _convert_sklearn(estimator), _classifies(estimator, outputs), columns)
     if is_regressor(estimator):
         return _Fitted(name, _REGRESSOR, features, _convert_sklearn(estimator), _regresses(estimator.predict), columns)
     raise UserError(f"{name} is neither a classifier nor a regressor", "give the whole pipeline, with its last step")
+
+
+def _number_columns(estimator: Any) -> None:
+    """Let every ColumnTransformer take its columns by their places, for the one matrix that the model takes has no names."""
+    from sklearn.compose import ColumnTransformer
+
+    for part in (estimator, *(step for _, step in getattr(estimator, "steps", ()))):
+        if isinstance(part, ColumnTransformer) and hasattr(part, "feature_names_in_"):
+            place = {name: index for index, name in enumerate(part.feature_names_in_)}
+            part.transformers_ = [
+                (name, step, [place.get(column, column) for column in columns] if isinstance(columns, list) else columns)
+                for name, step, columns in part.transformers_
+            ]
 
 
 def _convert_sklearn(estimator: Any) -> Callable[[], onnx.ModelProto]:

@@ -130,7 +130,9 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     exported = export(exporter, store)
     progress.step(f"{recipe.name}: {exporter.name}")
     split = prepare(recipe.data, exported.signature, store, Path(), exported.defaults)
-    if assumed := [*split.description["assumed"], *filter(None, [exported.defaults.left_out])]:
+    metric = _metric_name(recipe, exported.defaults, split.evaluation)
+    chosen = f"the metric is {metric}, that of the model's task" if metric != recipe.metric else ""
+    if assumed := list(filter(None, [*split.description["assumed"], chosen, exported.defaults.left_out])):
         progress.note(f"assumed: {'; '.join(assumed)}")
     progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
     return Source(exported, split)
