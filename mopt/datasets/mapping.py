@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Binding", "bind_array", "named"]
+__all__ = ["Binding", "ShapeError", "bind_array", "named"]
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 
 _MOST_NAMED = 5
+
+
+class ShapeError(UserError):
+    """A sample has another shape than the model takes.
+
+    Attributes:
+        axes: Fixed axes of the model that some sample does not fit: input -> axis -> what the length may be called.
+    """
+
+    axes: Mapping[str, Mapping[int, str]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,25 @@ class Binding:
         Raises:
             UserError: When it does not fit; sample and input are named.
         """
+        values, name = self._values(index), self.reader.name(index)
+        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input of one sample, batch axis included, whether the model takes it or not.
+
+        Raises:
+            UserError: When it is no array.
+        """
+        values, name = self._values(index), self.reader.name(index)
+        shapes = {}
+        for tensor in self.signature.inputs:
+            shape = _array(values[tensor.name], tensor, name).shape
+            axis = self.signature.batch_axes.get(tensor.name)
+            lacks_batch = axis is not None and len(shape) == len(tensor.shape) - 1
+            shapes[tensor.name] = (*shape[:axis], 1, *shape[axis:]) if lacks_batch else shape
+        return shapes
+
+    def _values(self, index: int) -> dict[str, Any]:
         import numpy as np
 
         name = self.reader.name(index)
@@ -77,7 +106,7 @@ class Binding:
             values[target] = image_array(cells[column], self.spec.image, name)
         if self.text:
             values |= self._tokenizer.encode([_string(cells[column], name, column) for column in self.text])
-        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        return values
 
     @property
     def assumed(self) -> list[str]:
@@ -272,7 +301,7 @@ def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name:
         array = np.expand_dims(array, axis)
     if not _fits(array.shape, tensor, axis):
         batch = axis is not None and array.ndim == rank and array.shape[axis] != 1
-        raise UserError(
+        raise ShapeError(
             f"{name}: shape {given} does not fit the input {tensor}",
             "give one sample at a time" if batch else "resize, crop, pad or reshape the samples to what the model takes",
         )

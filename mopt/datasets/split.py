@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.datasets.classes import number_labels
 from mopt.datasets.completion import complete
-from mopt.datasets.mapping import Binding
+from mopt.datasets.lengths import differing_axes
+from mopt.datasets.mapping import Binding, ShapeError
 from mopt.datasets.readers._base import LABEL_NAMES, Reader
 from mopt.datasets.spec import RANDOM, DataSpec, SourceDefaults
 from mopt.errors import UserError
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 EVALUATION_LIMIT = 2000
 """Samples that are evaluated when nobody says how many."""
+_LOOKED_AT = 64
+"""Samples whose lengths are looked at when one does not fit the model."""
 RANDOM_EVALUATION = 128
 _COMPLETED = "completed.json"
 RANDOM_DIMENSION = 32
@@ -69,7 +72,8 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path, defa
         defaults: What the model brings for what the user did not say.
 
     Raises:
-        UserError: When the data is missing, damaged, empty or does not fit the model.
+        UserError: When the data is missing, damaged, empty or does not fit the model; a ShapeError where other lengths of the
+            model's axes would mend that.
     """
     defaults = defaults or SourceDefaults()
     key = {
@@ -198,9 +202,14 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
     counts, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
     walk = _Walk(limited_by, labels, groups, order, parts)
-    calibration = _write_side(folder / "calibration", walk.take(counts[0]))
-    walk.closed = frozenset(walk.seen)
-    evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
+    try:
+        calibration = _write_side(folder / "calibration", walk.take(counts[0]))
+        walk.closed = frozenset(walk.seen)
+        evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
+    except ShapeError as error:
+        looked_at = [*order[:_LOOKED_AT].tolist(), walk.last]
+        error.axes = differing_axes([limited_by.shapes(index) for index in looked_at], signature)
+        raise
     if not evaluation.count and groups is not None:
         raise UserError(
             f"no group of {reader.path} is left to evaluate with", "give more groups, or fewer samples to calibrate with"
@@ -320,6 +329,8 @@ class _Walk:
     closed: frozenset[bytes | str] = frozenset()
     left_out: int = 0
     left_behind: int = 0
+    last: int = 0
+    """The sample that was read last."""
 
     def __post_init__(self) -> None:
         self.seen: set[bytes | str] = set()
@@ -333,6 +344,7 @@ class _Walk:
             if group in self.closed:
                 self.left_behind += 1
                 continue
+            self.last = index
             feed = self.limited_by.feed(index)
             content = _content(feed)
             if content in self.closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "DynamicAxes",
     "Exporter",
     "Written",
     "apply_in_child",
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+DynamicAxes = Mapping[str, Mapping[int, str]]
+"""Input -> axis -> what its length is called; two axes of one name have the same length in every sample."""
 _IDLE_SECONDS = 120.0
 """After which code of the user that does nothing at all counts as hung."""
 
@@ -101,6 +104,15 @@ class Exporter(abc.ABC):
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that libraries read when they are imported."""
         return {}
+
+    @property
+    def dynamic_axes(self) -> DynamicAxes:
+        """The axes that were asked to be left free, besides the batch."""
+        return {}
+
+    def with_dynamic_axes(self, axes: DynamicAxes) -> Exporter | None:
+        """Return an exporter that leaves these axes free, besides the batch; None when the source has its shapes fixed."""
+        return None
 
     def cautious(self) -> Exporter | None:
         """Return an exporter that changes less, for when this one's result is wrong; None when there is none."""

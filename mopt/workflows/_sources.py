@@ -23,12 +23,15 @@ from typing import Any
 import pydantic
 
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
+from mopt.datasets.lengths import differing_axes
+from mopt.datasets.mapping import ShapeError
 from mopt.datasets.spec import DataSpec, SourceDefaults
 from mopt.datasets.split import Split, batched, prepare
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
 from mopt.evaluators.metric_choice import AUTO, load_metric
+from mopt.exporters._base import DynamicAxes, Exporter
 from mopt.exporters._export import (
     SAMPLES,
     ExportedModel,
@@ -55,6 +58,8 @@ from mopt.search.simplify import Simplified, simplify
 from mopt.system.store import Store, default_root
 
 _MOST_SAMPLES = 256
+_LOOKED_AT = 256
+"""Samples among which the shortest and the longest are looked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +131,87 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     Raises:
         UserError: When the model cannot be exported, or the data does not fit it.
     """
-    exporter = find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
+    exporter = _exporter_of(recipe.model, recipe)
+    if recipe.dynamic_axes and not exporter.dynamic_axes:
+        raise UserError(f"{recipe.model} has its shapes fixed, and dynamic_axes names some", "export it with these dynamic")
     exported = export(exporter, store)
     progress.step(f"{recipe.name}: {exporter.name}")
-    split = prepare(recipe.data, exported.signature, store, Path(), exported.defaults)
+    exported, split = _fit(exported, recipe.data, store)
     metric = _metric_name(recipe, exported.defaults, split.evaluation)
     chosen = f"the metric is {metric}, that of the model's task" if metric != recipe.metric else ""
-    if assumed := list(filter(None, [*split.description["assumed"], chosen, exported.defaults.left_out])):
+    freed = _assumed_axes(exported.exporter, recipe)
+    if assumed := list(filter(None, [freed, *split.description["assumed"], chosen, exported.defaults.left_out])):
         progress.note(f"assumed: {'; '.join(assumed)}")
     progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
     return Source(exported, split)
+
+
+def _varied_samples(source: Source) -> list[Feed]:
+    """Return the samples that an export is checked on; where lengths are free, the shortest and the longest with them."""
+    samples = first_samples(source.split)
+    signature = source.exported.signature
+    free = [
+        axis
+        for tensor in signature.inputs
+        for axis, size in enumerate(tensor.shape)
+        if isinstance(size, str) and axis != signature.batch_axes.get(tensor.name)
+    ]
+    if not free:
+        return samples
+    evaluation = source.split.evaluation
+    sizes = [sum(value.size for value in evaluation[index].values()) for index in range(min(_LOOKED_AT, len(evaluation)))]
+    extremes = {sizes.index(min(sizes)), sizes.index(max(sizes))} - set(range(len(samples)))
+    return [*samples[: len(samples) - len(extremes)], *(evaluation[index] for index in sorted(extremes))]
+
+
+def _exporter_of(source: str, recipe: Recipe) -> Exporter:
+    """Return the exporter for a model, with the axes free that the recipe names where it can do that."""
+    exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
+    return (exporter.with_dynamic_axes(recipe.dynamic_axes) if recipe.dynamic_axes else None) or exporter
+
+
+def _fit(exported: ExportedModel, spec: DataSpec, store: Store) -> tuple[ExportedModel, Split]:
+    """Read the samples; where their lengths differ from the model's, export it again with these axes free.
+
+    Raises:
+        UserError: When the samples do not fit the model, and the module holds the axes that differ.
+    """
+    while True:
+        try:
+            return exported, prepare(spec, exported.signature, store, Path(), exported.defaults)
+        except ShapeError as error:
+            try:
+                freed = _freed(exported, error.axes, store)
+            except UserError as held:
+                raise UserError(f"{error.message}, and {held.message}", error.hint) from held
+            if freed is None:
+                raise
+            exported = freed
+
+
+def _freed(exported: ExportedModel, axes: DynamicAxes, store: Store) -> ExportedModel | None:
+    """Export a source again with more axes free; None when there are no more, or it has its shapes fixed.
+
+    Raises:
+        UserError: When the module holds one of them.
+    """
+    known = exported.exporter.dynamic_axes
+    if all(set(lengths) <= set(known.get(name, {})) for name, lengths in axes.items()):
+        return None
+    together = {name: {**axes.get(name, {}), **known.get(name, {})} for name in (*known, *axes)}
+    exporter = exported.exporter.with_dynamic_axes(together)
+    return None if exporter is None else export(exporter, store)
+
+
+def _assumed_axes(exporter: Exporter, recipe: Recipe) -> str:
+    """Which axes are free that nobody has named, for people."""
+    axes = [
+        f"axis {axis} of {name}"
+        for name, lengths in exporter.dynamic_axes.items()
+        for axis in lengths
+        if axis not in recipe.dynamic_axes.get(name, {})
+    ]
+    return f"the length is free along {' and '.join(axes)}, for the samples differ from the example there" if axes else ""
 
 
 def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progress) -> PreparedModel:
@@ -144,7 +220,7 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
     Raises:
         UserError: When the source does not take the samples, or the export is wrong.
     """
-    samples = first_samples(source.split)
+    samples = _varied_samples(source)
     validated = validate_export(source.exported, samples, store)
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
@@ -166,17 +242,12 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
     Raises:
         UserError: When it is neither, its files are not those that were built, or the data does not fit it.
     """
-    signature, defaults = _signature_of(source, recipe, store)
-    split = prepare(spec, signature, store, Path(), defaults)
-    return open_model(source, first_samples(split), recipe, store), split
-
-
-def _signature_of(source: str, recipe: Recipe, store: Store) -> tuple[Signature, SourceDefaults]:
     if is_artifact(source):
         manifest = read_manifest(Path(source))
-        return manifest.signature, brought_by(manifest)
-    exported = export(find_exporter(source, trust_pickle=recipe.trust_pickle), store)
-    return exported.signature, exported.defaults
+        split = prepare(spec, manifest.signature, store, Path(), brought_by(manifest))
+        return _from_artifact(Artifact.open(source)), split
+    exported, split = _fit(export(_exporter_of(source, recipe), store), spec, store)
+    return _from_export(exported, first_samples(split), recipe, store), split
 
 
 def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
@@ -187,9 +258,16 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     """
     if is_artifact(source):
         return _from_artifact(Artifact.open(source))
-    exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
-    exported = export(exporter, store)
+    exported = export(_exporter_of(source, recipe), store)
+    shapes = [{name: value.shape for name, value in feed.items()} for feed in samples]
+    fits = all(spec.name in shape for shape in shapes for spec in exported.signature.inputs)
+    axes = differing_axes(shapes, exported.signature) if fits else {}
+    return _from_export(_freed(exported, axes, store) or exported, samples, recipe, store)
+
+
+def _from_export(exported: ExportedModel, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
     validated = validate_export(exported, samples, store)
+    source = exported.exporter.source
     return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,
