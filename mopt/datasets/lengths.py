@@ -16,16 +16,17 @@ def differing_axes(samples: Sequence[Shapes], signature: Signature) -> dict[str,
     """Return the fixed axes that some sample does not fit: input -> axis -> what the length is called.
 
     Axes that have the same length in the model, and in every sample, share a name: they are one length, such as that of a
-    sequence and its mask. Empty where a sample differs in the number of its axes, which no length mends.
+    sequence and its mask. Empty where a sample differs in the number of its axes, or is no batch of one, which no length mends.
     """
     walks: dict[tuple[str, int], tuple[int, ...]] = {}
     for tensor in signature.inputs:
         shapes = [sample[tensor.name] for sample in samples]
-        if any(len(shape) != len(tensor.shape) for shape in shapes):
+        batch = signature.batch_axes.get(tensor.name)
+        if any(len(shape) != len(tensor.shape) or (batch is not None and shape[batch] != 1) for shape in shapes):
             return {}
         for axis, size in enumerate(tensor.shape):
             lengths = tuple(shape[axis] for shape in shapes)
-            if isinstance(size, int) and axis != signature.batch_axes.get(tensor.name) and set(lengths) != {size}:
+            if isinstance(size, int) and axis != batch and set(lengths) != {size}:
                 walks[tensor.name, axis] = (size, *lengths)
     axes: dict[str, dict[int, str]] = {}
     for (name, axis), walk in walks.items():

@@ -13,6 +13,7 @@ __all__ = [
     "open_source",
     "prepare_model",
     "read_samples",
+    "varied_samples",
 ]
 
 import dataclasses
@@ -133,7 +134,10 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     """
     exporter = _exporter_of(recipe.model, recipe)
     if recipe.dynamic_axes and not exporter.dynamic_axes:
-        raise UserError(f"{recipe.model} has its shapes fixed, and dynamic_axes names some", "export it with these dynamic")
+        raise UserError(
+            f"{recipe.model} has its shapes fixed, and dynamic_axes names some",
+            "they are for a function that returns a PyTorch module",
+        )
     exported = export(exporter, store)
     progress.step(f"{recipe.name}: {exporter.name}")
     exported, split = _fit(exported, recipe.data, store)
@@ -146,7 +150,7 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     return Source(exported, split)
 
 
-def _varied_samples(source: Source) -> list[Feed]:
+def varied_samples(source: Source) -> list[Feed]:
     """Return the samples that an export is checked on; where lengths are free, the shortest and the longest with them."""
     samples = first_samples(source.split)
     signature = source.exported.signature
@@ -220,7 +224,7 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
     Raises:
         UserError: When the source does not take the samples, or the export is wrong.
     """
-    samples = _varied_samples(source)
+    samples = varied_samples(source)
     validated = validate_export(source.exported, samples, store)
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
