@@ -266,6 +266,13 @@ class Recipe(Schema):
         pydantic.Field(description="latency at batch 1, throughput within the p99, or bytes on disk"),
     ] = "latency"
     serve: Annotated[tuple[str, ...], pydantic.Field(description="serving systems to judge and write files for")] = ("triton",)
+    dynamic_axes: Annotated[
+        dict[str, dict[Annotated[int, pydantic.Field(ge=0)], str]],
+        pydantic.Field(
+            description="input = { axis = name }: axes of a PyTorch model whose length differs from request to request; axes "
+            "of one name have one length; default: those whose length differs among the samples"
+        ),
+    ] = {}
     trust_pickle: Annotated[bool, pydantic.Field(description="run the code inside a pickled model")] = False
     data: DataSpec
     traffic: Traffic = Traffic()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Binding", "bind_array"]
+__all__ = ["Binding", "ShapeError", "bind_array", "named"]
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,24 @@ from mopt.datasets.readers._base import Reader
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec, dtype_kind
+from mopt.system.arrays import native_array
 from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+_MOST_NAMED = 5
+
+
+class ShapeError(UserError):
+    """A sample has another shape than the model takes.
+
+    Attributes:
+        axes: Fixed axes of the model that some sample does not fit: input -> axis -> what the length may be called.
+    """
+
+    axes: Mapping[str, Mapping[int, str]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +74,25 @@ class Binding:
         Raises:
             UserError: When it does not fit; sample and input are named.
         """
+        values, name = self._values(index), self.reader.name(index)
+        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input of one sample, batch axis included, whether the model takes it or not.
+
+        Raises:
+            UserError: When it is no array.
+        """
+        values, name = self._values(index), self.reader.name(index)
+        shapes = {}
+        for tensor in self.signature.inputs:
+            shape = _array(values[tensor.name], tensor, name).shape
+            axis = self.signature.batch_axes.get(tensor.name)
+            lacks_batch = axis is not None and len(shape) == len(tensor.shape) - 1
+            shapes[tensor.name] = (*shape[:axis], 1, *shape[axis:]) if lacks_batch else shape
+        return shapes
+
+    def _values(self, index: int) -> dict[str, Any]:
         import numpy as np
 
         name = self.reader.name(index)
@@ -73,7 +106,16 @@ class Binding:
             values[target] = image_array(cells[column], self.spec.image, name)
         if self.text:
             values |= self._tokenizer.encode([_string(cells[column], name, column) for column in self.text])
-        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        return values
+
+    @property
+    def assumed(self) -> list[str]:
+        """Which inputs are made of what nobody has named, for people."""
+        return [
+            f"{name} is {named(source)}" + ("" if isinstance(source, str) else ", in this order")
+            for name, source in self.sources.items()
+            if source != name and name not in self.spec.columns
+        ]
 
     @functools.cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -94,6 +136,14 @@ class Binding:
             yield [_string(cells[column], self.reader.name(index), column) for column in self.text]
 
 
+def named(source: str | Sequence[str]) -> str:
+    """Return the columns that an input is made of in a few words."""
+    columns = [source] if isinstance(source, str) else list(source)
+    if len(columns) > _MOST_NAMED:
+        return f"{', '.join(columns[:_MOST_NAMED])}, ... ({len(columns)} columns)"
+    return ", ".join(columns)
+
+
 def _check_inputs(spec: DataSpec, signature: Signature) -> None:
     input_names = [tensor.name for tensor in signature.inputs]
     for name in spec.columns:
@@ -104,6 +154,8 @@ def _check_inputs(spec: DataSpec, signature: Signature) -> None:
 def _token_names(spec: DataSpec, signature: Signature) -> tuple[str, ...]:
     if spec.text is None:
         return ()
+    if not spec.text.tokenizer:
+        raise UserError("[data.text] names no tokenizer, and the model brings none", 'say it: tokenizer = "tokenizer.json"')
     input_names = [tensor.name for tensor in signature.inputs]
     if spec.text.input_ids not in input_names:
         raise UserError(
@@ -121,7 +173,7 @@ def _text_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
     if spec.text.columns:
         return spec.text.columns
     cells = reader.read(0, reader.columns)
-    text_columns = [column for column, cell in cells.items() if _is_string(cell)]
+    text_columns = [column for column in _free_columns(reader, spec) if _is_string(cells[column])]
     if len(text_columns) != 1:
         raise UserError(
             f"{reader.path.name} has {len(text_columns)} text columns: {', '.join(text_columns) or 'none'}",
@@ -140,7 +192,7 @@ def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple
     inputs = [tensor.name for tensor in signature.inputs]
     if not column:
         mapped_columns = [name for name in reader.columns if name in mapped or name in inputs]
-        candidates = mapped_columns if len(mapped_columns) == 1 else list(reader.columns)
+        candidates = mapped_columns if len(mapped_columns) == 1 else list(_free_columns(reader, spec))
         if len(candidates) != 1:
             raise UserError(
                 f"which column holds the picture: {', '.join(candidates)}", 'say it: column = "..." in [data.image]'
@@ -161,20 +213,36 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
         return source
     if tensor.name in reader.columns:
         return tensor.name
-    if (vector := _side_by_side(tensor, reader, signature)) is not None:
+    free = _free_columns(reader, spec)
+    if (vector := _side_by_side(tensor, free, signature)) is not None:
         return vector
-    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
+    if len(signature.inputs) == len(free) == 1:
+        return free[0]
     raise UserError(
         f"{reader.path.name} has no {tensor}; it has: {', '.join(reader.columns[:12]) or 'nothing'}",
-        f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is',
+        _hint_without(tensor, reader, free),
     )
 
 
-def _side_by_side(tensor: TensorSpec, reader: Reader, signature: Signature) -> tuple[str, ...] | None:
+def _hint_without(tensor: TensorSpec, reader: Reader, free: tuple[str, ...]) -> str:
+    """What to do about an input without a column; text is never one for token numbers."""
+    cells = reader.read(0, free) if len(reader) else {}
+    if tensor.dtype in ("int32", "int64") and any(map(_is_string, cells.values())):
+        return 'for text that has to be tokenized: [data.text] with tokenizer = "tokenizer.json" in the recipe'
+    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
+    return f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is'
+
+
+def _free_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
+    """Return the columns that the user gave no other meaning."""
+    return tuple(column for column in reader.columns if column not in (spec.group, *spec.slices))
+
+
+def _side_by_side(tensor: TensorSpec, free: tuple[str, ...], signature: Signature) -> tuple[str, ...] | None:
     """Return the columns of a table that make the one vector that the model takes, or None."""
-    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(reader.columns) or tensor.shape[1] == 1:
+    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(free) or tensor.shape[1] == 1:
         return None
-    return reader.columns
+    return free
 
 
 def _string(cell: Any, name: str, column: str) -> str:
@@ -205,12 +273,15 @@ def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) 
 def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
     import numpy as np
 
+    if isinstance(value, Path):
+        raise UserError(
+            f"{name} is a picture, and nothing says how to make an array of it",
+            "add [data.image] with resize, mean, std and layout to the recipe",
+        )
     try:
-        array = np.asarray(value)
+        array = native_array(value)
     except ValueError:
         array = np.empty(0, dtype=object)
-    if array.dtype.kind == "O" and array.size and all(isinstance(item, str) for item in array.ravel()):
-        array = array.astype("U")
     if array.dtype.kind not in "biufUS":
         raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -230,7 +301,7 @@ def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name:
         array = np.expand_dims(array, axis)
     if not _fits(array.shape, tensor, axis):
         batch = axis is not None and array.ndim == rank and array.shape[axis] != 1
-        raise UserError(
+        raise ShapeError(
             f"{name}: shape {given} does not fit the input {tensor}",
             "give one sample at a time" if batch else "resize, crop, pad or reshape the samples to what the model takes",
         )

@@ -16,9 +16,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.datasets.mapping import Binding
+from mopt.datasets.classes import number_labels
+from mopt.datasets.completion import complete
+from mopt.datasets.lengths import differing_axes
+from mopt.datasets.mapping import Binding, ShapeError
 from mopt.datasets.readers._base import LABEL_NAMES, Reader
-from mopt.datasets.spec import RANDOM, DataSpec
+from mopt.datasets.spec import RANDOM, DataSpec, SourceDefaults
 from mopt.errors import UserError
 from mopt.model.samples import Sample, Samples, write_samples
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
 
 EVALUATION_LIMIT = 2000
 """Samples that are evaluated when nobody says how many."""
+_LOOKED_AT = 64
+"""Samples whose lengths are looked at when one does not fit the model."""
 RANDOM_EVALUATION = 128
 _COPIES = 3
 """Of a made-up sample in memory: as it is drawn, in its own type, and on its way to the disk."""
 _DRAWN_BYTES = 8
 """Of a made-up number, before it gets its own type."""
+_COMPLETED = "completed.json"
 RANDOM_DIMENSION = 32
 """Length of a symbolic dimension in made-up data."""
 
@@ -47,16 +53,18 @@ class Split:
 
     Attributes:
         digest: Of the content of both, labels included.
+        spec: What the user said about them, completed with what the model brings.
         description: JSON data for the manifest: source, counts, classes, and what was done with small or repeated data.
     """
 
     calibration: Samples
     evaluation: Samples
     digest: str
+    spec: DataSpec
     description: dict[str, Any]
 
 
-def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> Split:
+def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path, defaults: SourceDefaults | None = None) -> Split:
     """Read, preprocess, check and split the data that the recipe names; a second call only hashes the source.
 
     Samples are shuffled with the seed, in proportion to their classes where the labels are classes. Samples of the same
@@ -67,15 +75,19 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
         signature: What the model takes.
         store: Where the samples are written.
         base: Folder that relative paths start from.
+        defaults: What the model brings for what the user did not say.
 
     Raises:
-        UserError: When the data is missing, damaged, empty or does not fit the model.
+        UserError: When the data is missing, damaged, empty or does not fit the model; a ShapeError where other lengths of the
+            model's axes would mend that.
     """
+    defaults = defaults or SourceDefaults()
     key = {
         "spec": spec.model_dump(mode="json", exclude={"path"}),
+        "defaults": defaults.model_dump(mode="json", exclude={"text": {"tokenizer"}, "metric": True, "left_out": True}),
         "inputs": [tensor.model_dump(mode="json") for tensor in signature.inputs],
         "batch_axes": signature.batch_axes,
-        "tokenizer": _tokenizer_digest(spec, base),
+        "tokenizer": _tokenizer_digest(spec, defaults, base),
         "code": code_digest(),
     }
     if spec.is_random and (spec.group is not None or spec.slices):
@@ -83,17 +95,17 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path) -> S
     if spec.is_random:
         random = {**key, "random": _versions(("numpy",))}
         folder = store.get("data", random, lambda target: _write_random(target, spec, signature))
-        return _split(folder, spec, "random")
+        return _split(folder, spec, "random", defaults)
     path = base / spec.path
     name, reader_class = _find_reader(path)
     with store.scratch() as scratch:
         reader: Reader = reader_class(path, spec, signature.inputs, scratch)
         key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
         key |= {"plugin": code} if (code := plugins.code_of(reader_class)) else {}
-        if spec.image is not None:
+        if spec.image is not None or defaults.image is not None:
             key["image"] = _versions(("pillow",))
-        folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
-    return _split(folder, spec, name)
+        folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base, defaults))
+    return _split(folder, spec, name, defaults)
 
 
 def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
@@ -117,7 +129,7 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
     return Samples.at(store.get("batched", key, make))
 
 
-def _split(folder: Path, spec: DataSpec, reader: str) -> Split:
+def _split(folder: Path, spec: DataSpec, reader: str, defaults: SourceDefaults) -> Split:
     calibration, evaluation = Samples.at(folder / "calibration"), Samples.at(folder / "evaluation")
     content = [calibration.digest, calibration.labels, evaluation.digest, evaluation.labels]
     description = {
@@ -126,7 +138,17 @@ def _split(folder: Path, spec: DataSpec, reader: str) -> Split:
         **json.loads((folder / "description.json").read_text()),
         "digest": digest(content),
     }
-    return Split(calibration, evaluation, description["digest"], description)
+    completed = _completed(json.loads((folder / _COMPLETED).read_text()), spec, defaults)
+    return Split(calibration, evaluation, description["digest"], completed, description)
+
+
+def _completed(stored: dict[str, Any], spec: DataSpec, defaults: SourceDefaults) -> DataSpec:
+    """Return the spec as it was completed; the same tokenizer may lie elsewhere than when the samples were written."""
+    taken = DataSpec.model_validate({**stored, "path": spec.path})
+    text = taken.text
+    if text is not None and not (spec.text and spec.text.tokenizer) and defaults.text is not None:
+        text = text.model_copy(update={"tokenizer": defaults.text.tokenizer})
+    return spec.model_copy(update={"text": text, "image": taken.image, "columns": taken.columns, "classes": taken.classes})
 
 
 def _find_reader(path: Path) -> tuple[str, type[Reader]]:
@@ -152,10 +174,14 @@ def _source_digest(reader: Reader) -> str:
     return folder_digest(reader.path) if reader.path.is_dir() else file_digest(reader.path)
 
 
-def _tokenizer_digest(spec: DataSpec, base: Path) -> list[Any]:
-    if spec.text is None:
+def _tokenizer_digest(spec: DataSpec, defaults: SourceDefaults, base: Path) -> list[Any]:
+    asked = spec.text is not None and bool(spec.text.tokenizer)
+    text = spec.text if asked else defaults.text
+    if text is None:
         return []
-    path = base / spec.text.tokenizer
+    path = base / text.tokenizer
+    if not path.is_file() and not asked:
+        return []  # the model may have moved away, and the data may be tokenized already
     if not path.is_file():
         raise UserError(f"no such tokenizer: {path}", "give the path of a tokenizer.json in [data.text]")
     return [file_digest(path), _versions(("tokenizers",))]
@@ -169,20 +195,27 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
     return installed
 
 
-def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, base: Path) -> None:
+def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, base: Path, defaults: SourceDefaults) -> None:
     total = len(reader)
     if total < 2:
         what = "is empty" if total == 0 else "has one sample"
         raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
-    limited_by = Binding.of(reader, signature, spec, base)
-    labels, groups = reader.labels, _groups(reader, spec)
+    completion = complete(reader, signature, spec, defaults)
+    limited_by = Binding.of(reader, signature, completion.spec, base)
+    labels, numbering = number_labels(reader.labels, reader.classes, completion.spec.classes, asked=bool(spec.classes))
+    groups = _groups(reader, spec)
     parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
     counts, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
     walk = _Walk(limited_by, labels, groups, order, parts)
-    calibration = _write_side(folder / "calibration", walk.take(counts[0]))
-    walk.closed = frozenset(walk.seen)
-    evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
+    try:
+        calibration = _write_side(folder / "calibration", walk.take(counts[0]))
+        walk.closed = frozenset(walk.seen)
+        evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
+    except ShapeError as error:
+        looked_at = [*order[:_LOOKED_AT].tolist(), walk.last]
+        error.axes = differing_axes([limited_by.shapes(index) for index in looked_at], signature)
+        raise
     if not evaluation.count and groups is not None:
         raise UserError(
             f"no group of {reader.path} is left to evaluate with", "give more groups, or fewer samples to calibrate with"
@@ -195,13 +228,19 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         "evaluation": evaluation.count,
         "labelled": labels is not None,
         "groups": None if groups is None else [len(set(side.groups or ())) for side in (calibration, evaluation)],
-        "classes": list(reader.classes),
+        "classes": list(reader.classes if labels == reader.labels else completion.spec.classes),
+        "assumed": [*completion.lines, *limited_by.assumed, *filter(None, [numbering])],
         "left_out_as_duplicates": walk.left_out,
         "left_out_with_their_group": walk.left_behind,
         "note": note,
         "synthetic": False,
     }
+    _describe(folder, description, completion.spec)
+
+
+def _describe(folder: Path, description: dict[str, Any], spec: DataSpec) -> None:
     (folder / "description.json").write_text(json.dumps(description))
+    (folder / _COMPLETED).write_text(spec.model_dump_json(include={"text", "image", "columns", "classes"}))
 
 
 def _write_side(folder: Path, samples: Iterator[Sample]) -> Samples:
@@ -296,6 +335,8 @@ class _Walk:
     closed: frozenset[bytes | str] = frozenset()
     left_out: int = 0
     left_behind: int = 0
+    last: int = 0
+    """The sample that was read last."""
 
     def __post_init__(self) -> None:
         self.seen: set[bytes | str] = set()
@@ -309,6 +350,7 @@ class _Walk:
             if group in self.closed:
                 self.left_behind += 1
                 continue
+            self.last = index
             feed = self.limited_by.feed(index)
             content = _content(feed)
             if content in self.closed:
@@ -350,12 +392,13 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
         "labelled": False,
         "groups": None,
         "classes": [],
+        "assumed": [],
         "left_out_as_duplicates": 0,
         "left_out_with_their_group": 0,
         "note": f"made up; length {RANDOM_DIMENSION} for {', '.join(free)}" if free else "made up",
         "synthetic": True,
     }
-    (folder / "description.json").write_text(json.dumps(description))
+    _describe(folder, description, spec)
 
 
 def _check_room(folder: Path, sample_bytes: int, count: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 __all__ = [
+    "DynamicAxes",
     "Exporter",
     "Written",
     "apply_in_child",
+    "brought_in_child",
     "open_onnxruntime",
     "reference_in_child",
     "rename_inputs",
@@ -22,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import MissingDependencyError
 from mopt.model.signature import Feed, Signature
 from mopt.passes._base import PassResult
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+DynamicAxes = Mapping[str, Mapping[int, str]]
+"""Input -> axis -> what its length is called; two axes of one name have the same length in every sample."""
 _IDLE_SECONDS = 120.0
 """After which code of the user that does nothing at all counts as hung."""
 
@@ -92,9 +97,22 @@ class Exporter(abc.ABC):
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the source in its own framework, one feed after the other. Runs in a child process."""
 
+    def brings(self) -> SourceDefaults:
+        """Return what belongs to the source besides the model, for what the recipe does not say. Runs in a child process."""
+        return SourceDefaults()
+
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that libraries read when they are imported."""
         return {}
+
+    @property
+    def dynamic_axes(self) -> DynamicAxes:
+        """The axes that were asked to be left free, besides the batch."""
+        return {}
+
+    def with_dynamic_axes(self, axes: DynamicAxes) -> Exporter | None:
+        """Return an exporter that leaves these axes free, besides the batch; None when the source has its shapes fixed."""
+        return None
 
     def cautious(self) -> Exporter | None:
         """Return an exporter that changes less, for when this one's result is wrong; None when there is none."""
@@ -114,9 +132,10 @@ class Exporter(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What an exporter wrote, and how many seconds it took, with its process and the imports."""
+    """What an exporter wrote, what the source brings, and how many seconds it took, with its process and the imports."""
 
     result: PassResult
+    brings: dict[str, Any]
     signature: Signature
     opset: int
     seconds: float
@@ -135,7 +154,11 @@ class _Host:
         result = self._exporter.apply(folder)
         model = load(folder / "model.onnx")
         signature = signature_of(model).model_dump(mode="json")
-        return {"result": dataclasses.asdict(result), "signature": signature, "opset": model.opset_imports.get("", 0)}
+        opset = model.opset_imports.get("", 0)
+        return {"result": dataclasses.asdict(result), "brings": self.brings(), "signature": signature, "opset": opset}
+
+    def brings(self) -> dict[str, Any]:
+        return self._exporter.brings().model_dump(mode="json", exclude_defaults=True)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         return self._exporter.reference(feeds)
@@ -157,13 +180,32 @@ def apply_in_child(exporter: Exporter, folder: Path, memory: int | None = None) 
         start = time.monotonic()
         reply = _ask(exporter, "apply", folder, limit=_unmeasured(exporter), memory=memory)
         seconds = time.monotonic() - start
-        return Written(PassResult(**reply["result"]), Signature.model_validate(reply["signature"]), reply["opset"], seconds)
+        signature = Signature.model_validate(reply["signature"])
+        return Written(PassResult(**reply["result"]), reply["brings"], signature, reply["opset"], seconds)
 
     def again() -> Written:
         make_empty(folder)
         return attempt()
 
     return retry_hung(f"exporting {exporter.source}", attempt, again)
+
+
+def brought_in_child(exporter: Exporter) -> SourceDefaults:
+    """Return what belongs to a source, without exporting it.
+
+    Raises:
+        UserError: When the source cannot be read.
+        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
+    """
+    if type(exporter).brings is Exporter.brings:
+        return SourceDefaults()
+
+    def attempt() -> SourceDefaults:
+        limit = _unmeasured(exporter)
+        with Worker(_Host, exporter, limit=limit, environment=exporter.environment()) as worker:
+            return SourceDefaults.model_validate(worker.call("brings", limit=limit))
+
+    return retry_hung(f"reading {exporter.source}", attempt, attempt)
 
 
 def reference_in_child(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["ExportedModel", "ValidatedModel", "export", "find_exporter", "validate_export"]
+__all__ = ["ExportedModel", "ValidatedModel", "export", "find_exporter", "source_defaults", "validate_export"]
 
 import dataclasses
 import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
 from mopt.exporters._batch_axes import find_batch_axes
@@ -54,6 +55,7 @@ class ExportedModel:
         source_digest: Of every byte of the source.
         opset: Of the ONNX model.
         detail: What the exporter told.
+        brings: What belongs to the source, as JSON data; the tokenizer's path starts from the source.
         seconds: What exporting took.
     """
 
@@ -63,7 +65,13 @@ class ExportedModel:
     source_digest: str
     opset: int
     detail: dict[str, Any]
+    brings: dict[str, Any]
     seconds: float
+
+    @property
+    def defaults(self) -> SourceDefaults:
+        """What belongs to the source, for what the recipe does not say."""
+        return source_defaults(self.brings, self.exporter.source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,11 @@ class ValidatedModel:
     model: Model
     signature: Signature
     record: ExportRecord
+
+
+def source_defaults(brings: Mapping[str, Any], source: str) -> SourceDefaults:
+    """Return what an export has told of what belongs to its source."""
+    return SourceDefaults.model_validate(brings).at(Path(source))
 
 
 def find_exporter(source: str, *, trust_pickle: bool = False) -> Exporter:
@@ -142,6 +155,7 @@ def export(exporter: Exporter, store: Store, memory: int | None = None) -> Expor
         source_digest=exporter.digest(read),
         opset=record["opset"],
         detail=record["detail"],
+        brings=record["brings"],
         seconds=record["seconds"],
     )
 
@@ -172,6 +186,7 @@ def _make_export(exporter: Exporter, store: Store, read: Sequence[str], memory: 
         "signature": written.signature.model_dump(mode="json"),
         "opset": written.opset,
         "detail": detail,
+        "brings": written.brings,
         "seconds": written.seconds,
     }
     (folder / _RECORD).write_text(json.dumps(record))
@@ -232,6 +247,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
             largest_difference=record["largest_difference"],
             samples=len(used),
             detail={**exported.detail, **record["detail"]},
+            brings=exported.brings,
         ),
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopt.model.signature import Feed, Signature
+from mopt.system.arrays import EXTENDED, native_array
 from mopt.system.digests import digest, folder_digest
 
 if TYPE_CHECKING:
@@ -166,10 +167,10 @@ def write_feed(path: Path, feed: Feed) -> None:
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, value in feed.items():
-            key, array = urllib.parse.quote(name, safe=_PLAIN), np.asarray(value)
+            key, array = urllib.parse.quote(name, safe=_PLAIN), native_array(value)
             if array.dtype.kind in "OS":
                 array = _text(array)
-            elif array.dtype.isbuiltin != 1 and array.dtype.kind != "U":  # a type of ml_dtypes
+            elif array.dtype.isbuiltin == EXTENDED:  # a type of ml_dtypes
                 key, array = f"{key}{_MARK}{array.dtype.name}", array.view(f"u{array.dtype.itemsize}")
             # The time of the default is fixed, unlike that of ZipFile.writestr.
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as stream:

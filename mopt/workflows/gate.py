@@ -230,7 +230,7 @@ def _judge_quality(
             *slice_checks(recipe, compared, split, metrics[0], rows),
         ),
         warnings=(),
-        worst=tuple(largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, recipe.data, out)),
+        worst=tuple(largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, split.spec, out)),
         fidelity=output_fidelity(compared),
         paired=paired_differences(metrics[0], *rows),
     )

@@ -124,12 +124,45 @@ def test_the_columns_of_a_table_make_the_one_vector_that_a_model_takes() -> None
     assert 'columns = { "x" = "..." } in [data]' in caught.value.hint
 
 
+def test_one_array_for_one_input_needs_no_name() -> None:
+    one = _signature(("x", "float32", ("batch", 3)))
+    binding = _binding({"patient": 7, "pixels": [1, 2, 3]}, one, group="patient")
+    assert (binding.feed(0)["x"].tolist(), binding.assumed) == ([[1, 2, 3]], ["x is pixels"])
+    assert _binding({"x": [1, 2, 3]}, one).assumed == []
+    with pytest.raises(UserError, match="has no x"):
+        _binding({"patient": 7, "pixels": [1, 2, 3]}, one)
+    two = _signature(("x", "float32", ("batch", 3)), ("z", "float32", ("batch", 3)))
+    with pytest.raises(UserError, match="has no x"):
+        _binding({"pixels": [1, 2, 3]}, two)
+
+
+def test_columns_that_make_a_vector_are_told() -> None:
+    vector = _signature(("x", "float32", ("batch", 7)))
+    cells = dict.fromkeys("abcdefg", 1)
+    assert _binding(cells, vector).assumed == ["x is a, b, c, d, e, ... (7 columns), in this order"]
+    assert _binding(cells, vector, columns={"x": list("abcdefg")}).assumed == []
+
+
+def test_text_is_no_column_for_token_numbers() -> None:
+    tokens = _signature(("input_ids", "int64", ("batch", "n")), ("attention_mask", "int64", ("batch", "n")))
+    with pytest.raises(UserError, match="has no input_ids") as caught:
+        _binding({"review": "a fine film"}, tokens)
+    assert "[data.text]" in caught.value.hint
+
+
+def test_a_picture_without_preprocessing_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"sample 0 is a picture, and nothing says how") as caught:
+        _binding({"x": Path("cat.png")}, _signature(("x", "float32", ("batch", 3, 4, 4)))).feed(0)
+    assert "[data.image]" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("cells", "values", "message"),
     [
         ({"x": 1}, {"columns": {"z": "x"}}, "the model has no input z, which columns names"),
         ({"x": 1}, {"columns": {"x": "gone"}}, r"d\.csv has no column gone"),
         ({"a": "one", "b": "two"}, {"text": {"tokenizer": "t", "input_ids": "x"}}, "has 2 text columns: a, b"),
+        ({"a": "one"}, {"text": {}}, "names no tokenizer, and the model brings none"),
         ({"a": "one"}, {"text": {"tokenizer": "t"}}, "the model has no input input_ids for the tokens"),
         ({"a": 1, "b": 2}, {"image": {}}, "which column holds the picture: a, b"),
         ({"a": 1}, {"image": {"column": "gone"}}, r"d\.csv has no column gone"),
