@@ -84,7 +84,9 @@ def _run(session: onnxruntime.InferenceSession, group: list[str], feed: Feed) ->
         values = session.run(group, feed)
     except (RuntimeError, ValueError, errors.Fail, errors.InvalidArgument, errors.RuntimeException) as error:
         raise CandidateRejectedError(Rejection.FAILED, f"calibration stopped: {str(error)[:300]}") from error
-    return dict(zip(group, values, strict=True))
+    return {
+        name: value for name, value in zip(group, values, strict=True) if not isinstance(value, list)
+    }  # sequences are lists
 
 
 def _open(path: Path, group: list[str], threads: int) -> onnxruntime.InferenceSession:

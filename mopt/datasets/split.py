@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Split", "batched", "prepare"]
+__all__ = ["Split", "batched", "input_names", "prepare"]
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,14 @@ class Split:
     description: dict[str, Any]
 
 
-def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path, defaults: SourceDefaults | None = None) -> Split:
+def prepare(
+    spec: DataSpec,
+    signature: Signature,
+    store: Store,
+    base: Path,
+    defaults: SourceDefaults | None = None,
+    bounds: Mapping[str, tuple[int, int]] | None = None,
+) -> Split:
     """Read, preprocess, check and split the data that the recipe names; a second call only hashes the source.
 
     Samples are shuffled with the seed, in proportion to their classes where the labels are classes. Samples of the same
@@ -76,6 +83,7 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path, defa
         store: Where the samples are written.
         base: Folder that relative paths start from.
         defaults: What the model brings for what the user did not say.
+        bounds: Smallest and largest integer of an input, for made-up data.
 
     Raises:
         UserError: When the data is missing, damaged, empty or does not fit the model; a ShapeError where other lengths of the
@@ -93,8 +101,8 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path, defa
     if spec.is_random and (spec.group is not None or spec.slices):
         raise UserError("made-up data has no groups and no slices", "leave them out, or give real samples")
     if spec.is_random:
-        random = {**key, "random": _versions(("numpy",))}
-        folder = store.get("data", random, lambda target: _write_random(target, spec, signature))
+        random = {**key, "random": _versions(("numpy",)), "bounds": bounds or {}}
+        folder = store.get("data", random, lambda target: _write_random(target, spec, signature, bounds or {}))
         return _split(folder, spec, "random", defaults)
     path = base / spec.path
     name, reader_class = _find_reader(path)
@@ -106,6 +114,19 @@ def prepare(spec: DataSpec, signature: Signature, store: Store, base: Path, defa
             key["image"] = _versions(("pillow",))
         folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base, defaults))
     return _split(folder, spec, name, defaults)
+
+
+def input_names(spec: DataSpec, signature: Signature, store: Store, base: Path) -> set[str]:
+    """Return the names of model inputs that the data could have values for: its columns, and what the recipe maps to them.
+
+    Raises:
+        UserError: When the data is missing or damaged.
+    """
+    if spec.is_random:
+        return set()
+    _, reader_class = _find_reader(base / spec.path)
+    with store.scratch() as scratch:
+        return {*reader_class(base / spec.path, spec, signature.inputs, scratch).columns, *spec.columns}
 
 
 def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
@@ -374,7 +395,7 @@ def _content(feed: Feed) -> bytes:
     return parts.digest()
 
 
-def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
+def _write_random(folder: Path, spec: DataSpec, signature: Signature, bounds: Mapping[str, tuple[int, int]]) -> None:
     import numpy as np
 
     random = np.random.default_rng(spec.seed)
@@ -383,7 +404,7 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature) -> None:
     _check_room(folder, sum(_DRAWN_BYTES * math.prod(shape) for shape in shapes), sum(sides.values()))
     for side, count in sides.items():
         (folder / side).mkdir()
-        feeds = (Sample(_random_feed(signature, random), name=f"{RANDOM}[{index}]") for index in range(count))
+        feeds = (Sample(_random_feed(signature, random, bounds), name=f"{RANDOM}[{index}]") for index in range(count))
         write_samples(folder / side, feeds, synthetic=True)
     free = sorted({str(size) for tensor in signature.inputs for size in _free(tensor, signature)})
     description: dict[str, Any] = {
@@ -418,8 +439,11 @@ def _free(tensor: TensorSpec, signature: Signature) -> list[str]:
     return [size for index, size in enumerate(tensor.shape) if isinstance(size, str) and index != axis and size != BATCH]
 
 
-def _random_feed(signature: Signature, random: np.random.Generator) -> Feed:
-    return {tensor.name: _random_array(tensor, signature.batch_axes.get(tensor.name), random) for tensor in signature.inputs}
+def _random_feed(signature: Signature, random: np.random.Generator, bounds: Mapping[str, tuple[int, int]]) -> Feed:
+    return {
+        tensor.name: _random_array(tensor, signature.batch_axes.get(tensor.name), random, bounds.get(tensor.name))
+        for tensor in signature.inputs
+    }
 
 
 def _random_shape(tensor: TensorSpec, axis: int | None) -> tuple[int, ...]:
@@ -431,7 +455,9 @@ def _random_shape(tensor: TensorSpec, axis: int | None) -> tuple[int, ...]:
     return tuple(length(index, size) for index, size in enumerate(tensor.shape))
 
 
-def _random_array(tensor: TensorSpec, axis: int | None, random: np.random.Generator) -> npt.NDArray[Any]:
+def _random_array(
+    tensor: TensorSpec, axis: int | None, random: np.random.Generator, bounds: tuple[int, int] | None
+) -> npt.NDArray[Any]:
     import numpy as np
 
     shape = _random_shape(tensor, axis)
@@ -440,7 +466,9 @@ def _random_array(tensor: TensorSpec, axis: int | None, random: np.random.Genera
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
+    if bounds is not None:
+        return random.integers(bounds[0], bounds[1], shape, endpoint=True).astype(dtype)
     if dtype.name == "uint8":
         return random.integers(0, 256, shape, dtype)
-    # 0 and 1 are masks, types and indices that every table has
+    # 0 and 1 are masks and types
     return np.ones(shape, dtype) if "mask" in tensor.name.lower() else random.integers(0, 2, shape).astype(dtype)

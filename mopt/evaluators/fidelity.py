@@ -88,7 +88,8 @@ class _Sums:
         self.samples += 1
         if truth.dtype.kind != "f":
             self.exact = True
-            self.equal += float((answer == truth).mean()) if answer.shape == truth.shape and truth.size else 0.0
+            same_shape = answer.shape == truth.shape
+            self.equal += (float((answer == truth).mean()) if truth.size else 1.0) if same_shape else 0.0
             return
         self.cosine += cosine(answer, truth)
         signal = truth.astype(np.float64)
@@ -101,7 +102,7 @@ class _Sums:
             second, first = np.partition(signal.reshape(-1), -2)[-2:]
             self.margin = min(self.margin, float(first - second) / max(float(np.abs(noise).max()), 1e-300))
             self.scored += 1
-            self.agreed += int(answer.argmax() == truth.argmax())
+            self.agreed += int(answer.size > 0 and answer.argmax() == truth.argmax())
             self.divergence += kl_divergence(answer, truth) if answer.shape == truth.shape else float("inf")
 
     def summary(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Evaluation", "evaluate", "record_outputs", "run_all", "score"]
+__all__ = ["Evaluation", "evaluate", "record_outputs", "record_reference_outputs", "run_all", "score"]
 
 import dataclasses
 import itertools
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric, stack_rows
 from mopt.evaluators.fidelity import Fidelity
 from mopt.model.files import Model
@@ -70,6 +71,23 @@ def record_outputs(
             write_samples(folder, (Sample(output) for output in outputs))
 
     return Samples.at(store.get("outputs", key, make))
+
+
+def record_reference_outputs(model: Model, runtime: Runtime, signature: Signature, samples: Samples, store: Store) -> Samples:
+    """Run the model that all others are compared with; where it fails, there is nothing to compare with.
+
+    Raises:
+        UserError: When the runtime fails on a sample, or an output is not finite.
+    """
+    try:
+        return record_outputs(model, runtime, signature, samples, store)
+    except CandidateRejectedError as error:
+        hint = (
+            "made-up data is not for this model: give real samples"
+            if samples.synthetic
+            else "leave the samples out that it fails on, or mend the model"
+        )
+        raise UserError(f"the model itself, before any change, fails on the samples: {error.message}", hint) from error
 
 
 @dataclasses.dataclass(frozen=True)

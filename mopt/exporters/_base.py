@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "OPTIONAL_INPUTS",
     "DynamicAxes",
     "Exporter",
     "Written",
@@ -20,7 +21,7 @@ import abc
 import dataclasses
 import importlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 DynamicAxes = Mapping[str, Mapping[int, str]]
 """Input -> axis -> what its length is called; two axes of one name have the same length in every sample."""
+OPTIONAL_INPUTS = "constants that were inputs with a default"
+"""What the detail of an export calls their names."""
 _IDLE_SECONDS = 120.0
 """After which code of the user that does nothing at all counts as hung."""
 
@@ -117,6 +120,10 @@ class Exporter(abc.ABC):
     def cautious(self) -> Exporter | None:
         """Return an exporter that changes less, for when this one's result is wrong; None when there is none."""
         return None
+
+    def with_inputs(self, names: Collection[str]) -> Exporter:
+        """Return an exporter that keeps inputs of these names, which would become constants by their default."""
+        return self
 
     def digest(self, read: Sequence[str] = ()) -> str:
         """SHA-256 over every byte of the source; ``read`` names files that a run has shown to be part of it."""

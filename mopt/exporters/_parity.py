@@ -109,5 +109,5 @@ def _tied(scores: Array, tolerance: float) -> Array:
     if scores.shape[-1] < 2:
         return np.zeros(scores.shape[:-1], dtype=bool)
     top = np.sort(scores.astype(np.float64), axis=-1)[..., -2:]
-    tied: Array = top[..., 1] - top[..., 0] <= tolerance * float(np.abs(scores).max())
+    tied: Array = top[..., 1] - top[..., 0] <= tolerance * float(np.abs(scores).max(initial=0.0))
     return tied

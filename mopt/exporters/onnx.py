@@ -7,12 +7,12 @@ __all__ = ["ExportOnnx"]
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
-from mopt.exporters._base import Exporter, run_onnxruntime
+from mopt.exporters._base import OPTIONAL_INPUTS, Exporter, run_onnxruntime
 from mopt.exporters._onnx_sparse import make_dense
 from mopt.exporters._onnx_structure import find_problem, graphs_of, tensor_bytes, tensors_of
 from mopt.model.signature import Feed
@@ -32,6 +32,8 @@ CURRENT_IR_VERSION = 8
 _BIG_TENSOR_BYTES = 4096
 """Shapes, axes and the like are smaller: they are all that the version converter looks into."""
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
+_DEFAULTS_IR_VERSION = 4
+"""From here on an input with an initializer is meant to be one that has a default; before, every initializer was an input."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
 _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc"})
 
@@ -40,18 +42,22 @@ _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.micro
 class ExportOnnx(Exporter):
     """Copy a ``.onnx`` file, with its weights memory-mapped.
 
-    Initializers stop being inputs, as files of IR version 3 have them, and the maps that skl2onnx gives for probabilities
-    become arrays. A custom operator, and external data that is
+    Initializers stop being inputs, as files of IR version 3 have them, the model's own functions are written out where they are
+    called, and the maps that skl2onnx gives for probabilities become arrays. A custom operator, and external data that is
     missing, cut off or outside of the model's folder, is the user's mistake. Nothing else of the graph is touched.
 
     Attributes:
         raise_opset: Convert an opset below 17 to 17 where the version converter can; whoever exports compares the outputs.
+        inline_functions: Let the operators of functions stand in the graph, where passes find them.
+        kept_inputs: Inputs with a default that stay inputs, from now on without it; the others become constants.
     """
 
     accepts: ClassVar[str] = "an ONNX file (.onnx)"
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
 
     raise_opset: bool = True
+    inline_functions: bool = True
+    kept_inputs: tuple[str, ...] = ()
 
     @classmethod
     def matches(cls, source: str) -> bool:
@@ -59,8 +65,14 @@ class ExportOnnx(Exporter):
         return source.lower().endswith(".onnx") and not Path(source).is_dir()
 
     def cautious(self) -> ExportOnnx | None:
-        """Return the exporter that keeps the opset."""
-        return dataclasses.replace(self, raise_opset=False) if self.raise_opset else None
+        """Return the exporter that keeps the opset; after it, the one that keeps functions too."""
+        if self.raise_opset:
+            return dataclasses.replace(self, raise_opset=False)
+        return dataclasses.replace(self, inline_functions=False) if self.inline_functions else None
+
+    def with_inputs(self, names: Collection[str]) -> ExportOnnx:
+        """Return the exporter that keeps these inputs, which have a default."""
+        return dataclasses.replace(self, kept_inputs=tuple(sorted(names)))
 
     def files(self) -> dict[str, Path]:
         """Return the model file and its external data."""
@@ -77,15 +89,22 @@ class ExportOnnx(Exporter):
         path = Path(self.source)
         model, flattened = _load(path)
         before = model.opset_imports[""]
-        freed = _free_initializers(model)
+        defaults = (model.ir_version or 0) >= _DEFAULTS_IR_VERSION
+        optional = _free_initializers(model, self.kept_inputs)
         detail: dict[str, Any] = {"opset": before}
+        detail |= {OPTIONAL_INPUTS: optional} if optional and defaults else {}
         detail |= {"arrays instead of maps": flattened} if flattened else {}
+        functions = len(model.functions)
+        if functions and self.inline_functions:
+            model, failure = _inlined(model)
+            detail |= {"functions kept because": failure} if failure else {"functions written out": functions}
         if self.raise_opset and before < CURRENT_OPSET:
             model, failure = _raised(model)
             detail |= {"opset": model.opset_imports[""], "raised from opset": before} if not failure else {}
             detail |= {"opset kept because": failure} if failure else {}
         save(model, folder)
-        return PassResult(freed or bool(flattened) or model.opset_imports[""] != before, detail)
+        changed = bool(optional or flattened or functions or self.kept_inputs) or model.opset_imports[""] != before
+        return PassResult(changed, detail)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the original file with every graph optimisation off; maps are given as arrays, in the order of their keys."""
@@ -105,6 +124,7 @@ def load_checked(path: Path) -> ir.Model:
 
 def _load(path: Path) -> tuple[ir.Model, list[str]]:
     """Return a checked model, and the names of its outputs that were maps."""
+    from onnx import TensorProto, external_data_helper
     from onnx_ir import external_data
 
     from mopt.model.onnx_io import from_proto
@@ -119,6 +139,11 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
             )
     for graph in graphs_of(proto):
         make_dense(graph)
+    for tensor in _attribute_tensors(proto):  # initializers stay on the disk until they are needed
+        if tensor.data_location == TensorProto.EXTERNAL:
+            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
     try:
         model = from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -202,6 +227,14 @@ def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from (tensor for tensor in tensors_of(graph) if tensor.data_location == TensorProto.EXTERNAL)
 
 
+def _attribute_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in graphs_of(proto):
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from [attribute.t] if attribute.HasField("t") else []
+                yield from attribute.tensors
+
+
 def tensor_location(tensor: onnx.TensorProto) -> str:
     """Return the relative path of a tensor's external data."""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
@@ -270,14 +303,54 @@ def _check_operators(path: Path, model: ir.Model) -> None:
     model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx", CURRENT_OPSET))
 
 
-def _free_initializers(model: ir.Model) -> bool:
-    """Make constants of the inputs that have an initializer."""
-    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    if len(inputs) == len(model.graph.inputs):
-        return False
-    model.graph.inputs[:] = inputs
-    model.ir_version = max(model.ir_version or 0, 4)
-    return True
+def _free_initializers(model: ir.Model, kept: Collection[str]) -> list[str]:
+    """Make constants of the inputs that have an initializer, but for ``kept``, which lose it; return the other names."""
+    for name in kept:
+        if name in model.graph.initializers:
+            model.graph.initializers.pop(name).const_value = None
+    freed = [value for value in model.graph.inputs if value.name in model.graph.initializers]
+    if freed:
+        model.graph.inputs[:] = [value for value in model.graph.inputs if value not in freed]
+        model.ir_version = max(model.ir_version or 0, _DEFAULTS_IR_VERSION)
+    return [str(value.name) for value in freed]
+
+
+def _inlined(model: ir.Model) -> tuple[ir.Model, str]:
+    """Return the model with its functions written out where they are called, or as it is and the reason why."""
+    import onnx_ir as ir
+
+    from mopt.model.onnx_io import without_weights
+
+    proto, big = without_weights(model)
+    try:
+        inlined = _inline(ir.from_proto(proto))
+    except Exception as error:  # noqa: BLE001 - the inliner raises whatever its C++ code throws
+        return model, f"they cannot be written out: {_first_line(error)}"
+    used = {node.domain for node in inlined.graph.all_nodes()}
+    for domain in {function.domain for function in model.functions.values()} - used:
+        inlined.opset_imports.pop(domain, None)
+    return _with_weights(inlined, model, big), ""
+
+
+def _inline(model: ir.Model) -> ir.Model:
+    """Inline with onnx_ir; with ONNX's own inliner where a function is of another operator set, which that one converts."""
+    import onnx
+    import onnx_ir as ir
+    from onnx import inliner
+    from onnx_ir.passes import common
+
+    functions = list(model.functions.values())
+    imports = [entry for function in functions for entry in function.opset_imports.items()]
+    if all(model.opset_imports.get(domain, version) == version for domain, version in imports):
+        common.InlinePass()(model)
+        return model
+    for node in [*model.graph.all_nodes(), *(node for function in functions for node in function.all_nodes())]:
+        callee = model.functions.get(node.op_identifier())
+        for name, attribute in callee.attributes.items() if callee is not None else ():
+            if attribute.value is not None:  # ONNX's inliner forgets defaults
+                node.attributes.setdefault(name, attribute)
+    typed = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+    return ir.from_proto(inliner.inline_local_functions(typed, convert_version=True))
 
 
 def _raised(model: ir.Model) -> tuple[ir.Model, str]:
@@ -285,36 +358,18 @@ def _raised(model: ir.Model) -> tuple[ir.Model, str]:
     import onnx_ir as ir
     from onnx import version_converter
 
+    from mopt.model.onnx_io import without_weights
+
     if model.functions:
         return model, "the version converter cannot convert a model with functions of its own"
-    big = {name: value for name, value in model.graph.initializers.items() if (value.const_value.nbytes > _BIG_TENSOR_BYTES)}
-    inputs = list(model.graph.inputs)
-    proto = _without_weights(model, big)
+    proto, big = without_weights(model)
+    proto.ir_version = max(proto.ir_version, CURRENT_IR_VERSION)
     try:
         converted = ir.from_proto(version_converter.convert_version(proto, CURRENT_OPSET))
+        converted.ir_version = max(converted.ir_version or 0, CURRENT_IR_VERSION)
     except Exception as error:  # noqa: BLE001 - the converter raises whatever its C++ code throws
-        _restore(model, big, inputs)
         return model, f"the version converter failed: {_first_line(error)}"
-    _restore(model, big, inputs)
     return _with_weights(converted, model, big), ""
-
-
-def _without_weights(model: ir.Model, big: dict[str, ir.Value]) -> onnx.ModelProto:
-    """Serialise a model with its big initializers as inputs, so that no protobuf grows with the weights."""
-    import onnx_ir as ir
-
-    for name, value in big.items():
-        value.dtype, value.shape = value.const_value.dtype, ir.Shape(value.const_value.shape)
-        model.graph.initializers.pop(name)
-        model.graph.inputs.append(value)
-    model.ir_version = max(model.ir_version or 0, CURRENT_IR_VERSION)
-    return ir.to_proto(model)
-
-
-def _restore(model: ir.Model, big: dict[str, ir.Value], inputs: list[ir.Value]) -> None:
-    model.graph.inputs[:] = inputs
-    for value in big.values():
-        model.graph.register_initializer(value)
 
 
 def _with_weights(converted: ir.Model, model: ir.Model, big: dict[str, ir.Value]) -> ir.Model:
@@ -325,7 +380,6 @@ def _with_weights(converted: ir.Model, model: ir.Model, big: dict[str, ir.Value]
         converted.graph.register_initializer(value)
     converted.metadata_props.update(model.metadata_props)
     converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
-    converted.ir_version = max(converted.ir_version or 0, CURRENT_IR_VERSION)
     for before, after in zip(model.graph.inputs, converted.graph.inputs, strict=True):
         after.shape = before.shape
     for before, after in zip(model.graph.outputs, converted.graph.outputs, strict=True):

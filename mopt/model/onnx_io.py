@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["INLINE_LIMIT", "LIBRARIES", "from_proto", "load", "model_metadata", "save", "weight_bytes"]
+__all__ = ["INLINE_LIMIT", "LIBRARIES", "from_proto", "load", "model_metadata", "save", "weight_bytes", "without_weights"]
 
 import logging
 from pathlib import Path
@@ -18,6 +18,11 @@ INLINE_LIMIT = 512 * 1024 * 1024
 """Bytes of weights up to which a model is one file."""
 _EXTERNAL_THRESHOLD = 1024
 """Bytes of a tensor below which it stays in the model's own file: shapes and scales are read all the time."""
+
+_BIG_TENSOR_BYTES = 4096
+"""Shapes, axes and the like are smaller: they are all that ONNX's converter and its shape inference look into."""
+_SMALLEST_IR_VERSION = 4
+"""The first one in which an initializer need not be an input."""
 
 
 def load(path: Path) -> ir.Model:
@@ -62,6 +67,31 @@ def save(model: ir.Model, folder: Path) -> Path:
     else:
         ir.save(model, path, external_data="model.onnx.data", size_threshold_bytes=_EXTERNAL_THRESHOLD)
     return path
+
+
+def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
+    """Serialise a model with its big initializers as inputs, so that no protobuf grows with the weights.
+
+    Returns the protobuf, and what has become an input, by name. The model is as it was.
+    """
+    import onnx_ir as ir
+
+    graph = model.graph
+    inputs, initializers = list(graph.inputs), list(graph.initializers.values())
+    big = {str(v.name): v for v in initializers if v.const_value is not None and v.const_value.nbytes > _BIG_TENSOR_BYTES}
+    for name, value in big.items():
+        value.dtype, value.shape = value.const_value.dtype, ir.Shape(value.const_value.shape)
+        graph.initializers.pop(name)
+        graph.inputs.append(value)
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        graph.inputs[:] = inputs
+        graph.initializers.clear()
+        for value in initializers:
+            graph.register_initializer(value)
+    proto.ir_version = max(proto.ir_version, _SMALLEST_IR_VERSION)
+    return proto, big
 
 
 def model_metadata(path: Path) -> dict[str, str]:

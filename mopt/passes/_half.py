@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mopt.calibration.observers import Range
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
-from mopt.model.graph import constant_bytes, count_operators, name_nodes, opset
+from mopt.model.graph import FreshNames, constant_bytes, count_operators, infer_shapes, name_nodes, opset
 from mopt.model.onnx_io import load, save
 from mopt.passes._base import PassResult
 from mopt.passes._prepare import lift_constants, raise_opset
@@ -103,12 +103,10 @@ def convert(
 
 def named_for_halving(model: ir.Model) -> ir.Model:
     """Return the model with constants as initializers, a name for each node and a type for each value."""
-    from onnx_ir.passes import common
-
     name_nodes(model)
     model = lift_constants(raise_opset(model))
     name_nodes(model)
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer_shapes(model)
     return model
 
 
@@ -156,7 +154,10 @@ class _Plan:
 
 
 def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
-    """Return which inputs and outputs change their type, or None when the standard does not allow it."""
+    """Return which inputs and outputs change their type, or None when the standard does not allow it.
+
+    An operator whose floating-point output has a type of its own, as Bernoulli's, does not tell which one it would be.
+    """
     import onnx
     import onnx_ir as ir
 
@@ -171,15 +172,22 @@ def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
     tensor_type = f"tensor({dtype.name.lower()})"
     allowed = {c.type_param_str for c in schema.type_constraints if tensor_type in c.allowed_type_strs}
     inputs = [(index, value, _formal(schema.inputs, index)) for index, value in enumerate(node.inputs) if value is not None]
-    if any(value.dtype is None for _, value, _ in inputs):
+    if any(value.dtype is None for _, value, _ in inputs) or not all(map(_is_tensor, (*node.inputs, *node.outputs))):
         return None
     floats = [(index, value, formal) for index, value, formal in inputs if value.dtype == ir.DataType.FLOAT]
     changed = [(index, value) for index, value, formal in floats if formal in allowed]
     letters = {formal for _, _, formal in floats if formal in allowed}
     outputs = [i for i, _ in enumerate(node.outputs) if _formal(schema.outputs, i) in letters]
-    if not changed:
+    if not changed or any(v.dtype == ir.DataType.FLOAT for i, v in enumerate(node.outputs) if v.name and i not in outputs):
         return None
     return _Plan([index for index, _ in changed], outputs, [value for _, value in changed])
+
+
+def _is_tensor(value: ir.Value | None) -> bool:
+    """Whether it is no sequence and no optional, as far as anybody knows."""
+    import onnx_ir as ir
+
+    return value is None or value.type is None or isinstance(value.type, ir.TensorType)
 
 
 def _formal(formals: Any, index: int) -> str:
@@ -205,6 +213,7 @@ def _apply(model: ir.Model, plans: dict[ir.Node, _Plan], dtype: ir.DataType) -> 
     """Change the types of what the planned nodes make, then bridge every difference with one cast a value."""
     import onnx_ir as ir
 
+    fresh = FreshNames(model)
     halved = {node.outputs[index] for node, plan in plans.items() for index in plan.outputs}
     halved = {value for value in halved if value.name}
     wants: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
@@ -222,12 +231,12 @@ def _apply(model: ir.Model, plans: dict[ir.Node, _Plan], dtype: ir.DataType) -> 
     for value in halved:
         value.type = ir.TensorType(dtype)
     for value, users in wants.items():
-        _feed(users, _constant(value, dtype) if _is_constant(value) else _cast(value, dtype))
+        _feed(users, _constant(value, dtype, fresh) if _is_constant(value) else _cast(value, dtype, fresh))
     for value, users in singles.items():
-        _feed(users, _cast(value, ir.DataType.FLOAT))
+        _feed(users, _cast(value, ir.DataType.FLOAT, fresh))
     for value in halved:
         if value.is_graph_output():
-            _restore_output(value)
+            _restore_output(value, fresh)
 
 
 def _feed(users: list[tuple[ir.Node, int]], value: ir.Value) -> None:
@@ -239,12 +248,12 @@ def _is_constant(value: ir.Value) -> bool:
     return value.const_value is not None and value.producer() is None and not value.is_graph_input()
 
 
-def _constant(value: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _constant(value: ir.Value, dtype: ir.DataType, fresh: FreshNames) -> ir.Value:
     """Return the initializer in 16 bits; the old one goes when nothing uses it any more."""
     import onnx_ir as ir
 
     assert value.const_value is not None
-    name = f"{value.name}_{dtype.name.lower()}"
+    name = fresh(f"{value.name}_{dtype.name.lower()}")
     array = value.const_value.numpy().astype(dtype.numpy())
     constant = ir.Value(name=name, const_value=ir.Tensor(array, dtype=dtype, name=name))
     constant.type, constant.shape = ir.TensorType(dtype), value.shape
@@ -253,12 +262,12 @@ def _constant(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     return constant
 
 
-def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _cast(value: ir.Value, dtype: ir.DataType, fresh: FreshNames) -> ir.Value:
     """Insert a cast right behind where ``value`` comes from, so that subgraphs see it too."""
     import onnx_ir as ir
 
-    name = f"{value.name}_{dtype.name.lower()}"
-    node = ir.node("Cast", [value], {"to": dtype.value}, name=f"{name}_cast")
+    name = fresh(f"{value.name}_{dtype.name.lower()}")
+    node = ir.node("Cast", [value], {"to": dtype.value}, name=fresh(f"{name}_cast"))
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, ir.TensorType(dtype)
     producer, graph = value.producer(), value.graph
     assert graph is not None
@@ -271,14 +280,14 @@ def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     return node.outputs[0]
 
 
-def _restore_output(value: ir.Value) -> None:
+def _restore_output(value: ir.Value, fresh: FreshNames) -> None:
     """Give a graph's output its old type and name; the value inside gets another name."""
     import onnx_ir as ir
 
     graph, name = value.graph, value.name
     assert graph is not None
-    value.name = f"{name}_half"
-    cast = _cast(value, ir.DataType.FLOAT)
+    value.name = fresh(f"{name}_half")
+    cast = _cast(value, ir.DataType.FLOAT, fresh)
     cast.name = name
     for index, output in enumerate(graph.outputs):
         if output is value:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["convert", "dataset", "nncf", "openvino", "save", "weights_of"]
+__all__ = ["convert", "dataset", "nncf", "openvino", "save", "weights_of", "widen_biases"]
 
 import importlib
 import re
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,12 @@ from mopt.errors import MissingDependencyError, NotApplicableError
 from mopt.model.graph import protobuf_without_weights
 from mopt.model.samples import Samples
 
+_CHANNEL_AXES = {
+    "MatMul": -1,
+    **dict.fromkeys(("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData"), 1),
+}
+"""Where the products of OpenVINO have their output channels."""
+_WITH_BODIES = ("If", "Loop", "TensorIterator")
 _COUNTED = re.compile(r"[A-Za-z]+_\d+")
 
 
@@ -52,6 +59,8 @@ def convert(path: Path) -> Any:
         model = library.convert_model(str(path))
     except (RuntimeError, *failures, frontend.OpValidationFailure) as error:
         raise NotApplicableError(f"OpenVINO cannot convert this model: {_essence(error)}") from error
+    if any(node.get_type_name() in _WITH_BODIES for node in model.get_ops()):
+        model = _reread(model)
     graph = protobuf_without_weights(path).graph
     constants = {value.name for value in graph.initializer}
     _name("input", model.inputs, [value.name for value in graph.input if value.name not in constants])
@@ -65,6 +74,38 @@ def _name_nodes(model: Any, kept_names: set[str]) -> None:
     for index, node in enumerate(model.get_ordered_ops()):
         if _COUNTED.fullmatch(node.get_friendly_name()) and node.get_friendly_name() not in kept_names:
             node.set_friendly_name(f"{node.get_type_name()}.{index}")
+
+
+def _reread(model: Any) -> Any:
+    """Return the same model with constants for each body alone: NNCF cannot tell a body's use of one from the graph's."""
+    with tempfile.TemporaryDirectory() as scratch:
+        save(model, Path(scratch), half=False)
+        return openvino().Core().read_model(str(Path(scratch) / "model.xml"))
+
+
+def widen_biases(model: Any) -> None:
+    """Give a constant that is added to a product an element for each output channel, which NNCF takes for granted.
+
+    Without that its bias correction fails, or corrects along another axis than that of the channels.
+    """
+    import numpy as np
+
+    library = openvino()
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Add":
+            continue
+        for port in (0, 1):
+            constant, product = node.input_value(port).get_node(), node.input_value(1 - port)
+            axis, shape = _CHANNEL_AXES.get(product.get_node().get_type_name()), product.get_partial_shape()
+            if constant.get_type_name() != "Constant" or axis is None or shape.rank.is_dynamic or shape[axis].is_dynamic:
+                continue
+            values = constant.get_data()
+            values = values.reshape((1,) * (len(shape) - values.ndim) + values.shape)
+            if values.shape[axis] != 1 or shape[axis].get_length() == 1:
+                continue
+            wide = library.op.Constant(np.repeat(values, shape[axis].get_length(), axis=axis))
+            wide.set_friendly_name(f"{node.get_friendly_name()}/bias")
+            node.input(port).replace_source_output(wide.output(0))
 
 
 def dataset(library: ModuleType, model: Any, samples: Samples) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mopt.errors import NotApplicableError
-from mopt.model.graph import external_domains, hold_signature, name_nodes, opset
+from mopt.model.graph import external_domains, hold_signature, infer_shapes, name_nodes, opset
 from mopt.model.onnx_io import load, save, weight_bytes
+from mopt.passes._normalize import normalize
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,15 +32,16 @@ def prepare(source: Path, folder: Path) -> Path:
     """Write a model that is ready for quantization into ``folder`` and return its path.
 
     The operator set is raised when it is too old, Constant nodes become initializers, BatchNormalization, Mul and Add
-    are folded into the convolution before them, and shapes are inferred anew. Nodes have unique names. Each step that
-    the model does not stand is left out.
+    are folded into the convolution before them, the graph is written in the few forms that quantizers expect, and shapes are
+    inferred anew. Nodes have unique names. Each step that the model does not stand is left out.
     """
     model = lift_constants(raise_opset(load(source)))
     name_nodes(model)
     model = _fuse(model, folder)
     model = lift_constants(model)
     name_nodes(model)
-    _infer_shapes(model)
+    normalize(model)
+    infer_shapes(model)
     return save(model, subfolder(folder, "prepared"))
 
 
@@ -105,7 +107,7 @@ def at_opset(model: ir.Model, target: int, folder: Path) -> ir.Model:
         raised = ir.from_proto(onnx.version_converter.convert_version(onnx.load(str(save(model, folder))), target))
     except (RuntimeError, ValueError, IndexError) as error:
         raise NotApplicableError(f"ONNX cannot convert operator set {present} to {target}: {str(error)[:200]}") from error
-    _infer_shapes(raised)
+    infer_shapes(raised)
     return raised
 
 
@@ -118,12 +120,6 @@ def _forget_shapes(model: ir.Model) -> None:
                 if value not in outputs:
                     value.shape = None
                     value.type = None
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    from onnx_ir.passes import common
-
-    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
 
 
 def _fuse(model: ir.Model, folder: Path) -> ir.Model:

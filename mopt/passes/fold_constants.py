@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mopt.model.graph import count_operators
+from mopt.model.graph import count_operators, infer_shapes
 from mopt.passes._base import GraphPass, PassResult
 from mopt.passes._prepare import lift_constants
 
@@ -57,7 +57,7 @@ class FoldConstants(GraphPass):
                 if self._fold(node, model):
                     folded.append(node)
         common.RemoveUnusedNodesPass()(model)
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        infer_shapes(model)
         after = sum(1 for _ in model.graph.all_nodes())
         return PassResult(before != after, {"folded": count_operators(folded), "nodes": [before, after]})
 

@@ -50,6 +50,8 @@ class FoldOnnxsim(FilePass):
         except ModuleNotFoundError as error:  # the core brings it wherever there are wheels
             raise NotApplicableError("onnxsim is not installed; it has no wheels for some machines") from error
         before = load(source.file)
+        if any("Sequence" in node.op_type for node in before.graph.all_nodes()):
+            raise NotApplicableError("onnxsim takes all elements of a sequence to have one shape")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             simplified = Path(scratch) / "simplified.onnx"
             _, passed = onnxsim.simplify(

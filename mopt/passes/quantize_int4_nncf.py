@@ -63,7 +63,8 @@ class QuantizeInt4Nncf(QuantizingPass, FilePass):
             ),
         )
         weighted = [node for node in compressed.get_ops() if node.get_type_name() == "MatMul"]
-        types = Counter(str(weights_of(node).get_element_type().get_type_name()) for node in weighted)
+        weights = [source for source in map(weights_of, weighted) if source.get_type_name() == "Constant"]
+        types = Counter(str(source.get_element_type().get_type_name()) for source in weights)
         if not types["u4"] + types["i4"]:
             raise NotApplicableError("changed nothing: NNCF compressed no weight to 4 bits")
         size = save(compressed, folder, half=False)

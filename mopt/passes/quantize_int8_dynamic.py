@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
-from mopt.model.graph import constant_bytes, count_operators, name_nodes
+from mopt.model.graph import FreshNames, constant_bytes, count_operators, infer_shapes, name_nodes
 from mopt.model.onnx_io import load, save
 from mopt.passes._base import FilePass, PassResult, QuantizingPass
+from mopt.passes._normalize import is_plain, plain_gemms
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class QuantizeInt8Dynamic(QuantizingPass, FilePass):
         name_nodes(model)
         before = constant_bytes(model)
         model = lift_constants(raise_opset(model))
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        plain_gemms(model)
+        infer_shapes(model)
         candidates = [node for node in model.graph.all_nodes() if node.op_type in self.op_types]
         if not candidates:
             raise NotApplicableError(f"the model has no {', '.join(self.op_types)}")
@@ -90,7 +92,7 @@ class _Writer:
         self._largest = largest
         self._weights: dict[tuple[Any, ...], _Weight] = {}
         self._activations: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ...]] = {}
-        self._made = 0
+        self._fresh = FreshNames(model)
 
     def replace(self, node: ir.Node) -> bool:
         """Replace a node when that is possible; say whether it was."""
@@ -113,13 +115,11 @@ class _Writer:
 
     def _gemm(self, node: ir.Node) -> bool:
         weights = _float_constant(node.inputs[1])
-        alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-        if weights is None or node.attributes.get_int("transA", 0) or beta != 1.0:
+        if weights is None or not is_plain(node):
             return False
         transposed = bool(node.attributes.get_int("transB", 0))
-        weights = (weights.T if transposed else weights) * weights.dtype.type(alpha)
         merged = (0,) if self._per_channel else (0, 1)
-        product = self._product(node, self._weight(node.inputs[1], weights, merged, (transposed, alpha)))
+        product = self._product(node, self._weight(node.inputs[1], weights.T if transposed else weights, merged, (transposed,)))
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         _take_over(node, product if bias is None else self._node(node, "Add", [product, bias]))
         return True
@@ -165,7 +165,9 @@ class _Writer:
         assert value is not None
         assert isinstance(graph, ir.Graph)
         if (graph, value) not in self._activations:
-            quantize = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name=f"{node.name}_quantize")
+            quantize = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name=self._fresh(f"{node.name}_quantize"))
+            for output, part in zip(quantize.outputs, ("integers", "scale", "zero_point"), strict=True):
+                output.name = self._fresh(f"{node.name}_{part}")
             graph.insert_before(node, quantize)
             self._activations[graph, value] = quantize.outputs
         return self._activations[graph, value]
@@ -173,8 +175,8 @@ class _Writer:
     def _node(self, before: ir.Node, kind: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
         import onnx_ir as ir
 
-        made = ir.node(kind, inputs, attributes, name=f"{before.name}_{kind}_{self._made}")
-        self._made += 1
+        made = ir.node(kind, inputs, attributes, name=self._fresh(f"{before.name}_{kind}"))
+        made.outputs[0].name = self._fresh(f"{made.name}_output")
         assert before.graph is not None
         before.graph.insert_before(before, made)
         return made.outputs[0]
@@ -192,7 +194,7 @@ class _Writer:
             scale = (np.where(reach == 0, 1, reach) / self._largest).astype(np.float32)
             integers = np.rint(array / scale).astype(np.int8)
             scale = np.squeeze(scale, axis=merged)
-            name = f"{value.name}_quantized{len(self._weights) or ''}"
+            name = f"{value.name}_quantized"
             self._weights[key] = _Weight(
                 self._initializer(name, np.ascontiguousarray(integers)),
                 self._initializer(f"{name}_scale", scale),
@@ -203,6 +205,7 @@ class _Writer:
     def _initializer(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         import onnx_ir as ir
 
+        name = self._fresh(name)
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)
         self._model.graph.register_initializer(value)

@@ -13,7 +13,7 @@ from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult, QuantizingPass
-from mopt.passes._openvino import convert, dataset, nncf, save, weights_of
+from mopt.passes._openvino import convert, dataset, nncf, save, weights_of, widen_biases
 
 _ELEMENTWISE = (
     *("Add", "Divide", "Exp", "Gelu", "HSwish", "MVN", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2"),
@@ -36,7 +36,8 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
         reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate: in the ``first`` layer with
             activations of full range, in ``all`` layers, or in ``none``.
         ranges: How NNCF estimates the range of an activation: its own choice for the preset, the extremes of all samples,
-            the mean over samples of a quantile, or the least error of a histogram.
+            the mean over samples of a quantile, or the least error of a histogram. Where its own choice makes none, the
+            extremes are taken.
         weighted_only: Leave all elementwise arithmetic in float, and quantize convolutions and matrix products alone.
         float_nodes: Friendly names of nodes that stay in float.
         float_types: Types of OpenVINO operators that stay in float.
@@ -67,16 +68,13 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
         """Convert, calibrate, quantize and save."""
         library = nncf()
         model = convert(source.file)
-        quantized = library.quantize(
-            model,
-            dataset(library, model, self.calibration),
-            preset=library.QuantizationPreset(self.preset),
-            subset_size=len(self.calibration),
-            fast_bias_correction=self.fast_bias_correction,
-            model_type=library.ModelType.TRANSFORMER if self.transformer else None,
-            ignored_scope=self._ignored(library, model),
-            advanced_parameters=self._advanced(library),
-        )
+        widen_biases(model)
+        if any(_is_float64(node) for node in model.get_ops()):
+            raise NotApplicableError("the model has float64, which OpenVINO does not run beside integers")
+        recurrent = _wrong_in_integers(model)
+        quantized, ranges = self._quantize(library, model, recurrent, self.ranges), self.ranges
+        if ranges == "default" and _has_no_range(quantized):
+            quantized, ranges = self._quantize(library, model, recurrent, "minmax"), "minmax"
         counts = Counter(node.get_type_name() for node in quantized.get_ops())
         if not counts["FakeQuantize"]:
             raise NotApplicableError("changed nothing: NNCF found no operator to quantize")
@@ -84,24 +82,38 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
         detail = {
             "quantized": dict(Counter(_type(node) for node in quantized.get_ops() if _runs_on_integers(node))),
             "fake_quantize": counts["FakeQuantize"],
-            "float_because": {"asked for": [*self.float_nodes, *self.float_types]},
+            "float_because": {"asked for": [*self.float_nodes, *self.float_types]}
+            | ({"no kernel in OpenVINO": recurrent} if recurrent else {}),
             "preset": self.preset,
+            "ranges": ranges,
             "samples": len(self.calibration),
             "weight_bytes": size,
         }
         return PassResult(True, detail)
 
-    def _ignored(self, library: Any, model: Any) -> Any:
+    def _quantize(self, library: Any, model: Any, recurrent: list[str], ranges: str) -> Any:
+        return library.quantize(
+            model,
+            dataset(library, model, self.calibration),
+            preset=library.QuantizationPreset(self.preset),
+            subset_size=len(self.calibration),
+            fast_bias_correction=self.fast_bias_correction,
+            model_type=library.ModelType.TRANSFORMER if self.transformer else None,
+            ignored_scope=self._ignored(library, model, recurrent),
+            advanced_parameters=self._advanced(library, ranges),
+        )
+
+    def _ignored(self, library: Any, model: Any, recurrent: list[str]) -> Any:
         types = {*self.float_types, *(_ELEMENTWISE if self.weighted_only else ())}
         present = {node.get_friendly_name() for node in model.get_ops()}
-        names = [name for name in self.float_nodes if name in present]
+        names = [name for name in (*self.float_nodes, *recurrent) if name in present]
         return library.IgnoredScope(names=names, types=sorted(types), validate=False)
 
-    def _advanced(self, library: Any) -> Any:
+    def _advanced(self, library: Any, ranges: str) -> Any:
         fix = {"first": "FIRST_LAYER", "all": "ENABLE", "none": "DISABLE"}[self.reduce_range]
         parameters = library.AdvancedQuantizationParameters(overflow_fix=library.OverflowFix[fix])
-        if self.ranges != "default":
-            parameters.activations_range_estimator_params = _estimator(self.ranges)
+        if ranges != "default":
+            parameters.activations_range_estimator_params = _estimator(ranges)
         if self.smooth_quant is not None:
             alphas = library.AdvancedSmoothQuantParameters(matmul=self.smooth_quant, convolution=-1)
             parameters.smooth_quant_alphas = alphas
@@ -115,6 +127,43 @@ def _estimator(ranges: str) -> Any:
     return {"minmax": presets.MINMAX, "quantile": presets.MEAN_QUANTILE, "histogram": presets.HISTOGRAM}[ranges]
 
 
+def _wrong_in_integers(model: Any) -> list[str]:
+    """Names of the recurrent operators that OpenVINO cannot run on integers, though NNCF quantizes them.
+
+    It refuses a quantized GRU, and takes the integers of an LSTM's initial state for its values, where that comes from outside.
+    """
+    names = []
+    for node in model.get_ops():
+        states = {"GRUSequence": (), "LSTMSequence": (1, 2)}.get(_type(node))
+        if states is not None and (not states or any(_is_given(node.input_value(port)) for port in states)):
+            names.append(node.get_friendly_name())
+    return sorted(names)
+
+
+def _is_float64(node: Any) -> bool:
+    return _type(node) != "Constant" and any(port.get_element_type().get_type_name() == "f64" for port in node.outputs())
+
+
+def _is_given(state: Any) -> bool:
+    """Whether a state is other than a constant, repeated for each sequence of the batch."""
+    node = state.get_node()
+    while _type(node) in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
+        node = node.input_value(0).get_node()
+    return _type(node) not in ("Broadcast", "Constant")
+
+
+def _has_no_range(model: Any) -> bool:
+    """Whether the limits of a FakeQuantize have nothing between them, as it is where a tensor is empty for some samples.
+
+    The mean over samples of their extremes is infinite then, and NNCF makes a zero of it.
+    """
+    limits = [
+        [port.get_node() for port in node.input_values()[1:3]] for node in model.get_ops() if _type(node) == "FakeQuantize"
+    ]
+    pairs = [[limit.get_data() for limit in pair] for pair in limits if all(_type(limit) == "Constant" for limit in pair)]
+    return not all(bool((low < high).all()) for low, high in pairs)
+
+
 def _type(node: Any) -> str:
     return str(node.get_type_name())
 
@@ -124,4 +173,6 @@ def _runs_on_integers(node: Any) -> bool:
     if _type(node) not in ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData"):
         return False
     source = weights_of(node)
-    return _type(source) == "FakeQuantize" or source.get_element_type().get_type_name() in ("i8", "u8")
+    if _type(source) == "Constant":
+        return source.get_element_type().get_type_name() in ("i8", "u8")
+    return _type(source) == "FakeQuantize"

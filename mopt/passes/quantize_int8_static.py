@@ -38,9 +38,9 @@ _LARGEST = 1e30
 class QuantizeInt8Static(QuantizingPass, FilePass):
     """Insert QuantizeLinear/DequantizeLinear pairs where ONNX Runtime's quantizer puts them, with streamed ranges.
 
-    An operator stays in float when its weights are not constant (the attention products), when it sits in a subgraph,
-    when the samples do not reach it, or when a tensor of it has infinite values. A model before operator set 13 is
-    converted first; convolutions take in the BatchNormalization, Mul and Add that follow them.
+    An operator stays in float when its weights are not constant (the attention products), when it sits in a subgraph, when it
+    is a transposed convolution with groups, when the samples do not reach it, or when a tensor of it has infinite values. A
+    model before operator set 13 is converted first; convolutions take in the BatchNormalization, Mul and Add that follow them.
 
     Attributes:
         calibration: Real samples.
@@ -132,8 +132,10 @@ class QuantizeInt8Static(QuantizingPass, FilePass):
             return "in a subgraph" if node.graph is not graph else ""
         if node.graph is not graph:
             return "in a subgraph"
-        if not any(_is_constant(value) for value in node.inputs[:2]):
+        if not any(_is_constant(value) for value in node.inputs[1 if node.op_type == "Gemm" else 0 : 2]):
             return "no constant weights"
+        if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
+            return "channels in groups"  # no axis of the weight has all of them, and ONNX Runtime has no kernel to gain from
         return ""
 
     def _quantize(self, path: Path, nodes: list[str], seen: Mapping[str, Range]) -> onnx.ModelProto:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
 from mopt.evaluators._metric import Metric
-from mopt.evaluators.inference import evaluate, record_outputs, score
+from mopt.evaluators.inference import evaluate, record_reference_outputs, score
 from mopt.evaluators.label_free import LabelFreeMetric
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.evaluators.noninferiority import noninferiority_test
@@ -92,7 +92,7 @@ def reference_trial(source: Model, reference: Candidate) -> Trial:
 def record_reference(task: QualityTask, source: Model, reference: Candidate) -> ReferenceOutputs:
     """Run the reference over the evaluation samples and keep what it answers."""
     began = time.monotonic()
-    answers = record_outputs(source, reference.runtime, task.signature, task.samples, task.store)
+    answers = record_reference_outputs(source, reference.runtime, task.signature, task.samples, task.store)
     metric, because = fit_metric(task.metric, answers)
     rows = score(answers, metric, task.samples)
     slow = (time.monotonic() - began) / len(rows) > _SLOW_SECONDS

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
 from mopt.datasets.lengths import differing_axes
 from mopt.datasets.mapping import ShapeError
 from mopt.datasets.spec import DataSpec, SourceDefaults
-from mopt.datasets.split import Split, batched, prepare
+from mopt.datasets.split import Split, batched, input_names, prepare
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
 from mopt.evaluators.metric_choice import AUTO, load_metric
-from mopt.exporters._base import DynamicAxes, Exporter
+from mopt.exporters._base import OPTIONAL_INPUTS, DynamicAxes, Exporter
 from mopt.exporters._export import (
     SAMPLES,
     ExportedModel,
@@ -46,6 +46,7 @@ from mopt.model.formats import ONNX
 from mopt.model.onnx_io import model_metadata
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
+from mopt.model.valid_values import valid_values
 from mopt.profiles.machine import detect
 from mopt.progress import Progress
 from mopt.recipe import Recipe, make_recipe
@@ -57,6 +58,8 @@ from mopt.search.effort import EFFORTS
 from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import export_budget, memory_budget
 from mopt.search.simplify import Simplified, simplify
+from mopt.system.deadlines import TimeLimit
+from mopt.system.process import run
 from mopt.system.store import Store, default_root
 
 _MOST_SAMPLES = 256
@@ -139,8 +142,10 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
             f"{recipe.model} has its shapes fixed, and dynamic_axes names some",
             "they are for a function that returns a PyTorch module",
         )
-    exported = export(exporter, store, _export_budget(recipe))
-    progress.step(f"{recipe.name}: {exporter.name}")
+    exported = _export_for(exporter, recipe, recipe.data, store)
+    constants = exported.detail.get(OPTIONAL_INPUTS, ())
+    frozen = "".join(f"; the data has no {name}, which becomes a constant: its default" for name in constants)
+    progress.step(f"{recipe.name}: {exporter.name}{frozen}")
     exported, split = _fit(exported, recipe.data, store)
     metric = _metric_name(recipe, exported.defaults, split.evaluation)
     chosen = f"the metric is {metric}, that of the model's task" if metric != recipe.metric else ""
@@ -183,7 +188,8 @@ def _fit(exported: ExportedModel, spec: DataSpec, store: Store) -> tuple[Exporte
     """
     while True:
         try:
-            return exported, prepare(spec, exported.signature, store, Path(), exported.defaults)
+            bounds = _bounds(exported) if spec.is_random else None
+            return exported, prepare(spec, exported.signature, store, Path(), exported.defaults, bounds)
         except ShapeError as error:
             try:
                 freed = _freed(exported, error.axes, store)
@@ -256,8 +262,25 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
         manifest = read_manifest(Path(source))
         split = prepare(spec, manifest.signature, store, Path(), brought_by(manifest))
         return _from_artifact(Artifact.open(source)), split
-    exported, split = _fit(export(_exporter_of(source, recipe), store, _export_budget(recipe)), spec, store)
+    exported, split = _fit(_export_for(_exporter_of(source, recipe), recipe, spec, store), spec, store)
     return _from_export(exported, first_samples(split), recipe, store), split
+
+
+def _bounds(exported: ExportedModel) -> dict[str, tuple[int, int]]:
+    bounds: dict[str, tuple[int, int]] = run(valid_values, exported.model.file, limit=TimeLimit.from_size(exported.model.size))
+    return bounds
+
+
+def _export_for(exporter: Exporter, recipe: Recipe, spec: DataSpec, store: Store) -> ExportedModel:
+    """Export a model; an input with a default that the data has values for stays an input."""
+    exported = export(exporter, store, _export_budget(recipe))
+    if optional := exported.detail.get(OPTIONAL_INPUTS):
+        return _keep_inputs(exported, input_names(spec, exported.signature, store, Path()) & set(optional), recipe, store)
+    return exported
+
+
+def _keep_inputs(exported: ExportedModel, names: Collection[str], recipe: Recipe, store: Store) -> ExportedModel:
+    return export(exported.exporter.with_inputs(names), store, _export_budget(recipe)) if names else exported
 
 
 def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
@@ -269,6 +292,8 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     if is_artifact(source):
         return _from_artifact(Artifact.open(source))
     exported = export(_exporter_of(source, recipe), store, _export_budget(recipe))
+    optional = exported.detail.get(OPTIONAL_INPUTS, ())
+    exported = _keep_inputs(exported, {name for name in optional if samples and name in samples[0]}, recipe, store)
     shapes = [{name: value.shape for name, value in feed.items()} for feed in samples]
     fits = all(spec.name in shape for shape in shapes for spec in exported.signature.inputs)
     axes = differing_axes(shapes, exported.signature) if fits else {}

@@ -14,7 +14,7 @@ from typing import Any
 from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric
-from mopt.evaluators.inference import evaluate, record_outputs, score
+from mopt.evaluators.inference import evaluate, record_reference_outputs, score
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
@@ -203,7 +203,7 @@ def _with_effects(
     prepared, store, signature = looked.prepared, looked.store, looked.prepared.signature
     samples = looked.source.split.evaluation.first(_EFFECT_SAMPLES)
     reference = reference_candidate(looked.threads)
-    answers = record_outputs(prepared.validated.model, reference.runtime, signature, samples, store)
+    answers = record_reference_outputs(prepared.validated.model, reference.runtime, signature, samples, store)
     metric, _ = fit_metric(metric, answers)
     reference_value = metric.value(score(answers, metric, samples))
     effects: dict[str, float] = {}

@@ -63,3 +63,13 @@ def test_cosine_of_nothing() -> None:
 )
 def test_what_looks_like_scores(value: list[object], expected: bool) -> None:
     assert looks_like_scores(np.float32(value)) is expected
+
+
+def test_outputs_without_rows_are_equal_and_other_than_those_with_rows():
+    fidelity = Fidelity()
+    fidelity.add({"classes": np.zeros(0, np.int64)}, {"classes": np.zeros(0, np.int64)})
+    fidelity.add({"classes": np.zeros(0, np.int64)}, {"classes": np.zeros(1, np.int64)})
+    assert fidelity.summary() == {"classes.equal": 0.5}
+    scores = Fidelity()
+    scores.add({"y": np.zeros((1, 0), np.float32)}, {"y": np.float32([[0.2, 0.8]])})
+    assert scores.summary()["y.top1"] == 0

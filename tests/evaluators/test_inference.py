@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mopt.evaluators.inference import evaluate, record_outputs, run_all, score
+from mopt.errors import UserError
+from mopt.evaluators.inference import evaluate, record_outputs, record_reference_outputs, run_all, score
 from mopt.evaluators.metrics.accuracy import Accuracy
 from mopt.evaluators.metrics.fidelity import FidelityMetric
 from mopt.model.files import Model
@@ -99,3 +100,15 @@ def test_a_candidate_is_scored_against_labels_and_against_the_reference(
         assert same.fidelity["y.cosine"] == pytest.approx(1)
         assert other.fidelity["y.cosine"] < same.fidelity["y.cosine"]
     assert store.sizes()["evaluations"][0] == 4
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_a_reference_that_answers_no_number_is_told_in_a_line(tmp_path: Path, store: Store, synthetic: bool) -> None:
+    log = graphs.model(tmp_path / "log", DOUBLE.replace("Add (x, x)", "Log (x)"))
+    (tmp_path / "s").mkdir()
+    negative = write_samples(tmp_path / "s", [Sample({"x": np.float32([[1, -1, 2]])})], synthetic=synthetic)
+    with pytest.raises(
+        UserError, match="the model itself, before any change, fails on the samples: output y has NaN"
+    ) as caught:
+        record_reference_outputs(log, RUNTIME, signature(log), negative, store)
+    assert ("give real samples" in str(caught.value.hint)) == synthetic

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 from mopt.errors import UserError
-from mopt.exporters._base import run_onnxruntime
+from mopt.exporters._base import OPTIONAL_INPUTS, run_onnxruntime
 from mopt.exporters.onnx import ExportOnnx, load_checked
 from mopt.model.onnx_signature import read_signature
 
@@ -98,10 +98,41 @@ def test_the_opset_stays_when_it_must(tmp_path: Path, out: Path) -> None:
     exporter = ExportOnnx(source=str(write(tmp_path, OPSET_7))).cautious()
     assert exporter is not None
     assert exporter.apply(out).detail == {"opset": 7}
-    assert exporter.cautious() is None
+    assert exporter.cautious() == ExportOnnx(source=exporter.source, raise_opset=False, inline_functions=False)
 
 
-def test_the_opset_stays_when_the_converter_cannot_raise_it(tmp_path: Path, out: Path) -> None:
+FUNCTIONS = """
+<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+g (float[N, 3] x) => (float[N, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
+    h = own.Linear <slope = 0.5> (x, w)
+    y = own.Linear (h, v)
+}
+<domain: "own", opset_import: ["" : 17, "own" : 1]>
+Linear <slope: float = 0.25> (a, b) => (c) { m = MatMul (a, b) c = own.Leaky <slope: float = @slope> (m) }
+<domain: "own", opset_import: ["" : 17]>
+Leaky <slope> (a) => (b) { b = LeakyRelu <alpha: float = @slope> (a) }
+"""
+
+
+@pytest.mark.parametrize("opset", [17, 16])
+def test_functions_are_written_out_where_they_are_called(tmp_path: Path, out: Path, opset: int) -> None:
+    """Also those of another operator set, and with attributes that have a default."""
+    head, *functions = FUNCTIONS.split("<domain")
+    path = write(tmp_path, "<domain".join([head, *(text.replace(": 17", f": {opset}") for text in functions)]))
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([[1, -1], [2, -3]]), "v"))
+    onnx.save(model, path)
+    exporter = ExportOnnx(source=str(path))
+    assert exporter.apply(out).detail == {"opset": 17, "functions written out": 2}
+    made = ir.load(out / "model.onnx")
+    assert [node.op_type for node in made.graph] == ["MatMul", "LeakyRelu"] * 2
+    assert not made.functions
+    assert "own" not in made.opset_imports
+    assert same_outputs(exporter, out, {"x": np.float32([[1, -2, 3], [-4, 5, -6]])})
+
+
+def test_functions_stay_when_they_must(tmp_path: Path, out: Path) -> None:
+    """The version converter cannot convert them, so that the operator set stays as well."""
     path = write(tmp_path, TINY.replace("17", "16"))
     model = onnx.load(path)
     add = helper.make_node("Add", ["a", "a"], ["b"])
@@ -110,9 +141,64 @@ def test_the_opset_stays_when_the_converter_cannot_raise_it(tmp_path: Path, out:
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 2]))
     model.opset_import.append(helper.make_opsetid("own", 1))
     onnx.save(model, path)
-    exporter = ExportOnnx(source=str(path))
+    exporter = ExportOnnx(source=str(path), inline_functions=False)
     assert "functions of its own" in exporter.apply(out).detail["opset kept because"]
     assert same_outputs(exporter, out, {"x": np.ones((2, 3), np.float32)})
+
+
+OPTIONAL = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 2] x, float[1] scale, float[1] shift) => (float[N, 2] y)
+<float[1] scale = {2}, float[1] shift = {1}> { s = Mul (x, scale) y = Add (s, shift) }
+"""
+
+
+def test_an_input_with_a_default_becomes_a_constant_or_stays(tmp_path: Path, out: Path) -> None:
+    exporter = ExportOnnx(source=str(write(tmp_path, OPTIONAL)))
+    assert exporter.apply(out).detail[OPTIONAL_INPUTS] == ["scale", "shift"]
+    assert [spec.name for spec in read_signature(out / "model.onnx").inputs] == ["x"]
+    feed = {"x": np.ones((2, 2), np.float32)}
+    assert same_outputs(exporter, out, feed)
+    kept = exporter.with_inputs(["scale"])
+    (tmp_path / "kept").mkdir()
+    assert kept.apply(tmp_path / "kept").detail[OPTIONAL_INPUTS] == ["shift"]
+    assert [spec.name for spec in read_signature(tmp_path / "kept" / "model.onnx").inputs] == ["x", "scale"]
+    assert same_outputs(kept, tmp_path / "kept", {**feed, "scale": np.float32([5])})
+
+
+def test_external_data_may_lie_anywhere_in_the_folder_and_of_any_tensor(tmp_path: Path, out: Path) -> None:
+    """Also that of an attribute, in a subfolder, at an offset, and without a length."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 3] x) => (float[N, 3] y) {
+        k = Constant <value = float[3] {1, 2, 3}> ()
+        m = MatMul (x, w)
+        y = Add (m, k)
+    }
+    """
+    path = write(tmp_path, text)
+    model = onnx.load(path)
+    w = np.arange(9, dtype=np.float32).reshape(3, 3)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    (path.parent / "inner").mkdir()
+    (path.parent / "inner" / "w.bin").write_bytes(b"skipped!" + w.tobytes())
+    (path.parent / "k.bin").write_bytes(np.float32([4, 5, 6]).tobytes())
+    for tensor, entries in (
+        (model.graph.initializer[0], {"location": "inner/w.bin", "offset": "8"}),
+        (model.graph.node[0].attribute[0].t, {"location": "k.bin"}),
+    ):
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+    onnx.save(model, path)
+    exporter = ExportOnnx(source=str(path))
+    assert {file.name for file in exporter.files().values()} == {path.name, "w.bin", "k.bin"}
+    exporter.apply(out)
+    moved = out.rename(tmp_path / "moved")
+    (answer,) = run_onnxruntime(moved / "model.onnx", [{"x": np.eye(3, dtype=np.float32)}])
+    assert np.array_equal(answer["y"], w + np.float32([4, 5, 6]))
 
 
 def test_what_the_converter_forgets_is_kept(tmp_path: Path, out: Path) -> None:

@@ -60,3 +60,9 @@ def test_a_label_may_flip_only_between_equal_scores(scores: list, wrong: bool) -
 def test_strings_are_exact() -> None:
     yes, no = np.array(["yes"], object), np.array(["no"], object)
     assert compare([{"y": yes}], [{"y": no}]).problem == "output y differs in 1 of 1 values"
+
+
+def test_outputs_without_rows_agree_and_differ_from_those_with_rows():
+    scores, classes = np.zeros((0, 3), np.float32), np.zeros(0, np.int64)
+    assert not compare([{"s": scores, "c": classes}], [{"s": scores, "c": classes}]).problem
+    assert "shape" in compare([{"s": scores}], [{"s": np.zeros((1, 3), np.float32)}]).problem

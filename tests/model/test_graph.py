@@ -4,12 +4,14 @@ from onnx import parser
 
 from mopt.errors import NotApplicableError
 from mopt.model.graph import (
+    FreshNames,
     compare_graphs,
     constant_bytes,
     count_operators,
     external_domains,
     has_delicate_arithmetic,
     hold_signature,
+    infer_shapes,
     name_nodes,
     opset,
     protobuf_without_weights,
@@ -86,3 +88,38 @@ def test_weights_stay_where_they_are(tmp_path):
     ir.save(load(graphs.cnn(tmp_path / "m").file), tmp_path / "model.onnx", external_data="w", size_threshold_bytes=0)
     (tmp_path / "w").unlink()
     assert len(protobuf_without_weights(tmp_path / "model.onnx").graph.initializer) == len(graphs.CNN_WEIGHTS)
+
+
+def test_a_fresh_name_is_nowhere_in_the_model_yet():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x, bool c) => (float[N] y) {
+            y = If (c) <then_branch = t () => (float[N] a) { a = Relu (x) }, else_branch = e () => (float[N] b) { b = Abs (x) }>
+        }"""
+    )
+    fresh = FreshNames(model)
+    assert [fresh(name) for name in ("a", "a", "x", "new", "new")] == ["a_1", "a_2", "x_1", "new", "new_1"]
+
+
+def test_sequences_keep_their_type_and_their_elements_have_shapes_of_their_own():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 6] x) => (float[N, M] y) <int64[2] parts = {2, 4}, int64 one = {1}> {
+            pieces = SplitToSequence <axis = 1> (x, parts)
+            second = SequenceAt (pieces, one)
+            y = Relu (second)
+        }"""
+    )
+    infer_shapes(model)
+    pieces, second = (node.outputs[0] for node in list(model.graph)[:2])
+    assert isinstance(pieces.type, ir.SequenceType)
+    assert second.type == ir.TensorType(ir.DataType.FLOAT)
+    assert [size if isinstance(size, int) else size.value for size in second.shape] == ["N", None]
+
+
+def test_a_type_that_a_library_left_undefined_is_forgotten():
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x) y = Abs (a) }'
+    before, after = ir.from_onnx_text(text), ir.from_onnx_text(text)
+    inner = after.graph[0].outputs[0]
+    inner.type, inner.shape = ir.TensorType(ir.DataType.UNDEFINED), ir.Shape([4])
+    hold_signature(before, after, "it")
+    assert (inner.type, inner.shape) == (None, None)

@@ -9,6 +9,7 @@ from mopt.calibration.observers import Range
 from mopt.errors import NotApplicableError
 from mopt.model.onnx_io import load, save
 from mopt.passes._half import BLOCKED, LARGEST, beyond_range, convert, halve, named_for_halving, touching
+from mopt.passes.convert_float16 import ConvertFloat16
 from tests.passes import graphs
 
 
@@ -77,3 +78,32 @@ def test_a_file_is_converted_and_what_has_nothing_to_convert_is_refused(tmp_path
     assert result.detail["weight_bytes"] == [64 * 64 * 4, 64 * 64 * 2]
     with pytest.raises(NotApplicableError, match="no operator can compute in float16"):
         convert(source, tmp_path / "out", "FLOAT16", op_block=("MatMul",), node_block={}, largest=LARGEST)
+
+
+def test_an_operator_that_answers_in_a_type_of_its_own_stays_in_32_bits(tmp_path):
+    """The type of what Bernoulli draws is that of its input or another that an attribute says."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 4] y) {
+        a = MatMul (x, w) chance = Sigmoid (a) coins = Bernoulli (chance) same = Bernoulli <dtype = 1> (chance)
+        b = Add (coins, same) y = MatMul (b, w)
+    }
+    """
+    source = graphs.model(tmp_path / "m", text, graphs.weights(w=(4, 4)))
+    made, result = graphs.apply(ConvertFloat16(), source, tmp_path / "out")
+    assert result.detail["converted"]["MatMul"] == 2
+    assert "Bernoulli" not in result.detail["converted"]
+    assert graphs.run(made.file, {"x": np.ones((2, 4), np.float32)})[0].shape == (2, 4)
+
+
+def test_a_sequence_stays_in_32_bits(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, M] y) <int64[2] parts = {1, 3}, int64 one = {1}> {
+        a = MatMul (x, w) pieces = SplitToSequence <axis = 1> (a, parts) piece = SequenceAt (pieces, one) y = Relu (piece)
+    }
+    """
+    source = graphs.model(tmp_path / "m", text, graphs.weights(w=(4, 4)))
+    made, _ = graphs.apply(ConvertFloat16(), source, tmp_path / "out")
+    x = {"x": np.ones((2, 4), np.float32)}
+    np.testing.assert_allclose(graphs.run(made.file, x)[0], graphs.run(source.file, x)[0], atol=0.01)

@@ -64,3 +64,45 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
     with pytest.raises(MissingDependencyError, match="openvino is not installed") as caught:
         _openvino.openvino()
     assert "mopt[openvino]" in caught.value.hint
+
+
+def test_a_constant_behind_a_product_gets_an_element_for_each_channel(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch, 4] x, float[batch, 3, 8, 8] image) => (float[batch, 6] y, float[batch, 5, 6, 6] z) {
+        m = MatMul (x, w) y = Add (m, scalar) c = Conv (image, k) z = Add (along, c)
+    }
+    """
+    arrays = graphs.weights(w=(4, 6), k=(5, 3, 3, 3), along=(6,)) | {"scalar": np.float32(0.5)}
+    source = graphs.model(tmp_path / "m", text, arrays)
+    model = _openvino.convert(source.file)
+    _openvino.widen_biases(model)
+    sums = [node for node in model.get_ops() if node.get_type_name() == "Add"]
+    biases = [node.input_value(i).get_node() for node in sums for i in (0, 1)]
+    assert sorted(list(node.shape) for node in biases if node.get_type_name() == "Constant") == [[1, 5, 1, 6], [1, 6]]
+    (tmp_path / "wide").mkdir()
+    _openvino.save(model, tmp_path / "wide", half=False)
+    feed = {"x": np.ones((2, 4), np.float32), "image": np.ones((2, 3, 8, 8), np.float32)}
+    for before, after in zip(graphs.run(source.file, feed), graphs.run(tmp_path / "wide" / "model.xml", feed), strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_body_shares_no_constant_with_its_surroundings(tmp_path):
+    """Where it does, NNCF looks for an operator of the body in the graph around it."""
+    nncf = pytest.importorskip("nncf")
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[batch, 64] x) => (float[batch, 64] y) <int64 times = {3}, bool go = {1}> {
+        h = MatMul (x, w)
+        last = Loop (times, go, h) <body = body (int64 i, bool c, float[batch, 64] s) => (bool d, float[batch, 64] t) {
+            d = Identity (c) m = MatMul (s, w) t = Tanh (m)
+        }>
+        y = MatMul (last, w)
+    }
+    """
+    source = graphs.model(tmp_path / "m", text, graphs.weights(w=(64, 64)))
+    quantized = nncf.quantize(
+        _openvino.convert(source.file), nncf.Dataset(graphs.samples(tmp_path / "d", x=(64,)), lambda feed: [feed["x"]])
+    )
+    assert any(node.get_type_name() == "FakeQuantize" for node in quantized.get_ops())

@@ -67,7 +67,7 @@ linear (float[batch, 64] x) => (float[batch, 32] y) { y = Gemm <ATTRIBUTES> (x, 
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize(("attributes", "shape"), [("alpha = 0.5", (64, 32)), ("transB = 1", (32, 64))])
+@pytest.mark.parametrize(("attributes", "shape"), [("alpha = 0.5", (64, 32)), ("transB = 1, beta = 0.5", (32, 64))])
 def test_gemm_takes_its_factors_along(tmp_path: Path, attributes: str, shape: tuple[int, int], per_channel: bool) -> None:
     text = GEMM.replace("ATTRIBUTES", attributes)
     source = graphs.model(tmp_path / "model", text, graphs.weights(w=shape, b=(32,)))
@@ -77,12 +77,24 @@ def test_gemm_takes_its_factors_along(tmp_path: Path, attributes: str, shape: tu
     assert graphs.sqnr(source.file, made.file, graphs.samples(tmp_path / "data", 4, x=(64,))) > 25
 
 
-@pytest.mark.parametrize("attributes", ["beta = 0.5", "transA = 1"])
-def test_a_gemm_that_the_kernels_do_not_know_stays_in_float(tmp_path: Path, attributes: str) -> None:
-    text = GEMM.replace("ATTRIBUTES", attributes).replace("batch", "64")
-    source = graphs.model(tmp_path / "model", text, graphs.weights(w=(64, 32), b=(32,)))
-    with pytest.raises(NotApplicableError, match=r"changed nothing.*Gemm"):
-        QuantizeInt8Dynamic().apply(source, tmp_path)
+def test_operators_in_several_branches_have_names_of_their_own(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    branches (float[batch, 64] x, bool flag) => (float[batch, 64] y) {
+        w_quantized = MatMul (x, w)
+        y = If (flag) <
+            then_branch = yes () => (float[batch, 64] a) { val_0 = MatMul (w_quantized, w) a = Relu (val_0) },
+            else_branch = no () => (float[batch, 64] b) { val_0 = MatMul (x, w) b = Tanh (val_0) }
+        >
+    }
+    """
+    source = graphs.model(tmp_path / "model", text, graphs.weights(w=(64, 64)))
+    made, result = graphs.apply(QuantizeInt8Dynamic(reduce_range=True), source, tmp_path / "out")
+    assert result.detail["quantized"] == {"MatMul": 3}
+    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    for flag in (True, False):
+        feed = {"x": x, "flag": np.array(flag)}
+        assert np.abs(graphs.run(source.file, feed)[0] - graphs.run(made.file, feed)[0]).max() < 0.1
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

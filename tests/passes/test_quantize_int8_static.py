@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from mopt.errors import NotApplicableError
+from mopt.model.samples import Sample, write_samples
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from tests.passes import graphs
 
@@ -109,6 +110,47 @@ def test_weights_inside_a_branch_are_an_honest_rejection(tmp_path: Path) -> None
     data = graphs.samples(tmp_path / "data", x=(64,))
     with pytest.raises(NotApplicableError, match="in a subgraph"):
         QuantizeInt8Static(calibration=data).apply(source, tmp_path)
+
+
+def test_what_a_branch_reads_and_what_the_model_gives_keep_their_meaning(tmp_path: Path) -> None:
+    """The quantizer takes a Relu away where it believes itself to be the only one who reads what is in front of it."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    branches (float[batch, 64] x, bool flag) => (float[batch, 64] y, float[batch, 64] second) {
+        first = MatMul (x, w)
+        positive = Relu (first)
+        second = MatMul (positive, w)
+        y_relu = Relu (second)
+        y = If (flag) <
+            then_branch = yes () => (float[batch, 64] a) { a = Sub (first, positive) },
+            else_branch = no () => (float[batch, 64] b) { b = MatMul (y_relu, w) }
+        >
+    }
+    """
+    source = graphs.model(tmp_path / "model", text, graphs.weights(w=(64, 64)))
+    feeds = [{**feed, "flag": np.array(i % 2 == 0)} for i, feed in enumerate(graphs.samples(tmp_path / "x", x=(64,)))]
+    (tmp_path / "data").mkdir()
+    data = write_samples(tmp_path / "data", map(Sample, feeds))
+    made, result = graphs.apply(QuantizeInt8Static(calibration=data), source, tmp_path / "out")
+    assert result.detail["quantized"] == {"MatMul": 2}
+    assert graphs.signature(made.file) == graphs.signature(source.file)
+    assert graphs.sqnr(source.file, made.file, data) > 25
+
+
+def test_a_transposed_convolution_with_groups_stays_in_float(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    up (float[batch, 3, 8, 8] image) => (float[batch, 8, height, width] y) {
+        a = ConvTranspose <strides = [2, 2]> (image, w1, b1)
+        y = ConvTranspose <group = 4> (a, w2, b2)
+    }
+    """
+    arrays = graphs.weights(w1=(3, 16, 2, 2), b1=(16,), w2=(16, 2, 3, 3), b2=(8,))
+    source, data = graphs.model(tmp_path / "model", text, arrays), graphs.samples(tmp_path / "data", image=(3, 8, 8))
+    made, result = graphs.apply(QuantizeInt8Static(calibration=data), source, tmp_path / "out")
+    assert result.detail["quantized"] == {"ConvTranspose": 1}
+    assert list(result.detail["float_because"]) == ["channels in groups"]
+    assert graphs.sqnr(source.file, made.file, data) > 25
 
 
 def test_a_node_with_infinite_values_stays_in_float(tmp_path: Path) -> None:

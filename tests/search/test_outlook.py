@@ -7,7 +7,6 @@ from mopt.search.outlook import (
     COMPILING,
     QUALITY,
     SCREENING,
-    SHORTLIST_STAGE,
     Pace,
     expected_by_effort,
     expected_from_start,

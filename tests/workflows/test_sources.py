@@ -24,6 +24,7 @@ from mopt.workflows._sources import (
     read_samples,
     varied_samples,
 )
+from tests.passes import graphs
 from tests.search.cases import product
 from tests.workflows import artifacts
 
@@ -166,3 +167,31 @@ def test_a_manifest_that_says_what_no_source_brings_is_refused(artifact):
     damaged = manifest.model_copy(update={"source": manifest.source.model_copy(update={"brings": {"text": 3}})})
     with pytest.raises(UserError, match="is not what mopt wrote"):
         brought_by(damaged)
+
+
+def test_an_input_with_a_default_stays_where_the_data_sets_it_and_is_told_where_not(tmp_path, store):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 2] x, float[1] scale, float[1] shift) => (float[N, 2] y)
+    <float[1] scale = {2}, float[1] shift = {1}> { s = Mul (x, scale) y = Add (s, shift) }
+    """
+    model, random = graphs.model(tmp_path / "m", text), np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=random.random((30, 2), np.float32), scale=random.random((30, 1), np.float32))
+    told = []
+
+    class Told(Silent):
+        def step(self, note=""):
+            told.append(note)
+
+    source = open_source(recipe_of(model.file, str(tmp_path / "d.npz")), store, Told())
+    assert [spec.name for spec in source.exported.signature.inputs] == ["x", "scale"]
+    assert "has no shift, which becomes a constant" in told[0]
+    assert "scale" not in told[0]
+
+
+def test_made_up_indices_are_rows_of_the_table(tmp_path, store):
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (int64[N, 4] i) => (float[N, 4, 2] y) { y = Gather (table, i) }'
+    model = graphs.model(tmp_path / "m", text, graphs.weights(table=(30, 2)))
+    split = open_source(recipe_of(model.file, "random"), store, Silent()).split
+    drawn = np.concatenate([feed["i"] for feed in split.evaluation])
+    assert (drawn.min(), drawn.max()) == (0, 29)

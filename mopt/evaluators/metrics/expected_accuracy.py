@@ -92,7 +92,7 @@ class ExpectedAccuracy(LabelFreeMetric):
             return self
         known = self.known_accuracy
         outputs = [self._scores(answer) for answer in answers]
-        logs = [log_probabilities(value, form) for value, form in outputs]
+        logs = [log_probabilities(value, form) for value, form in outputs if value.size]
 
         def excess(log_temperature: float) -> float:
             scale = float(np.exp(log_temperature))
@@ -118,6 +118,8 @@ class ExpectedAccuracy(LabelFreeMetric):
         name = next(name for name, value in reference.items() if value is truth)
         if outputs[name].shape != truth.shape:
             return np.concatenate([[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], np.tile([np.inf, 0.0, 0.0], _RIVALS)])
+        if not truth.size:  # no step, and none to go wrong
+            return np.concatenate([[1.0, 0.0, 0.0, 0.0], label_columns(outputs, reference, label, self.output, self.classes)])
         logs, of_candidate = (log_probabilities(value, form, self.temperature) for value in (truth, outputs[name]))
         steps = np.arange(len(logs))
         expected, answered = logs.argmax(axis=1), of_candidate.argmax(axis=1)

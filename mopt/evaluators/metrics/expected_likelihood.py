@@ -50,9 +50,11 @@ class ExpectedLikelihood(LabelFreeMetric):
             raise UserError(f"the output {self.output} has no distributions", "name another output, or take fidelity")
         answer = outputs[next(name for name, value in reference.items() if value is truth)]
         expected = log_probabilities(truth, form)
-        entropy = -float((np.exp(expected) * expected).sum(axis=1).mean())
+        entropy = -float((np.exp(expected) * expected).sum(axis=1).mean()) if truth.size else 0.0
         if answer.shape != truth.shape:
             return np.array([entropy, _LARGEST])
+        if not truth.size:  # no step, and none to go wrong
+            return np.zeros(2)
         divergence = float((np.exp(expected) * (expected - log_probabilities(answer, form))).sum(axis=1).mean())
         return np.array([entropy, min(_LARGEST, max(0.0, divergence))])
 

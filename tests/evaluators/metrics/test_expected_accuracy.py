@@ -95,3 +95,9 @@ def test_a_label_says_which_side_is_right():
     other = {"y": np.float32([[0.1, 0.9, 0.0]])}
     assert METRIC.rows(other, PartialLabel(1, 2.0), LOG)[4:8].tolist() == [1, 2, 1, 0]
     assert METRIC.rows(other, PartialLabel(None, 2.0), LOG)[4:8].tolist() == [0, 2, 0, 0]
+
+
+def test_a_sample_without_steps_loses_nothing():
+    nothing = {"y": np.zeros((0, 3), np.float32)}
+    rows = _rows([nothing, LOG], [nothing, LOG])
+    assert METRIC.value(rows) == pytest.approx((1 + 0.5) / 2)

@@ -37,3 +37,9 @@ def test_flat_distributions_may_change_answers_without_a_loss():
 def test_another_shape_loses_everything():
     rows = METRIC.rows({"y": np.float32([[1]])}, None, {"y": np.float32([[0.5, 0.5]])})[None]
     assert METRIC.value(rows) < 1e-9
+
+
+def test_a_sample_without_steps_loses_nothing():
+    nothing = np.zeros((0, 3), np.float32)
+    assert METRIC.rows({"y": nothing}, None, {"y": nothing}).tolist() == [0, 0]
+    assert METRIC.value(METRIC.rows({"y": np.float32([[0.5, 0.3, 0.2]])}, None, {"y": nothing})[None]) < 1e-9
