@@ -190,7 +190,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
 
     Args:
         exported: From :func:`export`.
-        feeds: Real samples, each with a batch axis of length 1; the first 8 are used.
+        feeds: Real samples, each with a batch axis of length 1 or all that the model takes at once; the first 8 are used.
         store: Where the result is kept.
 
     Raises:
@@ -253,7 +253,7 @@ def _feed_digest(feed: Feed) -> str:
 
 def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path) -> None:
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
-    signature = exported.signature
+    signature = exported.signature.as_given(feeds)
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
     *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds)
     random = compare(expected[:1], [repeated]).problem

@@ -129,8 +129,10 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
 
 
 def first_samples(split: Split) -> list[Feed]:
-    """Return the evaluation samples that an export is checked on."""
-    return [split.evaluation[index] for index in range(min(SAMPLES, len(split.evaluation)))]
+    """Return the evaluation samples that an export is checked on: such as show where axes have length 1, and the first."""
+    samples = split.evaluation
+    picked = list(dict.fromkeys([*samples.witnesses, *range(min(SAMPLES, len(samples)))]))[:SAMPLES]
+    return [samples[index] for index in picked]
 
 
 def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> tuple[RunnableModel, Split]:
@@ -156,7 +158,7 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
         UserError: When it is neither, or its files are not those that were built.
     """
     if is_artifact(source):
-        return _from_artifact(Artifact.open(source))
+        return _from_artifact(Artifact.open(source), samples)
     exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
     validated = validate_export(export(exporter, store), samples, store)
     return RunnableModel(
@@ -169,14 +171,14 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     )
 
 
-def _from_artifact(artifact: Artifact) -> RunnableModel:
+def _from_artifact(artifact: Artifact, samples: Sequence[Feed]) -> RunnableModel:
     manifest = artifact.manifest
     return RunnableModel(
         name=manifest.name,
         source=str(artifact.folder),
         model=artifact.model,
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
-        signature=manifest.signature,
+        signature=manifest.signature.as_given(samples),
         manifest=manifest,
     )
 
