@@ -82,9 +82,12 @@ class Binding:
         if self.signature.batch_size in (None, 1):
             return
         for tensor, axis in self.signature.batch_axes.items():
-            if tensor in feed and feed[tensor].shape[axis] != self._lengths.setdefault(tensor, feed[tensor].shape[axis]):
+            if tensor not in feed:
+                continue
+            length = feed[tensor].shape[axis]
+            if length != (usual := self._lengths.setdefault(tensor, length)):
                 raise UserError(
-                    f"{name}: {tensor} has {feed[tensor].shape[axis]} along axis {axis}, and other samples have {self._lengths[tensor]}",
+                    f"{name}: {tensor} has {length} along axis {axis}, and the first sample has {usual}",
                     "give each sample alone, or all that the model takes at once, but not both",
                 )
 
@@ -271,7 +274,7 @@ def _fits(shape: Sequence[int], tensor: TensorSpec, axis: int | None) -> bool:
     return all(
         length == size
         or (length == 1 and (index == axis or size == BATCH))
-        or (isinstance(size, str) and 0 < length and size != BATCH)
+        or (isinstance(size, str) and length > 0 and size != BATCH)
         for index, (size, length) in enumerate(zip(tensor.shape, shape, strict=True))
     )
 

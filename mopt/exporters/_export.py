@@ -15,7 +15,7 @@ from typing import Any
 
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
-from mopt.exporters._batch_axes import find_batch_axes
+from mopt.exporters._batch_axes import ROWS_IN_ONE, find_batch_axes
 from mopt.exporters._parity import compare
 from mopt.model.files import Model
 from mopt.model.onnx_io import LIBRARIES
@@ -26,7 +26,7 @@ from mopt.system import plugins
 from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, versions
 from mopt.system.files import make_empty
-from mopt.system.hangs import retry_hung
+from mopt.system.hangs import retry_hung, warn
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
@@ -215,6 +215,8 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:
         return _again(exported, feeds, store, record["problem"])
+    if (batching := record["detail"].get("batching", "")).startswith(ROWS_IN_ONE):
+        warn(batching)
     return ValidatedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
