@@ -41,7 +41,7 @@ import numpy as np
 import onnx
 from onnx.backend.test.case import node as node_tests
 
-from mopt.errors import MoptError
+from mopt.errors import UserError
 from mopt.model.samples import write_feed
 from mopt.model.signature import Feed
 
@@ -110,11 +110,8 @@ def examine(case: Any, build: Callable[[Path, Feed, Any], tuple[str, ...]]) -> E
             write_feed(folder / f"{index}.npz", feed)
         try:
             failed = build(folder, _feed(case, inputs), functools.partial(_difference, case, outputs))
-        except MoptError as error:
-            lines = error.message.splitlines()
-            return ending(
-                REFUSED if len(lines) == 1 else TRACEBACK, f"{type(error).__name__}: {error.message}".replace(name, "")
-            )
+        except UserError as error:
+            return ending(REFUSED, error.message.replace(name, ""))
         except _WrongError as error:
             return ending(WRONG, str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
