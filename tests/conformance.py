@@ -98,7 +98,7 @@ def examine(case: Any, build: Callable[[Path, Feed, Any], tuple[str, ...]]) -> E
     """Build one model in a folder of its own, and say how it ended."""
     start = time.monotonic()
     ending = functools.partial(_ending, case.name, start)
-    inputs, outputs = case.data_sets[0]
+    inputs, outputs = (list(map(_array, values)) for values in case.data_sets[0])
     run = _onnxruntime(case.model)
     if run is None or _difference(case, outputs, run(_feed(case, inputs))):
         return ending(NOT_EXPECTED)
@@ -141,11 +141,18 @@ def _onnxruntime(model: onnx.ModelProto) -> Callable[[Feed], list[Any]] | None:
 
     def run(feed: Feed) -> list[Any]:
         try:
-            return list(session.run(None, feed))
+            return list(map(_array, session.run(None, feed)))
         except Exception:  # noqa: BLE001
             return []
 
     return run
+
+
+def _array(value: Any) -> Any:
+    """Return an array for what a test, or ONNX Runtime, gives as a number or a message; a list stays one."""
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic | int | float) else value
 
 
 def _feed(case: Any, inputs: Sequence[Any]) -> Feed:

@@ -68,18 +68,19 @@ class Signature(Schema):
         return sizes
 
     def as_given(self, feeds: Sequence[Feed]) -> Signature:
-        """The same without the batch axes of inputs that the samples fill already, such as all views of one object.
+        """The same without the batch axes of a fixed size that the samples fill already, such as all views of one object.
 
-        What is left of a fixed batch size when no input is stacked: none, for each sample is a whole input.
+        Nothing is left of a fixed batch size when no input is stacked: then each sample is all that the model takes at once.
         """
-        axes = {
-            name: axis
-            for name, axis in self.batch_axes.items()
-            if all(name not in feed or feed[name].shape[axis] == 1 for feed in feeds)
-        }
-        if len(axes) == len(self.batch_axes):
+        if self.batch_size is None:
             return self
-        if not axes.keys() & {spec.name for spec in self.inputs}:
+        full = {
+            spec.name
+            for spec in self.inputs
+            if (axis := self.batch_axes.get(spec.name)) is not None and any(feed[spec.name].shape[axis] != 1 for feed in feeds)
+        }
+        axes = {name: axis for name, axis in self.batch_axes.items() if name not in full}
+        if not any(spec.name in axes for spec in self.inputs):
             return self.model_copy(update={"batch_axes": {}, "batch_size": None})
         return self.model_copy(update={"batch_axes": axes})
 
