@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
+from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_outputs, score
 from mopt.evaluators.label_free import LabelFreeMetric
@@ -77,8 +77,17 @@ def reference_trial(source: Model, reference: Candidate) -> Trial:
 
 
 def record_reference(task: QualityTask, source: Model, reference: Candidate) -> ReferenceOutputs:
-    """Run the reference over the evaluation samples and keep what it answers."""
-    answers = record_outputs(source, reference.runtime, task.signature, task.samples, task.store)
+    """Run the reference over the evaluation samples and keep what it answers.
+
+    Raises:
+        UserError: When the model itself fails on a sample, or answers with a NaN or an infinity: nothing can be compared then.
+    """
+    try:
+        answers = record_outputs(source, reference.runtime, task.signature, task.samples, task.store)
+    except CandidateRejectedError as error:
+        raise UserError(
+            f"the model itself fails on the samples: {error.message}", "leave out the samples that it does not answer"
+        ) from error
     metric, because = fit_metric(task.metric, answers)
     rows = score(answers, metric, task.samples)
     enough = math.isfinite(metric.value(rows[:_FEW_SAMPLES]))
