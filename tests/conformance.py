@@ -211,13 +211,13 @@ def _variants(first: Feed) -> Iterator[Feed]:
             rolled = np.roll(value.ravel(), step).reshape(value.shape)
             if not np.array_equal(rolled, value):
                 yield {**first, name: rolled}
-        for name in floats:
-            yield {**first, name: (first[name] * np.float32(0.8**step)).astype(first[name].dtype)}
         for name, value in first.items():
-            if value.dtype.kind in "iu" and value.any():
-                yield {**first, name: value // (1 + step)}
+            if value.dtype.kind == "f" and value.any():
+                yield {**first, name: np.asarray(value * 0.8**step, value.dtype)}
+            elif value.dtype.kind in "iu" and value.any():
+                yield {**first, name: np.asarray(value // (1 + step), value.dtype)}
             elif value.dtype.kind == "b" and step == 1:
-                yield {**first, name: ~value}
+                yield {**first, name: np.asarray(~value)}
 
 
 # Building
