@@ -6,7 +6,17 @@ memory, and so that their digest is that of what the model really saw.
 
 from __future__ import annotations
 
-__all__ = ["PartialLabel", "Sample", "Samples", "batch_feeds", "chunks", "read_feed", "write_feed", "write_samples"]
+__all__ = [
+    "PartialLabel",
+    "Sample",
+    "Samples",
+    "batch_feeds",
+    "chunks",
+    "groups_of",
+    "read_feed",
+    "write_feed",
+    "write_samples",
+]
 
 import collections
 import dataclasses
@@ -224,6 +234,14 @@ def chunks(signature: Signature, samples: Iterable[Feed], size: int) -> Iterator
     for _, alike in itertools.groupby(samples, signature.company):
         while chunk := list(itertools.islice(alike, size)):
             yield chunk
+
+
+def groups_of(signature: Signature, samples: Samples) -> list[str] | None:
+    """Return which samples are no independent witnesses: as the data says, or those whose answers come as one; else None."""
+    if samples.groups is not None or signature.separable:
+        return samples.groups
+    size = signature.batch_size or 1
+    return [str(index // size) for index in range(len(samples))]
 
 
 def batch_feeds(signature: Signature, samples: Samples | Sequence[Feed], batch: int, count: int = 4) -> list[Feed]:

@@ -240,9 +240,7 @@ class HostedProcess(abc.ABC):
     def _start(self) -> Worker:
         limit = MEASURED.limit(self._load_key, self._unmeasured())
         start = time.monotonic()
-        worker = Worker(
-            *self._host(), limit=limit, environment=self._runtime.environment(), modules=_forkable(self._runtime)
-        )
+        worker = Worker(*self._host(), limit=limit, environment=self._runtime.environment(), modules=_forkable(self._runtime))
         self._load_seconds = time.monotonic() - start
         MEASURED.note(self._load_key, self._load_seconds)
         return worker

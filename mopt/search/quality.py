@@ -30,7 +30,7 @@ from mopt.evaluators.label_free import LabelFreeMetric
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.model.files import Model
-from mopt.model.samples import Samples
+from mopt.model.samples import Samples, groups_of
 from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
@@ -157,7 +157,13 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
                 model, runtime, task.signature, samples, expected.answers.first(most), expected.metric, task.machine, task.store
             )
         quality = noninferiority_test(
-            expected.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, _groups(task, samples)
+            expected.metric,
+            evaluation.rows,
+            rows,
+            task.tolerance,
+            task.confidence,
+            evaluation.fidelity,
+            groups_of(task.signature, samples),
         )
     except CandidateRejectedError as error:
         return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
@@ -173,14 +179,6 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
     return trial
 
 
-def _groups(task: QualityTask, samples: Samples) -> list[str] | None:
-    """Return which samples are no independent witnesses: as the data says, or those whose answers come as one."""
-    if samples.groups is not None or task.signature.separable:
-        return samples.groups
-    size = task.signature.batch_size or 1
-    return [str(index // size) for index in range(len(samples))]
-
-
 def _changed(metric: Metric, rows: npt.NDArray[np.float64]) -> tuple[int, ...] | None:
     """Return the positions of changed answers, where labels of theirs would tell what is lost."""
     changed = metric.changed(rows) if isinstance(metric, LabelFreeMetric) else None
@@ -192,7 +190,7 @@ def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Tr
     reference = check_quality(task, expected, reference, expected.few)
     if reference.record.quality is None or len(task.samples) <= expected.few:
         return reference
-    fidelity, groups = reference.record.quality.fidelity, _groups(task, task.samples)
+    fidelity, groups = reference.record.quality.fidelity, groups_of(task.signature, task.samples)
     quality = noninferiority_test(
         expected.metric, expected.rows, expected.rows, task.tolerance, task.confidence, fidelity, groups
     )

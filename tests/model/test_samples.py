@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mopt.model.samples import Sample, Samples, batch_feeds, chunks, read_feed, write_feed, write_samples
+from mopt.model.samples import Sample, Samples, batch_feeds, chunks, groups_of, read_feed, write_feed, write_samples
 from mopt.model.signature import Signature, TensorSpec
 
 ARRAYS = {
@@ -113,6 +113,14 @@ def test_a_witness_shows_where_axes_have_length_one(tmp_path):
     made = samples(tmp_path, [3, 1, 5, 1])
     assert made.witnesses == [0, 1]
     assert made.first(1).witnesses == [0]
+
+
+def test_samples_whose_answers_come_as_one_are_one_witness(tmp_path):
+    made = samples(tmp_path, [3] * 5)
+    output = TensorSpec(name="y", dtype="float32", shape=(4,))
+    as_one = SIGNATURE.model_copy(update={"outputs": (output,), "batch_size": 2})
+    assert groups_of(SIGNATURE, made) is None
+    assert groups_of(as_one, made) == ["0", "0", "1", "1", "2"]
 
 
 def test_a_model_that_does_not_batch_gets_single_samples(tmp_path):

@@ -184,10 +184,3 @@ def test_a_model_that_answers_no_number_is_the_users_to_know(tmp_path, samples, 
     model = product(tmp_path / "infinite", scale=3e38)
     with pytest.raises(UserError, match="the model itself fails on the samples: output scores has NaN or infinite values"):
         record_reference(quality_task(model, samples, store), model, candidate(REFERENCE))
-
-
-def test_samples_whose_answers_come_as_one_are_one_witness(model, samples, store):
-    task = quality_task(model, samples, store)
-    assert module._groups(task, samples.first(5)) is None
-    as_one = task.signature.model_copy(update={"batch_axes": {"x": 0}, "batch_size": 2})
-    assert module._groups(dataclasses.replace(task, signature=as_one), samples.first(5)) == ["0", "0", "1", "1", "2"]
