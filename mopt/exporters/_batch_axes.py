@@ -99,6 +99,8 @@ def _fixed(run: Run, signature: Signature, first: Feed, second: Feed, *, random:
 
 def _change(name: str, twins: Feed, ahead: Feed, behind: Feed, axis: int, size: int) -> str:
     """Return how an output of the first sample depends on its neighbours, before it and behind it; empty where it does not."""
+    if len({group[name].shape for group in (twins, ahead, behind)}) > 1:
+        return f"output {name} has another shape for other samples"
     parts = [{name: group[name].take([index], axis)} for group, index in ((twins, 0), (twins, size - 1))]
     changed = [{name: group[name].take([index], axis)} for group, index in ((ahead, 0), (behind, size - 1))]
     return compare(parts, changed).problem
@@ -120,6 +122,8 @@ def _try(run: Run, signature: Signature, solo: Feed, first: Feed, second: Feed, 
         raise _MixedError(f"a batch of 2 fails: {_last_line(error)}") from None
     axes = {}
     for name, value in ahead.items():
+        if not value.shape == behind[name].shape == twins[name].shape:
+            raise _MixedError(f"output {name} has another shape for other samples")
         axis = _grown(solo[name].shape, value.shape)
         if axis is not None:
             axes[name] = axis

@@ -203,6 +203,18 @@ def test_a_sample_that_changes_the_one_behind_it_is_found_out() -> None:
     assert "change each other" in batched.reason
 
 
+@pytest.mark.parametrize("size", [None, 2])
+def test_answers_of_any_number_cannot_be_taken_apart(size: int | None) -> None:
+    def run(feed: Feed) -> Feed:
+        kept = feed["x"][feed["x"][:, 0] > 0]
+        return {"y": kept if len(kept) else feed["x"][:1]}
+
+    feeds = [{"x": np.float32([[sign, 1]])} for sign in (1, -1)]
+    batched = find_batch_axes(run, takes(spec("x", size or "N", 2), batch_size=size), feeds, random=False)
+    assert batched.axes == ({"x": 0} if size else {})
+    assert "output y has" in batched.reason
+
+
 def test_each_output_of_a_fixed_batch_has_its_own_axis_or_none() -> None:
     def run(feed: Feed) -> Feed:
         x = feed["x"]
