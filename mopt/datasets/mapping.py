@@ -253,7 +253,10 @@ def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name:
 
 
 def _layouts(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None) -> Iterator[npt.NDArray[Any]]:
-    """Yield the ways to take an array: as it is, as one number, with its batch axis added, with another axis added."""
+    """Yield the ways to take an array: as it is, as one number, with its batch axis added, with another axis added.
+
+    None of anything, such as no box at all, is a sample only with all of its axes.
+    """
     import numpy as np
 
     rank = len(tensor.shape)
@@ -261,7 +264,7 @@ def _layouts(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None) -> I
         yield array
     if array.size == 1 and array.ndim < rank:
         yield array.reshape((1,) * rank)
-    if array.ndim == rank - 1:
+    if array.ndim == rank - 1 and array.size:
         free = [index for index, size in enumerate(tensor.shape) if index != axis and (size == 1 or isinstance(size, str))]
         for place in [*([] if axis is None else [axis]), *free]:
             yield np.expand_dims(array, place)
@@ -272,9 +275,7 @@ def _fits(shape: Sequence[int], tensor: TensorSpec, axis: int | None) -> bool:
     if len(shape) != len(tensor.shape):
         return False
     return all(
-        length == size
-        or (length == 1 and (index == axis or size == BATCH))
-        or (isinstance(size, str) and length > 0 and size != BATCH)
+        length == size or (length == 1 and (index == axis or size == BATCH)) or (isinstance(size, str) and size != BATCH)
         for index, (size, length) in enumerate(zip(tensor.shape, shape, strict=True))
     )
 

@@ -37,6 +37,7 @@ def _signature(*inputs: tuple[str, str, tuple[int | str, ...]], batch: int | Non
         (np.ones((5, 1, 2)), ("x", "float32", ("time", "batch", 2)), None, np.ones((5, 1, 2), np.float32)),
         (np.ones((5, 2)), ("x", "float32", ("time", 1, 2)), None, np.ones((5, 1, 2), np.float32)),
         (np.ones((0, 2)), ("x", "float32", (0, 2)), None, np.ones((0, 2), np.float32)),
+        (np.ones((0, 2)), ("x", "float32", ("boxes", 2)), None, np.ones((0, 2), np.float32)),
         (np.ones((1, 2), ml_dtypes.bfloat16), ("x", "bfloat16", ("batch", 2)), None, np.ones((1, 2), ml_dtypes.bfloat16)),
     ],
 )
