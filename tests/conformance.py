@@ -117,7 +117,7 @@ def examine(case: Any, build: Callable[[Path, Feed, Any], tuple[str, ...]]) -> E
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             where = traceback.extract_tb(error.__traceback__)[-1]
             return ending(TRACEBACK, f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"[:400])
-        return ending(RIGHT, failed=failed)
+        return ending(RIGHT, failed=tuple(line.replace(name, "") for line in failed))
 
 
 def _ending(name: str, start: float, kind: str, why: str = "", failed: tuple[str, ...] = ()) -> Ending:
@@ -446,7 +446,7 @@ def tally(endings: Sequence[Ending]) -> dict[str, int]:
 
 def reasons(lines: Sequence[str]) -> list[tuple[str, int]]:
     """Count reasons that differ only in names and numbers, the most frequent first."""
-    shortened = (re.sub(r"[\w./]*test_\w+|'[^']*'|\[[^\]]*\]|\d+", "_", line)[:140] for line in lines)
+    shortened = (re.sub(r"\b[0-9a-f]{32,}\b|'[^']*'|\[[^\]]*\]|\d+", "_", line)[:140] for line in lines)
     return collections.Counter(shortened).most_common()
 
 
