@@ -52,6 +52,8 @@ CANDIDATES = ("onnxruntime-*",)
 """That are built of each model when nobody says which."""
 _SAMPLES = 4
 _LIMIT_SECONDS = 120.0
+_ONE_AT_A_TIME = threading.RLock()
+"""What child processes do beside each other is done here one after the other: not all libraries are made for threads."""
 _READER = """
 from pathlib import Path
 
@@ -339,10 +341,11 @@ def _ask_here(worker: Any, request: Any, *_: Any) -> Any:
     kind, target, arguments, keywords = pickle.loads(pickle.dumps(request))
     pipe = _Pipe()
     try:
-        if kind == "new":
-            worker._hosted, value = target(*arguments, **keywords), None
-        else:
-            value = (target if kind == "run" else getattr(worker._hosted, target))(*arguments, **keywords)
+        with _ONE_AT_A_TIME:
+            if kind == "new":
+                worker._hosted, value = target(*arguments, **keywords), None
+            else:
+                value = (target if kind == "run" else getattr(worker._hosted, target))(*arguments, **keywords)
     except Exception as error:  # as in the child
         raise rebuild_error(json.loads(json.dumps(describe_error(error)))) from error
     send_answer(pipe, {"value": value})  # type: ignore[arg-type]
