@@ -296,12 +296,13 @@ def _examine(
         folder: Where the model with named dimensions goes.
     """
     run_model = open_onnxruntime(path)
-    difference = compare(expected, list(map(run_model, whole)))
+    answers = list(map(run_model, whole))
+    difference = compare(expected, answers)
     if difference.problem and not random:
         return {"problem": difference.problem}
     batched = find_batch_axes(run_model, signature, feeds, random=bool(random))
     axes = tuple(batched.axes.items()) if batched.size is None else ()
-    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()))
+    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()), free=_contradicted(signature, answers))
     named, detail = _rename(step, path, folder)
     validated = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
     detail |= {"batching": batched.reason} if batched.reason else {}
@@ -312,6 +313,19 @@ def _examine(
         "largest_difference": 0.0 if random else difference.largest,
         "detail": detail,
     }
+
+
+def _contradicted(signature: Signature, answers: Sequence[Feed]) -> tuple[tuple[str, int], ...]:
+    """Return the axes of outputs that came out with another size than the one that the graph declares."""
+    shapes = {(spec, answer[spec.name].shape) for spec in signature.outputs for answer in answers}
+    wrong = {
+        (spec.name, axis)
+        for spec, shape in shapes
+        if len(shape) == len(spec.shape)
+        for axis, (size, length) in enumerate(zip(spec.shape, shape, strict=True))
+        if isinstance(size, int) and size != length
+    }
+    return tuple(sorted(wrong))
 
 
 def _rename(step: ConvertDimensions, source: Path, folder: Path) -> tuple[Signature, dict[str, Any]]:
