@@ -75,7 +75,9 @@ class Binding:
             UserError: When it does not fit; sample and input are named.
         """
         values, name = self._values(index), self.reader.name(index)
-        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        feed = {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        self._check_alike(feed, name)
+        return feed
 
     def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of each input of one sample, batch axis included, whether the model takes it or not.
@@ -116,6 +118,25 @@ class Binding:
             for name, source in self.sources.items()
             if source != name and name not in self.spec.columns
         ]
+
+    def _check_alike(self, feed: Feed, name: str) -> None:
+        """Refuse to mix single samples of a fixed batch with whole inputs."""
+        if self.signature.batch_size in (None, 1):
+            return
+        for tensor, axis in self.signature.batch_axes.items():
+            if tensor not in feed:
+                continue
+            length = feed[tensor].shape[axis]
+            if length != (usual := self._lengths.setdefault(tensor, length)):
+                raise UserError(
+                    f"{name}: {tensor} has {length} along axis {axis}, and the first sample has {usual}",
+                    "give each sample alone, or all that the model takes at once, but not both",
+                )
+
+    @functools.cached_property
+    def _lengths(self) -> dict[str, int]:
+        """Length along the batch axis by input, as the first sample has it."""
+        return {}
 
     @functools.cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -260,7 +281,8 @@ def _is_string(cell: Any) -> bool:
 def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) -> npt.NDArray[Any]:
     """Return ``value`` as the array that the model takes.
 
-    A missing batch axis is added with length 1. A type is changed only when every value survives it.
+    A missing batch axis is added with length 1. An array that already is all that the model takes at once stays as it is,
+    whatever its axes mean. A type is changed only when every value survives it.
 
     Raises:
         UserError: When it does not fit, or has a NaN or an infinity in it.
@@ -282,7 +304,7 @@ def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
         array = native_array(value)
     except ValueError:
         array = np.empty(0, dtype=object)
-    if array.dtype.kind not in "biufUS":
+    if array.dtype.kind not in "biufUS" and array.dtype.name != tensor.dtype:
         raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "an infinity"
@@ -291,28 +313,42 @@ def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
 
 
 def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name: str) -> npt.NDArray[Any]:
+    shaped = next((layout for layout in _layouts(array, tensor, axis) if _fits(layout.shape, tensor, axis)), None)
+    if shaped is None:
+        several = array.ndim == len(tensor.shape) and axis is not None and array.shape[axis] != 1
+        raise ShapeError(
+            f"{name}: shape {list(array.shape)} does not fit the input {tensor}",
+            "give one sample at a time" if several else "resize, crop, pad or reshape the samples to what the model takes",
+        )
+    return shaped
+
+
+def _layouts(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None) -> Iterator[npt.NDArray[Any]]:
+    """Yield the ways to take an array: as it is, as one number, with its batch axis added, with another axis added.
+
+    None of anything, such as no box at all, is a sample only with all of its axes.
+    """
     import numpy as np
 
-    rank, given = len(tensor.shape), list(array.shape)
-    inner = [size for index, size in enumerate(tensor.shape) if index != axis]
-    if array.size == 1 and array.ndim < rank and all(size == 1 or isinstance(size, str) for size in inner):
-        return array.reshape((1,) * rank)
-    if axis is not None and array.ndim == rank - 1:
-        array = np.expand_dims(array, axis)
-    if not _fits(array.shape, tensor, axis):
-        batch = axis is not None and array.ndim == rank and array.shape[axis] != 1
-        raise ShapeError(
-            f"{name}: shape {given} does not fit the input {tensor}",
-            "give one sample at a time" if batch else "resize, crop, pad or reshape the samples to what the model takes",
-        )
-    return array
+    rank = len(tensor.shape)
+    if array.ndim == rank:
+        yield array
+    if array.size == 1 and array.ndim < rank:
+        yield array.reshape((1,) * rank)
+    if array.ndim == rank - 1 and array.size:
+        free = [index for index, size in enumerate(tensor.shape) if index != axis and (size == 1 or isinstance(size, str))]
+        for place in [*([] if axis is None else [axis]), *free]:
+            yield np.expand_dims(array, place)
 
 
 def _fits(shape: Sequence[int], tensor: TensorSpec, axis: int | None) -> bool:
-    if len(shape) != len(tensor.shape) or 0 in shape:
+    """Whether an array of that shape is one sample, or all that the model takes at once."""
+    if len(shape) != len(tensor.shape):
         return False
-    expected = [1 if index == axis or size == BATCH else size for index, size in enumerate(tensor.shape)]
-    return all(isinstance(size, str) or size == given for size, given in zip(expected, shape, strict=True))
+    return all(
+        length == size or (length == 1 and (index == axis or size == BATCH)) or (isinstance(size, str) and size != BATCH)
+        for index, (size, length) in enumerate(zip(tensor.shape, shape, strict=True))
+    )
 
 
 def _typed(array: npt.NDArray[Any], tensor: TensorSpec, name: str) -> npt.NDArray[Any]:

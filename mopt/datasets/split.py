@@ -23,7 +23,7 @@ from mopt.datasets.mapping import Binding, ShapeError
 from mopt.datasets.readers._base import LABEL_NAMES, Reader
 from mopt.datasets.spec import RANDOM, DataSpec, SourceDefaults
 from mopt.errors import UserError
-from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.samples import Sample, Samples, chunks, write_samples
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec
 from mopt.system import plugins
 from mopt.system.digests import digest, file_digest, folder_digest
@@ -140,9 +140,10 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
     key = {"samples": samples.digest, "axes": signature.batch_axes, "size": size, "code": code_digest()}
 
     def feeds() -> Iterator[Sample]:
-        for start in range(0, len(samples), size):
-            chunk = [samples[min(index, len(samples) - 1)] for index in range(start, start + size)]
-            yield Sample(signature.stack(chunk), name=f"from sample {start}")
+        start = 0
+        for chunk in chunks(signature, samples, size):
+            yield Sample(signature.stack(chunk + [chunk[-1]] * (size - len(chunk))), name=f"from sample {start}")
+            start += len(chunk)
 
     def make(folder: Path) -> None:
         write_samples(folder, feeds(), synthetic=samples.synthetic)

@@ -16,7 +16,7 @@ from typing import Any
 from mopt.datasets.spec import SourceDefaults
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
-from mopt.exporters._batch_axes import find_batch_axes
+from mopt.exporters._batch_axes import ROWS_IN_ONE, find_batch_axes
 from mopt.exporters._parity import compare
 from mopt.model.files import Model
 from mopt.model.onnx_io import LIBRARIES
@@ -27,7 +27,7 @@ from mopt.system import plugins
 from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, versions
 from mopt.system.files import make_empty
-from mopt.system.hangs import retry_hung
+from mopt.system.hangs import retry_hung, warn
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
@@ -210,7 +210,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
 
     Args:
         exported: From :func:`export`.
-        feeds: Real samples, each with a batch axis of length 1; the first 8 are used.
+        feeds: Real samples, each with a batch axis of length 1 or all that the model takes at once; the first 8 are used.
         store: Where the result is kept.
         memory: Bytes that the source and the model, one after the other, may take together with this process; None for any.
 
@@ -236,6 +236,8 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:
         return _again(exported, feeds, store, record["problem"], memory)
+    if (batching := record["detail"].get("batching", "")).startswith(ROWS_IN_ONE):
+        warn(batching)
     return ValidatedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
@@ -275,7 +277,7 @@ def _feed_digest(feed: Feed) -> str:
 
 def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], memory: int | None, folder: Path) -> None:
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
-    signature = exported.signature
+    signature = exported.signature.as_given(feeds)
     _check_batch(signature, feeds, memory)
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
     *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds, memory)
@@ -329,12 +331,13 @@ def _examine(
         folder: Where the model with named dimensions goes.
     """
     run_model = open_onnxruntime(path)
-    difference = compare(expected, list(map(run_model, whole)))
+    answers = list(map(run_model, whole))
+    difference = compare(expected, answers)
     if difference.problem and not random:
         return {"problem": difference.problem}
     batched = find_batch_axes(run_model, signature, feeds, random=bool(random))
     axes = tuple(batched.axes.items()) if batched.size is None else ()
-    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()))
+    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()), free=_contradicted(signature, answers))
     named, detail = _rename(step, path, folder)
     validated = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
     detail |= {"batching": batched.reason} if batched.reason else {}
@@ -345,6 +348,19 @@ def _examine(
         "largest_difference": 0.0 if random else difference.largest,
         "detail": detail,
     }
+
+
+def _contradicted(signature: Signature, answers: Sequence[Feed]) -> tuple[tuple[str, int], ...]:
+    """Return the axes of outputs that came out with another size than the one that the graph declares."""
+    shapes = {(spec, answer[spec.name].shape) for spec in signature.outputs for answer in answers}
+    wrong = {
+        (spec.name, axis)
+        for spec, shape in shapes
+        if len(shape) == len(spec.shape)
+        for axis, (size, length) in enumerate(zip(spec.shape, shape, strict=True))
+        if isinstance(size, int) and size != length
+    }
+    return tuple(sorted(wrong))
 
 
 def _rename(step: ConvertDimensions, source: Path, folder: Path) -> tuple[Signature, dict[str, Any]]:

@@ -34,7 +34,7 @@ from mopt.evaluators.label_free import LabelFreeMetric
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.model.files import Model
-from mopt.model.samples import Samples
+from mopt.model.samples import Samples, groups_of
 from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
@@ -90,7 +90,11 @@ def reference_trial(source: Model, reference: Candidate) -> Trial:
 
 
 def record_reference(task: QualityTask, source: Model, reference: Candidate) -> ReferenceOutputs:
-    """Run the reference over the evaluation samples and keep what it answers."""
+    """Run the reference over the evaluation samples and keep what it answers.
+
+    Raises:
+        UserError: When the model itself fails on a sample, or answers with a NaN or an infinity: nothing can be compared then.
+    """
     began = time.monotonic()
     answers = record_reference_outputs(source, reference.runtime, task.signature, task.samples, task.store)
     metric, because = fit_metric(task.metric, answers)
@@ -205,7 +209,13 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
                 model, runtime, task.signature, samples, expected.answers.first(most), expected.metric, task.machine, task.store
             )
         quality = noninferiority_test(
-            expected.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
+            expected.metric,
+            evaluation.rows,
+            rows,
+            task.tolerance,
+            task.confidence,
+            evaluation.fidelity,
+            groups_of(task.signature, samples),
         )
     except CandidateRejectedError as error:
         return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
@@ -232,7 +242,7 @@ def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Tr
     reference = check_quality(task, expected, reference, expected.looks[0])
     if reference.record.quality is None or len(task.samples) <= expected.looks[0]:
         return reference
-    fidelity, groups = reference.record.quality.fidelity, task.samples.groups
+    fidelity, groups = reference.record.quality.fidelity, groups_of(task.signature, task.samples)
     quality = noninferiority_test(
         expected.metric, expected.rows, expected.rows, task.tolerance, task.confidence, fidelity, groups
     )

@@ -248,8 +248,10 @@ def _export_budget(recipe: Recipe) -> int:
 
 
 def first_samples(split: Split) -> list[Feed]:
-    """Return the evaluation samples that an export is checked on."""
-    return [split.evaluation[index] for index in range(min(SAMPLES, len(split.evaluation)))]
+    """Return the evaluation samples that an export is checked on: such as show where axes have length 1, and the first."""
+    samples = split.evaluation
+    picked = list(dict.fromkeys([*samples.witnesses, *range(min(SAMPLES, len(samples)))]))[:SAMPLES]
+    return [samples[index] for index in picked]
 
 
 def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> tuple[RunnableModel, Split]:
@@ -261,7 +263,7 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
     if is_artifact(source):
         manifest = read_manifest(Path(source))
         split = prepare(spec, manifest.signature, store, Path(), brought_by(manifest))
-        return _from_artifact(Artifact.open(source)), split
+        return _from_artifact(Artifact.open(source), first_samples(split)), split
     exported, split = _fit(_export_for(_exporter_of(source, recipe), recipe, spec, store), spec, store)
     return _from_export(exported, first_samples(split), recipe, store), split
 
@@ -290,7 +292,7 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
         UserError: When it is neither, or its files are not those that were built.
     """
     if is_artifact(source):
-        return _from_artifact(Artifact.open(source))
+        return _from_artifact(Artifact.open(source), samples)
     exported = export(_exporter_of(source, recipe), store, _export_budget(recipe))
     optional = exported.detail.get(OPTIONAL_INPUTS, ())
     exported = _keep_inputs(exported, {name for name in optional if samples and name in samples[0]}, recipe, store)
@@ -314,14 +316,14 @@ def _from_export(exported: ExportedModel, samples: Sequence[Feed], recipe: Recip
     )
 
 
-def _from_artifact(artifact: Artifact) -> RunnableModel:
+def _from_artifact(artifact: Artifact, samples: Sequence[Feed]) -> RunnableModel:
     manifest = artifact.manifest
     return RunnableModel(
         name=manifest.name,
         source=str(artifact.folder),
         model=artifact.model,
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
-        signature=manifest.signature,
+        signature=manifest.signature.as_given(samples),
         manifest=manifest,
         defaults=brought_by(manifest),
     )

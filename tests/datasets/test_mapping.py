@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,6 +32,13 @@ def _signature(*inputs: tuple[str, str, tuple[int | str, ...]], batch: int | Non
         ("word", ("x", "str", ("batch", 1)), None, np.array([["word"]])),
         (["a", "bc"], ("x", "str", ("batch", 2)), None, np.array([["a", "bc"]])),
         (np.bool_([True, False]), ("x", "int64", ("batch", 2)), None, np.int64([[1, 0]])),
+        (np.ones((8, 2)), ("x", "float32", (8, 2)), 8, np.ones((8, 2), np.float32)),
+        (np.ones((5, 2)), ("x", "float32", ("boxes", 2)), None, np.ones((5, 2), np.float32)),
+        (np.ones((5, 1, 2)), ("x", "float32", ("time", "batch", 2)), None, np.ones((5, 1, 2), np.float32)),
+        (np.ones((5, 2)), ("x", "float32", ("time", 1, 2)), None, np.ones((5, 1, 2), np.float32)),
+        (np.ones((0, 2)), ("x", "float32", (0, 2)), None, np.ones((0, 2), np.float32)),
+        (np.ones((0, 2)), ("x", "float32", ("boxes", 2)), None, np.ones((0, 2), np.float32)),
+        (np.ones((1, 2), ml_dtypes.bfloat16), ("x", "bfloat16", ("batch", 2)), None, np.ones((1, 2), ml_dtypes.bfloat16)),
     ],
 )
 def test_arrays_that_fit(value: Any, spec: Any, batch: int | None, expected: np.ndarray) -> None:
@@ -50,6 +58,7 @@ def test_arrays_that_fit(value: Any, spec: Any, batch: int | None, expected: np.
         ),
         (np.zeros((2, 4)), ("x", "float32", ("batch", 4)), r"shape \[2, 4\] does not fit"),
         (np.zeros((1, 1, 4)), ("x", "float32", ("batch", 4)), r"shape \[1, 1, 4\] does not fit"),
+        (np.zeros((2, 4)), ("x", "float32", (3, 4)), r"shape \[2, 4\] does not fit the input x: float32\[3, 4\]"),
         (np.zeros((0,)), ("x", "float32", ("batch", "k")), r"shape \[0\] does not fit"),
         (np.zeros(4), ("x", "int64", ("batch", 4)), r"a: x is float64, the model takes int64"),
         (["a"] * 4, ("x", "float32", ("batch", 4)), r"a: x is str, the model takes float32"),
@@ -114,6 +123,14 @@ def test_a_column_is_found_by_its_name_or_by_what_the_user_says() -> None:
     assert (feed["a"].tolist(), feed["b"].tolist()) == ([[1, 2]], [3])
     assert _binding(cells, two, columns={"b": "other"}).feed(0)["b"].tolist() == [7]
     assert _binding(cells, two, columns={"a": ["other", "b"]}).feed(0)["a"].tolist() == [[7, 3]]
+
+
+def test_single_samples_of_a_fixed_batch_are_not_mixed_with_whole_inputs() -> None:
+    binding = _binding({"x": [1, 2]}, _signature(("x", "float32", (3, 2)), batch=3))
+    assert binding.feed(0)["x"].shape == (1, 2)
+    binding.reader.cells = {"x": np.zeros((3, 2))}  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="sample 1: x has 3 along axis 0, and the first sample has 1"):
+        binding.feed(1)
 
 
 def test_the_columns_of_a_table_make_the_one_vector_that_a_model_takes() -> None:

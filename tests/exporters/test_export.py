@@ -276,3 +276,10 @@ def test_a_crash_of_the_source_is_the_users_to_know(tmp_path: Path, store: Store
     monkeypatch.setattr(exporting, "reference_in_child", crash)
     with pytest.raises(UserError, match="SIGSEGV"):
         validate_export(exported, rows(1, 3), store)
+
+
+def test_an_output_whose_declared_size_the_answers_contradict_is_free(tmp_path: Path, store: Store) -> None:
+    text = graph("float[4] x, int64[1] k", "float[2] y, int64[2] i", "{ y, i = TopK(x, k) }")
+    feeds = [{"x": np.arange(4, dtype=np.float32), "k": np.array([count])} for count in (2, 3)]
+    bound = validate_export(export(write(tmp_path, text), store), feeds, store)
+    assert [spec.shape for spec in bound.signature.outputs] == [("y_dim0",), ("i_dim0",)]

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from mopt.errors import MissingDependencyError, Rejection
+from mopt.errors import MissingDependencyError, Rejection, UserError
 from mopt.evaluators.metrics.auc import Auc
 from mopt.evaluators.metrics.unlabelled import Unlabelled
 from mopt.evaluators.tolerance import Tolerance
@@ -177,3 +177,10 @@ def test_labels_of_changed_answers_decide(tmp_path, store):
         quality = check_quality(given, record_reference(given, model, candidate(REFERENCE)), other).record.quality
         assert (quality.verdict, quality.proof, quality.labelled) == (verdict, "labels", len(changed))
         assert quality.difference == pytest.approx(difference, abs=0.005)
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_no_number_is_the_users_to_know(tmp_path, samples, store):
+    model = product(tmp_path / "infinite", scale=3e38)
+    with pytest.raises(UserError, match="the model itself fails on the samples: output scores has NaN or infinite values"):
+        record_reference(quality_task(model, samples, store), model, candidate(REFERENCE))

@@ -55,6 +55,26 @@ def test_an_artifact_is_opened_as_it_was_built(artifact, numbers, store):
     assert len(first_samples(split)) <= 20
 
 
+@pytest.mark.parametrize(("shape", "size"), [((30, 3, 2), None), ((30, 2), 3), ((30, 1, 2), 3)])
+def test_an_artifact_of_a_fixed_size_takes_whole_inputs_and_single_samples(tmp_path, store, shape, size):
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random(shape, np.float32))
+    tensors = [TensorSpec(name=name, dtype="float32", shape=(3, 2)) for name in ("x", "y", "same")]
+    axes = {"x": 0, "y": 0, "same": 0}
+    signature = Signature(inputs=(tensors[0],), outputs=tuple(tensors[1:]), batch_axes=axes, batch_size=3)
+    artifacts.write(tmp_path / "a", artifacts.doubling(tmp_path / "model"), signature=signature)
+    recipe = recipe_of(tmp_path / "a", str(tmp_path / "d.npz"))
+    model, _ = open_model_with_samples(str(tmp_path / "a"), recipe.data, recipe, store)
+    assert model.signature.batch_size == size
+    assert model.signature.batch_axes == (axes if size else {})
+
+
+def test_the_first_samples_show_every_way_in_which_axes_have_length_one(tmp_path):
+    lengths = [3] * 20 + [1]
+    samples = write_samples(tmp_path, (Sample({"x": np.zeros((length, 2))}) for length in lengths))
+    first = first_samples(Split(samples, samples, "", {}))
+    assert [len(feed["x"]) for feed in first] == [3, 1, *[3] * 6]
+
+
 def test_an_artifact_that_was_changed_is_not_run(artifact, numbers, store):
     (artifact / "model" / "model.onnx").write_bytes(b"another")
     with pytest.raises(UserError, match="is not what was built"):
