@@ -1,3 +1,4 @@
+import sys
 import textwrap
 from pathlib import Path
 
@@ -215,6 +216,7 @@ def test_the_function_counts_for_the_digest(models: str) -> None:
 
 def test_a_module_on_the_path_is_found_by_its_name(models: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(models).parent)
+    monkeypatch.delitem(sys.modules, "models", raising=False)  # another test's
     assert ExportTorch.matches("models:mlp")
     assert ExportTorch(source="models:mlp").files() == {"code": Path(models)}
 
