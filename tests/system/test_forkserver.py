@@ -35,7 +35,7 @@ def parent():
 
 
 def surroundings():
-    return {"directory": os.getcwd(), "variable": os.environ.get("MOPT_TEST", ""), "session": os.getsid(0) == os.getpid()}
+    return {"directory": os.getcwd(), "variable": os.environ.get("PROBE", ""), "session": os.getsid(0) == os.getpid()}
 
 
 def crash(number):
@@ -69,7 +69,7 @@ def test_a_forked_child_is_where_its_parent_is(tmp_path, monkeypatch):
     with forking():
         run(parent, modules=MODULES)  # the server started elsewhere
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("MOPT_TEST", "now")
+        monkeypatch.setenv("PROBE", "now")
         assert run(surroundings, modules=MODULES) == {"directory": str(tmp_path), "variable": "now", "session": True}
 
 
