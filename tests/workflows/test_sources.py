@@ -71,7 +71,7 @@ def test_an_artifact_of_a_fixed_size_takes_whole_inputs_and_single_samples(tmp_p
 def test_the_first_samples_show_every_way_in_which_axes_have_length_one(tmp_path):
     lengths = [3] * 20 + [1]
     samples = write_samples(tmp_path, (Sample({"x": np.zeros((length, 2))}) for length in lengths))
-    first = first_samples(Split(samples, samples, "", {}))
+    first = first_samples(Split(samples, samples, "", DataSpec(path="d"), {}))
     assert [len(feed["x"]) for feed in first] == [3, 1, *[3] * 6]
 
 
