@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 BLOCKED = (
+    "BitCast",
     "ConstantOfShape",
     "CumSum",
     "DequantizeLinear",
@@ -29,6 +30,7 @@ BLOCKED = (
     "GRU",
     "LSTM",
     "MatMulNBits",
+    "MeanVarianceNormalization",
     "Multinomial",
     "NonMaxSuppression",
     "QuantizeLinear",
@@ -137,7 +139,7 @@ def halve(
         if plan is None:
             continue
         reason = node_block.get(str(node.name)) or ("blocked operator" if node.op_type in op_block else "")
-        reason = reason or _bad_constant(plan, largest, dtype)
+        reason = reason or ("sums where it scatters" if _reduces(node) else "") or _bad_constant(plan, largest, dtype)
         if reason:
             kept[str(node.name)] = reason
         else:
@@ -181,6 +183,11 @@ def _plan(node: ir.Node, model: ir.Model, dtype: ir.DataType) -> _Plan | None:
     if not changed or any(v.dtype == ir.DataType.FLOAT for i, v in enumerate(node.outputs) if v.name and i not in outputs):
         return None
     return _Plan([index for index, _ in changed], outputs, [value for _, value in changed])
+
+
+def _reduces(node: ir.Node) -> bool:
+    """Whether it is a Scatter that adds or compares, for which ONNX Runtime has no kernel in 16 bits on a CPU."""
+    return node.op_type in ("ScatterElements", "ScatterND") and bool(node.attributes.get_string("reduction", "none") != "none")
 
 
 def _is_tensor(value: ir.Value | None) -> bool:

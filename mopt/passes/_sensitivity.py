@@ -248,11 +248,11 @@ def merge(exact: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Value]:
         for index, source in enumerate(node.inputs):
             if source is not None and (name := str(source.name).removesuffix(_RENAMED)) in values:
                 node.replace_input_with(index, values[name])
+    quantized.graph.outputs.clear()  # one of them may be a constant
     for value in list(quantized.graph.initializers.values()):
         del quantized.graph.initializers[str(value.name)]
         value.name = f"{PREFIX}{value.name}"
         exact.graph.register_initializer(value)
-    quantized.graph.outputs.clear()
     quantized.graph.remove(nodes)
     for node in nodes:
         node.name = f"{PREFIX}{node.name}"

@@ -17,18 +17,19 @@ from mopt.model.graph import constant_bytes, count_operators, name_nodes
 from mopt.model.onnx_io import load, save
 from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult, QuantizingPass
+from mopt.passes._normalize import is_plain, plain_gemms, write_out_gemm
 from mopt.passes._prepare import lift_constants, raise_opset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_SMALLEST = 64 * 64
+_SMALLEST = 32 * 32
 """Elements of a weight: a smaller one saves too little memory for an operator that takes it apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeInt4(QuantizingPass, FilePass):
-    """Replace MatMul with constant 2-D weights by ``com.microsoft::MatMulNBits``; activations stay in float.
+    """Replace MatMul and Gemm with constant 2-D weights by ``com.microsoft::MatMulNBits``; activations stay in float.
 
     Attributes:
         method: ``rtn`` rounds to nearest; ``hqq`` optimizes the zero points without data (Badri and Shaji, 2023);
@@ -58,9 +59,13 @@ class QuantizeInt4(QuantizingPass, FilePass):
         before = constant_bytes(model)
         model = lift_constants(raise_opset(model))
         name_nodes(model)
+        plain_gemms(model)
         chosen = [node for node in model.graph if node.name not in self.float_nodes and self._takes(node)]
         if not chosen:
-            raise NotApplicableError("no MatMul has a constant 2-D weight of useful size")
+            raise NotApplicableError("no MatMul and no Gemm has a constant 2-D weight of useful size")
+        for node in chosen:
+            if node.op_type == "Gemm":
+                write_out_gemm(node, model)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             quantized = ir.from_proto(self._quantize(save(model, Path(scratch)), {str(node.name) for node in chosen}))
             done = [node for node in quantized.graph if node.op_type == "MatMulNBits"]
@@ -104,10 +109,11 @@ class QuantizeInt4(QuantizingPass, FilePass):
         return quantizer.model.model
 
     def _takes(self, node: ir.Node) -> bool:
-        weights = node.inputs[1] if node.op_type == "MatMul" else None
+        weights = node.inputs[1] if node.op_type == "MatMul" or (node.op_type == "Gemm" and is_plain(node)) else None
         if weights is None or weights.const_value is None:
             return False
         shape = [int(size) for size in weights.const_value.shape.numpy()]
+        shape = shape[::-1] if node.attributes.get_int("transB", 0) else shape
         if len(shape) != 2 or math.prod(shape) < _SMALLEST:
             return False
         # ONNX Runtime's GPTQ packs two zero points into a byte and fails on an odd number of blocks

@@ -79,3 +79,11 @@ def test_biases_in_float_and_absent_ones_are_left_alone(tmp_path: Path, step: Qu
     )
     _, result = graphs.apply(step, bare, tmp_path / "out")
     assert result.detail["biases_corrected"] == 0
+
+
+def test_an_output_that_is_a_constant_is_no_hindrance(tmp_path: Path, step: QuantizeInt8Static) -> None:
+    text = DEPTHWISE.replace(" y) {", " y, float[8] doubled) {").replace("d = Relu", "doubled = Add (b1, b1) d = Relu")
+    arrays = graphs.weights(w1=(8, 3, 3, 3), b1=(8,), w2=(8, 1, 3, 3), b2=(8,), w3=(8, 8, 1, 1), b3=(8,))
+    source = graphs.model(tmp_path / "m", text, arrays | {"zero": np.float32(0), "six": np.float32(6)})
+    _, result = graphs.apply(step, source, tmp_path / "out")
+    assert result.detail["biases_corrected"] == 3

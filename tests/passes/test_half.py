@@ -96,6 +96,21 @@ def test_an_operator_that_answers_in_a_type_of_its_own_stays_in_32_bits(tmp_path
     assert graphs.run(made.file, {"x": np.ones((2, 4), np.float32)})[0].shape == (2, 4)
 
 
+def test_a_scatter_that_adds_stays_in_32_bits(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x, int64[1, 1] i) => (float[N, 4] y) {
+        a = MatMul (x, w) b = ScatterElements (a, i, one) c = ScatterElements <reduction = "add"> (b, i, one) y = MatMul (c, w)
+    }
+    """
+    source = graphs.model(tmp_path / "m", text, graphs.weights(w=(4, 4)) | {"one": np.float32([[1]])})
+    made, result = graphs.apply(ConvertFloat16(), source, tmp_path / "out")
+    assert result.detail["converted"] == {"MatMul": 2, "ScatterElements": 1}
+    assert result.detail["float"] == {"sums where it scatters": 1}
+    feed = {"x": np.ones((2, 4), np.float32), "i": np.array([[1]])}
+    np.testing.assert_allclose(graphs.run(made.file, feed)[0], graphs.run(source.file, feed)[0], atol=0.01)
+
+
 def test_a_sequence_stays_in_32_bits(tmp_path):
     text = """
     <ir_version: 8, opset_import: ["" : 17]>

@@ -48,12 +48,25 @@ def test_named_nodes_stay_in_float(tmp_path: Path) -> None:
 
 
 def test_small_and_variable_weights_are_not_for_it(tmp_path: Path) -> None:
-    with pytest.raises(NotApplicableError, match="no MatMul has a constant 2-D weight"):
+    with pytest.raises(NotApplicableError, match="no MatMul and no Gemm has a constant 2-D weight"):
         QuantizeInt4().apply(graphs.model(tmp_path / "old", graphs.CONSTANT_WEIGHTS), tmp_path)
-    with pytest.raises(NotApplicableError, match="no MatMul has a constant 2-D weight"):
+    with pytest.raises(NotApplicableError, match="no MatMul and no Gemm has a constant 2-D weight"):
         QuantizeInt4().apply(graphs.cnn(tmp_path / "cnn"), tmp_path)
 
 
 def test_gptq_without_samples_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gptq needs samples"):
         QuantizeInt4(method="gptq").apply(graphs.transformer(tmp_path / "model"), tmp_path)
+
+
+@pytest.mark.parametrize(("attributes", "shape"), [("alpha = 0.5", (64, 96)), ("transB = 1, beta = 2.0", (96, 64))])
+def test_a_gemm_is_quantized_with_its_bias(tmp_path: Path, attributes: str, shape: tuple[int, int]) -> None:
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    linear (float[batch, 64] x) => (float[batch, 96] y) {{ y = Gemm <{attributes}> (x, w, b) }}
+    """
+    source = graphs.model(tmp_path / "m", text, graphs.weights(w=shape, b=(96,)))
+    made, result = graphs.apply(QuantizeInt4(), source, tmp_path / "out")
+    assert result.detail["quantized"] == {"MatMulNBits": 1}
+    assert graphs.signature(made.file) == graphs.signature(source.file)
+    assert graphs.sqnr(source.file, made.file, graphs.samples(tmp_path / "data", 4, x=(64,))) > 15
