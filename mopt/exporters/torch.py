@@ -86,6 +86,11 @@ class ExportTorch(Exporter):
             module, arguments, keywords = self._loaded
         dynamic = None if self._is_program else self.dynamic_axes
         detail = export_module(module, arguments, keywords, folder, dynamic=dynamic)
+        if dynamic:
+            names = _input_names(module, arguments, keywords)
+            arrays = [leaf.detach().numpy() for leaf in _leaves(arguments, keywords)]
+            run = functools.partial(run_module, module, arguments, keywords)
+            detail |= proof_of(run, folder / "model.onnx", dict(zip(names, arrays, strict=True)), dynamic)
         source_files = {str(path.resolve()) for path in self.files().values()}
         return PassResult(True, {**detail, "read": sorted(read - source_files)} if not self._is_program else detail)
 
@@ -226,7 +231,7 @@ def export_module(
         What to tell about it.
 
     Raises:
-        UserError: When the module holds such an axis to the example's length, or the export is wrong at another length.
+        UserError: When the module holds such an axis to the example's length.
     """
     from mopt.model.onnx_io import save
 
@@ -248,12 +253,8 @@ def export_module(
     if reason and axes != dynamic:
         model = _export(module, *_doubled(arguments, keywords, names, dynamic), names, dynamic).model
     _refuse_held(model, module, arguments, keywords, names, dynamic)
-    path = save(model, folder)
-    detail = {"batch": f"fixed to that of the example: {reason}"} if reason else {}
-    if dynamic:
-        run = functools.partial(run_module, module, arguments, keywords)
-        detail |= proof_of(run, path, dict(zip(names, _arrays(arguments, keywords), strict=True)), dynamic)
-    return detail
+    save(model, folder)
+    return {"batch": f"fixed to that of the example: {reason}"} if reason else {}
 
 
 def _check_axes(dynamic: DynamicAxes, names: Sequence[str], leaves: Sequence[Any]) -> None:
@@ -265,10 +266,6 @@ def _check_axes(dynamic: DynamicAxes, names: Sequence[str], leaves: Sequence[Any
         for axis in lengths:
             if not 0 <= axis < ranks[name]:
                 raise UserError(f"{name} has no axis {axis}, which dynamic_axes names", f"it has axes 0 to {ranks[name] - 1}")
-
-
-def _arrays(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
-    return [leaf.detach().numpy() for leaf in _leaves(arguments, keywords)]
 
 
 def _refuse_held(
