@@ -46,6 +46,7 @@ evaluation = 2000           # most samples to evaluate with; never the same ones
 # spare = 1                 # replicas that may be lost while the rest holds the traffic
 
 [search]
+effort = "standard"         # or "quick", "thorough": how much is tried; mopt build --dry-run says how long each takes
 # candidates = ["*int8*"]   # patterns of candidates to try; mopt build --dry-run lists them
 max_batch = 32              # largest batch size to measure
 time_budget = "30m"         # no new candidate is begun after it
