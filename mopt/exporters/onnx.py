@@ -127,7 +127,7 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
     from onnx import TensorProto, external_data_helper
     from onnx_ir import external_data
 
-    from mopt.model.onnx_io import from_proto
+    from mopt.model.onnx_io import BIG_TENSOR_BYTES, from_proto
 
     proto = _parse(path)
     flattened = _flatten_maps(proto)
@@ -139,11 +139,11 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
             )
     for graph in graphs_of(proto):
         make_dense(graph)
-    for tensor in _attribute_tensors(proto):  # initializers stay on the disk until they are needed
-        if tensor.data_location == TensorProto.EXTERNAL:
-            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]
+    for tensor in _external(proto, smaller_than=BIG_TENSOR_BYTES):  # big ones stay on the disk until they are needed
+        external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+        tensor.raw_data = tensor.raw_data[: tensor_bytes(tensor)]  # without a length it reads to the end of the file
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
     try:
         model = from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -219,20 +219,19 @@ def _array(value: Any) -> Any:
     return value
 
 
-def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor with external data, wherever it is."""
+def _external(proto: onnx.ModelProto, smaller_than: int | None = None) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor with external data, wherever it is.
+
+    ``smaller_than`` leaves out initializers of the main graph that have as many bytes.
+    """
     from onnx import TensorProto
 
+    stored = proto.graph.initializer if smaller_than is not None else ()
+    big = {tensor.name for tensor in stored if tensor_bytes(tensor) >= (smaller_than or 0)}
     for graph in graphs_of(proto):
-        yield from (tensor for tensor in tensors_of(graph) if tensor.data_location == TensorProto.EXTERNAL)
-
-
-def _attribute_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    for graph in graphs_of(proto):
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from [attribute.t] if attribute.HasField("t") else []
-                yield from attribute.tensors
+        for tensor in tensors_of(graph):
+            if tensor.data_location == TensorProto.EXTERNAL and not (graph is proto.graph and tensor.name in big):
+                yield tensor
 
 
 def tensor_location(tensor: onnx.TensorProto) -> str:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["INLINE_LIMIT", "LIBRARIES", "from_proto", "load", "model_metadata", "save", "weight_bytes", "without_weights"]
+__all__ = [
+    "BIG_TENSOR_BYTES",
+    "INLINE_LIMIT",
+    "LIBRARIES",
+    "from_proto",
+    "load",
+    "model_metadata",
+    "save",
+    "weight_bytes",
+    "without_weights",
+]
 
 import logging
 from pathlib import Path
@@ -19,7 +29,7 @@ INLINE_LIMIT = 512 * 1024 * 1024
 _EXTERNAL_THRESHOLD = 1024
 """Bytes of a tensor below which it stays in the model's own file: shapes and scales are read all the time."""
 
-_BIG_TENSOR_BYTES = 4096
+BIG_TENSOR_BYTES = 4096
 """Shapes, axes and the like are smaller: they are all that ONNX's converter and its shape inference look into."""
 _SMALLEST_IR_VERSION = 4
 """The first one in which an initializer need not be an input."""
@@ -78,7 +88,7 @@ def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Valu
 
     graph = model.graph
     inputs, initializers = list(graph.inputs), list(graph.initializers.values())
-    big = {str(v.name): v for v in initializers if v.const_value is not None and v.const_value.nbytes > _BIG_TENSOR_BYTES}
+    big = {str(v.name): v for v in initializers if v.const_value is not None and v.const_value.nbytes > BIG_TENSOR_BYTES}
     for name, value in big.items():
         value.dtype, value.shape = value.const_value.dtype, ir.Shape(value.const_value.shape)
         graph.initializers.pop(name)

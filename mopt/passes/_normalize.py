@@ -115,8 +115,8 @@ def _split_weights(model: ir.Model, fresh: FreshNames) -> None:
         for node, index in value.uses():
             if index == 1 and (axis := _channel_axis(node)) is not None:
                 by_axis.setdefault(axis, []).append(node)
-        array = _constant(value)
         for _, nodes in sorted(by_axis.items())[1:]:
+            array = _constant(value)
             assert array is not None
             copy = _initializer(model, array, str(value.name), fresh)
             for node in nodes:

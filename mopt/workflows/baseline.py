@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mopt.artifacts.baseline import encode_answers
-from mopt.evaluators.inference import score
+from mopt.evaluators.inference import record_reference_outputs, score
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.model.samples import Samples
 from mopt.profiles.machine import detect
@@ -21,7 +21,7 @@ from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
 from mopt.records.baseline import Speed, StoredBaseline, pack_rows
-from mopt.regression.models import RunnableModel, collect_outputs, default_batch_sizes
+from mopt.regression.models import RunnableModel, default_batch_sizes
 from mopt.regression.reference_workload import reference_workload
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recording
@@ -54,8 +54,8 @@ def make_baseline(
         progress: Receives the stages.
 
     Raises:
-        UserError: When the model or the data cannot be read.
-        CandidateRejectedError: When the runtime fails on it.
+        UserError: When the model or the data cannot be read, or the model fails on a sample.
+        CandidateRejectedError: When the runtime fails while it is timed.
     """
     progress, store = progress or Silent(), store or Store(default_root())
     with recording(progress):
@@ -64,7 +64,7 @@ def make_baseline(
         model, split = open_model_with_samples(source, spec, recipe, store)
         samples = split.evaluation
         progress.step(f"{len(samples):,} samples")
-        answers = collect_outputs(model, samples, store, 1).runs[0]
+        answers = record_reference_outputs(*model.executable, model.signature, samples, store)
         metrics = [fit_metric(metric, answers)[0] for metric in metrics_of(model, recipe, samples)]
         progress.step("answered")
         costs = _costs(model, samples, recipe, progress) if speed else {}

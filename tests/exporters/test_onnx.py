@@ -173,7 +173,10 @@ def test_external_data_may_lie_anywhere_in_the_folder_and_of_any_tensor(tmp_path
     g (float[N, 3] x) => (float[N, 3] y) {
         k = Constant <value = float[3] {1, 2, 3}> ()
         m = MatMul (x, w)
-        y = Add (m, k)
+        a = Add (m, k)
+        yes = Constant <value = bool {1}> ()
+        y = If (yes) <then_branch = t () => (float[N, 3] p) <float[1] s = {1}> { p = Mul (a, s) },
+            else_branch = e () => (float[N, 3] q) { q = Neg (a) }>
     }
     """
     path = write(tmp_path, text)
@@ -182,10 +185,11 @@ def test_external_data_may_lie_anywhere_in_the_folder_and_of_any_tensor(tmp_path
     model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
     (path.parent / "inner").mkdir()
     (path.parent / "inner" / "w.bin").write_bytes(b"skipped!" + w.tobytes())
-    (path.parent / "k.bin").write_bytes(np.float32([4, 5, 6]).tobytes())
+    (path.parent / "k.bin").write_bytes(np.float32([4, 5, 6, 2, 9]).tobytes())
     for tensor, entries in (
         (model.graph.initializer[0], {"location": "inner/w.bin", "offset": "8"}),
         (model.graph.node[0].attribute[0].t, {"location": "k.bin"}),
+        (model.graph.node[-1].attribute[0].g.initializer[0], {"location": "k.bin", "offset": "12"}),
     ):
         tensor.ClearField("raw_data")
         tensor.ClearField("float_data")
@@ -198,7 +202,7 @@ def test_external_data_may_lie_anywhere_in_the_folder_and_of_any_tensor(tmp_path
     exporter.apply(out)
     moved = out.rename(tmp_path / "moved")
     (answer,) = run_onnxruntime(moved / "model.onnx", [{"x": np.eye(3, dtype=np.float32)}])
-    assert np.array_equal(answer["y"], w + np.float32([4, 5, 6]))
+    assert np.array_equal(answer["y"], 2 * (w + np.float32([4, 5, 6])))
 
 
 def test_what_the_converter_forgets_is_kept(tmp_path: Path, out: Path) -> None:
