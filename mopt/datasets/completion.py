@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mopt.datasets.mapping import named
+from mopt.datasets.mapping import first_cells, named
 from mopt.datasets.readers._base import Reader
 from mopt.datasets.spec import DataSpec, ImageSpec, SourceDefaults, TextSpec
 from mopt.errors import UserError
@@ -48,8 +48,8 @@ def complete(reader: Reader, signature: Signature, spec: DataSpec, defaults: Sou
         text = _text(reader, spec, defaults.text)
         update["text"] = text
         lines.append(_text_line(text))
-    if defaults.image is not None and _takes_image(reader, signature, spec):
-        update["image"] = defaults.image.model_copy(update={"column": spec.image.column if spec.image else ""})
+    if defaults.image is not None and (pictures := _pictures(reader, signature, spec)):
+        update["image"] = defaults.image.model_copy(update={"column": pictures[0] if len(pictures) == 1 else ""})
         lines.append(_image_line(defaults.image))
     if defaults.columns and _takes_columns(reader, spec, defaults.columns):
         update["columns"] = {**defaults.columns, **spec.columns}
@@ -74,10 +74,13 @@ def _text(reader: Reader, spec: DataSpec, text: TextSpec) -> TextSpec:
     return text if text.columns else text.model_copy(update={"columns": _usual_text(reader, spec)})
 
 
-def _takes_image(reader: Reader, signature: Signature, spec: DataSpec) -> bool:
-    if spec.image is not None:
-        return not spec.image.model_fields_set - {"column"}
-    return any(_is_picture(cell, signature) for cell in _first(reader).values())
+def _pictures(reader: Reader, signature: Signature, spec: DataSpec) -> list[str]:
+    """Return the columns with pictures that nobody says how to prepare."""
+    if spec.image is not None and spec.image.model_fields_set - {"column"}:
+        return []
+    if spec.image is not None and spec.image.column:
+        return [spec.image.column]
+    return [name for name, cell in first_cells(reader, reader.columns).items() if _is_picture(cell, signature)]
 
 
 def _is_picture(cell: Any, signature: Signature) -> bool:
@@ -104,13 +107,10 @@ def _takes_columns(reader: Reader, spec: DataSpec, columns: Mapping[str, Sequenc
     return not missing
 
 
-def _first(reader: Reader) -> dict[str, Any]:
-    return reader.read(0, reader.columns) if len(reader) else {}
-
-
 def _usual_text(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
     """Return the one column that is usually the text, or nothing where that is for the mapping to find."""
-    texts = [name for name, cell in _first(reader).items() if isinstance(cell, str) and name not in (spec.group, *spec.slices)]
+    cells = first_cells(reader, [name for name in reader.columns if name not in (spec.group, *spec.slices)])
+    texts = [name for name, cell in cells.items() if isinstance(cell, str)]
     usual = [name for name in _USUAL_TEXT if name in texts]
     return tuple(texts if len(texts) == 1 else usual[:1])
 

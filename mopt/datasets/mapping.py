@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Binding", "ShapeError", "bind_array", "named"]
+__all__ = ["Binding", "ShapeError", "bind_array", "first_cells", "named"]
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,6 +166,15 @@ def named(source: str | Sequence[str]) -> str:
     return ", ".join(columns)
 
 
+def first_cells(reader: Reader, columns: Sequence[str]) -> dict[str, Any]:
+    """Return what the first sample has in some columns; one that is empty there, or cannot be read, is left out."""
+    cells: dict[str, Any] = {}
+    for column in columns if len(reader) else ():
+        with contextlib.suppress(UserError):
+            cells |= reader.read(0, (column,))
+    return cells
+
+
 def _check_inputs(spec: DataSpec, signature: Signature) -> None:
     input_names = [tensor.name for tensor in signature.inputs]
     for name in spec.columns:
@@ -193,12 +203,12 @@ def _text_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
             raise UserError(f"{reader.path.name} has no column {column}", nearest(column, reader.columns))
     if spec.text.columns:
         return spec.text.columns
-    cells = reader.read(0, reader.columns)
-    text_columns = [column for column in _free_columns(reader, spec) if _is_string(cells[column])]
+    cells = first_cells(reader, _free_columns(reader, spec))
+    text_columns = [column for column, cell in cells.items() if _is_string(cell)]
     if len(text_columns) != 1:
         raise UserError(
             f"{reader.path.name} has {len(text_columns)} text columns: {', '.join(text_columns) or 'none'}",
-            'name the one to use: columns = ["..."] in [data.text]',
+            'name the one to use: columns = ["..."] in [data.text]; and the labels: --label',
         )
     return (text_columns[0],)
 
@@ -247,8 +257,7 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
 
 def _hint_without(tensor: TensorSpec, reader: Reader, free: tuple[str, ...]) -> str:
     """What to do about an input without a column; text is never one for token numbers."""
-    cells = reader.read(0, free) if len(reader) else {}
-    if tensor.dtype in ("int32", "int64") and any(map(_is_string, cells.values())):
+    if tensor.dtype in ("int32", "int64") and any(map(_is_string, first_cells(reader, free).values())):
         return 'for text that has to be tokenized: [data.text] with tokenizer = "tokenizer.json" in the recipe'
     close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
     return f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is'

@@ -59,8 +59,11 @@ def test_pictures_are_prepared_as_the_model_says() -> None:
     pixels = np.zeros((9, 9, 3), np.uint8)
     for cell in (Path("cat.png"), b"GIF", {"bytes": b"GIF", "path": None}, pixels):
         completion = run({"photo": cell}, PIXELS, SourceDefaults(image=IMAGE))
-        assert completion.spec.image == IMAGE
+        assert completion.spec.image == IMAGE.model_copy(update={"column": "photo"})
         assert completion.lines == ("pictures are prepared as the model says: resize 256, crop 224, mean 0.5, std 0.25",)
+    beside = run({"name": "cat", "photo": pixels}, PIXELS, SourceDefaults(image=IMAGE)).spec.image
+    assert beside is not None
+    assert beside.column == "photo"
     named = run({"photo": pixels, "mask": pixels}, PIXELS, SourceDefaults(image=IMAGE), image={"column": "photo"}).spec.image
     assert named == IMAGE.model_copy(update={"column": "photo"})
     assert run({"photo": pixels}, PIXELS, SourceDefaults(image=IMAGE), image={"crop": 8}).spec.image == ImageSpec(crop=8)

@@ -26,6 +26,8 @@ def _signature(*inputs: tuple[str, str, tuple[int | str, ...]], batch: int | Non
         (np.float64([1, 2]), ("x", "float32", ("batch", 2)), None, np.float32([[1, 2]])),
         (np.float64([[1, 2]]), ("x", "float32", ("batch", 2)), None, np.float32([[1, 2]])),
         ([1, 2], ("x", "int32", (8, 2)), 8, np.int32([[1, 2]])),
+        (np.array([1, 258], ">f4"), ("x", "float32", ("batch", 2)), None, np.float32([[1, 258]])),
+        (np.array([1, 258], ">i8"), ("x", "float32", ("batch", 2)), None, np.float32([[1, 258]])),
         (np.uint8([3, 255]), ("x", "float32", ("n", "k")), None, np.float32([[3, 255]])),
         (7, ("x", "int64", ("batch", 1)), None, np.int64([[7]])),
         (7.5, ("x", "float32", ("batch",)), None, np.float32([7.5])),
@@ -45,7 +47,7 @@ def test_arrays_that_fit(value: Any, spec: Any, batch: int | None, expected: np.
     signature = _signature(spec, batch=batch)
     found = bind_array(value, signature.inputs[0], signature, "a")
     np.testing.assert_array_equal(found, expected)
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert (found.dtype, found.shape, found.dtype.isnative) == (expected.dtype, expected.shape, True)
 
 
 @pytest.mark.parametrize(

@@ -469,8 +469,8 @@ def _sentiment(folder: Path) -> SourceDefaults:
 def test_what_the_model_brings_completes_what_the_user_says(store: Store, tmp_path: Path) -> None:
     tokens = _signature(("input_ids", "int64", ("batch", "length")))
     moods = {"good": "positive", "bad": "negative"}
-    rows = [f"{word * times},{mood}" for times in range(1, 9) for word, mood in moods.items()]
-    (tmp_path / "reviews.csv").write_text("\n".join(["review,label", *rows]).replace("dg", "d g").replace("db", "d b"))
+    rows = [f"{word * times},,{mood}" for times in range(1, 9) for word, mood in moods.items()]
+    (tmp_path / "reviews.csv").write_text("\n".join(["review,notes,label", *rows]).replace("dg", "d g").replace("db", "d b"))
     defaults = _sentiment(tmp_path / "model")
     spec = DataSpec(path="reviews.csv", calibration=4)
     read = split.prepare(spec, tokens, store, tmp_path, defaults.at(tmp_path / "model"))
