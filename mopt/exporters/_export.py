@@ -34,7 +34,11 @@ from mopt.system.store import Store, code_digest
 SAMPLES = 8
 """How many real samples an export is compared on."""
 _MODEL, _RECORD = "model", "export.json"
-_MORE_MEMORY = "allow more with --memory, or take a machine that has more"
+_LIMITS = {
+    Rejection.MEMORY: "allow more with --memory, or take a machine that has more",
+    Rejection.HUNG: "see whether it ends in its own framework, and with smaller samples",
+}
+"""What to do about a source that exceeds one."""
 _HINTS = {
     ".zip": "unpack it, and give the folder",
     ".gz": "unpack it, and give what is in it",
@@ -145,7 +149,7 @@ def export(exporter: Exporter, store: Store, memory: int | None = None) -> Expor
     except CandidateRejectedError as error:
         if (cautious := exporter.cautious()) is not None:
             return export(cautious, store, memory)
-        hint = _MORE_MEMORY if error.rejection is Rejection.MEMORY else "mopt also takes an .onnx file that you export yourself"
+        hint = _LIMITS.get(error.rejection, "mopt also takes an .onnx file that you export yourself")
         raise UserError(f"{exporter.source} cannot be exported: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     return ExportedModel(
@@ -229,9 +233,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
     try:
         folder = store.get("bound", key, functools.partial(_make_validated, exported, used, memory))
     except CandidateRejectedError as error:
-        hint = (
-            _MORE_MEMORY if error.rejection is Rejection.MEMORY else "compare the data with the inputs that mopt inspect shows"
-        )
+        hint = _LIMITS.get(error.rejection, "compare the data with the inputs that mopt inspect shows")
         raise UserError(f"{exported.exporter.source} does not run on the samples: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:

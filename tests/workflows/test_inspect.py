@@ -78,6 +78,15 @@ def test_a_model_of_openvino_is_read_from_its_xml(tmp_path):
     assert described.size_bytes == len(OPENVINO) + 8
 
 
+@pytest.mark.parametrize("number", ["x", "--5", "", "\N{SUPERSCRIPT TWO}", "9" * 5000])
+def test_a_number_of_openvino_that_is_none_is_unknown(tmp_path, number):
+    text = OPENVINO.replace("<dim>4</dim>", f"<dim>{number}</dim>").replace('size="8"', f'size="{number}"')
+    (tmp_path / "m.xml").write_text(text)
+    described = inspect(tmp_path / "m.xml")
+    assert described.inputs[0]["shape"] == ["?", "?"]
+    assert described.weights == {"i8": (1, 0)}
+
+
 def outcome(path):
     try:
         return inspect(path).format
