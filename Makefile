@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 
-.PHONY: demo test test-fast lint types contracts check docs clean
+.PHONY: demo test test-fast conformance lint types contracts check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/magika_data.py
@@ -17,6 +17,10 @@ test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml $(VENV)/.bindings
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+
+# Every node model of ONNX's own tests that ONNX Runtime answers as ONNX expects, through a build; `make test` takes some of them.
+conformance: $(VENV)/.test
+	$(BIN)/python -m tests.conformance
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

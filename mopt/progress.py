@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Countdown", "Progress", "Silent"]
+__all__ = ["Countdown", "Progress", "Silent", "Stopwatch"]
 
 import math
 import time
@@ -45,6 +45,48 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore it."""
+
+
+class Stopwatch:
+    """Passes everything on, and notes what each stage takes.
+
+    Args:
+        progress: What is told.
+        clock: Seconds since some moment.
+    """
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._seconds: dict[str, float] = {}
+        self._title = ""
+        self._began = clock()
+
+    def stage(self, title: str, total: int) -> None:
+        """A stage begins, and the one before it is over."""
+        self._seconds = self.seconds
+        self._title, self._began = title, self._clock()
+        self._progress.stage(title, total)
+
+    def step(self, note: str = "") -> None:
+        """Pass it on."""
+        self._progress.step(note)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Pass it on."""
+        self._progress.expect(seconds)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._progress.note(text)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each stage has taken so far, by title, in their order."""
+        if not self._title:
+            return dict(self._seconds)
+        running = self._seconds.get(self._title, 0.0) + self._clock() - self._began
+        return {**self._seconds, self._title: running}
 
 
 class Countdown:

@@ -151,13 +151,19 @@ class CandidateSpec(Schema):
     ] = ()
 
 
+EffortName = Literal["quick", "standard", "thorough"]
+
+
 class Search(Schema):
     """How widely and how long to look."""
 
+    effort: Annotated[EffortName, pydantic.Field(description="how much is tried: quick, standard or thorough")] = "standard"
     candidates: Annotated[tuple[str, ...], pydantic.Field(description="patterns of candidate names to try")] = ("*",)
     max_batch: Annotated[int, pydantic.Field(ge=1, le=4096, description="largest batch size to measure")] = 32
     threads: Annotated[int, pydantic.Field(ge=1, description="threads for one inference; default: all cores")] | None = None
-    rounds: Annotated[int, pydantic.Field(ge=5, le=1000, description="most rounds of interleaved measuring")] = 15
+    rounds: Annotated[
+        int | None, pydantic.Field(ge=5, le=1000, description="most rounds of interleaved measuring; default: as the effort")
+    ] = None
     time_budget: Annotated[
         Milliseconds, pydantic.Field(description="time after which no new candidate is begun, such as 30m")
     ] = 30 * 60e3
@@ -260,6 +266,13 @@ class Recipe(Schema):
         pydantic.Field(description="latency at batch 1, throughput within the p99, or bytes on disk"),
     ] = "latency"
     serve: Annotated[tuple[str, ...], pydantic.Field(description="serving systems to judge and write files for")] = ("triton",)
+    dynamic_axes: Annotated[
+        dict[str, dict[Annotated[int, pydantic.Field(ge=0)], str]],
+        pydantic.Field(
+            description="input = { axis = name }: axes of a PyTorch model whose length differs from request to request; axes "
+            "of one name have one length; default: those whose length differs among the samples"
+        ),
+    ] = {}
     trust_pickle: Annotated[bool, pydantic.Field(description="run the code inside a pickled model")] = False
     data: DataSpec
     traffic: Traffic = Traffic()

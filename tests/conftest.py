@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mopt.profiles.noise import Disturbance
+from mopt.system.forkserver import forking
 from mopt.system.store import Store
 
 
@@ -22,6 +23,13 @@ def _quiet_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Disturbance, "disturbed", False)
         patch.setenv("MOPT_QUIET_WAIT", "0")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forking() -> Iterator[None]:
+    """Children of one test after the other come from processes that have imported their libraries."""
+    with forking():
         yield
 
 

@@ -19,6 +19,7 @@ TOPICS = {
     "cli/test_root.py": "mopt without a command: help, versions, completion, mistakes",
     "runtimes/test_gpu.py": "both runtimes on a GPU, where there is one",
     "system/test_other_packages.py": "plugins that another package brings: names, keys, mistakes",
+    "test_conformance.py": "ONNX's own node models through a build",
     "test_extras.py": "what each extra installs",
     "test_mirror.py": "this",
     "test_models.py": "real models from the source to the artifact",

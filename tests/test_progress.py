@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mopt.cli._output import LineProgress
-from mopt.progress import Countdown, Progress, Silent
+from mopt.progress import Countdown, Progress, Silent, Stopwatch
 from tests.replayed import replayed
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.json"))
@@ -108,3 +108,31 @@ def test_the_time_left_of_a_real_build_is_within_a_factor_of_two_from_its_first_
 
 def test_there_are_recordings():
     assert RECORDINGS
+
+
+def test_a_stopwatch_passes_all_on_and_knows_what_each_stage_took(clock):
+    told = []
+
+    class Told(Silent):
+        def stage(self, title, total):
+            told.append((title, total))
+
+        def step(self, note=""):
+            told.append(note)
+
+        def note(self, text):
+            told.append(text)
+
+        def expect(self, seconds):
+            told.append(seconds)
+
+    stopwatch = Stopwatch(Told(), clock)
+    assert stopwatch.seconds == {}
+    for title, seconds in (("compiling", 3.0), ("measuring", 2.0), ("compiling", 1.0)):
+        stopwatch.stage(title, 2)
+        clock.now += seconds
+    stopwatch.step("one")
+    stopwatch.note("two")
+    stopwatch.expect({"writing": 1.0})
+    assert stopwatch.seconds == {"compiling": 4.0, "measuring": 2.0}
+    assert told == [("compiling", 2), ("measuring", 2), ("compiling", 2), "one", "two", {"writing": 1.0}]

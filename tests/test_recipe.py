@@ -1,9 +1,18 @@
+import tomllib
+
 import pytest
 
 from mopt.errors import UserError
 from mopt.recipe import load_recipe, make_recipe
 
 MINIMAL = {"model": "m.onnx", "data": "samples.npz"}
+
+
+def test_axes_are_numbered_in_toml_too() -> None:
+    axes = tomllib.loads('dynamic_axes = { x = { 2 = "time" } }')
+    assert make_recipe({"model": "m", "data": "d", **axes}).dynamic_axes == {"x": {2: "time"}}
+    with pytest.raises(UserError, match=r"dynamic_axes\.x"):
+        make_recipe({"model": "m", "data": "d", "dynamic_axes": {"x": {"-1": "time"}}})
 
 
 def test_minimal_recipe_has_sensible_defaults():

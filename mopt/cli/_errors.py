@@ -15,8 +15,11 @@ from typing import Any
 
 import typer
 
+from mopt.cli._output import printable
 from mopt.errors import ExitCode, MoptError
 
+_LONGEST = 2000
+"""Characters of a line: names in a file may be of any length."""
 _ALIKE = 0.5
 """Similarity from which on a word is taken for a mistyped other one."""
 
@@ -65,10 +68,15 @@ def reported() -> Iterator[None]:
 
 
 def _leave(code: int, message: str, hint: str) -> None:
-    typer.echo(f"mopt: {' '.join(message.split())}", err=True)
+    typer.echo(f"mopt: {_one_line(message)}", err=True)
     if hint:
-        typer.echo(f"hint: {hint}", err=True)
+        typer.echo(f"hint: {_one_line(hint)}", err=True)
     sys.exit(code)
+
+
+def _one_line(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def _leave_stopped(cause: BaseException) -> None:

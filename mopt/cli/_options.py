@@ -122,6 +122,10 @@ Threads = Annotated[
     int | None,
     _option("Search", "--threads", metavar="N", default="all cores", help="Threads for one inference."),
 ]
+Effort = Annotated[
+    Literal["quick", "standard", "thorough"] | None,
+    _option("Search", "--effort", help="How much is tried, and how long; --dry-run says how long."),
+]
 TimeBudget = Annotated[
     str | None,
     _option("Search", "--time-budget", metavar="TIME", help="Time for searching, or for measuring speed, such as 20m."),

@@ -10,6 +10,7 @@ __all__ = [
     "print_json",
     "print_lines",
     "print_table",
+    "printable",
     "remaining_text",
     "result_console",
     "shown_progress",
@@ -17,6 +18,7 @@ __all__ = [
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _CI_WIDTH = 160
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Besides tabs and line ends: what a terminal obeys, what turns the direction of text, and what no encoding can write."""
 _LINE_SECONDS = 5.0
 """Between two lines of progress of one stage."""
 _SHOWN_NOTES = 3
@@ -46,6 +50,11 @@ def result_console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else _CI_WIDTH, highlight=False, soft_wrap=False)
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters escaped: a name out of somebody's file must not move the cursor of a terminal."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def print_json(value: Any) -> None:
@@ -66,6 +75,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     from rich.text import Text
 
     console = result_console()
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = _widths([[heading, *cells] for heading, *cells in zip(columns, *rows, strict=True)], console.width)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
@@ -106,14 +116,14 @@ def print_columns(
 def print_lines(lines: Iterable[str]) -> None:
     """Print the lines that are not empty; folded on a terminal, whole everywhere else."""
     console = result_console()
-    for line in filter(None, lines):
+    for line in map(printable, filter(None, lines)):
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def print_cut_lines(lines: Iterable[str]) -> None:
     """Print each in one line: cut at the edge of a terminal, whole everywhere else."""
     console = result_console()
-    for line in lines:
+    for line in map(printable, lines):
         if console.is_terminal:
             console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
         else:
@@ -154,11 +164,11 @@ class BarProgress:
         self._countdown.step()
         self._bar.update(self._task, completed=self._countdown.done)
         if note:
-            self._bar.console.print(f"  {note}", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+            self._bar.console.print(f"  {printable(note)}", markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
     def note(self, text: str) -> None:
         """Print a line between two steps."""
-        self._bar.console.print(f"  {text}", markup=False, highlight=False)
+        self._bar.console.print(f"  {printable(text)}", markup=False, highlight=False)
 
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Know of stages to come."""

@@ -19,6 +19,7 @@ from mopt.cli._output import (
     print_json,
     print_lines,
     print_table,
+    printable,
     result_console,
     shown_progress,
 )
@@ -48,7 +49,7 @@ def command(
     confidence: opt.Confidence = None, inconclusive: opt.Inconclusive = None,
     rate: opt.Rate = None, p99: opt.P99 = None, arrivals: opt.Arrivals = None, spare: opt.Spare = None,
     utilization: opt.Utilization = None,
-    candidates: opt.Candidates = None, max_batch: opt.MaxBatch = None, threads: opt.Threads = None,
+    effort: opt.Effort = None, candidates: opt.Candidates = None, max_batch: opt.MaxBatch = None, threads: opt.Threads = None,
     time_budget: opt.TimeBudget = None, memory: opt.Memory = None,
     name: opt.Name = None, serve: opt.Serve = None,
     out: Annotated[Path | None, opt.out_option("NAME.mopt")] = None,
@@ -76,8 +77,8 @@ def command(
         data=given(path=data, label=label, group=group, calibration=calibration, evaluation=evaluation),
         traffic=given(rate=rate, p99=p99, arrivals=arrivals, spare=spare, utilization=utilization),
         search=given(
-            candidates=candidates, max_batch=max_batch, threads=threads, time_budget=time_budget, memory=memory,
-            confidence=confidence, inconclusive=inconclusive,
+            effort=effort, candidates=candidates, max_batch=max_batch, threads=threads, time_budget=time_budget,
+            memory=memory, confidence=confidence, inconclusive=inconclusive,
         ),
     )  # fmt: skip
     checked = make_recipe(merge_recipes(_base(source, recipe), flags))
@@ -104,6 +105,7 @@ def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
     from mopt.system.digests import describe_fields
+    from mopt.workflows.build import expectation_text
 
     candidates = [
         {
@@ -124,13 +126,14 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
                 "metric": plan.metric,
                 "data": plan.data,
                 "candidates": candidates,
+                "expected_seconds": plan.expected_seconds,
             }
         )
         return
     console = result_console()
     for title, specs in (("in", plan.signature.inputs), ("out", plan.signature.outputs)):
         for spec in specs:
-            console.print(f"{title:>3}  {spec}", markup=False)
+            console.print(f"{title:>3}  {printable(str(spec))}", markup=False)
     console.print(f"metric {plan.metric}, tolerance {plan.recipe.tolerance}, target {plan.target.name}", markup=False)
     rows = [
         [candidate.name, candidate.runtime.name, " > ".join(step.name for step in candidate.passes) or "-"]
@@ -141,11 +144,12 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     for candidate in plan.candidates:
         if candidate.refused is not None:
             console.print(f"{candidate.name}: {candidate.refused.rejection}, {candidate.refused.reason}", markup=False)
+    console.print(expectation_text(plan.recipe, plan.expected_seconds), markup=False)
 
 
 def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
     from mopt.reports.serving import serving_sentence
-    from mopt.reports.summary import beside_load_text, closing_lines
+    from mopt.reports.summary import beside_load_text, closing_lines, time_text
 
     manifest = artifact.manifest
     if as_json:
@@ -169,6 +173,7 @@ def _print_artifact(artifact: Artifact, as_json: bool, all_rows: bool) -> None:
             *(f"warning   {text}" for text in manifest.warnings),
             f"serve     {serving_sentence(manifest.batching)}",
             f"busy      {busy}" if (busy := beside_load_text(manifest)) else "",
+            f"time      {spent}" if (spent := time_text(manifest)) and not artifact.cached else "",
             f"artifact  {artifact.folder}" + (" (from the cache)" if artifact.cached else ""),
             f"report    {artifact.folder / 'report.html'}",
         ]

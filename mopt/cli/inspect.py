@@ -11,7 +11,7 @@ import typer
 
 from mopt.cli import _options as opt
 from mopt.cli._lazy import PanelCommand, command_app
-from mopt.cli._output import print_json, print_table, result_console
+from mopt.cli._output import print_json, print_table, printable, result_console
 
 if TYPE_CHECKING:
     from mopt.records.description import ModelDescription
@@ -39,13 +39,12 @@ def _print(description: ModelDescription) -> None:
     for key in ("format", "file", "opset", "producer", "parameters", "size_bytes"):
         value = getattr(description, key)
         if value not in (None, ""):
-            console.print(
-                f"{key.replace('_', ' '):12}{value:,}" if isinstance(value, int) else f"{key:12}{value}", markup=False
-            )
+            text = f"{key.replace('_', ' '):12}{value:,}" if isinstance(value, int) else f"{key:12}{printable(value)}"
+            console.print(text, markup=False)
     for title, specs in (("input", description.inputs), ("output", description.outputs)):
         for spec in specs:
             shape = ", ".join(map(str, spec["shape"]))
-            console.print(f"{title:12}{spec['name']}: {spec['dtype']}[{shape}]", markup=False)
+            console.print(f"{title:12}{printable(spec['name'])}: {spec['dtype']}[{printable(shape)}]", markup=False)
     print_table(
         ["weights", "tensors", "bytes"],
         [[dtype, f"{count:,}", f"{size:,}"] for dtype, (count, size) in description.weights.items()],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Binding", "bind_array"]
+__all__ = ["Binding", "ShapeError", "bind_array", "first_cells", "named"]
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,24 @@ from mopt.datasets.readers._base import Reader
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec, dtype_kind
+from mopt.system.arrays import native_array
 from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+_MOST_NAMED = 5
+
+
+class ShapeError(UserError):
+    """A sample has another shape than the model takes.
+
+    Attributes:
+        axes: Fixed axes of the model that some sample does not fit: input -> axis -> what the length may be called.
+    """
+
+    axes: Mapping[str, Mapping[int, str]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +75,27 @@ class Binding:
         Raises:
             UserError: When it does not fit; sample and input are named.
         """
+        values, name = self._values(index), self.reader.name(index)
+        feed = {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        self._check_alike(feed, name)
+        return feed
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input of one sample, batch axis included, whether the model takes it or not.
+
+        Raises:
+            UserError: When it is no array.
+        """
+        values, name = self._values(index), self.reader.name(index)
+        shapes = {}
+        for tensor in self.signature.inputs:
+            shape = _array(values[tensor.name], tensor, name).shape
+            axis = self.signature.batch_axes.get(tensor.name)
+            lacks_batch = axis is not None and len(shape) == len(tensor.shape) - 1
+            shapes[tensor.name] = (*shape[:axis], 1, *shape[axis:]) if lacks_batch else shape
+        return shapes
+
+    def _values(self, index: int) -> dict[str, Any]:
         import numpy as np
 
         name = self.reader.name(index)
@@ -73,7 +109,35 @@ class Binding:
             values[target] = image_array(cells[column], self.spec.image, name)
         if self.text:
             values |= self._tokenizer.encode([_string(cells[column], name, column) for column in self.text])
-        return {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        return values
+
+    @property
+    def assumed(self) -> list[str]:
+        """Which inputs are made of what nobody has named, for people."""
+        return [
+            f"{name} is {named(source)}" + ("" if isinstance(source, str) else ", in this order")
+            for name, source in self.sources.items()
+            if source != name and name not in self.spec.columns
+        ]
+
+    def _check_alike(self, feed: Feed, name: str) -> None:
+        """Refuse to mix single samples of a fixed batch with whole inputs."""
+        if self.signature.batch_size in (None, 1):
+            return
+        for tensor, axis in self.signature.batch_axes.items():
+            if tensor not in feed:
+                continue
+            length = feed[tensor].shape[axis]
+            if length != (usual := self._lengths.setdefault(tensor, length)):
+                raise UserError(
+                    f"{name}: {tensor} has {length} along axis {axis}, and the first sample has {usual}",
+                    "give each sample alone, or all that the model takes at once, but not both",
+                )
+
+    @functools.cached_property
+    def _lengths(self) -> dict[str, int]:
+        """Length along the batch axis by input, as the first sample has it."""
+        return {}
 
     @functools.cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -94,6 +158,23 @@ class Binding:
             yield [_string(cells[column], self.reader.name(index), column) for column in self.text]
 
 
+def named(source: str | Sequence[str]) -> str:
+    """Return the columns that an input is made of in a few words."""
+    columns = [source] if isinstance(source, str) else list(source)
+    if len(columns) > _MOST_NAMED:
+        return f"{', '.join(columns[:_MOST_NAMED])}, ... ({len(columns)} columns)"
+    return ", ".join(columns)
+
+
+def first_cells(reader: Reader, columns: Sequence[str]) -> dict[str, Any]:
+    """Return what the first sample has in some columns; one that is empty there, or cannot be read, is left out."""
+    cells: dict[str, Any] = {}
+    for column in columns if len(reader) else ():
+        with contextlib.suppress(UserError):
+            cells |= reader.read(0, (column,))
+    return cells
+
+
 def _check_inputs(spec: DataSpec, signature: Signature) -> None:
     input_names = [tensor.name for tensor in signature.inputs]
     for name in spec.columns:
@@ -104,6 +185,8 @@ def _check_inputs(spec: DataSpec, signature: Signature) -> None:
 def _token_names(spec: DataSpec, signature: Signature) -> tuple[str, ...]:
     if spec.text is None:
         return ()
+    if not spec.text.tokenizer:
+        raise UserError("[data.text] names no tokenizer, and the model brings none", 'say it: tokenizer = "tokenizer.json"')
     input_names = [tensor.name for tensor in signature.inputs]
     if spec.text.input_ids not in input_names:
         raise UserError(
@@ -120,12 +203,12 @@ def _text_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
             raise UserError(f"{reader.path.name} has no column {column}", nearest(column, reader.columns))
     if spec.text.columns:
         return spec.text.columns
-    cells = reader.read(0, reader.columns)
+    cells = first_cells(reader, _free_columns(reader, spec))
     text_columns = [column for column, cell in cells.items() if _is_string(cell)]
     if len(text_columns) != 1:
         raise UserError(
             f"{reader.path.name} has {len(text_columns)} text columns: {', '.join(text_columns) or 'none'}",
-            'name the one to use: columns = ["..."] in [data.text]',
+            'name the one to use: columns = ["..."] in [data.text]; and the labels: --label',
         )
     return (text_columns[0],)
 
@@ -140,7 +223,7 @@ def _image_column(reader: Reader, signature: Signature, spec: DataSpec) -> tuple
     inputs = [tensor.name for tensor in signature.inputs]
     if not column:
         mapped_columns = [name for name in reader.columns if name in mapped or name in inputs]
-        candidates = mapped_columns if len(mapped_columns) == 1 else list(reader.columns)
+        candidates = mapped_columns if len(mapped_columns) == 1 else list(_free_columns(reader, spec))
         if len(candidates) != 1:
             raise UserError(
                 f"which column holds the picture: {', '.join(candidates)}", 'say it: column = "..." in [data.image]'
@@ -161,20 +244,35 @@ def _source(tensor: TensorSpec, reader: Reader, signature: Signature, spec: Data
         return source
     if tensor.name in reader.columns:
         return tensor.name
-    if (vector := _side_by_side(tensor, reader, signature)) is not None:
+    free = _free_columns(reader, spec)
+    if (vector := _side_by_side(tensor, free, signature)) is not None:
         return vector
-    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
+    if len(signature.inputs) == len(free) == 1:
+        return free[0]
     raise UserError(
         f"{reader.path.name} has no {tensor}; it has: {', '.join(reader.columns[:12]) or 'nothing'}",
-        f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is',
+        _hint_without(tensor, reader, free),
     )
 
 
-def _side_by_side(tensor: TensorSpec, reader: Reader, signature: Signature) -> tuple[str, ...] | None:
+def _hint_without(tensor: TensorSpec, reader: Reader, free: tuple[str, ...]) -> str:
+    """What to do about an input without a column; text is never one for token numbers."""
+    if tensor.dtype in ("int32", "int64") and any(map(_is_string, first_cells(reader, free).values())):
+        return 'for text that has to be tokenized: [data.text] with tokenizer = "tokenizer.json" in the recipe'
+    close = nearest(tensor.name, reader.columns) if reader.columns else "it has no columns"
+    return f'{close}; columns = {{ "{tensor.name}" = "..." }} in [data] says which one it is'
+
+
+def _free_columns(reader: Reader, spec: DataSpec) -> tuple[str, ...]:
+    """Return the columns that the user gave no other meaning."""
+    return tuple(column for column in reader.columns if column not in (spec.group, *spec.slices))
+
+
+def _side_by_side(tensor: TensorSpec, free: tuple[str, ...], signature: Signature) -> tuple[str, ...] | None:
     """Return the columns of a table that make the one vector that the model takes, or None."""
-    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(reader.columns) or tensor.shape[1] == 1:
+    if len(signature.inputs) != 1 or len(tensor.shape) != 2 or tensor.shape[1] != len(free) or tensor.shape[1] == 1:
         return None
-    return reader.columns
+    return free
 
 
 def _string(cell: Any, name: str, column: str) -> str:
@@ -192,7 +290,8 @@ def _is_string(cell: Any) -> bool:
 def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) -> npt.NDArray[Any]:
     """Return ``value`` as the array that the model takes.
 
-    A missing batch axis is added with length 1. A type is changed only when every value survives it.
+    A missing batch axis is added with length 1. An array that already is all that the model takes at once stays as it is,
+    whatever its axes mean. A type is changed only when every value survives it.
 
     Raises:
         UserError: When it does not fit, or has a NaN or an infinity in it.
@@ -205,13 +304,16 @@ def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) 
 def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
     import numpy as np
 
+    if isinstance(value, Path):
+        raise UserError(
+            f"{name} is a picture, and nothing says how to make an array of it",
+            "add [data.image] with resize, mean, std and layout to the recipe",
+        )
     try:
-        array = np.asarray(value)
+        array = native_array(value)
     except ValueError:
         array = np.empty(0, dtype=object)
-    if array.dtype.kind == "O" and array.size and all(isinstance(item, str) for item in array.ravel()):
-        array = array.astype("U")
-    if array.dtype.kind not in "biufUS":
+    if array.dtype.kind not in "biufUS" and array.dtype.name != tensor.dtype:
         raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "an infinity"
@@ -220,28 +322,42 @@ def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
 
 
 def _shaped(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None, name: str) -> npt.NDArray[Any]:
+    shaped = next((layout for layout in _layouts(array, tensor, axis) if _fits(layout.shape, tensor, axis)), None)
+    if shaped is None:
+        several = array.ndim == len(tensor.shape) and axis is not None and array.shape[axis] != 1
+        raise ShapeError(
+            f"{name}: shape {list(array.shape)} does not fit the input {tensor}",
+            "give one sample at a time" if several else "resize, crop, pad or reshape the samples to what the model takes",
+        )
+    return shaped
+
+
+def _layouts(array: npt.NDArray[Any], tensor: TensorSpec, axis: int | None) -> Iterator[npt.NDArray[Any]]:
+    """Yield the ways to take an array: as it is, as one number, with its batch axis added, with another axis added.
+
+    None of anything, such as no box at all, is a sample only with all of its axes.
+    """
     import numpy as np
 
-    rank, given = len(tensor.shape), list(array.shape)
-    inner = [size for index, size in enumerate(tensor.shape) if index != axis]
-    if array.size == 1 and array.ndim < rank and all(size == 1 or isinstance(size, str) for size in inner):
-        return array.reshape((1,) * rank)
-    if axis is not None and array.ndim == rank - 1:
-        array = np.expand_dims(array, axis)
-    if not _fits(array.shape, tensor, axis):
-        batch = axis is not None and array.ndim == rank and array.shape[axis] != 1
-        raise UserError(
-            f"{name}: shape {given} does not fit the input {tensor}",
-            "give one sample at a time" if batch else "resize, crop, pad or reshape the samples to what the model takes",
-        )
-    return array
+    rank = len(tensor.shape)
+    if array.ndim == rank:
+        yield array
+    if array.size == 1 and array.ndim < rank:
+        yield array.reshape((1,) * rank)
+    if array.ndim == rank - 1 and array.size:
+        free = [index for index, size in enumerate(tensor.shape) if index != axis and (size == 1 or isinstance(size, str))]
+        for place in [*([] if axis is None else [axis]), *free]:
+            yield np.expand_dims(array, place)
 
 
 def _fits(shape: Sequence[int], tensor: TensorSpec, axis: int | None) -> bool:
-    if len(shape) != len(tensor.shape) or 0 in shape:
+    """Whether an array of that shape is one sample, or all that the model takes at once."""
+    if len(shape) != len(tensor.shape):
         return False
-    expected = [1 if index == axis or size == BATCH else size for index, size in enumerate(tensor.shape)]
-    return all(isinstance(size, str) or size == given for size, given in zip(expected, shape, strict=True))
+    return all(
+        length == size or (length == 1 and (index == axis or size == BATCH)) or (isinstance(size, str) and size != BATCH)
+        for index, (size, length) in enumerate(zip(tensor.shape, shape, strict=True))
+    )
 
 
 def _typed(array: npt.NDArray[Any], tensor: TensorSpec, name: str) -> npt.NDArray[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["RANDOM", "DataSpec", "ImageSpec", "TextSpec"]
+__all__ = ["RANDOM", "DataSpec", "ImageSpec", "SourceDefaults", "TextSpec"]
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -56,7 +57,9 @@ class ImageSpec(Schema):
 class TextSpec(Schema):
     """How text becomes token numbers."""
 
-    tokenizer: Annotated[str, pydantic.Field(description="path of a tokenizer.json")]
+    tokenizer: Annotated[
+        str, pydantic.Field(description="path of a tokenizer.json; default: the one that the model brings")
+    ] = ""
     columns: Annotated[
         tuple[str, ...],
         pydantic.Field(max_length=2, description="one column, or two for pairs; default: the only text column"),
@@ -95,6 +98,13 @@ class DataSpec(Schema):
         dict[str, str | tuple[str, ...]],
         pydantic.Field(description="name of a model input -> column, or columns that make a vector"),
     ] = {}
+    classes: Annotated[
+        tuple[str, ...],
+        pydantic.Field(
+            description="names of the classes in the order of the model's scores, for labels that are text and for class "
+            "folders; default: those that the model brings"
+        ),
+    ] = ()
     calibration: Annotated[Count, pydantic.Field(description="samples to calibrate with")] = 128
     evaluation: Annotated[
         Count | None, pydantic.Field(description="samples to evaluate with; default: the rest up to 2000")
@@ -107,3 +117,29 @@ class DataSpec(Schema):
     def is_random(self) -> bool:
         """Whether made-up data was asked for."""
         return self.path == RANDOM
+
+
+class SourceDefaults(Schema):
+    """What a model brings along, for what the recipe does not say.
+
+    Attributes:
+        text: How it takes text; the tokenizer's path starts from the model's folder.
+        image: How it takes pictures.
+        columns: Input -> the columns that it was fitted with.
+        classes: Their names, in the order of its scores.
+        metric: That of its task, for labelled data.
+        left_out: What it brings that a recipe cannot say, and why.
+    """
+
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+    columns: dict[str, tuple[str, ...]] = {}
+    classes: tuple[str, ...] = ()
+    metric: str = ""
+    left_out: str = ""
+
+    def at(self, folder: Path) -> SourceDefaults:
+        """Return the same with the tokenizer's path from where ``folder``'s starts from."""
+        if self.text is None:
+            return self
+        return self.model_copy(update={"text": self.text.model_copy(update={"tokenizer": str(folder / self.text.tokenizer)})})

@@ -9,16 +9,21 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.datasets.mapping import Binding
+from mopt.datasets.classes import number_labels
+from mopt.datasets.completion import complete
+from mopt.datasets.lengths import differing_axes
+from mopt.datasets.mapping import Binding, ShapeError
 from mopt.datasets.readers._base import LABEL_NAMES, Reader
-from mopt.datasets.spec import RANDOM, DataSpec
+from mopt.datasets.spec import RANDOM, DataSpec, SourceDefaults
 from mopt.errors import UserError
-from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.samples import Sample, Samples, chunks, write_samples
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec
 from mopt.system import plugins
 from mopt.system.digests import digest, file_digest, folder_digest
@@ -30,7 +35,14 @@ if TYPE_CHECKING:
 
 EVALUATION_LIMIT = 2000
 """Samples that are evaluated when nobody says how many."""
+_LOOKED_AT = 64
+"""Samples whose lengths are looked at when one does not fit the model."""
 RANDOM_EVALUATION = 128
+_COPIES = 3
+"""Of a made-up sample in memory: as it is drawn, in its own type, and on its way to the disk."""
+_DRAWN_BYTES = 8
+"""Of a made-up number, before it gets its own type."""
+_COMPLETED = "completed.json"
 RANDOM_DIMENSION = 32
 """Length of a symbolic dimension in made-up data."""
 
@@ -41,17 +53,24 @@ class Split:
 
     Attributes:
         digest: Of the content of both, labels included.
+        spec: What the user said about them, completed with what the model brings.
         description: JSON data for the manifest: source, counts, classes, and what was done with small or repeated data.
     """
 
     calibration: Samples
     evaluation: Samples
     digest: str
+    spec: DataSpec
     description: dict[str, Any]
 
 
 def prepare(
-    spec: DataSpec, signature: Signature, store: Store, base: Path, bounds: Mapping[str, tuple[int, int]] | None = None
+    spec: DataSpec,
+    signature: Signature,
+    store: Store,
+    base: Path,
+    defaults: SourceDefaults | None = None,
+    bounds: Mapping[str, tuple[int, int]] | None = None,
 ) -> Split:
     """Read, preprocess, check and split the data that the recipe names; a second call only hashes the source.
 
@@ -63,16 +82,20 @@ def prepare(
         signature: What the model takes.
         store: Where the samples are written.
         base: Folder that relative paths start from.
+        defaults: What the model brings for what the user did not say.
         bounds: Smallest and largest integer of an input, for made-up data.
 
     Raises:
-        UserError: When the data is missing, damaged, empty or does not fit the model.
+        UserError: When the data is missing, damaged, empty or does not fit the model; a ShapeError where other lengths of the
+            model's axes would mend that.
     """
+    defaults = defaults or SourceDefaults()
     key = {
         "spec": spec.model_dump(mode="json", exclude={"path"}),
+        "defaults": defaults.model_dump(mode="json", exclude={"text": {"tokenizer"}, "metric": True, "left_out": True}),
         "inputs": [tensor.model_dump(mode="json") for tensor in signature.inputs],
         "batch_axes": signature.batch_axes,
-        "tokenizer": _tokenizer_digest(spec, base),
+        "tokenizer": _tokenizer_digest(spec, defaults, base),
         "code": code_digest(),
     }
     if spec.is_random and (spec.group is not None or spec.slices):
@@ -80,17 +103,17 @@ def prepare(
     if spec.is_random:
         random = {**key, "random": _versions(("numpy",)), "bounds": bounds or {}}
         folder = store.get("data", random, lambda target: _write_random(target, spec, signature, bounds or {}))
-        return _split(folder, spec, "random")
+        return _split(folder, spec, "random", defaults)
     path = base / spec.path
     name, reader_class = _find_reader(path)
     with store.scratch() as scratch:
         reader: Reader = reader_class(path, spec, signature.inputs, scratch)
         key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
         key |= {"plugin": code} if (code := plugins.code_of(reader_class)) else {}
-        if spec.image is not None:
+        if spec.image is not None or defaults.image is not None:
             key["image"] = _versions(("pillow",))
-        folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base))
-    return _split(folder, spec, name)
+        folder = store.get("data", key, lambda target: _write(target, reader, spec, signature, base, defaults))
+    return _split(folder, spec, name, defaults)
 
 
 def input_names(spec: DataSpec, signature: Signature, store: Store, base: Path) -> set[str]:
@@ -117,9 +140,10 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
     key = {"samples": samples.digest, "axes": signature.batch_axes, "size": size, "code": code_digest()}
 
     def feeds() -> Iterator[Sample]:
-        for start in range(0, len(samples), size):
-            chunk = [samples[min(index, len(samples) - 1)] for index in range(start, start + size)]
-            yield Sample(signature.stack(chunk), name=f"from sample {start}")
+        start = 0
+        for chunk in chunks(signature, samples, size):
+            yield Sample(signature.stack(chunk + [chunk[-1]] * (size - len(chunk))), name=f"from sample {start}")
+            start += len(chunk)
 
     def make(folder: Path) -> None:
         write_samples(folder, feeds(), synthetic=samples.synthetic)
@@ -127,7 +151,7 @@ def batched(samples: Samples, signature: Signature, store: Store) -> Samples:
     return Samples.at(store.get("batched", key, make))
 
 
-def _split(folder: Path, spec: DataSpec, reader: str) -> Split:
+def _split(folder: Path, spec: DataSpec, reader: str, defaults: SourceDefaults) -> Split:
     calibration, evaluation = Samples.at(folder / "calibration"), Samples.at(folder / "evaluation")
     content = [calibration.digest, calibration.labels, evaluation.digest, evaluation.labels]
     description = {
@@ -136,7 +160,17 @@ def _split(folder: Path, spec: DataSpec, reader: str) -> Split:
         **json.loads((folder / "description.json").read_text()),
         "digest": digest(content),
     }
-    return Split(calibration, evaluation, description["digest"], description)
+    completed = _completed(json.loads((folder / _COMPLETED).read_text()), spec, defaults)
+    return Split(calibration, evaluation, description["digest"], completed, description)
+
+
+def _completed(stored: dict[str, Any], spec: DataSpec, defaults: SourceDefaults) -> DataSpec:
+    """Return the spec as it was completed; the same tokenizer may lie elsewhere than when the samples were written."""
+    taken = DataSpec.model_validate({**stored, "path": spec.path})
+    text = taken.text
+    if text is not None and not (spec.text and spec.text.tokenizer) and defaults.text is not None:
+        text = text.model_copy(update={"tokenizer": defaults.text.tokenizer})
+    return spec.model_copy(update={"text": text, "image": taken.image, "columns": taken.columns, "classes": taken.classes})
 
 
 def _find_reader(path: Path) -> tuple[str, type[Reader]]:
@@ -162,10 +196,14 @@ def _source_digest(reader: Reader) -> str:
     return folder_digest(reader.path) if reader.path.is_dir() else file_digest(reader.path)
 
 
-def _tokenizer_digest(spec: DataSpec, base: Path) -> list[Any]:
-    if spec.text is None:
+def _tokenizer_digest(spec: DataSpec, defaults: SourceDefaults, base: Path) -> list[Any]:
+    asked = spec.text is not None and bool(spec.text.tokenizer)
+    text = spec.text if asked else defaults.text
+    if text is None:
         return []
-    path = base / spec.text.tokenizer
+    path = base / text.tokenizer
+    if not path.is_file() and not asked:
+        return []  # the model may have moved away, and the data may be tokenized already
     if not path.is_file():
         raise UserError(f"no such tokenizer: {path}", "give the path of a tokenizer.json in [data.text]")
     return [file_digest(path), _versions(("tokenizers",))]
@@ -179,20 +217,27 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
     return installed
 
 
-def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, base: Path) -> None:
+def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, base: Path, defaults: SourceDefaults) -> None:
     total = len(reader)
     if total < 2:
         what = "is empty" if total == 0 else "has one sample"
         raise UserError(f"the data {what}: {reader.path}", "give at least two samples, better some hundred")
-    limited_by = Binding.of(reader, signature, spec, base)
-    labels, groups = reader.labels, _groups(reader, spec)
+    completion = complete(reader, signature, spec, defaults)
+    limited_by = Binding.of(reader, signature, completion.spec, base)
+    labels, numbering = number_labels(reader.labels, reader.classes, completion.spec.classes, asked=bool(spec.classes))
+    groups = _groups(reader, spec)
     parts = {column: _parts(reader, spec, column, labels) for column in spec.slices}
     counts, note = _counts(spec, total)
     order = _order(labels, total, spec.seed) if groups is None else _order_of_groups(groups, spec.seed)
     walk = _Walk(limited_by, labels, groups, order, parts)
-    calibration = _write_side(folder / "calibration", walk.take(counts[0]))
-    walk.closed = frozenset(walk.seen)
-    evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
+    try:
+        calibration = _write_side(folder / "calibration", walk.take(counts[0]))
+        walk.closed = frozenset(walk.seen)
+        evaluation = _write_side(folder / "evaluation", walk.take(counts[1]))
+    except ShapeError as error:
+        looked_at = [*order[:_LOOKED_AT].tolist(), walk.last]
+        error.axes = differing_axes([limited_by.shapes(index) for index in looked_at], signature)
+        raise
     if not evaluation.count and groups is not None:
         raise UserError(
             f"no group of {reader.path} is left to evaluate with", "give more groups, or fewer samples to calibrate with"
@@ -205,13 +250,19 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         "evaluation": evaluation.count,
         "labelled": labels is not None,
         "groups": None if groups is None else [len(set(side.groups or ())) for side in (calibration, evaluation)],
-        "classes": list(reader.classes),
+        "classes": list(reader.classes if labels == reader.labels else completion.spec.classes),
+        "assumed": [*completion.lines, *limited_by.assumed, *filter(None, [numbering])],
         "left_out_as_duplicates": walk.left_out,
         "left_out_with_their_group": walk.left_behind,
         "note": note,
         "synthetic": False,
     }
+    _describe(folder, description, completion.spec)
+
+
+def _describe(folder: Path, description: dict[str, Any], spec: DataSpec) -> None:
     (folder / "description.json").write_text(json.dumps(description))
+    (folder / _COMPLETED).write_text(spec.model_dump_json(include={"text", "image", "columns", "classes"}))
 
 
 def _write_side(folder: Path, samples: Iterator[Sample]) -> Samples:
@@ -306,6 +357,8 @@ class _Walk:
     closed: frozenset[bytes | str] = frozenset()
     left_out: int = 0
     left_behind: int = 0
+    last: int = 0
+    """The sample that was read last."""
 
     def __post_init__(self) -> None:
         self.seen: set[bytes | str] = set()
@@ -319,6 +372,7 @@ class _Walk:
             if group in self.closed:
                 self.left_behind += 1
                 continue
+            self.last = index
             feed = self.limited_by.feed(index)
             content = _content(feed)
             if content in self.closed:
@@ -347,6 +401,8 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature, bounds: Ma
 
     random = np.random.default_rng(spec.seed)
     sides = {"calibration": spec.calibration, "evaluation": spec.evaluation or RANDOM_EVALUATION}
+    shapes = [_random_shape(tensor, signature.batch_axes.get(tensor.name)) for tensor in signature.inputs]
+    _check_room(folder, sum(_DRAWN_BYTES * math.prod(shape) for shape in shapes), sum(sides.values()))
     for side, count in sides.items():
         (folder / side).mkdir()
         feeds = (Sample(_random_feed(signature, random, bounds), name=f"{RANDOM}[{index}]") for index in range(count))
@@ -358,12 +414,25 @@ def _write_random(folder: Path, spec: DataSpec, signature: Signature, bounds: Ma
         "labelled": False,
         "groups": None,
         "classes": [],
+        "assumed": [],
         "left_out_as_duplicates": 0,
         "left_out_with_their_group": 0,
         "note": f"made up; length {RANDOM_DIMENSION} for {', '.join(free)}" if free else "made up",
         "synthetic": True,
     }
-    (folder / "description.json").write_text(json.dumps(description))
+    _describe(folder, description, spec)
+
+
+def _check_room(folder: Path, sample_bytes: int, count: int) -> None:
+    """Refuse made-up samples that are too large for the memory or the disk: a model may declare any size."""
+    import psutil
+
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(folder).free
+    if sample_bytes * _COPIES > memory or sample_bytes * count > disk:
+        raise UserError(
+            f"{count} made-up samples would take {sample_bytes / 1e9:.1f} GB each",
+            "give real samples of the size that the model will be used with, or fewer with --calibration and --evaluation",
+        )
 
 
 def _free(tensor: TensorSpec, signature: Signature) -> list[str]:
@@ -378,17 +447,21 @@ def _random_feed(signature: Signature, random: np.random.Generator, bounds: Mapp
     }
 
 
-def _random_array(
-    tensor: TensorSpec, axis: int | None, random: np.random.Generator, bounds: tuple[int, int] | None
-) -> npt.NDArray[Any]:
-    import numpy as np
-
+def _random_shape(tensor: TensorSpec, axis: int | None) -> tuple[int, ...]:
     def length(index: int, size: int | str) -> int:
         if index == axis or size == BATCH:
             return 1
         return RANDOM_DIMENSION if isinstance(size, str) else size
 
-    shape = tuple(length(index, size) for index, size in enumerate(tensor.shape))
+    return tuple(length(index, size) for index, size in enumerate(tensor.shape))
+
+
+def _random_array(
+    tensor: TensorSpec, axis: int | None, random: np.random.Generator, bounds: tuple[int, int] | None
+) -> npt.NDArray[Any]:
+    import numpy as np
+
+    shape = _random_shape(tensor, axis)
     if tensor.dtype == "str":
         return np.full(shape, "text")
     dtype = np.dtype(tensor.dtype)

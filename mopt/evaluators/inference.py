@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["Evaluation", "evaluate", "record_outputs", "record_reference_outputs", "run_all", "score"]
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric, stack_rows
 from mopt.evaluators.fidelity import Fidelity
 from mopt.model.files import Model
-from mopt.model.samples import Sample, Samples, write_samples
+from mopt.model.samples import Sample, Samples, chunks, write_samples
 from mopt.model.signature import Feed, Signature
 from mopt.records.measurement import Machine
 from mopt.runtimes._base import Runtime, SessionProcess
@@ -31,21 +30,16 @@ EVALUATION_BATCH = 8
 
 
 def run_all(session: SessionProcess, signature: Signature, samples: Samples) -> Iterator[Feed]:
-    """Yield the outputs for each sample; samples of the same shapes that follow each other go through as one batch.
+    """Yield the outputs for each sample; samples that follow each other and can be stacked go through as one batch.
 
     Raises:
         CandidateRejectedError: When the runtime fails, or an output is not finite.
     """
     size = signature.batch_size or (EVALUATION_BATCH if signature.batches else 1)
-    for _, alike in itertools.groupby(samples, _shapes):
-        while chunk := list(itertools.islice(alike, size)):
-            padded = chunk + [chunk[-1]] * (size - len(chunk)) if signature.batch_size else chunk
-            outputs = session.run_finite(signature.stack(padded))
-            yield from signature.unstack(outputs, len(padded))[: len(chunk)]
-
-
-def _shapes(feed: Feed) -> list[tuple[int, ...]]:
-    return [value.shape for value in feed.values()]
+    for chunk in chunks(signature, samples, size):
+        padded = chunk + [chunk[-1]] * (size - len(chunk)) if signature.batch_size else chunk
+        outputs = session.run_finite(signature.stack(padded))
+        yield from signature.unstack(outputs, len(padded))[: len(chunk)]
 
 
 def record_outputs(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 __all__ = [
     "OPTIONAL_INPUTS",
+    "DynamicAxes",
     "Exporter",
     "Written",
     "apply_in_child",
+    "brought_in_child",
     "open_onnxruntime",
     "reference_in_child",
     "rename_inputs",
@@ -23,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import MissingDependencyError
 from mopt.model.signature import Feed, Signature
 from mopt.passes._base import PassResult
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+DynamicAxes = Mapping[str, Mapping[int, str]]
+"""Input -> axis -> what its length is called; two axes of one name have the same length in every sample."""
 OPTIONAL_INPUTS = "constants that were inputs with a default"
 """What the detail of an export calls their names."""
 _IDLE_SECONDS = 120.0
@@ -95,9 +100,22 @@ class Exporter(abc.ABC):
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the source in its own framework, one feed after the other. Runs in a child process."""
 
+    def brings(self) -> SourceDefaults:
+        """Return what belongs to the source besides the model, for what the recipe does not say. Runs in a child process."""
+        return SourceDefaults()
+
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that libraries read when they are imported."""
         return {}
+
+    @property
+    def dynamic_axes(self) -> DynamicAxes:
+        """The axes that were asked to be left free, besides the batch."""
+        return {}
+
+    def with_dynamic_axes(self, axes: DynamicAxes) -> Exporter | None:
+        """Return an exporter that leaves these axes free, besides the batch; None when the source has its shapes fixed."""
+        return None
 
     def cautious(self) -> Exporter | None:
         """Return an exporter that changes less, for when this one's result is wrong; None when there is none."""
@@ -121,9 +139,10 @@ class Exporter(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What an exporter wrote, and how many seconds it took, with its process and the imports."""
+    """What an exporter wrote, what the source brings, and how many seconds it took, with its process and the imports."""
 
     result: PassResult
+    brings: dict[str, Any]
     signature: Signature
     opset: int
     seconds: float
@@ -142,24 +161,34 @@ class _Host:
         result = self._exporter.apply(folder)
         model = load(folder / "model.onnx")
         signature = signature_of(model).model_dump(mode="json")
-        return {"result": dataclasses.asdict(result), "signature": signature, "opset": model.opset_imports.get("", 0)}
+        opset = model.opset_imports.get("", 0)
+        return {"result": dataclasses.asdict(result), "brings": self.brings(), "signature": signature, "opset": opset}
+
+    def brings(self) -> dict[str, Any]:
+        return self._exporter.brings().model_dump(mode="json", exclude_defaults=True)
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         return self._exporter.reference(feeds)
 
 
-def apply_in_child(exporter: Exporter, folder: Path) -> Written:
+def apply_in_child(exporter: Exporter, folder: Path, memory: int | None = None) -> Written:
     """Export in a child process; where it hangs, once more in a fresh one, from an empty folder.
 
+    Args:
+        exporter: Of the source.
+        folder: Empty; the model is written into it.
+        memory: Bytes that the child and this process may take together; None for any.
+
     Raises:
-        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
+        CandidateRejectedError: When the framework crashes, fails, takes too much memory, or hangs twice.
     """
 
     def attempt() -> Written:
         start = time.monotonic()
-        reply = _ask(exporter, "apply", folder, limit=_unmeasured(exporter))
+        reply = _ask(exporter, "apply", folder, limit=_unmeasured(exporter), memory=memory)
         seconds = time.monotonic() - start
-        return Written(PassResult(**reply["result"]), Signature.model_validate(reply["signature"]), reply["opset"], seconds)
+        signature = Signature.model_validate(reply["signature"])
+        return Written(PassResult(**reply["result"]), reply["brings"], signature, reply["opset"], seconds)
 
     def again() -> Written:
         make_empty(folder)
@@ -168,16 +197,37 @@ def apply_in_child(exporter: Exporter, folder: Path) -> Written:
     return retry_hung(f"exporting {exporter.source}", attempt, again)
 
 
-def reference_in_child(exporter: Exporter, feeds: Sequence[Feed], seconds: float | None = None) -> list[Feed]:
+def brought_in_child(exporter: Exporter) -> SourceDefaults:
+    """Return what belongs to a source, without exporting it.
+
+    Raises:
+        UserError: When the source cannot be read.
+        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
+    """
+    if type(exporter).brings is Exporter.brings:
+        return SourceDefaults()
+
+    def attempt() -> SourceDefaults:
+        limit = _unmeasured(exporter)
+        with Worker(_Host, exporter, limit=limit, environment=exporter.environment()) as worker:
+            return SourceDefaults.model_validate(worker.call("brings", limit=limit))
+
+    return retry_hung(f"reading {exporter.source}", attempt, attempt)
+
+
+def reference_in_child(
+    exporter: Exporter, feeds: Sequence[Feed], seconds: float | None = None, memory: int | None = None
+) -> list[Feed]:
     """Run the source framework in a child process; where it hangs, once more in a fresh one.
 
     Args:
         exporter: Of the source.
         feeds: Its inputs.
         seconds: What exporting took, which loads the source and traces or runs it; None where that is not known.
+        memory: Bytes that the child and this process may take together; None for any.
 
     Raises:
-        CandidateRejectedError: When the framework crashes, fails, or hangs twice.
+        CandidateRejectedError: When the framework crashes, fails, takes too much memory, or hangs twice.
     """
     limit = _unmeasured(exporter)
     if seconds is not None:
@@ -185,15 +235,15 @@ def reference_in_child(exporter: Exporter, feeds: Sequence[Feed], seconds: float
         limit = limit.within(expected.seconds)
 
     def attempt() -> list[Feed]:
-        outputs: list[Feed] = _ask(exporter, "reference", list(feeds), limit=limit)
+        outputs: list[Feed] = _ask(exporter, "reference", list(feeds), limit=limit, memory=memory)
         return outputs
 
     return retry_hung(f"running {exporter.source}", attempt, attempt)
 
 
-def _ask(exporter: Exporter, method: str, argument: Any, limit: TimeLimit) -> Any:
+def _ask(exporter: Exporter, method: str, argument: Any, limit: TimeLimit, memory: int | None) -> Any:
     with Worker(_Host, exporter, limit=limit, environment=exporter.environment()) as worker:
-        return worker.call(method, argument, limit=limit)
+        return worker.call(method, argument, limit=limit, memory=memory)
 
 
 def _unmeasured(exporter: Exporter) -> TimeLimit:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Batched", "find_batch_axes"]
+__all__ = ["ROWS_IN_ONE", "Batched", "find_batch_axes"]
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mopt.exporters._parity import compare
@@ -21,6 +21,8 @@ _MOST_TRIALS = 32
 """Combinations of axes that are tried, the likeliest first; each runs the model twice."""
 _ROUNDING = 50.0
 """Slack between a sample alone and in a batch, where kernels add up in another order and a small output magnifies it."""
+ROWS_IN_ONE = "each sample holds what the model takes for several:"
+"""How the reason begins where samples are batches by themselves: people should know, for it may be a mistake."""
 Run = Callable[[Feed], Feed]
 
 
@@ -51,7 +53,8 @@ def find_batch_axes(run: Run, signature: Signature, feeds: Sequence[Feed], *, ra
     Args:
         run: Runs the model.
         signature: With the guess where the samples have their batch axis.
-        feeds: Real samples; two of the same shapes are used, or one and itself with its values moved around.
+        feeds: Real samples; two of the same shapes are used, or one and itself with its values moved around. An axis stacks
+            samples only where each of them has length 1.
         random: The model gives something else each time: then shapes alone decide.
     """
     first, second = _pair(feeds)
@@ -60,46 +63,67 @@ def find_batch_axes(run: Run, signature: Signature, feeds: Sequence[Feed], *, ra
     solo = run(first)
     ranks = {name: value.ndim for name, value in solo.items()}
     reason = ""
-    for axes in _guesses(signature, first):
+    for axes in _guesses(signature, feeds):
         try:
             outputs = _try(run, signature.model_copy(update={"batch_axes": axes}), solo, first, second, random=random)
         except _MixedError as error:
             reason = reason or str(error)
         else:
             return Batched({**axes, **outputs}, None, "", ranks)
-    return Batched({}, None, reason or "no input has an axis to stack samples along", ranks)
+    reason = reason or _rows_in_one(run, signature, first, solo) or "no input has an axis to stack samples along"
+    return Batched({}, None, reason, ranks)
 
 
 def _fixed(run: Run, signature: Signature, first: Feed, second: Feed, *, random: bool) -> Batched:
-    """Describe a model with a fixed batch size: its outputs have that size along their batch axis."""
+    """Describe a model with a fixed batch size: its outputs have that size along their batch axis.
+
+    An output without such an axis, or of which no part is one sample's, belongs to all samples of the batch.
+    """
     size = signature.batch_size or 1
-    twins, mixed = run(signature.stack([first] * size)), run(signature.stack([first] + [second] * (size - 1)))
-    ranks = {name: value.ndim for name, value in mixed.items()}
-    axes = {name: value.shape.index(size) for name, value in mixed.items() if size in value.shape}
-    heads = [{name: _head(value, axes.get(name)) for name, value in group.items()} for group in (twins, mixed)]
-    problem = compare(heads[:1], heads[1:]).problem
-    if problem and not random:
-        reason = f"the batch size is fixed to {size}, and its samples change each other: {problem}"
-        return Batched({}, None, reason, ranks)
-    return Batched({**signature.batch_axes, **axes}, size, f"the batch size is fixed to {size}", ranks)
+    second = _with_shared(signature, first, second)
+    rest = [second] * (size - 1)
+    twins, ahead, behind = (run(signature.stack(group)) for group in ([first] * size, [first, *rest], [*rest, first]))
+    ranks = {name: value.ndim for name, value in ahead.items()}
+    axes: dict[str, int] = {}
+    reason = f"the batch size is fixed to {size}"
+    for name, value in ahead.items():
+        fitting = [axis for axis, length in enumerate(value.shape) if length == size]
+        problems = [_change(name, twins, ahead, behind, axis, size) for axis in fitting]
+        if fitting and (random or "" in problems):
+            axes[name] = fitting[0 if random else problems.index("")]
+        elif size > 1:
+            problem = problems[0] if problems else f"output {name} has shape {list(value.shape)}"
+            reason = f"the batch size is fixed to {size}, and its samples change each other: {problem}"
+    return Batched({**signature.batch_axes, **axes}, size, reason, ranks)
+
+
+def _change(name: str, twins: Feed, ahead: Feed, behind: Feed, axis: int, size: int) -> str:
+    """Return how an output of the first sample depends on its neighbours, before it and behind it; empty where it does not."""
+    if len({group[name].shape for group in (twins, ahead, behind)}) > 1:
+        return f"output {name} has another shape for other samples"
+    parts = [{name: group[name].take([index], axis)} for group, index in ((twins, 0), (twins, size - 1))]
+    changed = [{name: group[name].take([index], axis)} for group, index in ((ahead, 0), (behind, size - 1))]
+    return compare(parts, changed).problem
 
 
 def _try(run: Run, signature: Signature, solo: Feed, first: Feed, second: Feed, *, random: bool) -> dict[str, int]:
     """Return the batch axis of each output when the inputs are stacked as the signature says.
 
-    A sample must give the same whatever its neighbour is: that is compared within one batch size, where the same kernels
-    round in the same way. Alone it must give the same up to that rounding.
+    A sample must give the same whatever its neighbour is, before it or behind it: that is compared within one batch size,
+    where the same kernels round in the same way. Alone it must give the same up to that rounding.
 
     Raises:
         _MixedError: When they cannot be stacked, with the reason.
     """
-    second = {name: value if name in signature.batch_axes else first[name] for name, value in second.items()}
+    second = _with_shared(signature, first, second)
     try:
-        concurrent, twins = run(signature.stack([first, second])), run(signature.stack([first, first]))
+        ahead, behind, twins = (run(signature.stack(pair)) for pair in ([first, second], [second, first], [first, first]))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has no public base class for what it raises
         raise _MixedError(f"a batch of 2 fails: {_last_line(error)}") from None
     axes = {}
-    for name, value in concurrent.items():
+    for name, value in ahead.items():
+        if not value.shape == behind[name].shape == twins[name].shape:
+            raise _MixedError(f"output {name} has another shape for other samples")
         axis = _grown(solo[name].shape, value.shape)
         if axis is not None:
             axes[name] = axis
@@ -108,16 +132,49 @@ def _try(run: Run, signature: Signature, solo: Feed, first: Feed, second: Feed, 
             raise _MixedError(f"output {name} has shape {shapes}")
     if not axes:
         raise _MixedError("no output grows with the batch")
-    heads = [{name: _head(value, axes.get(name)) for name, value in group.items()} for group in (solo, twins, concurrent)]
-    problem = compare(heads[1:2], heads[2:]).problem or compare(heads[:1], heads[2:], slack=_ROUNDING).problem
+    alone = [_part(solo, axes, 0)] * 2
+    equal = [_part(twins, axes, 0), _part(twins, axes, 1)]
+    stacked = [_part(ahead, axes, 0), _part(behind, axes, 1)]
+    problem = compare(equal, stacked).problem or compare(alone, stacked, slack=_ROUNDING).problem
     if problem and not random:
         raise _MixedError(f"the samples of a batch change each other: {problem}")
     return axes
 
 
-def _head(value: Array, axis: int | None) -> Array:
-    """Return what belongs to the first sample of a batch."""
-    return value if axis is None else value.take([0], axis)
+def _with_shared(signature: Signature, first: Feed, second: Feed) -> Feed:
+    """Return the second sample with what all samples of a batch share from the first."""
+    return {name: value if name in signature.batch_axes else first[name] for name, value in second.items()}
+
+
+def _part(outputs: Feed, axes: Mapping[str, int], index: int) -> Feed:
+    """Return what belongs to one sample of a batch."""
+    return {name: value.take([index], axes[name]) if name in axes else value for name, value in outputs.items()}
+
+
+def _rows_in_one(run: Run, signature: Signature, feed: Feed, outputs: Feed) -> str:
+    """Return that a sample is a batch by itself, where each of its rows gives the same alone; else nothing."""
+    axes = {spec.name: axis for spec in signature.inputs if (axis := signature.batch_axes.get(spec.name)) is not None}
+    lengths = {feed[name].shape[axis] for name, axis in axes.items()}
+    if len(lengths) != 1 or (length := lengths.pop()) < 2:
+        return ""
+    try:
+        rows = [run({**feed, **_part(_inputs(feed, axes), axes, index)}) for index in (0, length - 1)]
+    except Exception:  # noqa: BLE001 - ONNX Runtime has no public base class for what it raises
+        return ""
+    grown = {}
+    for name, value in outputs.items():
+        grown[name] = next((axis for axis, size in enumerate(value.shape) if size == length), -1)
+    if min(grown.values()) < 0:
+        return ""
+    parts = [_part(outputs, grown, index) for index in (0, length - 1)]
+    if compare(parts, rows, slack=_ROUNDING).problem:
+        return ""
+    name, axis = next(iter(axes.items()))
+    return f"{ROWS_IN_ONE} {length} along axis {axis} of {name}; given one by one, they can be put together freely"
+
+
+def _inputs(feed: Feed, axes: Mapping[str, int]) -> Feed:
+    return {name: feed[name] for name in axes}
 
 
 def _grown(single: Sequence[int], double: Sequence[int]) -> int | None:
@@ -128,13 +185,15 @@ def _grown(single: Sequence[int], double: Sequence[int]) -> int | None:
     return changed[0] if len(changed) == 1 and (single[changed[0]], double[changed[0]]) == (1, 2) else None
 
 
-def _guesses(signature: Signature, feed: Feed) -> Iterator[dict[str, int]]:
+def _guesses(signature: Signature, feeds: Sequence[Feed]) -> Iterator[dict[str, int]]:
     """Yield batch axes of the inputs, the most likely first: as guessed, then with ever more inputs otherwise."""
     choices: list[list[int | None]] = []
     for spec in signature.inputs:
-        shape = feed[spec.name].shape
+        shapes = [feed[spec.name].shape for feed in feeds]
         fitting: list[int | None] = [
-            axis for axis, size in enumerate(spec.shape) if isinstance(size, str) and axis < len(shape) and shape[axis] == 1
+            axis
+            for axis, size in enumerate(spec.shape)
+            if isinstance(size, str) and all(axis < len(shape) and shape[axis] == 1 for shape in shapes)
         ]
         guess = signature.batch_axes.get(spec.name)
         ordered = sorted([*fitting, None], key=lambda axis, guess=guess: axis != guess)  # type: ignore[misc]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["ExportedModel", "ValidatedModel", "export", "find_exporter", "validate_export"]
+__all__ = ["ExportedModel", "ValidatedModel", "export", "find_exporter", "source_defaults", "validate_export"]
 
 import dataclasses
 import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mopt.errors import CandidateRejectedError, UserError
+from mopt.datasets.spec import SourceDefaults
+from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.exporters._base import Exporter, apply_in_child, open_onnxruntime, reference_in_child
-from mopt.exporters._batch_axes import find_batch_axes
+from mopt.exporters._batch_axes import ROWS_IN_ONE, find_batch_axes
 from mopt.exporters._parity import compare
 from mopt.model.files import Model
+from mopt.model.onnx_io import LIBRARIES
 from mopt.model.signature import Feed, Signature
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.records.trial import ExportRecord
@@ -25,13 +27,18 @@ from mopt.system import plugins
 from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, versions
 from mopt.system.files import make_empty
-from mopt.system.hangs import retry_hung
+from mopt.system.hangs import retry_hung, warn
 from mopt.system.process import run
 from mopt.system.store import Store, code_digest
 
 SAMPLES = 8
 """How many real samples an export is compared on."""
 _MODEL, _RECORD = "model", "export.json"
+_LIMITS = {
+    Rejection.MEMORY: "allow more with --memory, or take a machine that has more",
+    Rejection.HUNG: "see whether it ends in its own framework, and with smaller samples",
+}
+"""What to do about a source that exceeds one."""
 _HINTS = {
     ".zip": "unpack it, and give the folder",
     ".gz": "unpack it, and give what is in it",
@@ -52,6 +59,7 @@ class ExportedModel:
         source_digest: Of every byte of the source.
         opset: Of the ONNX model.
         detail: What the exporter told.
+        brings: What belongs to the source, as JSON data; the tokenizer's path starts from the source.
         seconds: What exporting took.
     """
 
@@ -61,7 +69,13 @@ class ExportedModel:
     source_digest: str
     opset: int
     detail: dict[str, Any]
+    brings: dict[str, Any]
     seconds: float
+
+    @property
+    def defaults(self) -> SourceDefaults:
+        """What belongs to the source, for what the recipe does not say."""
+        return source_defaults(self.brings, self.exporter.source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +91,11 @@ class ValidatedModel:
     model: Model
     signature: Signature
     record: ExportRecord
+
+
+def source_defaults(brings: Mapping[str, Any], source: str) -> SourceDefaults:
+    """Return what an export has told of what belongs to its source."""
+    return SourceDefaults.model_validate(brings).at(Path(source))
 
 
 def find_exporter(source: str, *, trust_pickle: bool = False) -> Exporter:
@@ -108,26 +127,30 @@ class _MoreFilesError(Exception):
     """The export read files that its key did not know of; it is in the store under the key that does."""
 
 
-def export(exporter: Exporter, store: Store) -> ExportedModel:
+def export(exporter: Exporter, store: Store, memory: int | None = None) -> ExportedModel:
     """Convert the source, or find what it was converted to in the store.
 
     What a program reads is known only after it ran. So the store keeps, for each known set of files, what else was read
     with it: the key of an export covers them all, and a changed byte in any of them is a miss.
+
+    Args:
+        exporter: Of the source.
+        store: Where the result is kept.
+        memory: Bytes that the framework and this process may take together; None for any.
 
     Raises:
         UserError: When the source cannot be converted.
     """
     read = _known_reads(exporter, store)
     try:
-        folder = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read))
+        folder = store.get("exports", _key(exporter, read), functools.partial(_make_export, exporter, store, read, memory))
     except _MoreFilesError:
-        return export(exporter, store)
+        return export(exporter, store, memory)
     except CandidateRejectedError as error:
         if (cautious := exporter.cautious()) is not None:
-            return export(cautious, store)
-        raise UserError(
-            f"{exporter.source} cannot be exported: {error.message}", "mopt also takes an .onnx file that you export yourself"
-        ) from error
+            return export(cautious, store, memory)
+        hint = _LIMITS.get(error.rejection, "mopt also takes an .onnx file that you export yourself")
+        raise UserError(f"{exporter.source} cannot be exported: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     return ExportedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
@@ -136,6 +159,7 @@ def export(exporter: Exporter, store: Store) -> ExportedModel:
         source_digest=exporter.digest(read),
         opset=record["opset"],
         detail=record["detail"],
+        brings=record["brings"],
         seconds=record["seconds"],
     )
 
@@ -155,9 +179,9 @@ def _known_reads(exporter: Exporter, store: Store) -> list[str]:
     return read
 
 
-def _make_export(exporter: Exporter, store: Store, read: Sequence[str], folder: Path) -> None:
+def _make_export(exporter: Exporter, store: Store, read: Sequence[str], memory: int | None, folder: Path) -> None:
     (folder / _MODEL).mkdir()
-    written = apply_in_child(exporter, folder / _MODEL)
+    written = apply_in_child(exporter, folder / _MODEL, memory)
     detail = dict(written.result.detail)
     more = sorted({*read, *detail.pop("read", [])})
     model = Model.at("onnx", folder / _MODEL)
@@ -166,6 +190,7 @@ def _make_export(exporter: Exporter, store: Store, read: Sequence[str], folder: 
         "signature": written.signature.model_dump(mode="json"),
         "opset": written.opset,
         "detail": detail,
+        "brings": written.brings,
         "seconds": written.seconds,
     }
     (folder / _RECORD).write_text(json.dumps(record))
@@ -184,13 +209,14 @@ def _write_reads(folder: Path, read: Sequence[str]) -> None:
     (folder / "read.json").write_text(json.dumps(read))
 
 
-def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store) -> ValidatedModel:
+def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store, memory: int | None = None) -> ValidatedModel:
     """Run real samples through the source and its export: compare them, and find the batch axes.
 
     Args:
         exported: From :func:`export`.
-        feeds: Real samples, each with a batch axis of length 1; the first 8 are used.
+        feeds: Real samples, each with a batch axis of length 1 or all that the model takes at once; the first 8 are used.
         store: Where the result is kept.
+        memory: Bytes that the source and the model, one after the other, may take together with this process; None for any.
 
     Raises:
         UserError: When the source does not take the samples, or the export does not give what the source gives.
@@ -205,15 +231,15 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
         "libraries": versions(("onnxruntime", "onnx-ir")),
     }
     try:
-        folder = store.get("bound", key, functools.partial(_make_validated, exported, used))
+        folder = store.get("bound", key, functools.partial(_make_validated, exported, used, memory))
     except CandidateRejectedError as error:
-        raise UserError(
-            f"{exported.exporter.source} does not run on the samples: {error.message}",
-            "compare the data with the inputs that mopt inspect shows",
-        ) from error
+        hint = _LIMITS.get(error.rejection, "compare the data with the inputs that mopt inspect shows")
+        raise UserError(f"{exported.exporter.source} does not run on the samples: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:
-        return _again(exported, feeds, store, record["problem"])
+        return _again(exported, feeds, store, record["problem"], memory)
+    if (batching := record["detail"].get("batching", "")).startswith(ROWS_IN_ONE):
+        warn(batching)
     return ValidatedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
@@ -225,11 +251,12 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
             largest_difference=record["largest_difference"],
             samples=len(used),
             detail={**exported.detail, **record["detail"]},
+            brings=exported.brings,
         ),
     )
 
 
-def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem: str) -> ValidatedModel:
+def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem: str, memory: int | None) -> ValidatedModel:
     """Export with more caution, if the exporter can, and say why."""
     cautious = exported.exporter.cautious()
     if cautious is None:
@@ -237,7 +264,7 @@ def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem
             f"the ONNX export of {exported.exporter.source} is wrong: {problem}",
             "another version of the framework may export it right; mopt also takes an .onnx file that you export yourself",
         )
-    bound = validate_export(export(cautious, store), feeds, store)
+    bound = validate_export(export(cautious, store, memory), feeds, store, memory)
     detail = {**bound.record.detail, "opset kept because": f"the version converter's model is wrong: {problem}"}
     return dataclasses.replace(bound, record=bound.record.model_copy(update={"detail": detail}))
 
@@ -250,26 +277,39 @@ def _feed_digest(feed: Feed) -> str:
     return digest(parts)
 
 
-def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], folder: Path) -> None:
+def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], memory: int | None, folder: Path) -> None:
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
-    signature = exported.signature
+    signature = exported.signature.as_given(feeds)
+    _check_batch(signature, feeds, memory)
     whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
-    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds)
+    *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds, memory)
     random = compare(expected[:1], [repeated]).problem
 
     def examine() -> dict[str, Any]:
         make_empty(folder / _MODEL)
         arguments = (exported.model.file, signature, list(feeds), whole, expected, random, folder / _MODEL)
-        record: dict[str, Any] = run(_examine, *arguments, limit=TimeLimit.from_size(exported.model.size))
+        limit = TimeLimit.from_size(exported.model.size)
+        record: dict[str, Any] = run(_examine, *arguments, limit=limit, memory=memory, modules=LIBRARIES)
         return record
 
     try:
         record = retry_hung("comparing the export with its source", examine, examine)
     except CandidateRejectedError as error:
+        if error.rejection is Rejection.MEMORY:  # another time more may be allowed
+            raise
         record = {"problem": f"ONNX Runtime cannot run it: {error.message}"}
     if not record["problem"]:
         record["digest"] = Model.at("onnx", folder / _MODEL).digest
     (folder / _RECORD).write_text(json.dumps(record))
+
+
+def _check_batch(signature: Signature, feeds: Sequence[Feed], memory: int | None) -> None:
+    """Refuse a fixed batch size that no memory holds: a model may declare any."""
+    size = signature.batch_size or 1
+    needed = size * sum(value.nbytes for feed in feeds for value in feed.values())
+    if memory is not None and max(needed, size) > memory:
+        text = f"{len(feeds)} batches of the {size} samples that the model takes at once would take {needed / 1e9:.1f} GB"
+        raise CandidateRejectedError(Rejection.MEMORY, f"{text}, and {memory / 1e9:.1f} GB are allowed")
 
 
 def _examine(
@@ -293,12 +333,13 @@ def _examine(
         folder: Where the model with named dimensions goes.
     """
     run_model = open_onnxruntime(path)
-    difference = compare(expected, list(map(run_model, whole)))
+    answers = list(map(run_model, whole))
+    difference = compare(expected, answers)
     if difference.problem and not random:
         return {"problem": difference.problem}
     batched = find_batch_axes(run_model, signature, feeds, random=bool(random))
     axes = tuple(batched.axes.items()) if batched.size is None else ()
-    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()))
+    step = ConvertDimensions(batch_axes=axes, ranks=tuple(batched.ranks.items()), free=_contradicted(signature, answers))
     named, detail = _rename(step, path, folder)
     validated = named.model_copy(update={"batch_axes": batched.axes, "batch_size": batched.size})
     detail |= {"batching": batched.reason} if batched.reason else {}
@@ -309,6 +350,19 @@ def _examine(
         "largest_difference": 0.0 if random else difference.largest,
         "detail": detail,
     }
+
+
+def _contradicted(signature: Signature, answers: Sequence[Feed]) -> tuple[tuple[str, int], ...]:
+    """Return the axes of outputs that came out with another size than the one that the graph declares."""
+    shapes = {(spec, answer[spec.name].shape) for spec in signature.outputs for answer in answers}
+    wrong = {
+        (spec.name, axis)
+        for spec, shape in shapes
+        if len(shape) == len(spec.shape)
+        for axis, (size, length) in enumerate(zip(spec.shape, shape, strict=True))
+        if isinstance(size, int) and size != length
+    }
+    return tuple(sorted(wrong))
 
 
 def _rename(step: ConvertDimensions, source: Path, folder: Path) -> tuple[Signature, dict[str, Any]]:

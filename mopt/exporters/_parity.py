@@ -84,7 +84,7 @@ def _gap(expected: Sequence[Array], actual: Sequence[Array]) -> tuple[float, flo
     for a, b in zip(expected, actual, strict=True):
         x, y = a.astype(np.float64), b.astype(np.float64)
         same = (x == y) | (np.isnan(x) & np.isnan(y))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             gap = np.where(same, 0.0, np.abs(x - y))
         if not np.isfinite(gap).all():
             return math.inf, scale

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import UserError
 from mopt.exporters._base import Exporter, require
+from mopt.exporters._huggingface_folder import folder_defaults
 from mopt.exporters.torch import export_module, run_module
 from mopt.model.signature import BATCH, Feed
 from mopt.passes._base import PassResult
@@ -52,6 +54,10 @@ class ExportHuggingface(Exporter):
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         named = {path.relative_to(folder): path for path in paths}
         return {name.as_posix(): path for name, path in named.items() if name.parts[0] not in _NOT_READ}
+
+    def brings(self) -> SourceDefaults:
+        """Return what the files beside the weights say; none of them is code."""
+        return folder_defaults(Path(self.source))
 
     def environment(self) -> dict[str, str]:
         """Nothing may be fetched, and no pickle may hold more than weights."""

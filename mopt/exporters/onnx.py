@@ -6,14 +6,18 @@ __all__ = ["ExportOnnx"]
 
 import dataclasses
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
 from mopt.exporters._base import OPTIONAL_INPUTS, Exporter, run_onnxruntime
+from mopt.exporters._onnx_sparse import make_dense
+from mopt.exporters._onnx_structure import find_problem, graphs_of, tensor_bytes, tensors_of
 from mopt.model.signature import Feed
 from mopt.passes._base import PassResult
+from mopt.profiles.machine import detect
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +29,9 @@ CURRENT_OPSET = 17
 """From here on LayerNormalization is an operator, and every quantizer and converter knows the opset."""
 CURRENT_IR_VERSION = 8
 """The one that came with operator set 17."""
+_BIG_TENSOR_BYTES = 4096
+"""Shapes, axes and the like are smaller: they are all that the version converter looks into."""
+_EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _DEFAULTS_IR_VERSION = 4
 """From here on an input with an initializer is meant to be one that has a default; before, every initializer was an input."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
@@ -70,8 +77,10 @@ class ExportOnnx(Exporter):
     def files(self) -> dict[str, Path]:
         """Return the model file and its external data."""
         path = Path(self.source)
-        locations = {tensor_location(tensor) for tensor in _external(_parse(path))}
-        return {"model": path, **{location: _inside(path, location) for location in sorted(locations)}}
+        external = list(_external(_parse(path)))
+        _check_size(path, sum(map(tensor_bytes, external)))
+        locations = set(map(tensor_location, external))
+        return {"model": path, **{location: path.parent / location for location in sorted(locations)}}
 
     def apply(self, folder: Path) -> PassResult:
         """Write the model as it is, but for its opset and for initializers that are inputs."""
@@ -115,11 +124,10 @@ def load_checked(path: Path) -> ir.Model:
 
 def _load(path: Path) -> tuple[ir.Model, list[str]]:
     """Return a checked model, and the names of its outputs that were maps."""
-    import onnx_ir as ir
     from onnx import TensorProto, external_data_helper
     from onnx_ir import external_data
 
-    from mopt.model.onnx_io import BIG_TENSOR_BYTES
+    from mopt.model.onnx_io import BIG_TENSOR_BYTES, from_proto
 
     proto = _parse(path)
     flattened = _flatten_maps(proto)
@@ -129,15 +137,15 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
                 f"{path}: {value.name} is a {str(kind).removesuffix('_type')}, and only tensors can be inputs and outputs",
                 "export the model with tensors only",
             )
-    for tensor in _external(proto):
-        _check_external(path, tensor)
+    for graph in graphs_of(proto):
+        make_dense(graph)
     for tensor in _external(proto, smaller_than=BIG_TENSOR_BYTES):  # big ones stay on the disk until they are needed
         external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-        tensor.raw_data = tensor.raw_data[: _tensor_bytes(tensor)]  # without a length it reads to the end of the file
+        tensor.raw_data = tensor.raw_data[: tensor_bytes(tensor)]  # without a length it reads to the end of the file
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
     try:
-        model = ir.from_proto(proto)
+        model = from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} is not a valid ONNX model: {_first_line(error)}", _DAMAGED) from None
     external_data.set_base_dir(model.graph, str(path.parent))
@@ -165,6 +173,10 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise UserError(
             f"{path} has opset {opset}, and ONNX Runtime starts at {OLDEST_OPSET}", "export it again with a newer opset"
         )
+    if problem := find_problem(proto):
+        raise UserError(f"{path} is not a valid ONNX model: {problem}", _DAMAGED)
+    for tensor in _external(proto):
+        _check_external(path, tensor)
     return proto
 
 
@@ -178,7 +190,7 @@ def _flatten_maps(proto: onnx.ModelProto) -> list[str]:
     outputs = {value.name: value for value in proto.graph.output}
     flattened = []
     for node in proto.graph.node:
-        if node.op_type != "ZipMap" or node.domain != "ai.onnx.ml" or node.output[0] not in outputs:
+        if node.op_type != "ZipMap" or node.domain != "ai.onnx.ml" or outputs.keys().isdisjoint(node.output[:1]):
             continue
         classes = sum(len(attribute.ints) + len(attribute.strings) for attribute in node.attribute)
         kind = outputs[node.output[0]].type
@@ -208,35 +220,18 @@ def _array(value: Any) -> Any:
 
 
 def _external(proto: onnx.ModelProto, smaller_than: int | None = None) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor with external data: initializers and attributes, those of subgraphs and functions too.
+    """Yield every tensor with external data, wherever it is.
 
     ``smaller_than`` leaves out initializers of the main graph that have as many bytes.
     """
     from onnx import TensorProto
 
-    main, *others = _graphs(proto)
-    tensors = [tensor for tensor in main.initializer if smaller_than is None or _tensor_bytes(tensor) < smaller_than]
-    for graph in (main, *others):
-        for node in graph.node:
-            for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors]
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            tensors += [sparse.values, sparse.indices]
-    for graph in others:
-        tensors += getattr(graph, "initializer", ())
-    yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
-
-
-def _graphs(proto: onnx.ModelProto) -> Iterator[Any]:
-    """Yield the graph, then the functions and the graphs inside of them."""
-    pending: list[Any] = [*reversed(proto.functions), proto.graph]
-    while pending:
-        graph = pending.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                pending += [attribute.g] if attribute.HasField("g") else []
-                pending += attribute.graphs
+    stored = proto.graph.initializer if smaller_than is not None else ()
+    big = {tensor.name for tensor in stored if tensor_bytes(tensor) >= (smaller_than or 0)}
+    for graph in graphs_of(proto):
+        for tensor in tensors_of(graph):
+            if tensor.data_location == TensorProto.EXTERNAL and not (graph is proto.graph and tensor.name in big):
+                yield tensor
 
 
 def tensor_location(tensor: onnx.TensorProto) -> str:
@@ -245,28 +240,33 @@ def tensor_location(tensor: onnx.TensorProto) -> str:
 
 
 def _check_external(path: Path, tensor: onnx.TensorProto) -> None:
+    keys = [entry.key for entry in tensor.external_data]
+    if len(set(keys)) < len(keys) or not _EXTERNAL_KEYS.issuperset(keys):
+        raise UserError(
+            f"{path}: tensor {tensor.name} has external data with entries that are unknown or there twice", _DAMAGED
+        )
     location = tensor_location(tensor)
     data = _inside(path, location)
     numbers = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
-    try:
-        needed = int(numbers.get("offset") or 0) + int(numbers.get("length") or _tensor_bytes(tensor))
-    except ValueError:
-        raise UserError(f"{path}: tensor {tensor.name} has an offset or length that is no number", _DAMAGED) from None
-    size = data.stat().st_size
-    if needed > size or any(int(number) < 0 for number in numbers.values() if number):
+    if not all(re.fullmatch(r"[0-9]{1,19}", number, re.ASCII) for number in numbers.values()):
+        raise UserError(f"{path}: tensor {tensor.name} has an offset or length that is no number of bytes", _DAMAGED)
+    size, wanted = data.stat().st_size, tensor_bytes(tensor)
+    end = int(numbers.get("offset", 0)) + max(int(numbers.get("length", 0)), wanted)
+    if end > size:
+        text = f"the external data {location} of {path} is truncated: tensor {tensor.name} ends at byte {end} of {size}"
+        raise UserError(text, _DAMAGED)
+    if "length" in numbers and int(numbers["length"]) < wanted:
+        text = f"{path}: tensor {tensor.name} has {numbers['length']} bytes of external data, and its shape asks for {wanted}"
+        raise UserError(text, _DAMAGED)
+
+
+def _check_size(path: Path, weights: int) -> None:
+    """Refuse weights that no pass could hold before hours are spent on reading them: a file may be made of holes."""
+    if weights > (memory := detect().memory_bytes):
         raise UserError(
-            f"the external data {location} of {path} is truncated: tensor {tensor.name} ends at byte {needed} of {size}",
-            _DAMAGED,
+            f"the weights of {path} take {weights / 1e9:.0f} GB, and this machine has {memory / 1e9:.0f} GB of memory",
+            "take a machine that has more memory",
         )
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    import math
-
-    import onnx_ir as ir
-
-    size: int = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).itemsize)
-    return size
 
 
 def _inside(path: Path, location: str) -> Path:
@@ -276,10 +276,16 @@ def _inside(path: Path, location: str) -> Path:
     rule = "external data must be a file in the model's own folder, or below it"
     if not location or os.path.isabs(location) or ".." in Path(location).parts:
         raise UserError(f"{path} points to external data outside of its folder: {location!r}", rule)
-    if not data.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = data.resolve().is_relative_to(folder.resolve()), data.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # no name for a file, or a link to itself
+        raise UserError(f"{path} points to external data that cannot be: {_first_line(error)}", rule) from None
+    if not inside:
         raise UserError(f"the external data {location} of {path} is a link out of its folder", f"{rule}; copy it with cp -rL")
-    if not data.is_file():
+    if not there:
         raise UserError(f"the external data of {path} is missing: {location}", f"put {location} next to the model")
+    if data.stat().st_nlink > 1:  # ONNX takes it for an attempt to read a file of somebody else
+        raise UserError(f"the external data {location} of {path} is a hard link", f"{rule}; copy it with cp")
     return data
 
 

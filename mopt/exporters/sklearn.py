@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = ["ExportSklearn"]
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import UserError
 from mopt.exporters._base import Exporter, rename_outputs, require
 from mopt.model.signature import BATCH, Feed
@@ -70,7 +72,7 @@ class ExportSklearn(Exporter):
 
         from mopt.model.onnx_io import save
 
-        fitted = self._load()
+        fitted = self._loaded
         model = ir.from_proto(fitted.convert())
         model.opset_imports.setdefault("", _OPSETS[""])
         del model.graph.outputs[len(fitted.outputs) :]
@@ -85,10 +87,17 @@ class ExportSklearn(Exporter):
 
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the library's own ``predict`` and ``predict_proba``."""
-        fitted = self._load()
+        fitted = self._loaded
         return [fitted.run(feed[INPUT]) for feed in feeds]
 
-    def _load(self) -> _Fitted:
+    def brings(self) -> SourceDefaults:
+        """Return the names of the columns that it was fitted with, and for a regressor R2, which is its own score."""
+        fitted = self._loaded
+        columns = {INPUT: fitted.columns} if len(fitted.columns) == fitted.features else {}
+        return SourceDefaults(columns=columns, metric="r2" if fitted.outputs == _REGRESSOR else "")
+
+    @functools.cached_property
+    def _loaded(self) -> _Fitted:
         suffix = Path(self.source).suffix.lower()
         if suffix in _XGBOOST:
             return _xgboost(Path(self.source))
@@ -136,6 +145,8 @@ class _Fitted:
     features: int
     convert: Callable[[], onnx.ModelProto]
     run: Callable[[npt.NDArray[Any]], Feed]
+    columns: tuple[str, ...] = ()
+    """Names of the features, where it was fitted with names."""
 
 
 def _sklearn(estimator: Any) -> _Fitted:
@@ -145,12 +156,27 @@ def _sklearn(estimator: Any) -> _Fitted:
     features = getattr(estimator, "n_features_in_", None)
     if features is None:
         raise UserError(f"{name} does not say how many features it takes", "mopt takes fitted models of a numeric matrix")
+    columns = tuple(map(str, getattr(estimator, "feature_names_in_", ())))
+    _number_columns(estimator)
     if is_classifier(estimator):
         outputs = _CLASSIFIER if hasattr(estimator, "predict_proba") else (LABEL,)
-        return _Fitted(name, outputs, features, _convert_sklearn(estimator), _classifies(estimator, outputs))
+        return _Fitted(name, outputs, features, _convert_sklearn(estimator), _classifies(estimator, outputs), columns)
     if is_regressor(estimator):
-        return _Fitted(name, _REGRESSOR, features, _convert_sklearn(estimator), _regresses(estimator.predict))
+        return _Fitted(name, _REGRESSOR, features, _convert_sklearn(estimator), _regresses(estimator.predict), columns)
     raise UserError(f"{name} is neither a classifier nor a regressor", "give the whole pipeline, with its last step")
+
+
+def _number_columns(estimator: Any) -> None:
+    """Let every ColumnTransformer take its columns by their places, for the one matrix that the model takes has no names."""
+    from sklearn.compose import ColumnTransformer
+
+    for part in (estimator, *(step for _, step in getattr(estimator, "steps", ()))):
+        if isinstance(part, ColumnTransformer) and hasattr(part, "feature_names_in_"):
+            place = {name: index for index, name in enumerate(part.feature_names_in_)}
+            part.transformers_ = [
+                (name, step, [place.get(column, column) for column in columns] if isinstance(columns, list) else columns)
+                for name, step, columns in part.transformers_
+            ]
 
 
 def _convert_sklearn(estimator: Any) -> Callable[[], onnx.ModelProto]:
@@ -226,7 +252,9 @@ def _xgboost(path: Path) -> _Fitted:
         raise _unreadable(str(path), "XGBoost", error) from error
     outputs = _CLASSIFIER if classifies else _REGRESSOR
     run = _classifies(estimator, outputs) if classifies else _regresses(estimator.predict)
-    return _Fitted(f"XGBoost {objective}", outputs, booster.num_features(), _convert_boosted("xgboost", estimator), run)
+    columns = tuple(booster.feature_names or ())
+    convert = _convert_boosted("xgboost", estimator)
+    return _Fitted(f"XGBoost {objective}", outputs, booster.num_features(), convert, run, columns)
 
 
 def _check_xgboost_json(path: Path) -> None:
@@ -249,7 +277,10 @@ def _lightgbm(path: Path) -> _Fitted:
     classifies = objective in ("binary", "multiclass", "multiclassova")
     run = _lightgbm_classes(booster) if classifies else _regresses(booster.predict)
     outputs = _CLASSIFIER if classifies else _REGRESSOR
-    return _Fitted(f"LightGBM {objective}", outputs, booster.num_feature(), _convert_boosted("lightgbm", booster), run)
+    names = tuple(booster.feature_name())
+    columns = () if names == tuple(f"Column_{index}" for index in range(len(names))) else names  # LightGBM's own
+    convert = _convert_boosted("lightgbm", booster)
+    return _Fitted(f"LightGBM {objective}", outputs, booster.num_feature(), convert, run, columns)
 
 
 def _lightgbm_classes(booster: Any) -> Callable[[npt.NDArray[Any]], Feed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ExportTorch"]
 
 import dataclasses
+import functools
 import inspect
 import random
 import warnings
@@ -12,12 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mopt.datasets.spec import ImageSpec, SourceDefaults
 from mopt.errors import UserError
 from mopt.exporters import _python_source as python_source
-from mopt.exporters._base import Exporter, require
+from mopt.exporters._base import DynamicAxes, Exporter, require
+from mopt.exporters._dynamic_axes import holder, proof_of
+from mopt.exporters._image_preprocessing import from_timm, from_torchvision
 from mopt.model.signature import BATCH, Feed
 from mopt.passes._base import PassResult
 from mopt.system.digests import digest
+from mopt.system.plugins import nearest
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,12 +44,18 @@ class ExportTorch(Exporter):
     example that has the first example's length there is the batch; where the module does not take another batch, the
     example's size is kept and ``detail["batch"]`` says why.
 
+    Further axes become dynamic that are asked for; where the module holds one to the example's length, the error names the
+    line of the code that does. That the export is right at another length is seen before it is used.
+
     Random generators are seeded before the function runs, so that an untrained module has the same weights each time.
     """
 
     accepts: ClassVar[str] = "PyTorch (file.py:function, package.module:function, or .pt2)"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnxscript", "onnx-ir")
     extra: ClassVar[str] = "torch"
+
+    dynamic: tuple[tuple[str, int, str], ...] = ()
+    """Axes whose length is left free: the input, the axis, and what the length is called."""
 
     @classmethod
     def matches(cls, source: str) -> bool:
@@ -72,15 +83,41 @@ class ExportTorch(Exporter):
         require("torch", self.extra)
         require("onnxscript", self.extra)
         with python_source.files_read() as read:
-            module, arguments, keywords = self._load()
-        detail = export_module(module, arguments, keywords, folder, dynamic=None if self._is_program else {})
+            module, arguments, keywords = self._loaded
+        dynamic = None if self._is_program else self.dynamic_axes
+        detail = export_module(module, arguments, keywords, folder, dynamic=dynamic)
+        if dynamic:
+            names = _input_names(module, arguments, keywords)
+            arrays = [leaf.detach().numpy() for leaf in _leaves(arguments, keywords)]
+            run = functools.partial(run_module, module, arguments, keywords)
+            detail |= proof_of(run, folder / "model.onnx", dict(zip(names, arrays, strict=True)), dynamic)
         source_files = {str(path.resolve()) for path in self.files().values()}
         return PassResult(True, {**detail, "read": sorted(read - source_files)} if not self._is_program else detail)
 
+    def brings(self) -> SourceDefaults:
+        """Return how timm or torchvision prepares pictures for the module, where it carries what says so."""
+        module, arguments, keywords = self._loaded
+        return _brought(module, _leaves(arguments, keywords))
+
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run the module itself."""
-        module, arguments, keywords = self._load()
+        module, arguments, keywords = self._loaded
         return list(run_module(module, arguments, keywords, feeds))
+
+    @property
+    def dynamic_axes(self) -> DynamicAxes:
+        """By input."""
+        axes: dict[str, dict[int, str]] = {}
+        for name, axis, length in self.dynamic:
+            axes.setdefault(name, {})[axis] = length
+        return axes
+
+    def with_dynamic_axes(self, axes: DynamicAxes) -> ExportTorch | None:
+        """Leave these axes free; an exported program has its own."""
+        if self._is_program:
+            return None
+        free = tuple((name, axis, length) for name, lengths in sorted(axes.items()) for axis, length in sorted(lengths.items()))
+        return dataclasses.replace(self, dynamic=free)
 
     @property
     def _is_program(self) -> bool:
@@ -94,7 +131,8 @@ class ExportTorch(Exporter):
                 "or save it with torch.export.save as .pt2",
             )
 
-    def _load(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return the module or exported program, and its example arguments."""
         self._refuse_weights()
         torch = require("torch", self.extra)
@@ -154,13 +192,30 @@ def _leaves(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
     return [leaf for leaf in pytree.tree_leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor)]
 
 
+def _brought(module: Any, leaves: Sequence[Any]) -> SourceDefaults:
+    """Look at the module and what it is made of, one level down: a softmax may have been put behind it."""
+    children = list(module.children()) if hasattr(module, "children") else []
+    for part in (module, *children):
+        config = getattr(part, "pretrained_cfg", None)
+        if isinstance(config, Mapping) and {"mean", "std"} <= set(config) and leaves and leaves[0].dim() == 4:
+            image = from_timm(config, tuple(leaves[0].shape[2:]))
+            return SourceDefaults(image=image) if isinstance(image, ImageSpec) else SourceDefaults(left_out=image)
+        for value in (*getattr(part, "__dict__", {}).values(), *getattr(part, "_modules", {}).values()):
+            weights = value if hasattr(value, "transforms") and hasattr(value, "meta") else None
+            preset = weights.transforms() if weights else value
+            if type(preset).__name__ == "ImageClassification" and hasattr(preset, "crop_size"):
+                classes = tuple(weights.meta.get("categories") or ()) if weights else ()
+                return SourceDefaults(image=from_torchvision(preset), classes=classes)
+    return SourceDefaults()
+
+
 def export_module(
     module: Any,
     arguments: tuple[Any, ...],
     keywords: dict[str, Any],
     folder: Path,
     *,
-    dynamic: Mapping[str, Mapping[int, str]] | None,
+    dynamic: DynamicAxes | None,
 ) -> dict[str, Any]:
     """Export a module in evaluation mode, or an exported program.
 
@@ -169,11 +224,14 @@ def export_module(
         arguments: Positional examples.
         keywords: Keyword examples, in the order of the signature.
         folder: Where the model goes.
-        dynamic: Names of the dynamic axes of each input, which must become dynamic; empty for the batch of every input,
-            if that can be done; None where the program has them already.
+        dynamic: Names of the axes of each input that must become dynamic; the batch of every input becomes so as well, if
+            that can be done; None where the program has them already.
 
     Returns:
         What to tell about it.
+
+    Raises:
+        UserError: When the module holds such an axis to the example's length.
     """
     from mopt.model.onnx_io import save
 
@@ -181,28 +239,58 @@ def export_module(
     if dynamic is None:
         save(_export(module, arguments, keywords, names, None).model, folder)
         return {}
-    axes = dynamic or _batch_axes(_leaves(arguments, keywords), names)
+    _check_axes(dynamic, names, _leaves(arguments, keywords))
+    batch = _batch_axes(_leaves(arguments, keywords), names)
+    axes = {name: {**batch.get(name, {}), **dynamic.get(name, {})} for name in names}
+    reason = ""
     try:
         model = _export(module, *_doubled(arguments, keywords, names, axes), names, axes).model
-        reason = _fixed(model, axes)
+        reason = _fixed(model, batch)
     except Exception as error:  # whatever the exporter cannot do with a dynamic batch
-        if dynamic:
+        if axes == dynamic:
             raise
         reason = _reason(error)
-    if reason and dynamic:
-        raise UserError(f"{type(module).__name__} cannot be exported with dynamic dimensions: {reason}", _BY_HAND)
-    if reason:
-        model = _export(module, arguments, keywords, names, {}).model
+    if reason and axes != dynamic:
+        model = _export(module, *_doubled(arguments, keywords, names, dynamic), names, dynamic).model
+    _refuse_held(model, module, arguments, keywords, names, dynamic)
     save(model, folder)
     return {"batch": f"fixed to that of the example: {reason}"} if reason else {}
 
 
-def _fixed(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> str:
-    """Return which dimension torch has fixed although it was asked not to; empty when none is."""
+def _check_axes(dynamic: DynamicAxes, names: Sequence[str], leaves: Sequence[Any]) -> None:
+    """Refuse axes that the user named and the module does not have."""
+    ranks = {name: leaf.dim() for name, leaf in zip(names, leaves, strict=True)}
+    for name, lengths in dynamic.items():
+        if name not in ranks:
+            raise UserError(f"the module has no input {name}, which dynamic_axes names", nearest(name, names))
+        for axis in lengths:
+            if not 0 <= axis < ranks[name]:
+                raise UserError(f"{name} has no axis {axis}, which dynamic_axes names", f"it has axes 0 to {ranks[name] - 1}")
+
+
+def _refuse_held(
+    model: ir.Model,
+    module: Any,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    names: list[str],
+    dynamic: DynamicAxes,
+) -> None:
+    """Raise when the export has one of the axes fixed; torch is asked again, strictly, which line of the code does that."""
+    reason = _fixed(model, dynamic)
+    if not reason:
+        return
+    shapes = _dynamic_shapes(module, *_doubled(arguments, keywords, names, dynamic), names, dynamic)
+    line = holder(_runnable(module), *_doubled(arguments, keywords, names, dynamic), shapes)
+    raise UserError(f"{reason}{f', in {line}' if line else ''}", _BY_HAND)
+
+
+def _fixed(model: ir.Model, axes: DynamicAxes) -> str:
+    """Return which axis torch has fixed although it was asked not to; empty when none is."""
     for value in model.graph.inputs:
-        for axis, name in axes.get(str(value.name), {}).items():
+        for axis in axes.get(str(value.name), {}):
             if isinstance(value.shape[axis], int):
-                return f"the module fixes the dimension {name} of {value.name} to {value.shape[axis]}"
+                return f"the module holds axis {axis} of {value.name} to {value.shape[axis]}"
     return ""
 
 
@@ -212,9 +300,9 @@ def _batch_axes(leaves: list[Any], names: list[str]) -> dict[str, dict[int, str]
 
 
 def _doubled(
-    arguments: tuple[Any, ...], keywords: dict[str, Any], names: list[str], axes: Mapping[str, Mapping[int, str]]
+    arguments: tuple[Any, ...], keywords: dict[str, Any], names: list[str], axes: DynamicAxes
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make a batch of two of a batch of one: torch takes a dimension of length 1 for a constant."""
+    """Make a batch of two of a batch of one, and so of every other axis: torch takes a length of 1 for a constant."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -223,8 +311,9 @@ def _doubled(
     def double(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        axis = next((axis for axis, name in axes.get(next(pending), {}).items() if name == BATCH), None)
-        return torch.cat([leaf, leaf], dim=axis) if axis is not None and leaf.shape[axis] == 1 else leaf
+        for axis in axes.get(next(pending), {}):
+            leaf = torch.cat([leaf, leaf], dim=axis) if leaf.shape[axis] == 1 else leaf
+        return leaf
 
     doubled: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(double, (arguments, keywords))
     return doubled
@@ -235,24 +324,12 @@ def _export(
     arguments: tuple[Any, ...],
     keywords: dict[str, Any],
     names: list[str],
-    axes: Mapping[str, Mapping[int, str]] | None,
+    axes: DynamicAxes | None,
 ) -> Any:
-    """Return torch's ONNX program. A fresh Dim for each call: torch keeps what it learned of one."""
+    """Return torch's ONNX program."""
     import torch
-    from torch.utils import _pytree as pytree
 
-    dims = {name: torch.export.Dim(name) for of_input in (axes or {}).values() for name in of_input.values()}
-    pending = iter(names)
-
-    def shape(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return None
-        return {axis: dims[name] for axis, name in (axes or {}).get(next(pending), {}).items()}
-
-    shapes = None
-    if axes:
-        positional, named = pytree.tree_map(shape, (arguments, keywords))
-        shapes = {**dict(zip(_parameters(module), positional, strict=False)), **named}
+    shapes = _dynamic_shapes(module, arguments, keywords, names, axes) if axes else None
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         outputs = _named_outputs(_runnable(module)(*arguments, **keywords), names)
@@ -267,6 +344,25 @@ def _export(
             opset_version=_OPSET,
             verbose=False,
         )
+
+
+def _dynamic_shapes(
+    module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], names: list[str], axes: DynamicAxes
+) -> dict[str, Any]:
+    """Return what torch takes for them. A fresh Dim for each call: torch keeps what it learned of one."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    dims = {name: torch.export.Dim(name) for of_input in axes.values() for name in of_input.values()}
+    pending = iter(names)
+
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return None
+        return {axis: dims[name] for axis, name in axes.get(next(pending), {}).items()}
+
+    positional, named = pytree.tree_map(shape, (arguments, keywords))
+    return {**dict(zip(_parameters(module), positional, strict=False)), **named}
 
 
 def _parameters(module: Any) -> list[str]:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["BIG_TENSOR_BYTES", "INLINE_LIMIT", "load", "model_metadata", "save", "weight_bytes", "without_weights"]
+__all__ = [
+    "BIG_TENSOR_BYTES",
+    "INLINE_LIMIT",
+    "LIBRARIES",
+    "from_proto",
+    "load",
+    "model_metadata",
+    "save",
+    "weight_bytes",
+    "without_weights",
+]
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+LIBRARIES = ("onnx", "onnx_ir.passes.common", "onnxruntime.quantization")
+"""Modules that take long to import, in a process that works on graphs."""
 INLINE_LIMIT = 512 * 1024 * 1024
 """Bytes of weights up to which a model is one file."""
 _EXTERNAL_THRESHOLD = 1024
@@ -26,7 +39,21 @@ def load(path: Path) -> ir.Model:
     """Load a model; external weights stay on disk until they are read."""
     import onnx_ir as ir
 
+    _keep_quiet()
     return ir.load(path)
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Return what a protobuf describes; its external weights have no folder yet."""
+    import onnx_ir as ir
+
+    _keep_quiet()
+    return ir.from_proto(proto)
+
+
+def _keep_quiet() -> None:
+    """Leave what onnx-ir has to say of a model to those who listen: without a handler it would be printed."""
+    logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mopt.errors import UserError
-from mopt.model.signature import Signature, TensorSpec, dtype_kind
+from mopt.model.signature import BATCH, Signature, TensorSpec, dtype_kind
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,9 +50,9 @@ def signature_of(model: ir.Model) -> Signature:
 def guess_batch_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
     """Guess along which axis each input stacks samples.
 
-    The first axis of an input, where it is symbolic or 1; else its first symbolic axis. Where nothing is symbolic, the
-    first axis that has the length of the first input's first axis. A scalar has none, and neither has a fixed vector
-    beside an input that has a symbolic axis: they are shared.
+    The axis of an input whose name begins with "batch"; else its first axis, where it is symbolic or 1; else its first
+    symbolic axis. Where nothing is symbolic, the first axis that has the length of the first input's first axis. A scalar
+    has none, and neither has a fixed vector beside an input that has a symbolic axis: they are shared.
     """
     ranked = [spec for spec in inputs if spec.shape]
     if any(isinstance(size, str) for spec in ranked for size in spec.shape):
@@ -63,6 +63,8 @@ def guess_batch_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
 
 
 def _first_axis(shape: Sequence[int | str]) -> int | None:
+    if named := [axis for axis, size in enumerate(shape) if str(size).lower().startswith(BATCH)]:
+        return named[0]
     if shape[0] == 1 and len(shape) > 1:
         return 0
     return next((axis for axis, size in enumerate(shape) if isinstance(size, str)), None)

@@ -6,10 +6,21 @@ memory, and so that their digest is that of what the model really saw.
 
 from __future__ import annotations
 
-__all__ = ["PartialLabel", "Sample", "Samples", "batch_feeds", "read_feed", "write_feed", "write_samples"]
+__all__ = [
+    "PartialLabel",
+    "Sample",
+    "Samples",
+    "batch_feeds",
+    "chunks",
+    "groups_of",
+    "read_feed",
+    "write_feed",
+    "write_samples",
+]
 
 import collections
 import dataclasses
+import itertools
 import json
 import urllib.parse
 import zipfile
@@ -18,12 +29,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopt.model.signature import Feed, Signature
+from mopt.system.arrays import EXTENDED, native_array
 from mopt.system.digests import digest, folder_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 _INDEX = "samples.json"
+_MOST_WITNESSES = 4
 _PLAIN = " /:.,;@#()[]{}<>|+=~^&$*?'"
 """What may stand in a tensor's name and in a member of an ``.npz`` alike; the rest is percent-encoded."""
 _MARK = "!"
@@ -94,6 +107,12 @@ class Samples:
         return (self[index] for index in range(self.count))
 
     @property
+    def witnesses(self) -> list[int]:
+        """One sample for each way in which axes have length 1: which axis can stack samples shows in all of them alone."""
+        stored: list[int] = json.loads((self.folder / _INDEX).read_text()).get("witnesses", [])
+        return [index for index in stored if index < self.count]
+
+    @property
     def labels(self) -> list[Any] | None:
         """One label for each sample (a number, a string or a list, or a :class:`PartialLabel`), or None."""
         if self.partial is not None:
@@ -139,8 +158,10 @@ def write_samples(folder: Path, samples: Iterable[Sample], *, synthetic: bool = 
     names: list[str] = []
     groups: list[str] = []
     slices: dict[str, list[str]] = {}
+    witnesses: dict[tuple[Any, ...], int] = {}
     for index, (feed, label, name, group, parts) in enumerate(samples):
         write_feed(folder / f"{index:06d}.npz", feed)
+        witnesses.setdefault(tuple(tuple(size == 1 for size in value.shape) for value in feed.values()), index)
         labels.append(label.tolist() if isinstance(label, np.ndarray | np.generic) else label)
         names.append(name)
         groups += [] if group is None else [group]
@@ -155,6 +176,7 @@ def write_samples(folder: Path, samples: Iterable[Sample], *, synthetic: bool = 
         "groups": groups or None,
         "slices": slices or None,
         "names": names,
+        "witnesses": list(witnesses.values())[:_MOST_WITNESSES],
     }
     (folder / _INDEX).write_text(json.dumps(index_data))
     return Samples.at(folder)
@@ -166,10 +188,10 @@ def write_feed(path: Path, feed: Feed) -> None:
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, value in feed.items():
-            key, array = urllib.parse.quote(name, safe=_PLAIN), np.asarray(value)
+            key, array = urllib.parse.quote(name, safe=_PLAIN), native_array(value)
             if array.dtype.kind in "OS":
                 array = _text(array)
-            elif array.dtype.isbuiltin != 1 and array.dtype.kind != "U":  # a type of ml_dtypes
+            elif array.dtype.isbuiltin == EXTENDED:  # a type of ml_dtypes
                 key, array = f"{key}{_MARK}{array.dtype.name}", array.view(f"u{array.dtype.itemsize}")
             # The time of the default is fixed, unlike that of ZipFile.writestr.
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as stream:
@@ -205,13 +227,31 @@ def _extended(name: str) -> Any:
     return np.dtype(getattr(ml_dtypes, name))
 
 
+def chunks(signature: Signature, samples: Iterable[Feed], size: int) -> Iterator[list[Feed]]:
+    """Yield the samples in their order, up to ``size`` together: those that follow each other and can be stacked."""
+    if size == 1:
+        yield from ([feed] for feed in samples)
+        return
+    for _, alike in itertools.groupby(samples, signature.company):
+        while chunk := list(itertools.islice(alike, size)):
+            yield chunk
+
+
+def groups_of(signature: Signature, samples: Samples) -> list[str] | None:
+    """Return which samples are no independent witnesses: as the data says, or those whose answers come as one; else None."""
+    if samples.groups is not None or signature.separable:
+        return samples.groups
+    size = signature.batch_size or 1
+    return [str(index // size) for index in range(len(samples))]
+
+
 def batch_feeds(signature: Signature, samples: Samples | Sequence[Feed], batch: int, count: int = 4) -> list[Feed]:
     """Return up to ``count`` inputs of one batch size, made of real samples of the most common shape."""
     if signature.batch_axes == {} or signature.batch_size == 1:
         return [samples[index] for index in range(min(count, len(samples)))]
     most = min(len(samples), 256)
-    shapes = [tuple(value.shape for value in samples[index].values()) for index in range(most)]
-    common, _ = collections.Counter(shapes).most_common(1)[0]
-    alike = [index for index, shape in enumerate(shapes) if shape == common]
+    kinds = [signature.company(samples[index]) for index in range(most)]
+    common, _ = collections.Counter(kinds).most_common(1)[0]
+    alike = [index for index, kind in enumerate(kinds) if kind == common]
     picks = [[alike[(start * batch + offset) % len(alike)] for offset in range(batch)] for start in range(count)]
     return [signature.stack([samples[index] for index in pick]) for pick in picks]

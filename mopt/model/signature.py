@@ -36,7 +36,7 @@ class Signature(Schema):
 
     ``batch_axes`` gives the axis of each tensor along which samples are stacked; a tensor that is not in it is shared
     by all samples of a batch. It is found by experiment, not by name. ``batch_size`` is a number where the model has it
-    fixed.
+    fixed. Without batch axes each sample is all that the model takes at once.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -48,6 +48,11 @@ class Signature(Schema):
     def batches(self) -> bool:
         """Whether requests can be put together freely."""
         return bool(self.batch_axes) and self.batch_size is None
+
+    @property
+    def separable(self) -> bool:
+        """Whether each output of a batch can be told apart into those of its samples."""
+        return self.batch_size in (None, 1) or all(spec.name in self.batch_axes for spec in self.outputs)
 
     def input(self, name: str) -> TensorSpec:
         """Return the input of this name."""
@@ -61,6 +66,28 @@ class Signature(Schema):
         while sizes[-1] * 2 <= most:
             sizes.append(sizes[-1] * 2)
         return sizes
+
+    def as_given(self, feeds: Sequence[Feed]) -> Signature:
+        """The same without the batch axes of a fixed size that the samples fill already, such as all views of one object.
+
+        Nothing is left of a fixed batch size when no input is stacked: then each sample is all that the model takes at once.
+        """
+        if self.batch_size is None:
+            return self
+        full = {
+            spec.name
+            for spec in self.inputs
+            if (axis := self.batch_axes.get(spec.name)) is not None and any(feed[spec.name].shape[axis] != 1 for feed in feeds)
+        }
+        axes = {name: axis for name, axis in self.batch_axes.items() if name not in full}
+        if not any(spec.name in axes for spec in self.inputs):
+            return self.model_copy(update={"batch_axes": {}, "batch_size": None})
+        return self.model_copy(update={"batch_axes": axes})
+
+    def company(self, feed: Feed) -> tuple[Any, ...]:
+        """Return what samples must have in common to be put together: their shapes, and the inputs that all share."""
+        shapes = [value.shape for value in feed.values()]
+        return (*shapes, *(raw_bytes(value) for name, value in feed.items() if name not in self.batch_axes))
 
     def stack(self, feeds: Sequence[Feed]) -> Feed:
         """Put single samples together along their batch axes; a shared input is taken from the first."""

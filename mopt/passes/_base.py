@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mopt.model.files import Model
+from mopt.model.onnx_io import LIBRARIES
 from mopt.model.samples import Samples
 from mopt.system.digests import describe_fields, versions
 from mopt.system.plugins import code_of, name_of
@@ -43,6 +44,10 @@ class Pass(abc.ABC):
     """Distributions whose version changes the result."""
     extra: ClassVar[str] = ""
     """The extra of mopt that installs what the pass needs, when the core does not."""
+    modules: ClassVar[tuple[str, ...]] = LIBRARIES
+    """What it imports that takes long: one process imports it for all passes that name the same."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Files that it puts beside the model, for a later pass to read."""
     timeout: ClassVar[float] = 1800.0
     """Seconds after which it counts as hung, whatever it does, as long as it was not measured on the same model before; one
     that does nothing at all is noticed after 30 s."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Vector = npt.NDArray[np.float64]
 
-_SAMPLES = 64
+_SAMPLES = 32
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 _CHANNELS = 1
 """Axis of the output channels in what these operators make."""

@@ -24,6 +24,7 @@ class BuildOpenvino(FilePass):
     makes: ClassVar[str] = "openvino"
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
     extra: ClassVar[str] = "openvino"
+    modules: ClassVar[tuple[str, ...]] = ("openvino",)
 
     half: bool = False
 

@@ -27,18 +27,20 @@ class ConvertDimensions(GraphPass):
 
     Two dimensions called ``?`` are not the same one, and a runtime that takes them for one refuses real inputs: so each gets
     its own name. Good names stay, a machine-made name that several axes share becomes one new name for all of them, and
-    fixed sizes stay, unless ``batch_axes`` says that the declared size is wrong. Inputs and outputs are never renamed.
-    Shapes inside the graph follow where that is certain, and lose the dimension where it is not.
+    fixed sizes stay, unless ``batch_axes`` or ``free`` says that the declared size is wrong. Inputs and outputs are never
+    renamed. Shapes inside the graph follow where that is certain, and lose the dimension where it is not.
 
     Attributes:
         batch_axes: ``(tensor, axis)`` of each input and output that is known to stack samples along that axis.
         ranks: ``(tensor, rank)`` of each output whose shape the graph does not declare.
+        free: ``(tensor, axis)`` of each output that came out with another size than the one that the graph declares.
     """
 
     libraries: ClassVar[tuple[str, ...]] = ("onnx-ir",)
 
     batch_axes: tuple[tuple[str, int], ...] = ()
     ranks: tuple[tuple[str, int], ...] = ()
+    free: tuple[tuple[str, int], ...] = ()
 
     def rewrite(self, model: ir.Model) -> PassResult:
         """Rename dimensions; ``detail["named"]`` maps ``tensor[axis]`` to the new name."""
@@ -88,13 +90,15 @@ class ConvertDimensions(GraphPass):
         return chosen
 
     def _named(self, value: ir.Value) -> Iterator[tuple[int, str]]:
-        """Yield the dimensions that get a name: the symbolic ones, and the batch even where a number is declared."""
+        """Yield the dimensions that get a name: the symbolic ones, and those of which the declared number is wrong."""
         symbols = dict(_symbols(value))
         for axis, size in enumerate(value.shape):
             if axis in symbols:
                 yield axis, symbols[axis]
             elif (value.name, axis) in self.batch_axes:
                 yield axis, str(size)
+            elif (value.name, axis) in self.free:
+                yield axis, ""
 
 
 def _symbols(value: ir.Value) -> Iterator[tuple[int, str]]:

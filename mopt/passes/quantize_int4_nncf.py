@@ -33,6 +33,7 @@ class QuantizeInt4Nncf(QuantizingPass, FilePass):
     makes: ClassVar[str] = "openvino"
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
     extra: ClassVar[str] = "openvino"
+    modules: ClassVar[tuple[str, ...]] = ("nncf", "openvino")
 
     symmetric: bool = False
     group_size: int = 128

@@ -47,6 +47,7 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
     makes: ClassVar[str] = "openvino"
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
     extra: ClassVar[str] = "openvino"
+    modules: ClassVar[tuple[str, ...]] = ("nncf", "openvino")
 
     calibration: Samples
     preset: Literal["mixed", "performance"] = "mixed"

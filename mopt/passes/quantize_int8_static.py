@@ -6,12 +6,12 @@ __all__ = ["QuantizeInt8Static"]
 
 import dataclasses
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from mopt.calibration.activations import observe
-from mopt.calibration.observers import Histogram, Method, Range, choose_range
+from mopt.calibration.observers import HISTOGRAMS, Histogram, Method, Range, choose_range, read_histograms
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.graph import count_operators, has_delicate_arithmetic
@@ -74,12 +74,13 @@ class QuantizeInt8Static(QuantizingPass, FilePass):
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Prepare, observe, quantize and save."""
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            prepared = prepare(source.file, Path(scratch))
+            observed = source.file.with_name(HISTOGRAMS)
+            prepared = _copied(source, Path(scratch)) if observed.is_file() else prepare(source.file, Path(scratch))
             model = load(prepared)
             selected, kept = self._select(model)
             if not any(node.op_type in _WEIGHTED for node in selected):
                 raise NotApplicableError(f"no operator with constant weights to quantize{_reasons(kept)}")
-            seen = observe(prepared, _tensors(selected), self.calibration, self._observer())
+            seen = self._seen(prepared, _tensors(selected), observed)
             selected, kept = _drop_unobserved(selected, kept, seen)
             quantized = self._quantize(prepared, [str(node.name) for node in selected], seen)
             result = _from_protobuf(quantized)
@@ -98,8 +99,17 @@ class QuantizeInt8Static(QuantizingPass, FilePass):
         """Let the neighbours of one operator stay in float as they are, without those before them."""
         return dataclasses.replace(self, float_inputs=False)
 
-    def _observer(self) -> type[Range]:
-        return Range if self.method == "minmax" else Histogram
+    def observed_tensors(self, model: ir.Model) -> list[str]:
+        """Names of the tensors of a prepared model whose ranges decide how it is quantized; none when it cannot be."""
+        selected, _ = self._select(model)
+        return _tensors(selected) if any(node.op_type in _WEIGHTED for node in selected) else []
+
+    def _seen(self, prepared: Path, names: list[str], observed: Path) -> Mapping[str, Range]:
+        """Ranges by name: those that were observed before, or observed now."""
+        if not observed.is_file():
+            return observe(prepared, names, self.calibration, Range if self.method == "minmax" else Histogram)
+        histograms = read_histograms(observed)
+        return {name: histograms[name] for name in names if name in histograms}
 
     def _select(self, model: ir.Model) -> tuple[list[ir.Node], dict[str, str]]:
         """Return the nodes to quantize, and the reason why each other weighted node stays in float."""
@@ -128,7 +138,7 @@ class QuantizeInt8Static(QuantizingPass, FilePass):
             return "channels in groups"  # no axis of the weight has all of them, and ONNX Runtime has no kernel to gain from
         return ""
 
-    def _quantize(self, path: Path, nodes: list[str], seen: dict[str, Range]) -> onnx.ModelProto:
+    def _quantize(self, path: Path, nodes: list[str], seen: Mapping[str, Range]) -> onnx.ModelProto:
         import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -176,6 +186,11 @@ class QuantizeInt8Static(QuantizingPass, FilePass):
             "activations": self.activations,
             "samples": len(self.calibration),
         }
+
+
+def _copied(source: Model, folder: Path) -> Path:
+    """Write a prepared model to where files may be put beside it."""
+    return save(load(source.file), subfolder(folder, "prepared"))
 
 
 def _feeding(model: ir.Model, names: Collection[str]) -> set[str]:
@@ -239,7 +254,7 @@ def _tensors(nodes: list[ir.Node]) -> list[str]:
 
 
 def _drop_unobserved(
-    nodes: list[ir.Node], kept: dict[str, str], seen: dict[str, Range]
+    nodes: list[ir.Node], kept: dict[str, str], seen: Mapping[str, Range]
 ) -> tuple[list[ir.Node], dict[str, str]]:
     """Leave out the nodes with a tensor that has no usable range, and remember why."""
     selected = []
@@ -252,7 +267,7 @@ def _drop_unobserved(
     return selected, kept
 
 
-def _unusable(value: ir.Value, seen: dict[str, Range]) -> str:
+def _unusable(value: ir.Value, seen: Mapping[str, Range]) -> str:
     """Return why no range is known of a floating-point tensor, or nothing."""
     import onnx_ir as ir
 
@@ -266,7 +281,7 @@ def _unusable(value: ir.Value, seen: dict[str, Range]) -> str:
     return ""
 
 
-def _declare_types(model: onnx.ModelProto, seen: dict[str, Range]) -> None:
+def _declare_types(model: onnx.ModelProto, seen: Mapping[str, Range]) -> None:
     """Declare observed tensors as FLOAT where shape inference gave up; the quantizer skips what it cannot type."""
     import onnx
 

@@ -64,6 +64,8 @@ class Manifest(StampedRecord):
     golden: Golden
     warnings: tuple[str, ...] = ()
     """What hung during the build: measured again in a fresh process, or lost, and what that means."""
+    stage_seconds: dict[str, float] = {}
+    """What each stage of the build took, up to writing the artifact; what came from the cache took none."""
     files: dict[str, str]
     """SHA-256 of every other file of the artifact, by relative path."""
 

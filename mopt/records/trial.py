@@ -67,3 +67,5 @@ class ExportRecord(Record):
     """Largest absolute difference between source framework and export, relative to the largest output."""
     samples: int
     detail: dict[str, Any] = {}
+    brings: dict[str, Any] = {}
+    """What belongs to the source besides the model, such as its tokenizer: see ``mopt.datasets.spec.SourceDefaults``."""

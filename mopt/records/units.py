@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "about",
     "count",
     "digits",
     "interval",
@@ -55,6 +56,13 @@ def seconds(value: float) -> str:
     if value < 99.5:
         return milliseconds(value * 1e3) if value < 0.995 else f"{digits(value, 2)} s"
     return f"{int(value // 60)} min {int(value % 60)} s"
+
+
+def about(value: float) -> str:
+    """A time that is given in seconds and known only roughly."""
+    if value < 57.5:
+        return f"{max(5, 5 * round(value / 5))} s"
+    return f"{max(1, round(value / 60))} min" if value < 5400 else f"{round(value / 3600)} h"
 
 
 def memory(size: float) -> str:

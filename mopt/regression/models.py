@@ -8,6 +8,7 @@ __all__ = ["RUNS", "OutputRuns", "RunnableModel", "collect_outputs", "default_ba
 import dataclasses
 from collections.abc import Sequence
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.evaluators.inference import record_outputs, run_all
 from mopt.model.files import Model
 from mopt.model.samples import Samples, batch_feeds
@@ -36,6 +37,7 @@ class RunnableModel:
         runtime: What runs it.
         signature: What it takes and gives.
         manifest: Of an artifact; None for a plain model.
+        defaults: What belongs to its source, for what the recipe does not say.
     """
 
     name: str
@@ -44,6 +46,7 @@ class RunnableModel:
     runtime: Runtime
     signature: Signature
     manifest: Manifest | None
+    defaults: SourceDefaults = dataclasses.field(default_factory=SourceDefaults)
 
     @property
     def record(self) -> ComparedModel:

@@ -27,7 +27,7 @@ from mopt.evaluators.label_free import LabelFreeMetric
 from mopt.evaluators.noninferiority import discordant, mcnemar, noninferiority_test, power
 from mopt.evaluators.slices import Slice, SliceQuality, noninferiority_by_slice
 from mopt.evaluators.tolerance import Tolerance
-from mopt.model.samples import Samples
+from mopt.model.samples import Samples, groups_of
 from mopt.progress import Progress
 from mopt.recipe import Recipe
 from mopt.records.baseline import StoredBaseline
@@ -131,7 +131,7 @@ def answer_both(
         kept = stored_answers(baseline.stored, store)
         baseline_runs = OutputRuns((kept,)) if kept is not None else None
     progress.step(baseline.model.name if baseline.model else "the stored baseline")
-    groups, runs = samples.groups, 1 if steady else RUNS
+    groups, runs = groups_of(candidate.signature, samples), 1 if steady else RUNS
     if not steady:
         candidate_runs = collect_outputs(candidate, samples, store, runs)
         if baseline.model is not None:

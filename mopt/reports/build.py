@@ -15,7 +15,7 @@ from mopt.reports.candidates import COLUMNS, QUICK_NOTE, candidate_rows, frontie
 from mopt.reports.charts import latency_chart, quality_chart, series, throughput_chart
 from mopt.reports.rendering import NONE, Fact, environment, facts_of, markdown_text, plain_text, visible_text
 from mopt.reports.serving import batching_facts, capacity_facts, setting_rows
-from mopt.reports.summary import beside_load_text
+from mopt.reports.summary import beside_load_text, time_text
 from mopt.reports.verdict import quality_facts, ratio_text, verdict, verdict_tiles
 
 _SHOWN_NODES = 4
@@ -153,6 +153,8 @@ def _machine(manifest: Manifest) -> list[Fact]:
         Fact("target", str(manifest.target.get("name", ""))),
         Fact("threads", str(manifest.winner.profile.threads) if manifest.winner.profile else NONE),
     ]
+    if text := time_text(manifest):
+        facts.append(Fact("the build took", text))
     if text := beside_load_text(manifest):
         facts.append(Fact("on a busy machine", text))
     if control is not None:

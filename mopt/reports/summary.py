@@ -11,6 +11,7 @@ __all__ = [
     "quick_text",
     "short_outcome",
     "shown_trials",
+    "time_text",
 ]
 
 import shlex
@@ -25,6 +26,9 @@ from mopt.records.trial import TrialRecord
 
 _BY_FIGURES = (Rejection.SLOWER, Rejection.NOT_BEST, Rejection.WORSE, Rejection.INCONCLUSIVE)
 """Reasons that differ in their figures only, and are told with the range of them."""
+
+
+_LONGEST_STAGES = 4
 
 
 def is_quick(trial: TrialRecord) -> bool:
@@ -122,6 +126,21 @@ def speed_text(winner: TrialRecord) -> str:
     low, high = q.digits(ratio.low), q.digits(ratio.high)
     marked = ", disturbed by other work and not proven" if entry.disturbed else ""
     return f"{q.digits(ratio.value)} times as fast as the reference ({low} to {high}, batch {entry.batch}{marked})"
+
+
+def time_text(manifest: Manifest) -> str:
+    """Say what the build took and where most of it went; nothing where that is not known."""
+    stages = manifest.stage_seconds
+    total = sum(stages.values())
+    if total < 1:
+        return ""
+    longest = sorted(stages, key=lambda title: stages[title], reverse=True)[:_LONGEST_STAGES]
+    rest = total - sum(stages[title] for title in longest)
+    parts = [f"{title} {q.seconds(stages[title])}" for title in longest] + (
+        [f"all else {q.seconds(rest)}"] if rest >= 1 else []
+    )
+    effort = manifest.recipe.get("search", {}).get("effort", "")
+    return f"{q.seconds(total)}{f' at {effort} effort' if effort else ''}: {', '.join(parts)}"
 
 
 def beside_load_text(manifest: Manifest) -> str:

@@ -7,7 +7,7 @@ __all__ = ["ReplicaProcess", "ServedLoad"]
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mopt.model.files import Model
@@ -45,19 +45,19 @@ class _Host:
 
         importlib.import_module(runtime.module)
         self._sessions: list[Session] = [runtime.open(path) for _ in range(instances)]
-        self._feeds: dict[int, list[Feed]] = {}
+        self._calls: list[dict[int, list[Callable[[], object]]]] = [{} for _ in self._sessions]
 
     def keep(self, feeds: Mapping[int, Sequence[Feed]]) -> None:
-        """Keep inputs by batch size, so that no later call has to send them.
+        """Keep inputs by batch size, bound to each instance, so that no later call has to send them.
 
         The first time every instance runs one, on this thread alone: what a runtime does only once in a process must not
         happen on several threads at the same time. OpenVINO's first conversion of an array does, and they wait for each other
         for ever.
         """
-        if not self._feeds:
-            for session in self._sessions:
+        for session, calls in zip(self._sessions, self._calls, strict=True):
+            if not calls:
                 session.run(feeds[min(feeds)][0])
-        self._feeds.update({batch: list(batch_feeds) for batch, batch_feeds in feeds.items()})
+            calls |= {batch: [session.bind(feed) for feed in batch_feeds] for batch, batch_feeds in feeds.items()}
 
     def time(self, batch: int, seconds: float, least: int, active: int) -> list[list[float]]:
         """Let ``active`` instances run one batch size all the time; return the latencies of each in ms."""
@@ -65,13 +65,13 @@ class _Host:
         gate = threading.Barrier(active)
 
         def work(index: int) -> None:
-            session, feeds, log = self._sessions[index], self._feeds[batch], logs[index]
+            calls, log = self._calls[index][batch], logs[index]
             clock = time.perf_counter_ns
             gate.wait()
             end = clock() + int(seconds * 1e9)
             while len(log) < least or clock() < end:
                 start = clock()
-                session.run(feeds[len(log) % len(feeds)])
+                calls[len(log) % len(calls)]()
                 log.append((clock() - start) / 1e6)
 
         self._all(work, active)
@@ -107,11 +107,10 @@ class _Host:
                 return first, claimed
 
         def work(index: int) -> None:
-            session = self._sessions[index]
             while (taken := claim()) is not None:
                 first, last = taken
-                feeds = self._feeds[last - first]
-                session.run(feeds[first % len(feeds)])
+                calls = self._calls[index][last - first]
+                calls[first % len(calls)]()
                 latencies[first:last] = (time.perf_counter() - start - moments[first:last]) * 1e3
                 batches.append(last - first)
 

@@ -7,10 +7,11 @@ __all__ = ["OnnxRuntime"]
 import bisect
 import collections
 import dataclasses
+import functools
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -83,6 +84,23 @@ class OnnxSession(Session):
     def run(self, feed: Feed) -> Feed:
         """Return all outputs by name."""
         return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
+
+    def bind(self, feed: Feed) -> Callable[[], object]:
+        """Bind the inputs where they are, and let ONNX Runtime allocate the outputs, as a server does."""
+        if any(value.dtype.kind not in "biuf" for value in feed.values()) or self._unbindable:
+            return super().bind(feed)
+        binding = self._session.io_binding()
+        for name, value in feed.items():
+            binding.bind_cpu_input(name, value)
+        for name in self._names:
+            binding.bind_output(name)
+        return functools.partial(self._session.run_with_iobinding, binding)
+
+    @property
+    def _unbindable(self) -> bool:
+        """Whether an output is no tensor, or the model has a provider for which host memory is the wrong place."""
+        plain = all(output.type.startswith("tensor(") for output in self._session.get_outputs())
+        return not plain or self.providers != ["CPUExecutionProvider"]
 
     def specs(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Return inputs and outputs as ONNX Runtime sees them."""

@@ -6,7 +6,8 @@ __all__ = ["OpenVINO"]
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -88,7 +89,7 @@ class _OpenVINOSession(Session):
         self._specs = [_spec(port) for port in model.inputs], [_spec(port) for port in model.outputs]
         self._inputs = [spec.name for spec in self._specs[0]]
         self._outputs = [spec.name for spec in self._specs[1]]
-        self._requests: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self._requests: dict[tuple[tuple[int, ...], ...], tuple[Any, Any]] = {}
         self._compiled: Any = None
         self._any_shape: Any = None
         if not self._static:
@@ -97,20 +98,38 @@ class _OpenVINOSession(Session):
 
     def run(self, feed: Feed) -> Feed:
         values = [feed[name] for name in self._inputs]
-        request = self._request_for(values) if self._static else self._any_shape
-        answers = request.infer(values, share_inputs=True, share_outputs=True)
+        answers = self._request_for(values).infer(values, share_inputs=True, share_outputs=True)
         return {name: answers[index] for index, name in enumerate(self._outputs)}
 
+    def bind(self, feed: Feed) -> Callable[[], object]:
+        """Bind the inputs where they are to a request of their own."""
+        import openvino
+
+        values = [feed[name] for name in self._inputs]
+        if any(value.dtype.kind not in "biuf" for value in values):
+            return super().bind(feed)
+        if self._static:
+            self._compile_for(values)
+        request = self._compiled.create_infer_request()
+        for index, value in enumerate(values):
+            request.set_input_tensor(index, openvino.Tensor(value, shared_memory=True))
+        return functools.partial(request.infer, share_outputs=True)
+
     def _request_for(self, values: Sequence[Any]) -> Any:
+        return self._compile_for(values) if self._static else self._any_shape
+
+    def _compile_for(self, values: Sequence[Any]) -> Any:
+        """Make the model for these shapes the one that is used; return its request."""
         shapes = tuple(value.shape for value in values)
         if shapes not in self._requests:
             if len(self._requests) == _MOST_SHAPES:
                 self._requests.pop(next(iter(self._requests)))
             model = self._core.read_model(str(self._path))
             model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
-            self._compiled = self._core.compile_model(model, "CPU", self._settings)
-            self._requests[shapes] = self._compiled.create_infer_request()
-        return self._requests[shapes]
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            self._requests[shapes] = compiled, compiled.create_infer_request()
+        self._compiled, request = self._requests[shapes]
+        return request
 
     def specs(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
         return self._specs

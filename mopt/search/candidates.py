@@ -11,8 +11,9 @@ from typing import Any
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import UserError
 from mopt.model.files import Model
-from mopt.recipe import CandidateSpec
+from mopt.recipe import CandidateSpec, EffortName
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.effort import EFFORTS
 from mopt.search.from_recipe import recipe_candidates
 from mopt.search.served import as_served, without_twins
 from mopt.search.spaces._base import GraphTraits, SearchSpace, SpaceInputs
@@ -55,6 +56,7 @@ def search_space(
     objective: str,
     requested: Sequence[CandidateSpec] = (),
     serving: Sequence[ServingSystem] = (),
+    effort: EffortName = "thorough",
 ) -> list[Candidate]:
     """Return the candidates: the recipe's own, and of each family of runtimes the likeliest winners first.
 
@@ -66,6 +68,7 @@ def search_space(
         objective: Of the search.
         requested: The recipe's own.
         serving: Systems that will run what is built; candidates are as all of them run it, or refused.
+        effort: How much is tried; a candidate that a pattern names is tried whatever the effort.
 
     Raises:
         UserError: When a pattern names no candidate of this plan, or one of the recipe cannot be made.
@@ -83,11 +86,10 @@ def search_space(
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"no candidate is called {pattern}", plugins.nearest(pattern, names))
-    precise = patterns if objective == "size" else [pattern for pattern in patterns if pattern != "*"]
-    matching = [
-        *(candidate for candidate in (*requested_candidates, *fast) if _matches(candidate, patterns)),
-        *(candidate for candidate in small if _matches(candidate, precise)),
-    ]
+    named = [pattern for pattern in patterns if pattern != "*"]
+    offered = [(candidate, _is_worth(candidate, effort)) for candidate in (*requested_candidates, *fast)]
+    offered += [(candidate, objective == "size") for candidate in small]
+    matching = [candidate for candidate, usual in offered if _matches(candidate, patterns if usual else named)]
     if not serving:
         return matching
     isa, options = inputs.target.isa, {spec.name: spec.runtime_options for spec in requested}
@@ -105,6 +107,11 @@ def _defaults(spaces: Sequence[SearchSpace], inputs: SpaceInputs) -> dict[str, A
 
 def _runs_there(candidate: Candidate, inputs: SpaceInputs) -> bool:
     return candidate.runtime.supports(inputs.target.compute_device, inputs.target.isa)
+
+
+def _is_worth(candidate: Candidate, effort: EffortName) -> bool:
+    levels = list(EFFORTS)
+    return levels.index(candidate.effort) <= levels.index(effort)
 
 
 def _matches(candidate: Candidate, patterns: Sequence[str]) -> bool:

@@ -75,7 +75,9 @@ def _run_group(group: Sequence[Pass], model: Model, folder: Path, memory: int | 
     def attempt() -> list[dict[str, Any]]:
         make_empty(folder)
         start = time.monotonic()
-        results: list[dict[str, Any]] = run(run_passes, group, model, folder, limit=limit, memory=memory)
+        results: list[dict[str, Any]] = run(
+            run_passes, group, model, folder, limit=limit, memory=memory, modules=group[-1].modules
+        )
         MEASURED.note(duration_key, time.monotonic() - start)
         return results
 

@@ -13,8 +13,8 @@ from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.samples import batch_feeds
 from mopt.progress import Progress, Silent
 from mopt.search.outlook import (
+    COMPILING,
     QUALITY,
-    QUICK_QUALITY,
     SCREENING,
     SHORTLIST_STAGE,
     Pace,
@@ -37,19 +37,17 @@ from mopt.search.quality import (
     screen_quality,
     search_mixed_precision,
 )
+from mopt.search.race import Race
 from mopt.search.screening import screen_latency, screening_batch
-from mopt.search.selection import SHORTLIST, SearchResult, estimated_objective, rank_by_estimate, select_best
+from mopt.search.selection import SearchResult, estimated_objective, select_best
 from mopt.search.task import SearchTask
-from mopt.search.trial import Candidate, Trial, open_session, report_step, with_evidence
-
-_REFINED = 2
-"""Models for which mixed precision is tried; each costs a compilation and a look at the quality for every step."""
+from mopt.search.trial import Candidate, Trial, open_session, with_evidence
 
 
 def search(
     task: SearchTask, reference_candidate: Candidate, candidates: Sequence[Candidate], progress: Progress
 ) -> SearchResult:
-    """Try every candidate and choose."""
+    """Try every candidate that may win, and choose."""
     start = time.monotonic()
     deadline = start + task.time_budget_s
     reference = reference_trial(task.source, reference_candidate)
@@ -63,22 +61,38 @@ def search(
         seconds=recorded - start,
         few_seconds=time.monotonic() - recorded,
         samples=len(task.quality.samples),
-        few=expected.few,
+        few=expected.looks[0],
         calibration=len(task.calibration),
     )
     pace = pace.slowed(pace.start_slowness)
     progress.expect(_expected(task, pace, len(candidates)))
 
-    trials = compile_all(task.compiling, candidates, deadline, progress)
+    names = {candidate.name for candidate in candidates}
+    leaders = [candidate for candidate in candidates if candidate.same_speed_as not in names]
+    progress.stage(COMPILING, len(leaders))
+    trials = compile_all(task.compiling, leaders, deadline, progress)
     progress.expect({SCREENING: _expected(task, pace, _count_alive(trials))[SCREENING]})
     quiet = _expected(task, pace.slowed(1.0), _count_alive(trials))[SCREENING]
     start = time.monotonic()
     trials = screen_latency(task.speed, reference, trials, progress)
     pace = pace.slowed((time.monotonic() - start) / quiet)
-    trials = _check_quality(task, reference, expected, trials, pace, progress)
-    trials += _refine(task, reference, expected, trials, deadline, progress)
+    variants = [candidate for candidate in candidates if candidate.same_speed_as in names]
+    progress.expect(
+        {
+            QUALITY: expected_quality(pace, _count_alive(trials), len(variants), task.effort.shortlist),
+            SHORTLIST_STAGE: _expected_shortlist(task, trials, pace),
+        }
+    )
+    race = Race(task, reference, expected, trials, variants, deadline)
+    race.run(progress)
+    progress.expect(_expected_refining(task, reference, race.trials, pace))
+    refined = _refine(task, reference, expected, race.trials, deadline, progress)
+    trials = race.trials + refined
+    finalists = [trial.record.name for trial in (*race.holding, *refined) if trial.alive]
     progress.expect({SHORTLIST_STAGE: _expected_shortlist(task, trials, pace)})
-    return select_best(task.speed, reference, trials, progress)
+    order = {candidate.name: index for index, candidate in enumerate(candidates)}
+    trials.sort(key=lambda trial: order.get(trial.record.name, len(order)))
+    return select_best(task.speed, reference, trials, finalists, progress)
 
 
 def _with_own_evidence(reference: Trial) -> Trial:
@@ -93,9 +107,8 @@ def _expected(task: SearchTask, pace: Pace, candidates: int) -> dict[str, float]
     return expected_from_start(
         pace,
         candidates,
-        shortlist=SHORTLIST,
         sizes=task.speed.signature.batch_sizes(task.speed.max_batch),
-        rounds=task.speed.rounds,
+        effort=task.effort,
         screening_batch=screening_batch(task.speed),
     )
 
@@ -104,49 +117,13 @@ def _count_alive(trials: Sequence[Trial]) -> int:
     return sum(trial.alive for trial in trials)
 
 
-def _check_quality(
-    task: SearchTask, reference: Trial, expected: ReferenceOutputs, trials: list[Trial], pace: Pace, progress: Progress
-) -> list[Trial]:
-    """Check the quality of every candidate on a few samples, then of the best on all, the fastest first."""
-    alive = [trial for trial in trials if trial.alive]
-    done: dict[str, Trial] = {}
-    quick = pace.quality(expected.few)
-    progress.expect(
-        {
-            QUICK_QUALITY: len(alive) * quick,
-            QUALITY: expected_quality(pace, len(alive), quick, SHORTLIST),
-            SHORTLIST_STAGE: _expected_shortlist(task, trials, pace),
-        }
-    )
-    start = time.monotonic()
-    progress.stage(QUICK_QUALITY, len(alive))
-    for trial in alive:
-        done[trial.record.name] = report_step(progress, screen_quality(task.quality, expected, trial))
-    quick = (time.monotonic() - start) / max(1, len(alive))
-    alive = rank_by_estimate(task.speed, [trial for trial in done.values() if trial.alive])
-    progress.expect({QUALITY: expected_quality(pace, len(alive), quick, SHORTLIST)})
-    progress.expect(_expected_refining(task, reference, [done.get(trial.record.name, trial) for trial in trials], pace))
-    progress.stage(QUALITY, len(alive))
-    passed = 0
-    for trial in alive:
-        if passed == SHORTLIST:
-            break
-        judged = check_quality(task.quality, expected, trial)
-        done[trial.record.name] = judged
-        passed += judged.alive
-        progress.step(quality_note(judged))
-    judged_trials = [done.get(trial.record.name, trial) for trial in trials]
-    progress.expect(_expected_refining(task, reference, judged_trials, pace))
-    return judged_trials
-
-
 def _expected_shortlist(task: SearchTask, trials: Sequence[Trial], pace: Pace) -> float:
     """Seconds of measuring the best of what was screened in depth."""
     alive = [trial.record.profile.batches[0] for trial in trials if trial.alive and trial.record.profile]
     references = [entry.p50.value * entry.ratio.value / 1e3 / entry.batch for entry in alive if entry.ratio]
     sizes = task.speed.signature.batch_sizes(task.speed.max_batch)
     latency = min(references, default=pace.sample)
-    return pace.slowness * expected_shortlist(latency, min(SHORTLIST, len(alive)), sizes, task.speed.rounds)
+    return pace.slowness * expected_shortlist(latency, min(task.effort.shortlist, len(alive)), sizes, task.effort)
 
 
 def _expected_refining(task: SearchTask, reference: Trial, trials: Sequence[Trial], pace: Pace) -> dict[str, float]:
@@ -189,7 +166,7 @@ def _worth_refining(task: SearchTask, trials: Sequence[Trial], bar: float) -> li
     models: dict[str | None, Trial] = {}
     for trial in sorted(wrong, key=functools.partial(estimated_objective, task.speed), reverse=True):
         models.setdefault(trial.record.model_digest, trial)
-    return list(models.values())[:_REFINED]
+    return list(models.values())[: task.effort.refined]
 
 
 def _mix(

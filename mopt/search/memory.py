@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["memory_budget", "memory_groups", "reject_oversized", "resident"]
+__all__ = ["export_budget", "memory_budget", "memory_groups", "reject_oversized", "resident"]
 
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +12,8 @@ from mopt.records.measurement import Machine
 from mopt.search.trial import Trial
 
 _SHARE_OF_MEMORY = 0.5
+_SHARE_FOR_EXPORT = 0.8
+"""Of the machine, while nothing else is open: frameworks take several times the size of a model to export it."""
 _SHARE_OF_MODEL = 1.9
 """Of a large model's size, so that with what a child grows by between two looks a build stays within twice that size."""
 _RESIDENT_FACTOR = 1.1
@@ -55,6 +57,11 @@ def memory_budget(limit: int | None, machine: Machine, source: Model) -> int:
         return limit
     half = int(machine.memory_bytes * _SHARE_OF_MEMORY)
     return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size))
+
+
+def export_budget(limit: int | None, machine: Machine) -> int:
+    """Bytes that exporting a model and checking the export may take: what the user said, or most of the machine."""
+    return limit or int(machine.memory_bytes * _SHARE_FOR_EXPORT)
 
 
 def resident(trial: Trial) -> float:

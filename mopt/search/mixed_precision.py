@@ -120,7 +120,9 @@ def rank_sensitivity(
         limit = TimeLimit.from_size(source.size + quantized.size)
 
         def rank() -> list[dict[str, Any]]:
-            entries: list[dict[str, Any]] = run(rank_nodes, source.file, quantized.file, samples, limit=limit, memory=memory)
+            entries: list[dict[str, Any]] = run(
+                rank_nodes, source.file, quantized.file, samples, limit=limit, memory=memory, modules=Pass.modules
+            )
             return entries
 
         ranked = retry_hung(named("ranking operators"), rank, rank)

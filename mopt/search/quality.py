@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "FEW_SAMPLES",
     "QUALITY_REJECTIONS",
     "ReferenceOutputs",
     "check_quality",
@@ -16,8 +17,11 @@ __all__ = [
     "search_mixed_precision",
 ]
 
+import concurrent.futures
+import contextvars
 import dataclasses
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,11 +34,11 @@ from mopt.evaluators.label_free import LabelFreeMetric
 from mopt.evaluators.metric_choice import fit_metric
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.model.files import Model
-from mopt.model.samples import Samples
+from mopt.model.samples import Samples, groups_of
 from mopt.progress import Progress
 from mopt.search.compile import compile_passes
 from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_mixed_precision
-from mopt.search.outlook import COMPILING, mixed_precision_stage
+from mopt.search.outlook import mixed_precision_stage
 from mopt.search.task import CompileTask, QualityTask
 from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
 from mopt.system.hangs import about
@@ -45,7 +49,15 @@ if TYPE_CHECKING:
 
 QUALITY_REJECTIONS = (Rejection.WORSE, Rejection.INCONCLUSIVE)
 """What mixed precision may mend."""
-_FEW_SAMPLES = 256
+_FIRST_SAMPLES = 64
+FEW_SAMPLES = 256
+_SLOW_SECONDS = 0.02
+"""For a sample, from which on a look at fewer of them saves more than another process costs."""
+_EARLY_CONFIDENCE = 0.999
+"""That a candidate is wrong, after part of the samples: each of several looks may err, and what it rejects is lost."""
+_PASS_MEMORY = 12
+_PASS_BASE = 1 << 30
+"""Bytes that a pass may take: so many times its model's, and these for libraries and activations."""
 _HOPELESS = 3.0
 """How many times what is allowed may be lost, by what was seen, for labels to be worth their work."""
 
@@ -57,14 +69,15 @@ class ReferenceOutputs:
     Attributes:
         answers: Sample by sample.
         rows: Of the metric, for each of them.
-        few: How many samples are a first look: all where the metric needs more, to see every class say.
+        looks: How many samples early looks at a candidate take, the first one first; all of them where the metric needs more,
+            to see every class say.
         metric: With what it takes from these answers.
         because: Why it was taken, where nobody named one.
     """
 
     answers: Samples
     rows: npt.NDArray[np.float64]
-    few: int
+    looks: tuple[int, ...]
     metric: Metric
     because: str = ""
 
@@ -77,31 +90,73 @@ def reference_trial(source: Model, reference: Candidate) -> Trial:
 
 
 def record_reference(task: QualityTask, source: Model, reference: Candidate) -> ReferenceOutputs:
-    """Run the reference over the evaluation samples and keep what it answers."""
+    """Run the reference over the evaluation samples and keep what it answers.
+
+    Raises:
+        UserError: When the model itself fails on a sample, or answers with a NaN or an infinity: nothing can be compared then.
+    """
+    began = time.monotonic()
     answers = record_reference_outputs(source, reference.runtime, task.signature, task.samples, task.store)
     metric, because = fit_metric(task.metric, answers)
     rows = score(answers, metric, task.samples)
-    enough = math.isfinite(metric.value(rows[:_FEW_SAMPLES]))
-    return ReferenceOutputs(answers, rows, _FEW_SAMPLES if enough else len(rows), metric, because)
+    slow = (time.monotonic() - began) / len(rows) > _SLOW_SECONDS
+    looks = [look for look in ((_FIRST_SAMPLES, FEW_SAMPLES) if slow else (FEW_SAMPLES,)) if 2 * look <= len(rows)]
+    enough = [look for look in looks if math.isfinite(metric.value(rows[:look]))]
+    return ReferenceOutputs(answers, rows, tuple(enough) or (len(rows),), metric, because)
 
 
-def compile_all(task: CompileTask, candidates: Sequence[Candidate], deadline: float, progress: Progress) -> list[Trial]:
-    """Compile each; those after the deadline are skipped, and the second of two equal ones is rejected."""
-    progress.stage(COMPILING, len(candidates))
+def compile_all(
+    task: CompileTask, candidates: Sequence[Candidate], deadline: float, progress: Progress, before: Sequence[Trial] = ()
+) -> list[Trial]:
+    """Compile each; those after the deadline are skipped, and the second of two equal ones is rejected.
+
+    Two are compiled at a time where cores and memory allow it, for nothing is timed meanwhile.
+
+    Args:
+        task: What they are compiled from.
+        candidates: To be compiled.
+        deadline: On the monotonic clock.
+        progress: Receives the trials, in the order of the candidates.
+        before: What was compiled earlier: one that is equal to one of these is rejected.
+    """
     trials: list[Trial] = []
-    seen: dict[tuple[str, str], str] = {}
-    for candidate in candidates:
-        if time.monotonic() > deadline:
-            trial = new_trial(candidate).reject(Rejection.SKIPPED, "the time budget was used up before its turn")
-        else:
-            trial = compile_trial(task, candidate)
-        if trial.model and trial.alive:
-            identity = (trial.model.digest, repr(candidate.runtime))
-            if identity in seen:
-                trial = trial.reject(Rejection.UNCHANGED, f"the same model as {seen[identity]}")
-            seen.setdefault(identity, candidate.name)
-        trials.append(report_step(progress, trial))
+    seen = {_identity(trial): trial.record.name for trial in before if trial.model and trial.alive}
+    workers = _parallel(task)
+    shared = dataclasses.replace(task, memory=task.memory // workers)
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
+        contexts = [contextvars.copy_context() for _ in candidates]  # what hangs is told to whom it concerns
+        compiled = [
+            pool.submit(context.run, _compile_in_time, shared, candidate, deadline)
+            for context, candidate in zip(contexts, candidates, strict=True)
+        ]
+        for future in compiled:
+            trial = future.result()
+            if trial.model and trial.alive:
+                if (name := seen.get(_identity(trial))) is not None:
+                    trial = trial.reject(Rejection.UNCHANGED, f"the same model as {name}")
+                seen.setdefault(_identity(trial), trial.record.name)
+            trials.append(report_step(progress, trial))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for what runs: its children are ended
     return trials
+
+
+def _identity(trial: Trial) -> tuple[str, str]:
+    assert trial.model is not None
+    return trial.model.digest, repr(trial.candidate.runtime)
+
+
+def _parallel(task: CompileTask) -> int:
+    """How many passes may run at a time: each takes several times its model's size, and most use one core only."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 if cores > 1 and _PASS_MEMORY * task.model.size + _PASS_BASE < task.memory // 2 else 1
+
+
+def _compile_in_time(task: CompileTask, candidate: Candidate, deadline: float) -> Trial:
+    if time.monotonic() > deadline:
+        return new_trial(candidate).reject(Rejection.SKIPPED, "the time budget was used up before its turn")
+    return compile_trial(task, candidate)
 
 
 def compile_trial(task: CompileTask, candidate: Candidate) -> Trial:
@@ -129,12 +184,18 @@ def compile_trial(task: CompileTask, candidate: Candidate) -> Trial:
 
 def screen_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial) -> Trial:
     """Reject what is clearly wrong; what is only perhaps wrong has to be judged on all samples."""
-    judged = check_quality(task, expected, trial, expected.few)
-    quality = judged.record.quality
-    if judged.alive or quality is None or len(task.samples) <= expected.few:
-        return judged
-    at_best = quality.difference + (quality.difference - quality.bound)
-    return judged if at_best < quality.allowed else judged.update(outcome=None)
+    early = dataclasses.replace(task, confidence=max(task.confidence, _EARLY_CONFIDENCE))
+    for look in expected.looks:
+        if look >= len(task.samples):
+            return check_quality(task, expected, trial)
+        judged = check_quality(early, expected, trial, look)
+        quality = judged.record.quality
+        if quality is None:
+            return judged
+        if not judged.alive and quality.difference + (quality.difference - quality.bound) < quality.allowed:
+            return judged
+        trial = judged.update(outcome=None)
+    return trial
 
 
 def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, most: int = sys.maxsize) -> Trial:
@@ -148,7 +209,13 @@ def check_quality(task: QualityTask, expected: ReferenceOutputs, trial: Trial, m
                 model, runtime, task.signature, samples, expected.answers.first(most), expected.metric, task.machine, task.store
             )
         quality = noninferiority_test(
-            expected.metric, evaluation.rows, rows, task.tolerance, task.confidence, evaluation.fidelity, samples.groups
+            expected.metric,
+            evaluation.rows,
+            rows,
+            task.tolerance,
+            task.confidence,
+            evaluation.fidelity,
+            groups_of(task.signature, samples),
         )
     except CandidateRejectedError as error:
         return trial.reject(error.rejection, f"{trial.record.runtime}: {error.message}")
@@ -172,10 +239,10 @@ def _changed(metric: Metric, rows: npt.NDArray[np.float64]) -> tuple[int, ...] |
 
 def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
-    reference = check_quality(task, expected, reference, expected.few)
-    if reference.record.quality is None or len(task.samples) <= expected.few:
+    reference = check_quality(task, expected, reference, expected.looks[0])
+    if reference.record.quality is None or len(task.samples) <= expected.looks[0]:
         return reference
-    fidelity, groups = reference.record.quality.fidelity, task.samples.groups
+    fidelity, groups = reference.record.quality.fidelity, groups_of(task.signature, task.samples)
     quality = noninferiority_test(
         expected.metric, expected.rows, expected.rows, task.tolerance, task.confidence, fidelity, groups
     )

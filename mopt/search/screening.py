@@ -22,7 +22,10 @@ from mopt.search.survivors import measure_survivors
 from mopt.search.task import SpeedTask
 from mopt.search.trial import NARROW, REFERENCE, Trial, open_session, reject_failed, report_step, speedup_text, with_evidence
 
+_FIRST_ROUNDS = 2
 _QUICK_ROUNDS = 7
+_BEHIND = 0.8
+"""Share of the speed of the reference, or of the slowest that the fastest may be, below which a first look is enough."""
 
 
 def screen_latency(task: SpeedTask, reference: Trial, trials: list[Trial], progress: Progress) -> list[Trial]:
@@ -63,21 +66,37 @@ def _screen_group(
             session.pause()
             opened[trial.record.name] = session
             result[trial.record.name] = with_evidence(trial, evidence)
-        schedule = TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60)
-        logs, lost = measure_survivors(
-            opened, lambda: interleave(opened, feeds, schedule, monitor=monitor, reference=REFERENCE, narrow=NARROW)
-        )
+        logs, lost = measure_survivors(opened, lambda: _race(monitor, opened, feeds))
         result |= {name: reject_failed(result[name], error) for name, error in lost.items()}
         for name in opened.keys() - {REFERENCE}:
             try:
-                result[name] = _quick_profile(result[name], opened[name], logs, batch)
+                result[name] = _quick_profile(result[name], opened[name], logs[name], batch)
             except CandidateRejectedError as error:
                 result[name] = reject_failed(result[name], error)
     return list(result.values())
 
 
-def _quick_profile(trial: Trial, session: SessionProcess, logs: Mapping[str, TurnLog], batch: int) -> Trial:
-    measured = summarize(batch, logs[trial.record.name], logs[REFERENCE])
+def _race(
+    monitor: NoiseMonitor, opened: Mapping[str, SessionProcess], feeds: Sequence[Feed]
+) -> dict[str, tuple[TurnLog, TurnLog]]:
+    """Return of each candidate the turns of the reference and its own; what is far behind leaves after a first look."""
+    first = TurnSchedule(rounds=_FIRST_ROUNDS, fewest=_FIRST_ROUNDS, budget_seconds=60)
+    logs = interleave(opened, feeds, first, monitor=monitor)
+    pairs = {name: (logs[REFERENCE], log) for name, log in logs.items() if name != REFERENCE}
+    speeds = {name: ratio(*pair) for name, pair in pairs.items()}
+    least = _BEHIND * max([1.0, *(speed.low for speed in speeds.values())])
+    ahead = {name: opened[name] for name, speed in speeds.items() if speed.high >= least}
+    if ahead:
+        second = TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60, warm=True)
+        racing = {REFERENCE: opened[REFERENCE], **ahead}
+        logs = interleave(racing, feeds, second, monitor=monitor, reference=REFERENCE, narrow=NARROW)
+        pairs |= {name: (logs[REFERENCE], logs[name]) for name in ahead}
+    return pairs
+
+
+def _quick_profile(trial: Trial, session: SessionProcess, pair: tuple[TurnLog, TurnLog], batch: int) -> Trial:
+    reference, log = pair
+    measured = summarize(batch, log, reference)
     profile = Profile(
         threads=trial.candidate.runtime.threads,
         load_ms=session.load_ms(),
@@ -87,7 +106,7 @@ def _quick_profile(trial: Trial, session: SessionProcess, logs: Mapping[str, Tur
         depth="screening",
         limit="screened at one batch size",
     )
-    speed = ratio(logs[REFERENCE], logs[trial.record.name])
+    speed = ratio(reference, log)
     trial = dataclasses.replace(trial, screened=speed).update(profile=profile)
     if speed.high < 1:
         return trial.reject(Rejection.SLOWER, f"{speedup_text(speed)} the speed of the reference at batch {batch}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "SHORTLIST",
     "SearchResult",
+    "alike",
     "break_ties",
     "estimated_objective",
     "output_sqnr_db",
@@ -17,7 +17,8 @@ import contextlib
 import dataclasses
 import functools
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 
 from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.files import Model
@@ -44,8 +45,6 @@ from mopt.search.trial import (
     speedup_text,
 )
 
-SHORTLIST = 3
-"""Candidates that are judged on all samples and measured in depth."""
 _ALIKE = 0.95
 """Share of the best speed-up from which on screening sees no difference."""
 
@@ -55,7 +54,10 @@ _STEADY_CONTROL = (0.95, 1.05)
 _LONGEST_TURN = 0.15
 _DECISIVE = 3
 """How many times more rounds the batch size may have that decides."""
-_SIZE_BUDGET_SECONDS = 25.0
+_MORE_THROUGHPUT = 1.03
+"""Times the throughput of smaller batches from which on a batch size brings more."""
+_TURNS_OF_A_SIZE = 9
+"""Of each session, those that warm it up among them, as far as they can be foreseen."""
 _LONGEST_INFERENCE_MS = 2000.0
 _SAME_SPEED = 0.03
 """Share of a speed-up that does not matter."""
@@ -75,11 +77,22 @@ class SearchResult:
     control: Estimate | None
 
 
-def select_best(task: SpeedTask, reference: Trial, trials: list[Trial], progress: Progress) -> SearchResult:
-    """Measure the shortlist in depth beside the reference, and take the best that is faster."""
-    alive = rank_by_estimate(task, [trial for trial in trials if trial.alive])
-    shortlist = next(iter(memory_groups(task.memory, reference, alive[:SHORTLIST])), [])
-    rest = alive[len(shortlist) :]
+def select_best(
+    task: SpeedTask, reference: Trial, trials: list[Trial], finalists: Collection[str], progress: Progress
+) -> SearchResult:
+    """Measure the shortlist in depth beside the reference, and take the best that is faster.
+
+    Args:
+        task: With the objective.
+        reference: The trial of the reference.
+        trials: Of all candidates.
+        finalists: Names of those that hold on all samples.
+        progress: Receives the batch sizes.
+    """
+    ranked = rank_by_estimate(task, [trial for trial in trials if trial.record.name in finalists])
+    shortlist = next(iter(memory_groups(task.memory, reference, ranked[: task.effort.shortlist])), [])
+    shortlisted = {trial.record.name for trial in shortlist}
+    rest = [trial for trial in trials if trial.alive and trial.record.name not in shortlisted]
     measured, control = _measure_shortlist(task, reference, shortlist, progress)
     reference, shortlist = measured[0], [trial for trial in measured[1:] if trial.alive]
     winner, equals = break_ties(task, rank_improvements(task, shortlist, reference, control), reference)
@@ -166,29 +179,13 @@ def _measure_shortlist(
         opened = {names.get(name, name): session for name, session in sessions.items()}
         roomy = sum(map(resident, [reference, *trials])) <= task.memory
         opened[CONTROL] = stack.enter_context(open_session(reference)) if roomy else opened[REFERENCE]
-        logs: dict[int, dict[str, TurnLog]] = {}
-        limit = f"the largest batch to measure, {sizes[-1]}"
-        for batch in sizes:
-            decisive = task.objective == "latency" and batch == sizes[0]
-            measure = functools.partial(_measure_batch, task, opened, batch, decisive=decisive)
-            turns, lost_here = measure_survivors(opened, measure)
-            lost |= lost_here
-            logs[batch] = turns
-            slowest = min(_median(log) for log in turns.values())
-            progress.step(f"batch {batch}: reference {_median(turns[REFERENCE]):.2f} ms")
-            if task.latency_limit_ms and slowest > task.latency_limit_ms:
-                limit = f"the latency of batch {batch} is over {task.latency_limit_ms:g} ms"
-                break
-            if slowest > _LONGEST_INFERENCE_MS / 2:
-                limit = f"an inference of batch {batch} takes {slowest / 1e3:.1f} s"
-                break
-            if (taken := sum(session.peak_bytes() for session in set(opened.values()))) > task.memory:
-                limit = f"at batch {batch} the shortlist takes {taken / 1e9:.1f} GB of memory together"
-                break
+        logs, limit, lost_later = _measure_sizes(task, opened, sizes, progress)
+        lost |= lost_later
         first = logs[sizes[0]]
         quiet = not any(log.disturbed for log in first.values())
         # How it fares when a server does something else too cannot be told where something else runs already.
-        loaded = _beside_load(task, sessions, sizes[0]) if quiet else {}
+        alive = {name: session for name, session in sessions.items() if name not in lost}
+        loaded = _beside_load(task, alive, sizes[0]) if quiet else {}
         measured = [
             reject_failed(trial, lost[trial.record.name])
             if trial.record.name in lost
@@ -200,6 +197,80 @@ def _measure_shortlist(
             for trial in trials
         ]
     return measured, ratio(first[REFERENCE], first[CONTROL])
+
+
+def _measure_sizes(
+    task: SpeedTask, opened: dict[str, SessionProcess], sizes: Sequence[int], progress: Progress
+) -> tuple[dict[int, dict[str, TurnLog]], str, dict[str, CandidateRejectedError]]:
+    """Measure one batch size after the other, as long as a larger one may be of use.
+
+    Returns:
+        The turns by batch size and name, why no larger size was measured, and what became of sessions that were lost.
+    """
+    logs: dict[int, dict[str, TurnLog]] = {}
+    lost: dict[str, CandidateRejectedError] = {}
+    racing, began = opened, time.monotonic()
+    for batch in sizes:
+        decisive = task.objective == "latency" and batch == sizes[0]
+        measure = functools.partial(_measure_batch, task, racing, batch, decisive=decisive, control=batch == sizes[0])
+        logs[batch], lost_here = measure_survivors(racing, measure)
+        lost |= lost_here
+        progress.step(f"batch {batch}: reference {_median(logs[batch][REFERENCE]):.2f} ms")
+        if batch == sizes[0]:
+            began = time.monotonic()
+            racing = _still_racing(task, opened, logs[batch])
+        taken = sum(session.peak_bytes() for session in set(opened.values()))
+        reason = _why_no_larger(task, logs, len(racing), time.monotonic() - began, taken)
+        if reason:
+            return logs, reason, lost
+    return logs, f"the largest batch to measure, {sizes[-1]}", lost
+
+
+def _why_no_larger(
+    task: SpeedTask, logs: Mapping[int, Mapping[str, TurnLog]], racing: int, seconds: float, taken_bytes: int
+) -> str:
+    """Return why no larger batch size is measured, or nothing.
+
+    Args:
+        task: With its limits.
+        logs: Turns by batch size and name.
+        racing: How many sessions go on.
+        seconds: That all sizes but the first have taken.
+        taken_bytes: Of memory.
+    """
+    batch, last = list(logs.items())[-1]
+    fastest, slowest = (pick(map(_median, last.values())) for pick in (min, max))
+    if task.latency_limit_ms and fastest > task.latency_limit_ms:
+        return f"the latency of batch {batch} is over {task.latency_limit_ms:g} ms"
+    if fastest > _LONGEST_INFERENCE_MS / 2:
+        return f"an inference of batch {batch} takes {fastest / 1e3:.1f} s"
+    if taken_bytes > task.memory:
+        return f"at batch {batch} the shortlist takes {taken_bytes / 1e9:.1f} GB of memory together"
+    throughput = [size / min(map(_median, turns.values())) for size, turns in logs.items()]
+    best = throughput.index(max(throughput))
+    while best and throughput[best] < _MORE_THROUGHPUT * max(throughput[:best]):
+        best -= 1
+    if len(throughput) - 1 - best >= task.effort.plateau:
+        return f"batches of {list(logs)[best + 1]} and more bring no more throughput"
+    turn = max(_turn_seconds(2 * slowest / 1e3), 2 * slowest / 1e3)
+    if seconds + racing * _TURNS_OF_A_SIZE * turn > task.effort.sizes_seconds:
+        return f"measuring batch {2 * batch} as well would take longer than this effort allows"
+    return ""
+
+
+def _still_racing(task: SpeedTask, opened: dict[str, SessionProcess], logs: Mapping[str, TurnLog]) -> dict[str, SessionProcess]:
+    """The reference, and who may be chosen after the first batch size: for the latency the fastest and its equals."""
+    rivals = {name: session for name, session in opened.items() if name not in (REFERENCE, CONTROL)}
+    speeds = {name: ratio(logs[REFERENCE], logs[name]) for name in rivals if name in logs}
+    if task.objective == "latency" and speeds:
+        best = max(speeds.values(), key=lambda speed: speed.value)
+        rivals = {name: rivals[name] for name, speed in speeds.items() if speed is best or _overlap(speed, best)}
+    return {REFERENCE: opened[REFERENCE], **rivals}
+
+
+def _turn_seconds(latency: float) -> float:
+    """How long a turn is for a model of so many seconds an inference."""
+    return min(_LONGEST_TURN, max(TURN_SECONDS, 20 * latency))
 
 
 def _open_all(
@@ -223,27 +294,37 @@ def _median(log: TurnLog) -> float:
     return statistics.median(log.latencies)
 
 
-def _measure_batch(task: SpeedTask, opened: dict[str, SessionProcess], batch: int, *, decisive: bool) -> dict[str, TurnLog]:
-    """Measure one batch size, again when the control says that the machine was disturbed.
+def _measure_batch(
+    task: SpeedTask, opened: dict[str, SessionProcess], batch: int, *, decisive: bool, control: bool
+) -> dict[str, TurnLog]:
+    """Measure one batch size.
 
-    The decisive one gets more rounds, where intervals stay wide: a gain that is small is not lost for want of looking.
+    Args:
+        task: With the samples.
+        opened: Sessions by name.
+        batch: The batch size.
+        decisive: It gets more rounds, where intervals stay wide: a gain that is small is not lost for want of looking.
+        control: Whether the reference takes part a second time; where it shows that the machine was disturbed, all is
+            measured again.
     """
-    patience = _DECISIVE if decisive else 1
-    opened.setdefault(CONTROL, opened[REFERENCE])  # one that was lost
+    if control:
+        opened.setdefault(CONTROL, opened[REFERENCE])  # one that was lost
+    rounds = task.effort.rounds * (_DECISIVE if decisive else 1)
     feeds = batch_feeds(task.signature, task.samples, batch)
     probe = opened[REFERENCE].time(feeds, 0, 2)[-1]
     opened[REFERENCE].pause()
-    turn = min(_LONGEST_TURN, max(TURN_SECONDS, 20 * probe / 1e3))
+    turn = _turn_seconds(probe / 1e3)
     best: dict[str, TurnLog] = {}
     off = float("inf")
     for attempt in range(2):
-        rounds = patience * task.rounds
-        schedule = TurnSchedule(rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=_SIZE_BUDGET_SECONDS)
+        schedule = TurnSchedule(rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=task.effort.size_seconds)
         logs = interleave(opened, feeds, schedule, monitor=task.monitor, narrow=NARROW, reference=REFERENCE)
-        control = ratio(logs[REFERENCE], logs[CONTROL]).value
-        if abs(control - 1) < off:
-            best, off = logs, abs(control - 1)
-        if _STEADY_CONTROL[0] <= control <= _STEADY_CONTROL[1]:
+        if not control:
+            return logs
+        same = ratio(logs[REFERENCE], logs[CONTROL]).value
+        if abs(same - 1) < off:
+            best, off = logs, abs(same - 1)
+        if _STEADY_CONTROL[0] <= same <= _STEADY_CONTROL[1]:
             break
     return best
 
@@ -270,6 +351,7 @@ def _full_profile(
         batches=tuple(
             summarize(batch, turns[log_name], None if log_name == REFERENCE else turns[REFERENCE])
             for batch, turns in logs.items()
+            if log_name in turns
         ),
         depth="full",
         limit=limit,
@@ -392,9 +474,12 @@ def rank_by_estimate(task: SpeedTask, trials: Sequence[Trial]) -> list[Trial]:
     ranked = sorted(trials, key=lambda trial: estimated_objective(task, trial), reverse=True)
     if not ranked or task.objective == "size":
         return ranked
-    best = estimated_objective(task, ranked[0])
+    return sorted(ranked, key=lambda trial: (0, -output_sqnr_db(trial)) if alike(task, trial, ranked[0]) else (1, 0.0))
 
-    def alike(trial: Trial) -> bool:
-        return trial.screened is not None and trial.screened.high >= best and trial.screened.value >= _ALIKE * best
 
-    return sorted(ranked, key=lambda trial: (0, -output_sqnr_db(trial)) if alike(trial) else (1, 0.0))
+def alike(task: SpeedTask, trial: Trial, fastest: Trial) -> bool:
+    """Whether screening cannot tell a candidate from the fastest; sizes can always be told apart."""
+    if task.objective == "size" or trial.screened is None:
+        return False
+    best = estimated_objective(task, fastest)
+    return trial.screened.high >= best and trial.screened.value >= _ALIKE * best

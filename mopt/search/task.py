@@ -15,6 +15,7 @@ from mopt.model.signature import Signature
 from mopt.profiles.noise import NoiseMonitor
 from mopt.records.measurement import Machine
 from mopt.records.trial import PassRecord
+from mopt.search.effort import Effort
 from mopt.system.store import Store
 
 
@@ -70,7 +71,7 @@ class SpeedTask:
         objective: What the winner is best at.
         latency_limit_ms: No batch size is measured whose p50 is above it.
         max_batch: Largest batch size.
-        rounds: Most rounds of interleaved measuring.
+        effort: How many rounds and how long.
         memory: Bytes that open sessions may take together.
         monitor: Knows what disturbs a measurement, and how long quiet may be waited for.
     """
@@ -80,7 +81,7 @@ class SpeedTask:
     objective: Literal["latency", "throughput", "size"]
     latency_limit_ms: float | None
     max_batch: int
-    rounds: int
+    effort: Effort
     memory: int
     monitor: NoiseMonitor
 
@@ -104,3 +105,8 @@ class SearchTask:
     quality: QualityTask
     speed: SpeedTask
     time_budget_s: float
+
+    @property
+    def effort(self) -> Effort:
+        """How much is tried."""
+        return self.speed.effort

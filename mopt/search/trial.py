@@ -28,6 +28,7 @@ from mopt.model.files import Model
 from mopt.model.formats import ONNX
 from mopt.passes._base import Pass
 from mopt.progress import Progress
+from mopt.recipe import EffortName
 from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
 from mopt.records.trial import Outcome, TrialRecord
@@ -53,6 +54,10 @@ class Candidate:
     runtime: Runtime
     refused: Outcome | None = None
     """Why it is not tried at all: what will serve it cannot run it as asked."""
+    effort: EffortName = "quick"
+    """The least effort at which it is tried."""
+    same_speed_as: str = ""
+    """The candidate of the same graph and types, other numbers apart: it is compiled when that one is fast enough to win."""
 
     def __post_init__(self) -> None:
         """Follow the format of the model from ONNX to the runtime."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["serve"]
+__all__ = ["serve", "without_telemetry"]
 
 import contextlib
 import ctypes
@@ -30,9 +30,8 @@ def serve(request_fd: int, answer_fd: int, parent: int) -> None:
         answer_fd: The one that answers are written to.
         parent: Id of the process that asks; this one ends with it.
     """
+    without_telemetry()
     _die_with(parent)
-    # OpenVINO and NNCF do without it. With it they report to their maker, and leave an identity in the user's home.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     requests = Connection(request_fd, writable=False)
     answers = Connection(answer_fd, readable=False)
     host: Any = None
@@ -59,6 +58,11 @@ def serve(request_fd: int, answer_fd: int, parent: int) -> None:
             answer = {"value": value}
         with contextlib.suppress(BrokenPipeError):
             send_answer(answers, answer)
+
+
+def without_telemetry() -> None:
+    """Keep OpenVINO and NNCF from reporting to their maker, and from leaving an identity in the user's home."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 def _die_with(parent: int) -> None:

@@ -17,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.system.deadlines import STARTING, TimeLimit
+from mopt.system.forkserver import ForkedProcess, find_server
 from mopt.system.memory import peak_memory
 from mopt.system.protocol import rebuild_error, receive_answer
 from mopt.system.watchdog import Watchdog
@@ -48,6 +49,7 @@ class Worker:
         arguments: Its positional arguments; anything that can be pickled.
         limit: How long the factory may take.
         environment: Variables added to the child's environment, for settings that libraries read when imported.
+        modules: Libraries that the hosted object imports: where children are forked, they are imported already.
 
     Raises:
         UserError: On Windows.
@@ -60,6 +62,7 @@ class Worker:
         *arguments: Any,
         limit: TimeLimit = _ANY_REQUEST,
         environment: dict[str, str] | None = None,
+        modules: Sequence[str] = (),
     ) -> None:
         import psutil
 
@@ -69,22 +72,12 @@ class Worker:
         self._paused = False
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
-        code = (
-            f"import sys; sys.path[:] = {[p or os.getcwd() for p in sys.path]!r}; "
-            f"from mopt.system.child import serve; serve({request_read}, {answer_write}, {os.getpid()})"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            pass_fds=(request_read, answer_write),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-        )
+        try:
+            self._process = self._start(request_read, answer_write, modules, environment or {})
+        finally:
+            os.close(request_read)
+            os.close(answer_write)
         self._child = psutil.Process(self._process.pid)
-        os.close(request_read)
-        os.close(answer_write)
         self._requests = Connection(request_write, readable=False)
         self._answers = Connection(answer_read, writable=False)
         try:
@@ -93,6 +86,28 @@ class Worker:
         except BaseException:  # even an interrupt must not leave the child behind; raised again
             self.close()
             raise
+
+    def _start(
+        self, request: int, answer: int, modules: Sequence[str], environment: dict[str, str]
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        server = find_server(modules, environment)
+        if server is not None:
+            with contextlib.suppress(OSError):  # it was killed: a process of its own is as good
+                return server.fork(request, answer, self._log.fileno(), variables)
+        code = (
+            f"import sys; sys.path[:] = {[p or os.getcwd() for p in sys.path]!r}; "
+            f"from mopt.system.child import serve; serve({request}, {answer}, {os.getpid()})"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=(request, answer),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+            env=variables,
+        )
 
     @property
     def pid(self) -> int:
@@ -128,11 +143,14 @@ class Worker:
     def _wait_until_stopped(self) -> None:
         import psutil
 
+        if isinstance(self._process, ForkedProcess):
+            return self._process.wait_until_stopped()
         if hasattr(os, "waitid"):  # it returns when the last thread has stopped; a status is that of the first
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            return
+            return None
         while self._child.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
             time.sleep(_STOPPED_LOOK_SECONDS)
+        return None
 
     def resume(self) -> None:
         """Let the child's threads go on."""
@@ -176,7 +194,7 @@ class Worker:
         self.resume()
         buffer = io.BytesIO()
         pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(request)
-        watch = Watchdog(self._process, self._child, limit, memory)
+        watch = Watchdog(self._child, limit, memory)
         try:
             with watch:
                 self._requests.send_bytes(buffer.getbuffer())
@@ -223,14 +241,23 @@ def run(
     *arguments: Any,
     limit: TimeLimit = _ANY_REQUEST,
     memory: int | None = None,
+    modules: Sequence[str] = (),
     **keywords: Any,
 ) -> Any:
     """Call ``function`` in a child process of its own and return its result (JSON data and NumPy arrays).
+
+    Args:
+        function: Importable.
+        *arguments: Anything that can be pickled.
+        limit: When it counts as hung.
+        memory: Bytes that the child and this process may have resident together meanwhile; None for any.
+        modules: Libraries that it imports: where children are forked, they are imported already.
+        **keywords: As ``arguments``.
 
     Raises:
         CandidateRejectedError: When the child crashes, hangs, takes more than ``memory`` bytes with this process, or raises
             something that mopt did not foresee.
         MoptError: The same error that the function raised, when it is one of mopt's.
     """
-    with Worker(None) as worker:
+    with Worker(None, modules=modules) as worker:
         return worker._ask(("run", function, arguments, keywords), limit, memory)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
+from mopt.system.arrays import native_array
 
 
 def send_answer(connection: Connection, answer: dict[str, Any]) -> None:
@@ -25,7 +26,7 @@ def send_answer(connection: Connection, answer: dict[str, Any]) -> None:
 
     def encode(value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            array = np.ascontiguousarray(value)
+            array = np.ascontiguousarray(native_array(value))
             if array.dtype.kind in "OUS":
                 return {"__strings__": [_text(item) for item in array.ravel()], "shape": list(value.shape)}
             buffers.append(array)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -40,9 +39,8 @@ class Watchdog:
         verdict: Why the child was ended; None when it was not.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], child: psutil.Process, limit: TimeLimit, memory: int | None) -> None:
+    def __init__(self, child: psutil.Process, limit: TimeLimit, memory: int | None) -> None:
         self.verdict: CandidateRejectedError | None = None
-        self._process = process
         self._child = child
         self._limit = limit
         self._memory = memory
@@ -84,7 +82,7 @@ class Watchdog:
     def _end(self, rejection: Rejection, text: str) -> None:
         self.verdict = CandidateRejectedError(rejection, text)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._child.pid, signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "PreparedModel",
     "Source",
+    "brought_by",
     "first_samples",
     "metrics_of",
     "open_model",
@@ -12,6 +13,7 @@ __all__ = [
     "open_source",
     "prepare_model",
     "read_samples",
+    "varied_samples",
 ]
 
 import contextlib
@@ -20,20 +22,25 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from mopt.artifacts.artifact import Artifact, is_artifact, read_manifest
-from mopt.datasets.spec import DataSpec
+from mopt.datasets.lengths import differing_axes
+from mopt.datasets.mapping import ShapeError
+from mopt.datasets.spec import DataSpec, SourceDefaults
 from mopt.datasets.split import Split, batched, input_names, prepare
-from mopt.errors import CandidateRejectedError
+from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.limit import COSTS
-from mopt.evaluators.metric_choice import load_metric
-from mopt.exporters._base import OPTIONAL_INPUTS, Exporter
+from mopt.evaluators.metric_choice import AUTO, load_metric
+from mopt.exporters._base import OPTIONAL_INPUTS, DynamicAxes, Exporter
 from mopt.exporters._export import (
     SAMPLES,
     ExportedModel,
     ValidatedModel,
     export,
     find_exporter,
+    source_defaults,
     validate_export,
 )
 from mopt.model.formats import ONNX
@@ -44,17 +51,21 @@ from mopt.model.valid_values import valid_values
 from mopt.profiles.machine import detect
 from mopt.progress import Progress
 from mopt.recipe import Recipe, make_recipe
+from mopt.records.manifest import Manifest
 from mopt.regression.models import RunnableModel
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.effort import EFFORTS
 from mopt.search.from_recipe import simplifying_passes
-from mopt.search.memory import memory_budget
+from mopt.search.memory import export_budget, memory_budget
 from mopt.search.simplify import Simplified, simplify
 from mopt.system.deadlines import TimeLimit
 from mopt.system.process import run
 from mopt.system.store import Store, default_root
 
 _MOST_SAMPLES = 256
+_LOOKED_AT = 256
+"""Samples among which the shortest and the longest are looked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +82,26 @@ class Source:
             UserError: When there is no such metric, or it does not fit the samples.
         """
         metadata = model_metadata(self.exported.model.file)
-        return load_metric(
-            recipe.metric, self.split.evaluation, self.exported.signature, _metric_options(recipe), metadata=metadata
-        )
+        name = _metric_name(recipe, self.exported.defaults, self.split.evaluation)
+        return load_metric(name, self.split.evaluation, self.exported.signature, _metric_options(recipe), metadata=metadata)
+
+
+def _metric_name(recipe: Recipe, defaults: SourceDefaults, samples: Samples) -> str:
+    """That of the model's task where the recipe leaves it open and there are labels to judge by."""
+    asked = recipe.metric != AUTO or bool(recipe.metric_options) or samples.labels is None
+    return recipe.metric if asked else defaults.metric or recipe.metric
+
+
+def brought_by(manifest: Manifest) -> SourceDefaults:
+    """Return what belonged to the source of an artifact.
+
+    Raises:
+        UserError: When the manifest does not say it as mopt does.
+    """
+    try:
+        return source_defaults(manifest.source.brings, manifest.source.source)
+    except pydantic.ValidationError:
+        raise UserError(f"the manifest of {manifest.name} is not what mopt wrote", "build it again") from None
 
 
 def _metric_options(recipe: Recipe) -> dict[str, Any]:
@@ -109,15 +137,93 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     Raises:
         UserError: When the model cannot be exported, or the data does not fit it.
     """
-    exporter = find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
-    exported = _export_for(exporter, recipe.data, store)
+    exporter = _exporter_of(recipe.model, recipe)
+    if recipe.dynamic_axes and not exporter.dynamic_axes:
+        raise UserError(
+            f"{recipe.model} has its shapes fixed, and dynamic_axes names some",
+            "they are for a function that returns a PyTorch module",
+        )
+    exported = _export_for(exporter, recipe, recipe.data, store)
     constants = exported.detail.get(OPTIONAL_INPUTS, ())
     frozen = "".join(f"; the data has no {name}, which becomes a constant: its default" for name in constants)
     progress.step(f"{recipe.name}: {exporter.name}{frozen}")
-    bounds = _bounds(exported) if recipe.data.is_random else None
-    split = prepare(recipe.data, exported.signature, store, Path(), bounds)
+    exported, split = _fit(exported, recipe.data, store)
+    metric = _metric_name(recipe, exported.defaults, split.evaluation)
+    chosen = f"the metric is {metric}, that of the model's task" if metric != recipe.metric else ""
+    freed = _assumed_axes(exported.exporter, recipe)
+    if assumed := list(filter(None, [freed, *split.description["assumed"], chosen, exported.defaults.left_out])):
+        progress.note(f"assumed: {'; '.join(assumed)}")
     progress.step(f"{len(split.calibration)} samples to calibrate with, {len(split.evaluation)} others to evaluate with")
     return Source(exported, split)
+
+
+def varied_samples(source: Source) -> list[Feed]:
+    """Return the samples that an export is checked on; where lengths are free, the shortest and the longest with them."""
+    samples = first_samples(source.split)
+    signature = source.exported.signature
+    free = [
+        axis
+        for tensor in signature.inputs
+        for axis, size in enumerate(tensor.shape)
+        if isinstance(size, str) and axis != signature.batch_axes.get(tensor.name)
+    ]
+    if not free:
+        return samples
+    evaluation = source.split.evaluation
+    sizes = [sum(value.size for value in evaluation[index].values()) for index in range(min(_LOOKED_AT, len(evaluation)))]
+    extremes = {sizes.index(min(sizes)), sizes.index(max(sizes))} - set(range(len(samples)))
+    return [*samples[: len(samples) - len(extremes)], *(evaluation[index] for index in sorted(extremes))]
+
+
+def _exporter_of(source: str, recipe: Recipe) -> Exporter:
+    """Return the exporter for a model, with the axes free that the recipe names where it can do that."""
+    exporter = find_exporter(source, trust_pickle=recipe.trust_pickle)
+    return (exporter.with_dynamic_axes(recipe.dynamic_axes) if recipe.dynamic_axes else None) or exporter
+
+
+def _fit(exported: ExportedModel, spec: DataSpec, store: Store) -> tuple[ExportedModel, Split]:
+    """Read the samples; where their lengths differ from the model's, export it again with these axes free.
+
+    Raises:
+        UserError: When the samples do not fit the model, and the module holds the axes that differ.
+    """
+    while True:
+        try:
+            bounds = _bounds(exported) if spec.is_random else None
+            return exported, prepare(spec, exported.signature, store, Path(), exported.defaults, bounds)
+        except ShapeError as error:
+            try:
+                freed = _freed(exported, error.axes, store)
+            except UserError as held:
+                raise UserError(f"{error.message}, and {held.message}", error.hint) from held
+            if freed is None:
+                raise
+            exported = freed
+
+
+def _freed(exported: ExportedModel, axes: DynamicAxes, store: Store) -> ExportedModel | None:
+    """Export a source again with more axes free; None when there are no more, or it has its shapes fixed.
+
+    Raises:
+        UserError: When the module holds one of them.
+    """
+    known = exported.exporter.dynamic_axes
+    if all(set(lengths) <= set(known.get(name, {})) for name, lengths in axes.items()):
+        return None
+    together = {name: {**axes.get(name, {}), **known.get(name, {})} for name in (*known, *axes)}
+    exporter = exported.exporter.with_dynamic_axes(together)
+    return None if exporter is None else export(exporter, store)
+
+
+def _assumed_axes(exporter: Exporter, recipe: Recipe) -> str:
+    """Which axes are free that nobody has named, for people."""
+    axes = [
+        f"axis {axis} of {name}"
+        for name, lengths in exporter.dynamic_axes.items()
+        for axis in lengths
+        if axis not in recipe.dynamic_axes.get(name, {})
+    ]
+    return f"the length is free along {' and '.join(axes)}, for the samples differ from the example there" if axes else ""
 
 
 def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progress) -> PreparedModel:
@@ -126,20 +232,27 @@ def prepare_model(source: Source, recipe: Recipe, store: Store, progress: Progre
     Raises:
         UserError: When the source does not take the samples, or the export is wrong.
     """
-    samples = first_samples(source.split)
-    validated = validate_export(source.exported, samples, store)
+    samples = varied_samples(source)
+    validated = validate_export(source.exported, samples, store, _export_budget(recipe))
     progress.step(f"export agrees with the source within {validated.record.largest_difference:.1e}")
     memory = memory_budget(recipe.search.memory, detect(), validated.model)
-    calibration = batched(source.split.calibration, validated.signature, store)
+    most = EFFORTS[recipe.search.effort].calibration
+    calibration = batched(source.split.calibration.first(most), validated.signature, store)
     steps = simplifying_passes(recipe.search.simplify, calibration)
     simplified = simplify(steps, validated.model, validated.signature, samples, store, memory)
     progress.step(simplified.note)
     return PreparedModel(validated, simplified, calibration, memory)
 
 
+def _export_budget(recipe: Recipe) -> int:
+    return export_budget(recipe.search.memory, detect())
+
+
 def first_samples(split: Split) -> list[Feed]:
-    """Return the evaluation samples that an export is checked on."""
-    return [split.evaluation[index] for index in range(min(SAMPLES, len(split.evaluation)))]
+    """Return the evaluation samples that an export is checked on: such as show where axes have length 1, and the first."""
+    samples = split.evaluation
+    picked = list(dict.fromkeys([*samples.witnesses, *range(min(SAMPLES, len(samples)))]))[:SAMPLES]
+    return [samples[index] for index in picked]
 
 
 def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> tuple[RunnableModel, Split]:
@@ -148,14 +261,12 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
     Raises:
         UserError: When it is neither, its files are not those that were built, or the data does not fit it.
     """
-    split = prepare(spec, _signature_of(source, spec, recipe, store), store, Path())
-    return open_model(source, first_samples(split), recipe, store), split
-
-
-def _signature_of(source: str, spec: DataSpec, recipe: Recipe, store: Store) -> Signature:
     if is_artifact(source):
-        return read_manifest(Path(source)).signature
-    return _export_for(find_exporter(source, trust_pickle=recipe.trust_pickle), spec, store).signature
+        manifest = read_manifest(Path(source))
+        split = prepare(spec, manifest.signature, store, Path(), brought_by(manifest))
+        return _from_artifact(Artifact.open(source), first_samples(split)), split
+    exported, split = _fit(_export_for(_exporter_of(source, recipe), recipe, spec, store), spec, store)
+    return _from_export(exported, first_samples(split), recipe, store), split
 
 
 def _bounds(exported: ExportedModel) -> dict[str, tuple[int, int]]:
@@ -166,16 +277,16 @@ def _bounds(exported: ExportedModel) -> dict[str, tuple[int, int]]:
     return bounds
 
 
-def _export_for(exporter: Exporter, spec: DataSpec, store: Store) -> ExportedModel:
+def _export_for(exporter: Exporter, recipe: Recipe, spec: DataSpec, store: Store) -> ExportedModel:
     """Export a model; an input with a default that the data has values for stays an input."""
-    exported = export(exporter, store)
+    exported = export(exporter, store, _export_budget(recipe))
     if optional := exported.detail.get(OPTIONAL_INPUTS):
-        return _keep_inputs(exported, input_names(spec, exported.signature, store, Path()) & set(optional), store)
+        return _keep_inputs(exported, input_names(spec, exported.signature, store, Path()) & set(optional), recipe, store)
     return exported
 
 
-def _keep_inputs(exported: ExportedModel, names: Collection[str], store: Store) -> ExportedModel:
-    return export(exported.exporter.with_inputs(names), store) if names else exported
+def _keep_inputs(exported: ExportedModel, names: Collection[str], recipe: Recipe, store: Store) -> ExportedModel:
+    return export(exported.exporter.with_inputs(names), store, _export_budget(recipe)) if names else exported
 
 
 def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
@@ -185,11 +296,19 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
         UserError: When it is neither, or its files are not those that were built.
     """
     if is_artifact(source):
-        return _from_artifact(Artifact.open(source))
-    exported = export(find_exporter(source, trust_pickle=recipe.trust_pickle), store)
+        return _from_artifact(Artifact.open(source), samples)
+    exported = export(_exporter_of(source, recipe), store, _export_budget(recipe))
     optional = exported.detail.get(OPTIONAL_INPUTS, ())
-    exported = _keep_inputs(exported, {name for name in optional if samples and name in samples[0]}, store)
-    validated = validate_export(exported, samples, store)
+    exported = _keep_inputs(exported, {name for name in optional if samples and name in samples[0]}, recipe, store)
+    shapes = [{name: value.shape for name, value in feed.items()} for feed in samples]
+    fits = all(spec.name in shape for shape in shapes for spec in exported.signature.inputs)
+    axes = differing_axes(shapes, exported.signature) if fits else {}
+    return _from_export(_freed(exported, axes, store) or exported, samples, recipe, store)
+
+
+def _from_export(exported: ExportedModel, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
+    validated = validate_export(exported, samples, store, _export_budget(recipe))
+    source = exported.exporter.source
     return RunnableModel(
         name=Path(source.partition(":")[0]).stem,
         source=source,
@@ -197,18 +316,20 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
         runtime=OnnxRuntime.reference(recipe.search.threads or detect().cores),
         signature=validated.signature,
         manifest=None,
+        defaults=exported.defaults,
     )
 
 
-def _from_artifact(artifact: Artifact) -> RunnableModel:
+def _from_artifact(artifact: Artifact, samples: Sequence[Feed]) -> RunnableModel:
     manifest = artifact.manifest
     return RunnableModel(
         name=manifest.name,
         source=str(artifact.folder),
         model=artifact.model,
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
-        signature=manifest.signature,
+        signature=manifest.signature.as_given(samples),
         manifest=manifest,
+        defaults=brought_by(manifest),
     )
 
 
@@ -220,7 +341,9 @@ def metrics_of(model: RunnableModel, recipe: Recipe, samples: Samples) -> list[M
     """
     files, _ = model.executable
     metadata = model_metadata(files.file) if files.format == ONNX.name else {}
-    first = load_metric(recipe.metric, samples, model.signature, _metric_options(recipe), metadata=metadata)
+    first = load_metric(
+        _metric_name(recipe, model.defaults, samples), samples, model.signature, _metric_options(recipe), metadata=metadata
+    )
     more = [name for name in recipe.gate.limits if name not in COSTS and name != first.name]
     return [first, *(load_metric(name, samples, model.signature, metadata=metadata) for name in more)]
 
@@ -233,5 +356,5 @@ def read_samples(artifact: Path, data: str) -> list[Feed]:
     """
     manifest = read_manifest(artifact)
     spec = make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data
-    split = prepare(spec, manifest.signature, Store(default_root()), Path())
+    split = prepare(spec, manifest.signature, Store(default_root()), Path(), brought_by(manifest))
     return [split.evaluation[index] for index in range(min(_MOST_SAMPLES, len(split.evaluation)))]

@@ -23,6 +23,7 @@ from mopt.records._base import stamp
 from mopt.records.baseline import Speed, StoredBaseline, pack_rows
 from mopt.regression.models import RunnableModel, default_batch_sizes
 from mopt.regression.reference_workload import reference_workload
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recording
 from mopt.system.store import Store, default_root
 from mopt.workflows._sources import metrics_of, open_model_with_samples
@@ -32,6 +33,7 @@ _SECONDS = 40.0
 _CONFIDENCE = 0.975
 
 
+@forking()
 def make_baseline(
     source: str,
     recipe: Recipe,

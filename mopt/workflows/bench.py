@@ -26,6 +26,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 from mopt.workflows._sources import read_samples
 
@@ -61,6 +62,7 @@ def make_load_plan(
     )
 
 
+@forking()
 def bench_artifact(
     artifact: str | Path,
     load: LoadPlan | None = None,
@@ -97,7 +99,7 @@ def bench_artifact(
         raise UserError(f"{artifact} cannot be measured here: {why}", "run this where it will be served")
     with recording(progress):
         profile = measure_capacity(
-            MeasuredModel(runtime, model, manifest.signature, feeds),
+            MeasuredModel(runtime, model, manifest.signature.as_given(feeds), feeds),
             machine=machine,
             max_batch=max_batch or _largest_measured(manifest),
             latency_limit_ms=load.p99_ms,
@@ -127,7 +129,7 @@ def bench_artifact(
 
 
 def _batches(manifest: Manifest, feeds: Sequence[Feed], max_batch: int) -> dict[int, list[Feed]]:
-    signature = manifest.signature
+    signature = manifest.signature.as_given(feeds)
     if not signature.batches:
         return {1: batch_feeds(signature, feeds, signature.batch_size or 1)}
     return {size: batch_feeds(signature, feeds, size) for size in range(1, max_batch + 1)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Plan", "build", "explain_plan"]
+__all__ = ["Plan", "build", "expectation_text", "explain_plan"]
 
 import dataclasses
 import shlex
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._export import find_exporter
 from mopt.model.formats import model_format
+from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import DISTURBED, NoiseMonitor
 from mopt.profiles.target import Target, check_measurable, load_target
-from mopt.progress import Progress, Silent
-from mopt.recipe import Recipe, make_recipe
+from mopt.progress import Progress, Silent, Stopwatch
+from mopt.recipe import EffortName, Recipe, make_recipe
+from mopt.records import units
 from mopt.records._base import stamp
 from mopt.records.manifest import Golden, Manifest
 from mopt.records.measurement import Machine
@@ -42,18 +45,24 @@ from mopt.reports.build import render_files
 from mopt.runtimes._base import SessionProcess
 from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, reference_candidate, search_space
 from mopt.search.driver import search
+from mopt.search.effort import EFFORTS, Effort
 from mopt.search.from_recipe import check_search
+from mopt.search.outlook import expected_by_effort
+from mopt.search.quality import FEW_SAMPLES
 from mopt.search.selection import SearchResult
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._sources import PreparedModel, Source, first_samples, open_source, prepare_model
 from mopt.workflows.label import with_labels
 
+_GLANCE_SECONDS = 0.2
+"""For which the reference is run to tell how long a build will take."""
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
 """What another machine may differ by, as a share of the largest output: in FP32, and in a lower precision."""
@@ -73,6 +82,8 @@ class Plan:
     data: dict[str, Any]
     metric: str
     candidates: tuple[Candidate, ...]
+    expected_seconds: dict[EffortName, float]
+    """Of a build at each effort, as far as it can be foreseen; none for a target whose device is not here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +102,10 @@ class _Outcome:
     result: SearchResult
     serving_profile: ServingProfile | None
     batching: Batching
+    stage_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+@forking()
 def build(
     recipe: Recipe | None = None,
     *,
@@ -118,7 +131,7 @@ def build(
         UserError: When the request cannot be carried out; nothing is written then.
     """
     recipe = recipe or make_recipe(values)
-    progress, store = progress or Silent(), store or Store(default_root())
+    progress, store = Stopwatch(progress or Silent()), store or Store(default_root())
     site = _check(recipe)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
@@ -132,6 +145,8 @@ def build(
             if entry.scratch is not None:
                 progress.stage("checking the export, simplifying", 2)
                 prepared = prepare_model(source, recipe, store, progress)
+                if text := expectation_text(recipe, _expected_by_effort(recipe, site, source, prepared)):
+                    progress.note(text)
                 gpu = site.target.gpu
                 choose = search if gpu is None or runs_here(gpu) else choose_unmeasured
                 result = choose(
@@ -143,12 +158,14 @@ def build(
                 outcome = _outcome(recipe, site, source, prepared, result, progress)
                 progress.stage(_WRITING, 1)
                 command = command or _command(recipe, destination)
+                outcome = dataclasses.replace(outcome, stage_seconds=_rounded(progress.seconds))
                 _write(entry.scratch / "artifact", recipe, site, source, prepared, outcome, command)
                 progress.step()
     bundle.place(entry.folder / "artifact", destination, force=force)
     return Artifact(destination, read_manifest(destination), cached=entry.scratch is None)
 
 
+@forking()
 def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Store | None = None) -> Plan:
     """Export the model and read the data, and return what a build would try."""
     progress, store = progress or Silent(), store or Store(default_root())
@@ -167,7 +184,40 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
         data=source.split.description,
         metric=metric.name,
         candidates=tuple(_candidates(recipe, site, prepared)),
+        expected_seconds=_expected_by_effort(recipe, site, source, prepared),
     )
+
+
+def _expected_by_effort(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel) -> dict[EffortName, float]:
+    gpu = site.target.gpu
+    if gpu is not None and not runs_here(gpu):
+        return {}
+    reference = reference_candidate(_threads(recipe, site.machine))
+    with SessionProcess(reference.runtime, prepared.validated.model) as session:
+        feeds = batch_feeds(prepared.signature, source.split.evaluation, prepared.signature.batch_size or 1)
+        latencies = session.time(feeds, _GLANCE_SECONDS, 2)
+    tried = {name: _candidates(_with_effort(recipe, name), site, prepared) for name in EFFORTS}
+    return expected_by_effort(
+        statistics.median(latencies) / 1e3,
+        {name: sum(candidate.refused is None for candidate in candidates) for name, candidates in tried.items()},
+        samples=len(source.split.evaluation),
+        few=FEW_SAMPLES,
+        calibration=len(source.split.calibration),
+        sizes=prepared.signature.batch_sizes(recipe.search.max_batch),
+        screening_batch=prepared.signature.batch_size or 1,
+    )
+
+
+def _with_effort(recipe: Recipe, name: EffortName) -> Recipe:
+    return recipe.model_copy(update={"search": recipe.search.model_copy(update={"effort": name})})
+
+
+def expectation_text(recipe: Recipe, expected: Mapping[EffortName, float]) -> str:
+    """Say how long a build will take, and how long it would at another effort; nothing where that is not known."""
+    if not expected:
+        return ""
+    others = [f"{name} {units.about(seconds)}" for name, seconds in expected.items() if name != recipe.search.effort]
+    return f"{recipe.search.effort} effort, about {units.about(expected[recipe.search.effort])}; {', '.join(others)}"
 
 
 def _check(recipe: Recipe) -> _Site:
@@ -231,18 +281,28 @@ def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Ca
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, _threads(recipe, site.machine), engine)
     serving = [load("serving", name)() for name in recipe.serve]
-    return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving)
+    return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving, options.effort)
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {title: round(value, 2) for title, value in seconds.items()}
+
+
+def _effort(recipe: Recipe) -> Effort:
+    effort, rounds = EFFORTS[recipe.search.effort], recipe.search.rounds
+    return effort if rounds is None else dataclasses.replace(effort, rounds=rounds)
 
 
 def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:
     options = recipe.search
+    evaluation = source.split.evaluation.first(EFFORTS[options.effort].evaluation)
     return SearchTask(
         source=prepared.validated.model,
         calibration=prepared.calibration,
         compiling=CompileTask(prepared.simplified.model, prepared.simplified.records, store, prepared.memory),
         quality=QualityTask(
             signature=prepared.signature,
-            samples=source.split.evaluation,
+            samples=evaluation,
             metric=metric,
             tolerance=Tolerance.parse(recipe.tolerance),
             confidence=options.confidence,
@@ -252,11 +312,11 @@ def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, 
         ),
         speed=SpeedTask(
             signature=prepared.signature,
-            samples=source.split.evaluation,
+            samples=evaluation,
             objective=recipe.objective,
             latency_limit_ms=recipe.traffic.p99,
             max_batch=options.max_batch,
-            rounds=options.rounds,
+            effort=_effort(recipe),
             memory=prepared.memory,
             monitor=site.monitor,
         ),
@@ -423,6 +483,7 @@ def _manifest(
         batching=outcome.batching,
         serving_profile=outcome.serving_profile,
         golden=golden,
+        stage_seconds=dict(outcome.stage_seconds),
         warnings=(*recorded(), *([f"{DISTURBED} ({disturbed})"] if disturbed else [])),
         files={},
     )

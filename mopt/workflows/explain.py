@@ -31,6 +31,7 @@ from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidat
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recording
 from mopt.system.plugins import load, nearest
 from mopt.system.store import Store, default_root
@@ -81,6 +82,7 @@ def read_layers_request(source: str, over: Mapping[str, Any], patterns: Sequence
     return LayersRequest(recipe, tuple(patterns), ())
 
 
+@forking()
 def explain(
     recipe: Recipe,
     candidate: str | Sequence[str] | None = None,

@@ -38,6 +38,7 @@ from mopt.regression.quality import (
     slice_checks,
 )
 from mopt.regression.worst_samples import largest_regressions
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
@@ -71,6 +72,7 @@ class _Findings:
     performance: PerformanceComparison | None = None
 
 
+@forking()
 def run_gate(
     candidate: str,
     against: str,
@@ -228,7 +230,7 @@ def _judge_quality(
             *slice_checks(recipe, compared, split, metrics[0], rows),
         ),
         warnings=(),
-        worst=tuple(largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, recipe.data, out)),
+        worst=tuple(largest_regressions(metrics[0], compared.samples, compared.candidate, compared.baseline, split.spec, out)),
         fidelity=output_fidelity(compared),
         paired=paired_differences(metrics[0], *rows),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["inspect"]
 
 import collections
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _openvino(source: Path) -> ModelDescription:
         if layer.get("type") == "Const" and data is not None:
             entry = weights.setdefault(data.get("element_type", "?"), [0, 0])
             entry[0] += 1
-            entry[1] += int(data.get("size", 0))
+            entry[1] += _number(data.get("size", "0")) or 0
     binary = source.with_suffix(".bin")
     return ModelDescription(
         format="openvino",
@@ -126,11 +127,16 @@ def _port(layer: ET.Element, side: str) -> dict[str, Any]:
     shape = (
         []
         if port is None
-        else [int(dim.text or -1) if (dim.text or "").lstrip("-").isdigit() else "?" for dim in port.findall("dim")]
+        else ["?" if (size := _number(dim.text or "")) in (None, -1) else size for dim in port.findall("dim")]
     )
     name = (port.get("names") if port is not None else None) or layer.get("name", "?")
     return {
         "name": name,
         "dtype": (port.get("precision") or "?").lower() if port is not None else "?",
-        "shape": ["?" if size == -1 else size for size in shape],
+        "shape": shape,
     }
+
+
+def _number(text: str) -> int | None:
+    """Return a whole number as OpenVINO writes it; None for anything else."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else None

@@ -15,19 +15,23 @@ from typing import Any
 
 from mopt.artifacts import bundle
 from mopt.artifacts.artifact import read_manifest
+from mopt.datasets.classes import number_labels
+from mopt.datasets.spec import DataSpec
 from mopt.datasets.split import Split, prepare
 from mopt.errors import UserError
 from mopt.evaluators.metric_choice import AUTO
 from mopt.model.samples import PartialLabel, Samples
 from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
-from mopt.recipe import Recipe, make_recipe
+from mopt.recipe import make_recipe
 from mopt.records.manifest import Manifest
 from mopt.records.trial import TrialRecord
 from mopt.regression.worst_samples import sample_picture, sample_text, text_reader
 from mopt.system.digests import digest
+from mopt.system.forkserver import forking
 from mopt.system.store import Store, default_root
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
+from mopt.workflows._sources import brought_by
 
 _FILE = "labels.csv"
 _COLUMNS = ("id", "sample", "picture", "inputs", "changed_by", "label")
@@ -58,6 +62,7 @@ class LabelRequest:
 # --- writing ------------------------------------------------------------------------------------------------------------
 
 
+@forking()
 def write_label_request(
     artifact: Path,
     *,
@@ -89,13 +94,13 @@ def write_label_request(
     what = "a folder of mopt label"
     bundle.check_destination(out, force=force, ours=_is_label_request, what=what)
     progress.stage("reading the data", 1)
-    recipe, split = _read(artifact, manifest, data, store)
+    split = _read(artifact, manifest, data, store)
     progress.step(f"{len(split.evaluation):,} samples were compared")
     votes = collections.Counter(index for trial in finalists for index in _changed(trial))
     identities = {index: _identity(split.evaluation[index]) for index in votes}
     order = sorted(votes, key=lambda index: (-votes[index], _shuffled(identities[index])))
     with bundle.published(out, force=force, ours=_is_label_request, what=what) as partial:
-        pictures = _write(partial, recipe, split.evaluation, [(index, identities[index], votes[index]) for index in order])
+        pictures = _write(partial, split.spec, split.evaluation, [(index, identities[index], votes[index]) for index in order])
     changed = {trial.name: len(_changed(trial)) for trial in finalists}
     return LabelRequest(out / _FILE, len(order), pictures, len(split.evaluation), changed)
 
@@ -129,27 +134,27 @@ def _is_label_request(folder: Path) -> bool:
     return (folder / _FILE).is_file()
 
 
-def _read(artifact: Path, manifest: Manifest, data: str | None, store: Store) -> tuple[Recipe, Split]:
+def _read(artifact: Path, manifest: Manifest, data: str | None, store: Store) -> Split:
     """Read the samples of the build; the metric is not needed, so that no code of it is named."""
     over: dict[str, Any] = {"metric": AUTO, "data": {} if data is None else {"path": data}}
     recipe = make_recipe(merge_recipes(recipe_of_artifact(artifact, over), over))
-    split = prepare(recipe.data, manifest.signature, store, Path())
+    split = prepare(recipe.data, manifest.signature, store, Path(), brought_by(manifest))
     if split.description["digest"] != manifest.data.get("digest"):
         raise UserError(f"{recipe.data.path} is not the data that the artifact was built with", "give the same with --data")
-    return recipe, split
+    return split
 
 
-def _write(out: Path, recipe: Recipe, samples: Samples, rows: Sequence[tuple[int, str, int]]) -> int:
+def _write(out: Path, spec: DataSpec, samples: Samples, rows: Sequence[tuple[int, str, int]]) -> int:
     """Write the CSV and the pictures; return how many these are."""
-    names, reader, pictures = samples.names, text_reader(recipe.data), 0
+    names, reader, pictures = samples.names, text_reader(spec), 0
     with (out / _FILE).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(_COLUMNS)
         for index, identity, votes in rows:
             feed = samples[index]
-            picture = _save_picture(out, identity, sample_picture(feed, recipe.data))
+            picture = _save_picture(out, identity, sample_picture(feed, spec))
             pictures += bool(picture)
-            text = sample_text(feed, recipe.data, reader) or ("" if picture else _numbers(feed))
+            text = sample_text(feed, spec, reader) or ("" if picture else _numbers(feed))
             writer.writerow([identity, names[index] if index < len(names) else index, picture, text, votes, ""])
     return pictures
 
@@ -190,6 +195,8 @@ def _shuffled(identity: str) -> str:
 def with_labels(split: Split, file: str) -> Split:
     """Return the split with the labels of a CSV that :func:`write_label_request` wrote and somebody filled in.
 
+    Names of the model's classes count as their numbers.
+
     Raises:
         UserError: When it cannot be read, holds no label, or is of other samples; or when the data has labels itself.
     """
@@ -197,7 +204,7 @@ def with_labels(split: Split, file: str) -> Split:
         return split
     if split.evaluation.labels is not None:
         raise UserError("the data has labels for all samples", "leave --labels out")
-    rows = _read_rows(Path(file))
+    rows = _numbered(_read_rows(Path(file)), split.spec.classes)
     identities = [_identity(feed) for feed in split.evaluation]
     if strange := set(rows) - set(identities):
         raise UserError(
@@ -223,6 +230,12 @@ def _read_rows(path: Path) -> dict[str, PartialLabel]:
     if not any(label.label is not None for label in labels.values()):
         raise UserError(f"no label is filled in in {path}", "write the class of each sample into the column label")
     return labels
+
+
+def _numbered(rows: dict[str, PartialLabel], classes: Sequence[str]) -> dict[str, PartialLabel]:
+    given = {identity: row.label for identity, row in rows.items() if row.label is not None}
+    numbers, _ = number_labels(list(given.values()), (), classes, asked=True)
+    return {**rows, **{name: rows[name]._replace(label=number) for name, number in zip(given, numbers or (), strict=True)}}
 
 
 def _label(text: str | None) -> Any:

@@ -25,10 +25,12 @@ from mopt.runtimes.tensorrt import TensorRT
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.without_device import NOT_MEASURED, check_buildable
 from mopt.system.digests import describe_fields
+from mopt.system.forkserver import forking
 from mopt.system.nvidia import version_of
 from mopt.system.store import Store, default_root
 
 
+@forking()
 def rebuild(
     artifact: Path,
     target: str,

@@ -15,12 +15,14 @@ from mopt.progress import Silent
 from mopt.records.benchmark import Verification
 from mopt.records.manifest import Manifest
 from mopt.runtimes._base import SessionProcess, make_runtime
+from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+@forking()
 def verify(artifact: str | Path) -> Verification:
     """Check the digest of every file, then replay the golden samples.
 

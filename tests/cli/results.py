@@ -39,7 +39,7 @@ def plan() -> SimpleNamespace:
     """As much of a plan as is printed."""
     printable = SimpleNamespace(model_dump=lambda mode: {}, name="cpu", tolerance="1%", inputs=(), outputs=())
     return SimpleNamespace(
-        recipe=printable, target=printable, signature=printable, metric="accuracy", data={}, candidates=()
+        recipe=printable, target=printable, signature=printable, metric="accuracy", data={}, candidates=(), expected_seconds={}
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ def leaves(error, capsys):
     ("error", "code", "text"),
     [
         (UserError("it is\n  wrong", "mend it"), 2, "mopt: it is wrong\nhint: mend it\n"),
+        (UserError("a\x1b[31mb\0", "mend\n\u202eit"), 2, "mopt: a\\x1b[31mb\\x00\nhint: mend \\u202eit\n"),
         (CheckFailedError("it failed", ""), 3, "mopt: it failed\n"),
         (typer.Abort(), 130, "mopt: interrupted; nothing was written\n"),
         (KeyboardInterrupt(), 130, "mopt: interrupted; nothing was written\n"),
@@ -33,6 +34,13 @@ def test_a_mistake_is_a_line_a_hint_and_an_exit_code(error, code, text, capsys):
     left, written = leaves(error, capsys)
     assert left == code
     assert written.startswith(text)
+
+
+def test_a_line_has_an_end(capsys):
+    _, written = leaves(UserError(f"first {'x' * 10**6} last", "mend it"), capsys)
+    assert len(written) < 3000
+    assert written.startswith("mopt: first xxx")
+    assert "xxx last\nhint: mend it\n" in written
 
 
 def test_a_bug_shows_where_it_is(capsys):

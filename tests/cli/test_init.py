@@ -33,6 +33,31 @@ def test_the_schema_knows_every_key():
     assert schema["additionalProperties"] is False
 
 
+def test_a_recipe_has_what_the_model_brings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mood"
+    folder.mkdir()
+    config = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 9}, "do_normalize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    run("init", "mood", "--data", "reviews.jsonl")
+    data = make_recipe(load_recipe(tmp_path / "mopt.toml")).data
+    assert data.classes == ("bad", "good")
+    assert (data.text.tokenizer, data.text.max_length, data.text.padding) == ("mood/tokenizer.json", 512, "longest")
+    assert data.image.resize == (8, 9)
+    assert run("check", "mopt.toml").exit_code == 0
+
+
+def test_a_model_that_cannot_be_read_gets_a_recipe_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.pkl").write_bytes(b"no pickle")
+    run("init", "m.pkl")
+    assert "# what the model brings could not be read: m.pkl is a pickle" in (tmp_path / "mopt.toml").read_text()
+    assert make_recipe(load_recipe(tmp_path / "mopt.toml")).model == "m.pkl"
+
+
 def test_the_recipe_of_init_passes_the_check(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("init", small.model, "--data", small.data)

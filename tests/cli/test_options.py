@@ -47,9 +47,10 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
     "build": {
         **_DATA, **_TRAFFIC, **_OUTPUT,
         "--calibration": ["9"], "--target": ["nvidia-l4"], "--objective": ["size"], "--tolerance": ["2%"],
-        "--metric": ["f1"], "--confidence": ["0.9"], "--inconclusive": ["reject"], "--candidate": ["*int8*"],
-        "--max-batch": ["4"], "--threads": ["1"], "--time-budget": ["1m"], "--memory": ["1GB"], "--name": ["other"],
-        "--serve": ["bentoml"], "--out": ["there"], "--force": [], "--dry-run": [], "--all": [], "--recipe": ["good.toml"],
+        "--metric": ["f1"], "--confidence": ["0.9"], "--inconclusive": ["reject"], "--effort": ["quick"],
+        "--candidate": ["*int8*"], "--max-batch": ["4"], "--threads": ["1"], "--time-budget": ["1m"],
+        "--memory": ["1GB"], "--name": ["other"], "--serve": ["bentoml"],
+        "--out": ["there"], "--force": [], "--dry-run": [], "--all": [], "--recipe": ["good.toml"],
         "--trust-pickle": [], "--known-accuracy": ["76%"], "--labels": ["labels.csv"],
     },
     "init": {"--data": ["b.npz"], "--out": ["-"], "--force": [], "--schema": [], "--json": []},

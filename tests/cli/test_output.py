@@ -40,6 +40,15 @@ def test_a_table_is_text_and_no_markup(capsys):
     assert [line.rstrip()[-2:] for line in shown.splitlines() if line.startswith((" [bold]", " y"))] == [" 1", "22"]
 
 
+def test_names_out_of_a_file_do_not_move_the_cursor(capsys):
+    print_table(["a\tb"], [["\x1b[2Jx\u202ey\x9b"]])
+    print_lines(["one\x07"])
+    written = capsys.readouterr().out
+    assert "\\x1b[2Jx\\u202ey\\x9b" in written
+    assert "one\\x07" in written
+    assert not set(written) & set("\x1b\u202e\x9b\x07")
+
+
 def test_a_narrow_terminal_gets_fewer_columns(capsys):
     table = {"headings": {"a": "A", "b": "B"}, "rows": [{"a": "1", "b": "2"}], "narrow": ("a",)}
     print_columns(**table, wide_enough=1000)
@@ -128,7 +137,7 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
     assert "about 0:30 left" in shown
 
 
-@pytest.mark.parametrize("title", ["checking quality on a few samples", "mixed precision for onnxruntime-int8-percentile"])
+@pytest.mark.parametrize("title", ["checking the export, simplifying", "mixed precision for onnxruntime-int8-percentile"])
 def test_the_bar_fits_a_narrow_terminal(title, monkeypatch, capsys):
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("COLUMNS", "80")

@@ -37,7 +37,6 @@ def test_everything_can_be_written_in_toml() -> None:
         {"path": "a", "seed": -1},
         {"path": "a", "labels": "y"},
         {"path": "a", "image": {"size": 3}},
-        {"path": "a", "text": {}},
         {"path": "a", "text": {"tokenizer": "t", "columns": ["a", "b", "c"]}},
     ],
 )

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mopt.datasets import split
-from mopt.datasets.spec import DataSpec
+from mopt.datasets.mapping import ShapeError
+from mopt.datasets.spec import DataSpec, SourceDefaults, TextSpec
 from mopt.errors import UserError
 from mopt.model.samples import Samples
 from mopt.model.signature import Signature, TensorSpec
@@ -71,6 +72,7 @@ def test_digits_are_split_in_proportion(digits: Path, store: Store) -> None:
         "labelled": True,
         "groups": None,
         "classes": [],
+        "assumed": [],
         "left_out_as_duplicates": 0,
         "left_out_with_their_group": 0,
         "note": "",
@@ -286,6 +288,14 @@ def test_functions_are_run_each_time_and_keyed_by_what_they_yield(tmp_path: Path
     assert _prepare(store, tmp_path, FOUR, "feed.py:samples").digest != first.digest
 
 
+@pytest.mark.parametrize("shape", [(1, 2**62, 2**62), ("batch", 2**36)], ids=["memory", "disk"])
+def test_made_up_samples_that_fit_nowhere_are_refused(tmp_path: Path, store: Store, shape: tuple[int | str, ...]) -> None:
+    signature = Signature(inputs=(TensorSpec(name="x", dtype="float32", shape=shape),), outputs=(), batch_axes={"x": 0})
+    with pytest.raises(UserError, match=r"made-up samples would take .* GB each") as caught:
+        _prepare(store, tmp_path, signature, "random")
+    assert "--calibration" in caught.value.hint
+
+
 def test_random_data_has_the_shapes_of_the_model_and_says_what_it_is(tmp_path: Path, store: Store) -> None:
     signature = Signature(
         inputs=(
@@ -442,3 +452,56 @@ def test_groups_that_do_not_do(tmp_path: Path, store: Store) -> None:
     with pytest.raises(UserError, match="has no group pictures") as caught:
         _prepare(store, tmp_path, FOUR, group="pictures")
     assert "picture" in caught.value.hint
+
+
+def _sentiment(folder: Path) -> SourceDefaults:
+    """Write a tokenizer, and return what a folder with it brings."""
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers are an extra: pip install 'mopt[data]'")
+    folder.mkdir()
+    model = tokenizers.models.WordLevel({"[UNK]": 0, "good": 1, "bad": 2}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = TextSpec(tokenizer="tokenizer.json", padding="longest")
+    return SourceDefaults(text=text, classes=("NEGATIVE", "POSITIVE"))
+
+
+def test_what_the_model_brings_completes_what_the_user_says(store: Store, tmp_path: Path) -> None:
+    tokens = _signature(("input_ids", "int64", ("batch", "length")))
+    moods = {"good": "positive", "bad": "negative"}
+    rows = [f"{word * times},,{mood}" for times in range(1, 9) for word, mood in moods.items()]
+    (tmp_path / "reviews.csv").write_text("\n".join(["review,notes,label", *rows]).replace("dg", "d g").replace("db", "d b"))
+    defaults = _sentiment(tmp_path / "model")
+    spec = DataSpec(path="reviews.csv", calibration=4)
+    read = split.prepare(spec, tokens, store, tmp_path, defaults.at(tmp_path / "model"))
+    assert set(read.evaluation.labels or ()) == {0, 1}
+    assert read.evaluation[0]["input_ids"].shape == (1, 8)
+    assert read.description["classes"] == ["NEGATIVE", "POSITIVE"]
+    assert read.description["assumed"] == [
+        "review becomes tokens, up to 128, with the model's tokenizer.json",
+        "labels are numbered as the model's classes are: negative is 0, positive is 1",
+    ]
+    assert read.spec.text is not None
+    assert (read.spec.text.columns, read.spec.text.padding) == (("review",), "longest")
+
+    (tmp_path / "model").rename(tmp_path / "moved")
+    moved = split.prepare(spec, tokens, store, tmp_path, defaults.at(tmp_path / "moved"))
+    assert moved.calibration.folder == read.calibration.folder
+    assert moved.spec.text is not None
+    assert moved.spec.text.tokenizer == str(tmp_path / "moved" / "tokenizer.json")
+    with pytest.raises(UserError, match="no such tokenizer"):
+        split.prepare(spec, tokens, store, tmp_path, defaults.at(tmp_path / "model"))
+
+
+def test_a_shape_that_does_not_fit_names_the_axes_that_would_have_to_be_free(store: Store, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    program = "import numpy\ndef samples():\n    return (numpy.full((4, 5 + i % 3), i) for i in range(9))\n"
+    (tmp_path / "d.py").write_text(program)
+    np.savez(tmp_path / "d.npz", x=random.random((9, 4, 7)))
+    for path in ("d.py:samples", "d.npz"):
+        with pytest.raises(ShapeError, match="does not fit the input x") as caught:
+            _prepare(store, tmp_path, _signature(("x", "float32", ("batch", 4, 6))), path)
+        assert caught.value.axes == {"x": {2: "x_2"}}
+    with pytest.raises(ShapeError) as caught:
+        _prepare(store, tmp_path, FOUR, "d.npz")
+    assert caught.value.axes == {}

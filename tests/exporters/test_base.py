@@ -9,10 +9,12 @@ import onnx_ir as ir
 import pytest
 from onnx import parser
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import CandidateRejectedError, MissingDependencyError
 from mopt.exporters._base import (
     Exporter,
     apply_in_child,
+    brought_in_child,
     reference_in_child,
     rename_inputs,
     rename_outputs,
@@ -44,8 +46,21 @@ class Doubles(Exporter):
         onnx.save(parser.parse_model(graph("float[N] x", "float[N] y", "{ y = Add(x, x) }")), folder / "model.onnx")
         return PassResult(True, {"read": []})
 
+    def brings(self) -> SourceDefaults:
+        return SourceDefaults(classes=("cat", "dog"))
+
     def reference(self, feeds: Sequence[Feed]) -> list[Feed]:
         return [{"y": 2 * feed["x"]} for feed in feeds]
+
+
+def test_what_belongs_to_a_source_comes_with_its_export_or_alone(tmp_path: Path) -> None:
+    (tmp_path / "p").touch()
+    (tmp_path / "out").mkdir()
+    exporter = Doubles(source=str(tmp_path / "p"))
+    assert apply_in_child(exporter, tmp_path / "out").brings == {"classes": ["cat", "dog"]}
+    assert brought_in_child(exporter) == SourceDefaults(classes=("cat", "dog"))
+    assert brought_in_child(write(tmp_path, LINEAR)) == SourceDefaults()
+    assert exporter.with_dynamic_axes({"x": {0: "n"}}) is None
 
 
 def test_the_digest_is_that_of_the_bytes_wherever_they_lie(tmp_path: Path) -> None:

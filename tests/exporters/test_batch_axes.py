@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopt.exporters._batch_axes import find_batch_axes
+from mopt.exporters._batch_axes import ROWS_IN_ONE, find_batch_axes
 from mopt.exporters._export import export, validate_export
 from mopt.model.onnx_signature import guess_batch_axes
 from mopt.model.signature import Feed, Signature, TensorSpec
@@ -55,6 +55,29 @@ def test_a_fixed_batch(tmp_path: Path, store: Store, size: int) -> None:
     axes, found, reason = bound_axes(tmp_path, store, text, rows(1, 3))
     assert (axes, found) == ({"x": 0, "y": 0}, size)
     assert reason == f"the batch size is fixed to {size}"
+
+
+@pytest.mark.slow
+def test_samples_that_are_whole_inputs_of_a_fixed_size(tmp_path: Path, store: Store) -> None:
+    text = graph("float[3, 2] x, float[2, 3] w", "float[3, 3] y", "{ y = MatMul(x, w) }")
+    feeds = [{"x": RNG.random((3, 2), np.float32), "w": RNG.random((2, 3), np.float32)} for _ in range(3)]
+    assert bound_axes(tmp_path, store, text, feeds) == ({}, None, "no input has an axis to stack samples along")
+
+
+@pytest.mark.slow
+def test_slices_of_a_fixed_size_whose_answers_come_as_one_are_stacked_all_the_same(tmp_path: Path, store: Store) -> None:
+    text = graph("float[3, 4] x", "float[4] y", "{ y = ReduceMean <axes = [0], keepdims = 0> (x) }", opset=13)
+    axes, size, reason = bound_axes(tmp_path, store, text, rows(1, 4))
+    assert (axes, size) == ({"x": 0}, 3)
+    assert reason == "the batch size is fixed to 3, and its samples change each other: output y has shape [4]"
+
+
+@pytest.mark.slow
+def test_time_that_comes_first_is_no_batch(tmp_path: Path, store: Store) -> None:
+    text = graph("float[T, N, 4] x", "float[T, N, 4] y", "<int64 a = {0}> { y = CumSum(x, a) }")
+    assert bound_axes(tmp_path, store, text, rows(7, 1, 4))[0] == {"x": 1, "y": 1}
+    store = Store(tmp_path / "one")
+    assert bound_axes(tmp_path, store, text, rows(1, 1, 4))[0] == {"x": 1, "y": 1}
 
 
 @pytest.mark.slow
@@ -153,6 +176,53 @@ def test_a_random_model_is_told_by_its_shapes_alone() -> None:
     assert find_batch_axes(run, takes(spec("x", "N", 3)), rows(1, 3), random=True).axes == {"x": 0, "y": 0}
     assert "change each other" in find_batch_axes(run, takes(spec("x", "N", 3)), rows(1, 3), random=False).reason
     assert find_batch_axes(run, takes(spec("x", 4, 3), batch_size=4), rows(1, 3), random=True).size == 4
+
+
+def test_an_axis_stacks_samples_only_where_each_has_length_one() -> None:
+    feeds = [{"x": RNG.random((length, 3), np.float32)} for length in (1, 1, 4)]
+    batched = find_batch_axes(lambda feed: {"y": 2 * feed["x"]}, takes(spec("x", "boxes", 3)), feeds, random=False)
+    assert batched.axes == {}
+
+
+def test_samples_that_are_batches_themselves_are_told() -> None:
+    def alone(feed: Feed) -> Feed:
+        return {"y": 2 * feed["x"]}
+
+    def together(feed: Feed) -> Feed:
+        return {"y": feed["x"] - feed["x"].mean(0)}
+
+    feeds = rows(5, 3, count=2)
+    reason = find_batch_axes(alone, takes(spec("x", "N", 3)), feeds, random=False).reason
+    assert reason.startswith(f"{ROWS_IN_ONE} 5 along axis 0 of x")
+    assert "no input has an axis" in find_batch_axes(together, takes(spec("x", "N", 3)), feeds, random=False).reason
+
+
+def test_a_sample_that_changes_the_one_behind_it_is_found_out() -> None:
+    batched = find_batch_axes(lambda feed: {"y": feed["x"].cumsum(0)}, takes(spec("x", "N", 3)), rows(1, 3), random=False)
+    assert batched.axes == {}
+    assert "change each other" in batched.reason
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_answers_of_any_number_cannot_be_taken_apart(size: int | None) -> None:
+    def run(feed: Feed) -> Feed:
+        kept = feed["x"][feed["x"][:, 0] > 0]
+        return {"y": kept if len(kept) else feed["x"][:1]}
+
+    feeds = [{"x": np.float32([[sign, 1]])} for sign in (1, -1)]
+    batched = find_batch_axes(run, takes(spec("x", size or "N", 2), batch_size=size), feeds, random=False)
+    assert batched.axes == ({"x": 0} if size else {})
+    assert "output y has" in batched.reason
+
+
+def test_each_output_of_a_fixed_batch_has_its_own_axis_or_none() -> None:
+    def run(feed: Feed) -> Feed:
+        x = feed["x"]
+        return {"y": 2 * x.T, "square": x[:, :2] @ x[:, :2].T, "sum": x.sum(0)}
+
+    batched = find_batch_axes(run, takes(spec("x", 3, 5), batch_size=3), rows(1, 5), random=False)
+    assert (batched.axes, batched.size) == ({"x": 0, "y": 1}, 3)
+    assert "change each other: output square" in batched.reason or "change each other: output sum" in batched.reason
 
 
 def test_what_has_no_axis_to_stack_along_says_so() -> None:

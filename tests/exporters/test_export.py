@@ -107,6 +107,27 @@ def test_an_export_is_made_once_and_missed_after_any_change(
     assert changed.source_digest != again.source_digest
 
 
+GROWING = graph(
+    "float[N, 3] x",
+    "float[N, 3] y",
+    "<int64[1] size = {400000000}> { c = ConstantOfShape(size)  m = ReduceMax(c)  y = Add(x, m) }",
+)
+
+
+def test_an_export_that_takes_more_memory_than_allowed_is_refused_and_not_kept(tmp_path: Path, store: Store) -> None:
+    exported = export(write(tmp_path, GROWING), store, memory=2**30)
+    with pytest.raises(UserError, match=r"does not run on the samples: took .* GB are allowed") as caught:
+        validate_export(exported, rows(1, 3), store, memory=2**30)
+    assert "--memory" in caught.value.hint
+    assert not store.sizes().get("bound", (0, 0))[0]
+
+
+def test_a_fixed_batch_that_fits_nowhere_is_refused(tmp_path: Path, store: Store) -> None:
+    text = graph(f"float[{2**40}, 3] x", f"float[{2**40}, 3] y", "{ y = Relu(x) }")
+    with pytest.raises(UserError, match="that the model takes at once would take"):
+        validate_export(export(write(tmp_path, text), store), rows(1, 3), store, memory=2**30)
+
+
 def test_a_comparison_is_made_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     exported, feeds = export(write(tmp_path, LINEAR), store), rows(1, 3)
     first = validate_export(exported, feeds, store)
@@ -255,3 +276,10 @@ def test_a_crash_of_the_source_is_the_users_to_know(tmp_path: Path, store: Store
     monkeypatch.setattr(exporting, "reference_in_child", crash)
     with pytest.raises(UserError, match="SIGSEGV"):
         validate_export(exported, rows(1, 3), store)
+
+
+def test_an_output_whose_declared_size_the_answers_contradict_is_free(tmp_path: Path, store: Store) -> None:
+    text = graph("float[4] x, int64[1] k", "float[2] y, int64[2] i", "{ y, i = TopK(x, k) }")
+    feeds = [{"x": np.arange(4, dtype=np.float32), "k": np.array([count])} for count in (2, 3)]
+    bound = validate_export(export(write(tmp_path, text), store), feeds, store)
+    assert [spec.shape for spec in bound.signature.outputs] == [("y_dim0",), ("i_dim0",)]

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, parser
 
 from mopt.errors import UserError
 from mopt.exporters._base import OPTIONAL_INPUTS, run_onnxruntime
-from mopt.exporters.onnx import ExportOnnx
+from mopt.exporters.onnx import ExportOnnx, load_checked
 from mopt.model.onnx_signature import read_signature
 
 TINY = """
@@ -269,6 +269,57 @@ def no_number(path: Path) -> None:
     locate(path, "weights.bin", offset="x")
 
 
+def other_digits(path: Path) -> None:
+    locate(path, "weights.bin", offset="\u0660")
+
+
+def negative(path: Path) -> None:
+    locate(path, "weights.bin", offset="-8", length="8")
+
+
+def too_few(path: Path) -> None:
+    locate(path, "weights.bin", length="8")
+
+
+def two_places(path: Path) -> None:
+    locate(path, "weights.bin")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data.add(key="location", value="../weights.bin")
+    onnx.save(model, path)
+
+
+def unknown_entry(path: Path) -> None:
+    locate(path, "weights.bin", __class__="x")
+
+
+def link_to_itself(path: Path) -> None:
+    (path.parent / "weights.bin").unlink()
+    (path.parent / "weights.bin").symlink_to("weights.bin")
+
+
+def second_name(path: Path) -> None:
+    os.link(path.parent / "weights.bin", path.parent.parent / "outside.bin")
+
+
+def pipe(path: Path) -> None:
+    (path.parent / "weights.bin").unlink()
+    os.mkfifo(path.parent / "weights.bin")
+
+
+def long_name(path: Path) -> None:
+    locate(path, "n" * 300)
+
+
+def zero_byte(path: Path) -> None:
+    locate(path, "weights\0.bin")
+
+
+def strings(path: Path) -> None:
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].data_type = TensorProto.STRING
+    onnx.save(model, path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -279,6 +330,17 @@ def no_number(path: Path) -> None:
         (short, "is truncated: tensor w ends at byte 24 of 8"),
         (beyond, "is truncated: tensor w ends at byte 4120 of 24"),
         (no_number, "offset or length that is no number"),
+        (other_digits, "offset or length that is no number"),
+        (negative, "offset or length that is no number"),
+        (too_few, "has 8 bytes of external data, and its shape asks for 24"),
+        (two_places, "entries that are unknown or there twice"),
+        (unknown_entry, "entries that are unknown or there twice"),
+        (link_to_itself, "external data that cannot be"),
+        (second_name, "is a hard link"),
+        (pipe, "is missing: weights.bin"),
+        (long_name, "external data that cannot be: .*File name too long"),
+        (zero_byte, "external data that cannot be"),
+        (strings, "strings as raw or external data"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -289,6 +351,26 @@ def test_bad_external_data_is_the_users_mistake(tmp_path: Path, out: Path, spoil
         ExportOnnx(source=str(path)).apply(out)
     assert caught.value.hint
     assert not list(out.iterdir())
+
+
+def test_weights_that_no_memory_holds_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = write_external(tmp_path)
+    os.truncate(tmp_path / "weights.bin", 2**42)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].dims[:] = [2**20, 2**20]
+    del model.graph.initializer[0].external_data[1:]
+    onnx.save(model, path)
+    with pytest.raises(UserError, match="take 4398 GB, and this machine has"):
+        ExportOnnx(source=str(path)).digest()
+
+
+def test_a_map_without_an_output_is_no_map(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    model = onnx.load(path)
+    model.graph.node.add(op_type="ZipMap", domain="ai.onnx.ml", input=["y"])
+    model.opset_import.add(domain="ai.onnx.ml", version=3)
+    onnx.save(model, path)
+    assert [value.name for value in load_checked(path).graph.outputs] == ["y"]
 
 
 def test_bad_external_data_of_a_constant_in_a_branch_is_found(tmp_path: Path, out: Path) -> None:

@@ -35,6 +35,12 @@ def test_a_nan_is_only_right_where_the_source_has_one() -> None:
     assert "NaN" in compare([{"y": np.ones(2)}], [{"y": nan}]).problem
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_largest_numbers_are_compared_in_silence() -> None:
+    largest = np.array([np.finfo(np.float64).max, math.inf])
+    assert compare([{"y": largest}], [{"y": -largest}]).problem
+
+
 def test_values_near_zero_may_differ_by_rounding() -> None:
     assert not compare([{"y": np.full(2, 1e-7)}], [{"y": np.full(2, 5e-7)}]).problem
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mopt.datasets.spec import SourceDefaults
 from mopt.errors import UserError
 from mopt.exporters._base import run_onnxruntime
 from mopt.exporters._parity import compare
@@ -13,13 +14,14 @@ sklearn = pytest.importorskip("sklearn")
 pytest.importorskip("skl2onnx")
 skops_io = pytest.importorskip("skops.io")
 
+from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine  # noqa: E402
 from sklearn.ensemble import (  # noqa: E402
     GradientBoostingClassifier,
     GradientBoostingRegressor,
     RandomForestClassifier,
 )
-from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.linear_model import LogisticRegression, Ridge  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.svm import LinearSVC  # noqa: E402
@@ -62,6 +64,21 @@ def test_skops(tmp_path: Path, estimator, name: str, outputs: tuple[str, ...]) -
     x, y = data(name)
     skops_io.dump(estimator.fit(x, y), tmp_path / "m.skops")
     assert check(ExportSklearn(source=str(tmp_path / "m.skops")), x, tmp_path / "out") == outputs
+
+
+def test_the_columns_that_a_pipeline_was_fitted_with_come_along(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    table = load_diabetes(as_frame=True)
+    steps = ColumnTransformer([("a", StandardScaler(), ["bp", "age"]), ("b", "passthrough", ["bmi"])])
+    skops_io.dump(make_pipeline(steps, Ridge()).fit(table.data, table.target), tmp_path / "m.skops")
+    exporter = ExportSklearn(source=str(tmp_path / "m.skops"))
+    check(exporter, table.data.to_numpy(np.float32), tmp_path / "out")
+    assert exporter.brings() == SourceDefaults(columns={"X": tuple(table.data.columns)}, metric="r2")
+
+
+def test_a_classifier_of_arrays_brings_nothing(tmp_path: Path) -> None:
+    skops_io.dump(LogisticRegression(max_iter=9).fit(*data("wine")), tmp_path / "m.skops")
+    assert ExportSklearn(source=str(tmp_path / "m.skops")).brings() == SourceDefaults()
 
 
 def test_labels_that_are_strings(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
+import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mopt.datasets.spec import ImageSpec, SourceDefaults
 from mopt.errors import UserError
 from mopt.exporters._base import apply_in_child, reference_in_child, run_onnxruntime
 from mopt.exporters._parity import compare
@@ -34,6 +37,42 @@ class Stubborn(torch.nn.Module):
 def stubborn():
     return Stubborn(), (torch.randn(2, 4),)
 
+class Speech(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(2, 4, 3, stride=2)
+    def forward(self, x, mask):
+        return self.conv(x * mask[:, None]).mean(-1)
+
+def speech():
+    return Speech(), (torch.randn(1, 2, 20), torch.ones(1, 20))
+
+class Flat(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(x.shape[0], 40) * 2
+
+def flat():
+    return Flat(), torch.randn(1, 2, 20)
+
+class Preset:
+    crop_size, resize_size, mean, std, interpolation = [8], [9], [0.5], [0.25], type("Mode", (), {"value": "bilinear"})
+
+Preset.__name__ = "ImageClassification"
+
+class Weights:
+    meta = {"categories": ["tench", "goldfish"]}
+    transforms = Preset
+
+def torchvision():
+    model = torch.nn.Conv2d(3, 2, 8)
+    model.weights = Weights()
+    return model, torch.zeros(1, 3, 8, 8)
+
+def timm():
+    model = torch.nn.Conv2d(3, 2, 8)
+    model.pretrained_cfg = {"mean": (0.5,), "std": (0.25,), "crop_pct": 0.5, "interpolation": "bicubic"}
+    return torch.nn.Sequential(model, torch.nn.Softmax(1)), torch.zeros(1, 3, 8, 8)
+
 class Stored(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -56,13 +95,16 @@ not_a_function = 3
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> str:
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "models.py").write_text(textwrap.dedent(MODELS))
     (folder / "sizes.py").write_text("WIDTH = 16\n")
     torch.save(torch.ones(4, 2), folder / "w.pth")
-    return str(folder / "models.py")
+    yield str(folder / "models.py")
+    for name in ("models", "sizes"):
+        sys.modules.pop(name, None)
 
 
 def check(exporter: ExportTorch, feeds: list, folder: Path):
@@ -103,6 +145,49 @@ def test_a_module_that_fixes_its_batch_says_so(models: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_axes_that_are_left_free_are_right_at_other_lengths(models: str, tmp_path: Path) -> None:
+    exporter = ExportTorch(source=f"{models}:speech").with_dynamic_axes({"x": {2: "time"}, "mask": {1: "time"}})
+    assert exporter is not None
+    feeds = [{"x": rows(size, 2, length), "mask": rows(size, length)} for size, length in ((1, 20), (3, 7), (2, 50))]
+    written = check(exporter, feeds, tmp_path / "out")
+    assert [str(spec) for spec in written.signature.inputs] == ["x: float32[batch, 2, time]", "mask: float32[batch, time]"]
+    assert written.result.detail["dynamic axes"] == "right at mask [1, 40], x [1, 2, 40] as well"
+    assert exporter.key() != ExportTorch(source=f"{models}:speech").key()
+
+
+@pytest.mark.slow
+def test_the_line_that_holds_a_length_is_named(models: str, tmp_path: Path) -> None:
+    exporter = ExportTorch(source=f"{models}:flat").with_dynamic_axes({"x": {2: "time"}})
+    assert exporter is not None
+    with pytest.raises(UserError, match=r"the module holds axis 2 of x to 20, in models.py:\d+: return x.reshape\(x.shape"):
+        apply_in_child(exporter, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [({"z": {1: "t"}}, "no input z, which dynamic_axes names"), ({"x": {3: "t"}}, "x has no axis 3")],
+)
+def test_axes_that_the_module_lacks_are_the_users_mistake(models: str, tmp_path: Path, axes: dict, message: str) -> None:
+    exporter = ExportTorch(source=f"{models}:flat").with_dynamic_axes(axes)
+    assert exporter is not None
+    with pytest.raises(UserError, match=message):
+        exporter.apply(tmp_path)
+
+
+def test_an_exported_program_has_its_own_axes() -> None:
+    assert ExportTorch(source="net.pt2").with_dynamic_axes({"x": {1: "t"}}) is None
+
+
+def test_a_module_brings_how_its_pictures_are_prepared(models: str) -> None:
+    torchvision = ExportTorch(source=f"{models}:torchvision").brings()
+    assert torchvision.image == ImageSpec(resize=9, crop=8, mean=(0.5,), std=(0.25,))
+    assert torchvision.classes == ("tench", "goldfish")
+    timm = ExportTorch(source=f"{models}:timm").brings()
+    assert timm.image == ImageSpec(resize=16, crop=(8, 8), interpolation="bicubic", mean=(0.5,), std=(0.25,))
+    assert ExportTorch(source=f"{models}:mlp").brings() == SourceDefaults()
+
+
+@pytest.mark.slow
 def test_the_weights_that_the_code_reads_are_told(models: str, tmp_path: Path) -> None:
     exporter = ExportTorch(source=f"{models}:stored")
     written = check(exporter, [{"x": rows(1, 4)}], tmp_path / "out")
@@ -135,6 +220,7 @@ def test_the_function_counts_for_the_digest(models: str) -> None:
 
 def test_a_module_on_the_path_is_found_by_its_name(models: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(models).parent)
+    monkeypatch.delitem(sys.modules, "models", raising=False)  # another test's
     assert ExportTorch.matches("models:mlp")
     assert ExportTorch(source="models:mlp").files() == {"code": Path(models)}
 

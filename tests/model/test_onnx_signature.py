@@ -37,6 +37,9 @@ def test_types_have_their_names_in_numpy(kind, name):
         ({"x": ("N", 3), "rate": (), "table": (5,)}, {"x": 0}),
         ({"x": (1, 3), "state": (2, 1, 8)}, {"x": 0, "state": 1}),
         ({"x": ("N", 3), "one": (1,)}, {"x": 0}),
+        ({"x": ("time", "batch", 20)}, {"x": 1}),
+        ({"x": (1, "batch_size", 20)}, {"x": 1}),
+        ({"x": (16, "T")}, {"x": 1}),
         ({}, {}),
     ],
 )

@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mopt.model.samples import Sample, Samples, batch_feeds, read_feed, write_feed, write_samples
+from mopt.model.samples import Sample, Samples, batch_feeds, chunks, groups_of, read_feed, write_feed, write_samples
 from mopt.model.signature import Signature, TensorSpec
 
 ARRAYS = {
@@ -98,6 +98,29 @@ def test_batches_are_made_of_samples_of_the_most_common_shape(tmp_path):
     assert all(feed["x"].shape == (2, 5) for feed in feeds)
     assert {int(value) for feed in feeds for value in feed["x"][:, 0]} == {1, 2, 4}
     assert all(feed["rate"].shape == () for feed in feeds)
+
+
+def test_only_samples_that_can_be_stacked_come_together(tmp_path):
+    shared = SIGNATURE.model_copy(update={"batch_axes": {}})
+    made = samples(tmp_path, [3, 3, 3, 5, 3])
+    assert [len(chunk) for chunk in chunks(SIGNATURE, made, 2)] == [2, 1, 1, 1]
+    assert [len(chunk) for chunk in chunks(shared, made, 1)] == [1] * 5
+    other = [{**feed, "rate": np.array(index)} for index, feed in enumerate(made)]
+    assert [len(chunk) for chunk in chunks(SIGNATURE, other, 2)] == [1] * 5
+
+
+def test_a_witness_shows_where_axes_have_length_one(tmp_path):
+    made = samples(tmp_path, [3, 1, 5, 1])
+    assert made.witnesses == [0, 1]
+    assert made.first(1).witnesses == [0]
+
+
+def test_samples_whose_answers_come_as_one_are_one_witness(tmp_path):
+    made = samples(tmp_path, [3] * 5)
+    output = TensorSpec(name="y", dtype="float32", shape=(4,))
+    as_one = SIGNATURE.model_copy(update={"outputs": (output,), "batch_size": 2})
+    assert groups_of(SIGNATURE, made) is None
+    assert groups_of(as_one, made) == ["0", "0", "1", "1", "2"]
 
 
 def test_a_model_that_does_not_batch_gets_single_samples(tmp_path):

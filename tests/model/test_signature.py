@@ -36,6 +36,30 @@ def test_the_batch_sizes_to_measure(changes, most, sizes):
     assert signature(**changes).batches == (not changes)
 
 
+def test_what_samples_fill_already_is_not_stacked():
+    slices = [{"x": np.zeros((1, 3)), "table": np.zeros(2)}]
+    whole = [{"x": np.zeros((4, 3)), "table": np.zeros(2)}]
+    fixed = signature(batch_size=4)
+    assert fixed.as_given(slices) == fixed.as_given([]) == fixed
+    assert (fixed.as_given(whole).batch_axes, fixed.as_given(whole).batch_size) == ({}, None)
+    two = signature(batch_axes={"x": 0, "table": 0}, batch_size=4)
+    assert (two.as_given(slices).batch_axes, two.as_given(slices).batch_size) == ({"x": 0}, 4)
+
+
+def test_a_batch_has_the_shared_inputs_of_each_of_its_samples():
+    first, other, same = ({"x": np.full((1, 3), index), "table": np.array([index // 2, 7])} for index in (1, 2, 0))
+    assert signature().company(first) == signature().company(same) != signature().company(other)
+    assert signature().company(first) != signature().company({**first, "x": np.zeros((2, 3))})
+
+
+@pytest.mark.parametrize(
+    ("changes", "separable"),
+    [({}, True), ({"batch_size": 4}, True), ({"batch_size": 4, "batch_axes": {"x": 0}}, False), ({"batch_axes": {}}, True)],
+)
+def test_whether_the_answers_of_a_batch_can_be_told_apart(changes, separable):
+    assert signature(**changes).separable is separable
+
+
 def test_it_survives_json_and_says_what_an_input_is():
     assert Signature.model_validate_json(signature().model_dump_json()) == signature()
     assert str(signature().input("x")) == "x: float32[batch, 3]"

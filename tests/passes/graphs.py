@@ -152,7 +152,7 @@ def apply(step: Pass, source: Model, folder: Path) -> tuple[Model, PassResult]:
     folder.mkdir(parents=True)
     result = step.apply(source, folder)
     made = Model.at(step.makes, folder)
-    allowed = {"model.onnx", "model.onnx.data", "model.xml", "model.bin"}
+    allowed = {"model.onnx", "model.onnx.data", "model.xml", "model.bin", *step.beside}
     assert {path.name for path in folder.iterdir()} <= allowed
     return made, result
 

@@ -82,3 +82,9 @@ def test_tensors_keep_their_names() -> None:
     made.graph.inputs[0].name = "x/in:0"
     ConvertDimensions().rewrite(made)
     assert shapes(made) == {"x/in:0": ("x_in_0_dim0",), "y": ("y_dim0",)}
+
+
+def test_a_size_that_the_answers_contradict_is_free() -> None:
+    made = model("float[N, 4] x", "float[2, 4] y")
+    ConvertDimensions(free=(("y", 0),)).rewrite(made)
+    assert shapes(made) == {"x": ("N", 4), "y": ("y_dim0", 4)}

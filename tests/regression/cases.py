@@ -54,7 +54,7 @@ def recipe(**values: Any) -> Recipe:
 
 
 def split(samples: Samples) -> Split:
-    return Split(samples.first(0), samples, samples.digest, {})
+    return Split(samples.first(0), samples, samples.digest, DataSpec(path="d"), {})
 
 
 SPEC = DataSpec(path="d.npz")

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -83,3 +85,36 @@ def test_pausing_stops_the_process(tmp_path):
 )  # fmt: skip
 def test_the_precision_is_that_of_the_operators_that_are_executed(integer, floating, precision):
     assert _precision({"integer": integer, "float": floating}) == precision
+
+
+STRINGS = """
+<ir_version: 9, opset_import: ["": 17]>
+g (string[n] x) => (string[n] y) { y = Identity(x) }
+"""
+SEQUENCE = """
+<ir_version: 9, opset_import: ["": 17]>
+g (float[n] x) => (seq(float[n]) y) { y = SequenceConstruct(x, x) }
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(TEXT, np.ones((2, 4), np.float32)), (STRINGS, np.array(["a", "b"])), (SEQUENCE, np.ones(3, np.float32))],
+    ids=["tensors", "strings", "a sequence"],
+)
+def test_what_is_bound_runs_and_what_cannot_be_bound_runs_all_the_same(tmp_path, text, value):
+    session = OnnxRuntime(threads=1).open(model(tmp_path, text).file)
+    call = session.bind({"x": value})
+    assert isinstance(call, functools.partial) == (text is TEXT)
+    call()
+    with SessionProcess(OnnxRuntime(threads=1), Model.at("onnx", tmp_path)) as process:
+        assert len(process.time([{"x": value}], 0.0, 3)) == 3
+
+
+def test_a_bound_call_answers_what_the_session_answers(tmp_path):
+    session = OnnxRuntime(threads=1).open(model(tmp_path, TEXT).file)
+    feed = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
+    call = session.bind(feed)
+    call()
+    (bound,) = call.args[0].copy_outputs_to_cpu()
+    assert np.array_equal(bound, session.run(feed)["y"])

@@ -126,3 +126,17 @@ def test_first_inferences_on_several_threads_at_once_do_not_wait_for_each_other(
     command = [sys.executable, "-c", MEET, str(Model.at("openvino", tmp_path / "openvino").file)]
     answers = [subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout for _ in range(PROCESSES)]
     assert [answer.split() for answer in answers] == [["answered"]] * PROCESSES
+
+
+@pytest.mark.parametrize("shapes", ["dynamic", "static"])
+def test_a_bound_call_answers_what_the_session_answers_at_every_shape(tmp_path, shapes):
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[n, 4] x) => (float[n, 4] y) { y = Softmax(x) }'
+    ir.save(ir.from_onnx_text(text), tmp_path / "model.onnx")
+    (tmp_path / "out").mkdir()
+    BuildOpenvino().apply(Model.at("onnx", tmp_path), tmp_path / "out")
+    session = OpenVINO(threads=1, shapes=shapes).open(Model.at("openvino", tmp_path / "out").file)
+    feeds = [{"x": np.arange(4 * count, dtype=np.float32).reshape(count, 4)} for count in (1, 3)]
+    calls = [session.bind(feed) for feed in feeds]
+    for feed, call in zip(feeds, calls, strict=True):
+        (bound,) = call().values()
+        assert np.array_equal(bound, session.run(feed)["y"])

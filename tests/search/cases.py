@@ -23,6 +23,7 @@ from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.records.trial import TrialRecord
 from mopt.runtimes.onnxruntime import OnnxRuntime
+from mopt.search.effort import EFFORTS
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate, Trial
 from mopt.system.store import Store
@@ -119,7 +120,7 @@ def speed_task(model: Model, samples: Samples, **changes: Any) -> SpeedTask:
         "objective": "latency",
         "latency_limit_ms": None,
         "max_batch": 2,
-        "rounds": 5,
+        "effort": dataclasses.replace(EFFORTS["standard"], rounds=5),
         "memory": 10**12,
         "monitor": NoiseMonitor(),
     }

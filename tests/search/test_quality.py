@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from mopt.errors import MissingDependencyError, Rejection
+from mopt.errors import MissingDependencyError, Rejection, UserError
 from mopt.evaluators.metrics.auc import Auc
 from mopt.evaluators.metrics.unlabelled import Unlabelled
 from mopt.evaluators.tolerance import Tolerance
@@ -108,10 +108,10 @@ def test_what_too_few_samples_prove_is_what_the_user_says(model, samples, store,
 
 @pytest.mark.slow
 def test_a_few_samples_reject_only_what_is_clearly_wrong(model, samples, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_FEW_SAMPLES", 8)
+    monkeypatch.setattr(module, "FEW_SAMPLES", 8)
     task = quality_task(model, samples, store, tolerance=Tolerance.parse("1%"), inconclusive="reject")
     expected = record_reference(task, model, candidate(REFERENCE))
-    assert expected.few == 8
+    assert expected.looks == (8,)
     perhaps = screen_quality(task, expected, trial("perhaps", product(tmp_path / "perhaps", 3.0)))
     assert perhaps.alive
     assert (perhaps.record.quality.verdict, perhaps.record.quality.count) == ("inconclusive", 8)
@@ -120,11 +120,11 @@ def test_a_few_samples_reject_only_what_is_clearly_wrong(model, samples, store, 
 
 
 def test_a_metric_that_needs_both_classes_is_given_all_samples(model, tmp_path, store, monkeypatch):
-    monkeypatch.setattr(module, "_FEW_SAMPLES", 3)
+    monkeypatch.setattr(module, "FEW_SAMPLES", 3)
     task = quality_task(model, labelled(tmp_path / "samples", 12), store, metric=Auc())
     rows = np.array([[0.1, 0.0]] * 6 + [[0.9, 1.0]] * 6)
     monkeypatch.setattr(module, "score", lambda *_: rows)
-    assert record_reference(task, model, candidate(REFERENCE)).few == 12
+    assert record_reference(task, model, candidate(REFERENCE)).looks == (12,)
 
 
 def _unlabelled(folder, count=300):
@@ -177,3 +177,10 @@ def test_labels_of_changed_answers_decide(tmp_path, store):
         quality = check_quality(given, record_reference(given, model, candidate(REFERENCE)), other).record.quality
         assert (quality.verdict, quality.proof, quality.labelled) == (verdict, "labels", len(changed))
         assert quality.difference == pytest.approx(difference, abs=0.005)
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_no_number_is_the_users_to_know(tmp_path, samples, store):
+    model = product(tmp_path / "infinite", scale=3e38)
+    with pytest.raises(UserError, match="the model itself fails on the samples: output scores has NaN or infinite values"):
+        record_reference(quality_task(model, samples, store), model, candidate(REFERENCE))

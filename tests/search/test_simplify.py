@@ -46,6 +46,14 @@ def test_a_model_that_answers_otherwise_is_not_kept(tmp_path):
         _check_same(before, other, SIGNATURE, FEEDS)
 
 
+def test_an_infinity_does_not_make_every_answer_the_same(tmp_path):
+    infinite = TEXT.replace("a = {1, 2, 3, 4}", "a = {3e38, 2, 3, 4}").replace("b = {1, 1", "b = {3e38, 1")
+    before = model(tmp_path / "before", infinite)
+    other = model(tmp_path / "other", infinite.replace("a = {3e38, 2", "a = {3e38, 9"))
+    with pytest.raises(NotApplicableError, match="output y differs"):
+        _check_same(before, other, SIGNATURE, [{"x": np.ones((1, 4), np.float32)}])
+
+
 def test_a_model_that_lost_an_output_is_not_kept(tmp_path):
     before = model(tmp_path / "before")
     other = model(

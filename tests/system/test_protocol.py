@@ -63,6 +63,7 @@ def test_running_out_of_memory_is_a_rejection_for_memory():
         np.array([1.5, -2, np.nan], dtype=ml_dtypes.bfloat16),
         np.array([1.5, -2], dtype=ml_dtypes.float8_e4m3fn),
         np.full((3, 1 << 20), 7, dtype=np.int16),
+        pickle.loads(pickle.dumps(np.arange(3, dtype=np.float32))),
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
@@ -71,6 +72,11 @@ def test_arrays_come_back_bit_for_bit(array):
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     assert back.tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+def test_an_array_in_the_other_byte_order_comes_back_with_its_values():
+    back = run(echo, {"nested": [np.array([1, 258], dtype=">i4")]})["nested"][0]
+    assert (back.dtype.isnative, back.tolist()) == (True, [1, 258])
 
 
 @pytest.mark.parametrize(

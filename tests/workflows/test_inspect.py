@@ -1,7 +1,10 @@
+import random
+
 import onnx
 import onnx_ir as ir
 import pytest
 
+from benchmarks import mutators, seed_models
 from mopt.errors import UserError
 from mopt.model.onnx_io import load
 from mopt.workflows.inspect import inspect
@@ -73,6 +76,38 @@ def test_a_model_of_openvino_is_read_from_its_xml(tmp_path):
     assert described.outputs[0]["name"] == "y/sink"
     assert described.weights == {"i8": (1, 8)}
     assert described.size_bytes == len(OPENVINO) + 8
+
+
+@pytest.mark.parametrize("number", ["x", "--5", "", "\N{SUPERSCRIPT TWO}", "9" * 5000])
+def test_a_number_of_openvino_that_is_none_is_unknown(tmp_path, number):
+    text = OPENVINO.replace("<dim>4</dim>", f"<dim>{number}</dim>").replace('size="8"', f'size="{number}"')
+    (tmp_path / "m.xml").write_text(text)
+    described = inspect(tmp_path / "m.xml")
+    assert described.inputs[0]["shape"] == ["?", "?"]
+    assert described.weights == {"i8": (1, 0)}
+
+
+def outcome(path):
+    try:
+        return inspect(path).format
+    except UserError as error:
+        return "refused" if error.hint else "refused without a hint"
+
+
+@pytest.mark.parametrize("kind", mutators.KINDS)
+def test_a_spoilt_model_is_described_or_refused(kind, tmp_path):
+    seeds = [seed_models.write(name, tmp_path / "seeds") for name in ("cnn", "functions", "branch", "strings", "sparse")]
+    contents = [path.read_bytes() for path in seeds]
+    (tmp_path / "outside.bin").write_bytes(bytes(64))
+    outcomes = set()
+    for number in range(30):
+        content, folder = contents[number % len(contents)], tmp_path / f"{number}"
+        folder.mkdir()
+        model = onnx.ModelProto.FromString(content)
+        victim = mutators.Victim(folder, "m.onnx", content, model, [], contents, tmp_path / "outside.bin")
+        mutators.mutate(victim, kind, random.Random(number))
+        outcomes.add(outcome(folder / "m.onnx"))
+    assert outcomes == {"onnx", "refused"} or kind == "truncation"
 
 
 @pytest.mark.parametrize(

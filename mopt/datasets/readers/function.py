@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mopt.datasets.readers._base import Reader, plain_labels
 from mopt.errors import UserError
 from mopt.model.samples import Sample, Samples, write_samples
+from mopt.system.arrays import EXTENDED, native_array
 from mopt.system.user_code import guarded, is_function, load_function
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from mopt.model.signature import Feed
 
 _EVALUATION_DEFAULT = 2000
@@ -86,21 +89,32 @@ class FunctionReader(Reader):
                 except StopIteration:
                     return
             inputs, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-            yield Sample(self._arrays(inputs, index), label)
+            yield Sample(self._arrays(inputs, index), self._label(label, index))
 
     def _arrays(self, inputs: Any, index: int) -> Feed:
-        import numpy as np
-
         if not isinstance(inputs, Mapping):
             if len(self.inputs) != 1:
                 input_names = ", ".join(spec.name for spec in self.inputs)
                 raise UserError(f"{self.name(index)} is no dictionary", f"yield a dictionary with the inputs: {input_names}")
             inputs = {self.inputs[0].name: inputs}
-        arrays = {str(name): np.asarray(value) for name, value in inputs.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind == "O":
-                strings = [item for item in array.ravel() if not isinstance(item, str)]
-                if strings:
-                    raise UserError(f"{self.name(index)}: {name} is no array of numbers", "yield NumPy arrays")
-                arrays[name] = array.astype("U")
-        return arrays
+        return {str(name): self._array(value, str(name), index) for name, value in inputs.items()}
+
+    def _array(self, value: Any, name: str, index: int) -> npt.NDArray[Any]:
+        try:
+            array = native_array(value)
+        except Exception as error:  # __array__ is somebody's own code, and torch raises RuntimeError
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(f"{self.name(index)}: {name} is no array: {reason}", "yield NumPy arrays") from error
+        if array.dtype.kind in "OV" and array.dtype.isbuiltin != EXTENDED:
+            raise UserError(f"{self.name(index)}: {name} is no array of numbers", "yield NumPy arrays")
+        return array
+
+    def _label(self, label: Any, index: int) -> Any:
+        """Return a label as JSON data: a number of PyTorch, or an array in a list, is one as well."""
+        import numpy as np
+
+        if isinstance(label, np.ndarray | np.generic) or hasattr(label, "__array__"):
+            return self._array(label, "the label", index).tolist()
+        if isinstance(label, list | tuple):
+            return [self._label(part, index) for part in label]
+        return label

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.datasets.readers._base import Reader
-from mopt.errors import UserError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -49,11 +48,6 @@ class ImageReader(Reader):
 
     def read(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
         """Return the path of the picture, which the preprocessing decodes."""
-        if self.spec.image is None:
-            raise UserError(
-                f"{self.path} holds images, and nothing says how to make arrays of them",
-                "add [data.image] with resize, mean, std and layout to the recipe",
-            )
         return {self._column: self._files[index]}
 
     def name(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Read a CSV, JSON Lines or Parquet file, or a saved Hugging Face dataset, through ``datasets``."""
+"""Read a JSON Lines or Parquet file, or a saved Hugging Face dataset, through ``datasets``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 from mopt.datasets.readers._base import Reader, plain_labels
 from mopt.errors import MissingDependencyError, UserError
 
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
+_FORMATS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
 
 
 class TableReader(Reader):
     """Rows of a table. They are converted once into a memory-mapped file in the scratch folder."""
 
-    accepts: ClassVar[str] = "a CSV, TSV, JSON Lines or Parquet file, or a saved Hugging Face dataset"
+    accepts: ClassVar[str] = "a JSON Lines or Parquet file, or a saved Hugging Face dataset"
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "datasets", "pyarrow", "pandas")
 
     @classmethod
@@ -88,10 +88,8 @@ class TableReader(Reader):
             if isinstance(loaded, datasets.DatasetDict):
                 raise UserError(f"{self.path} holds several splits", f"give one of them: {self.path / next(iter(loaded))}")
             return loaded
-        suffix = self.path.suffix.lower()
-        options = {"sep": "\t"} if suffix == ".tsv" else {}
-        read = getattr(datasets.Dataset, f"from_{_FORMATS[suffix]}")
-        return read(str(self.path), cache_dir=str(self.scratch), **options)
+        read = getattr(datasets.Dataset, f"from_{_FORMATS[self.path.suffix.lower()]}")
+        return read(str(self.path), cache_dir=str(self.scratch))
 
 
 def _datasets() -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from mopt.passes.convert_float16 import ConvertFloat16
+from mopt.passes.observe_ranges import ObserveRanges
 from mopt.passes.quantize_int4 import QuantizeInt4
 from mopt.passes.quantize_int8_dynamic import QuantizeInt8Dynamic
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
@@ -27,16 +28,19 @@ class OnnxruntimeSpace(SearchSpace):
         traits, runtime, options = inputs.traits, OnnxRuntime(threads=inputs.threads), self.defaults(inputs)
         static = QuantizeInt8Static(calibration=inputs.calibration, **options["quantize_int8_static"])
         if traits.convolutions or traits.constant_products:
-            yield Candidate("onnxruntime-int8", (static,), runtime)
-            for method in ("percentile", "entropy", "mse"):
-                yield Candidate(f"onnxruntime-int8-{method}", (dataclasses.replace(static, method=method),), runtime)
+            observed = ObserveRanges(calibration=inputs.calibration)
+            yield Candidate("onnxruntime-int8", (observed, static), runtime)
+            for method in ("mse", "percentile", "entropy"):
+                passes = (observed, dataclasses.replace(static, method=method))
+                name = f"onnxruntime-int8-{method}"
+                yield Candidate(name, passes, runtime, same_speed_as="onnxruntime-int8", effort="standard")
         if traits.constant_products or traits.recurrent:
             dynamic = QuantizeInt8Dynamic(**options["quantize_int8_dynamic"])
             yield Candidate("onnxruntime-int8-dynamic", (dynamic,), runtime)
         yield Candidate("onnxruntime-fp32", (), runtime)
         if traits.constant_products:
-            yield Candidate("onnxruntime-int4", (QuantizeInt4(block_size=32),), runtime)
-            yield Candidate("onnxruntime-int4-block128", (QuantizeInt4(block_size=128),), runtime)
+            yield Candidate("onnxruntime-int4", (QuantizeInt4(block_size=32),), runtime, effort="standard")
+            yield Candidate("onnxruntime-int4-block128", (QuantizeInt4(block_size=128),), runtime, effort="standard")
 
     def smaller(self, inputs: SpaceInputs) -> Iterator[Candidate]:
         """Yield FP16, which CPUs convert back to compute, and 4 bits that take longer to choose."""

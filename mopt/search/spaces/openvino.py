@@ -31,19 +31,22 @@ class OpenvinoSpace(SearchSpace):
         int8 = QuantizeInt8Nncf(calibration=inputs.calibration, **self.defaults(inputs)["quantize_int8_nncf"])
         if traits.arithmetic:
             yield Candidate("openvino-int8", (int8,), float32)
-            yield Candidate("openvino-int8-static", (int8,), static)
+            yield Candidate("openvino-int8-static", (int8,), static, effort="standard")
             if target.bfloat16:
                 half = OpenVINO(threads=inputs.threads, precision="bf16")
-                yield Candidate("openvino-int8-bf16", (int8,), half)
+                yield Candidate("openvino-int8-bf16", (int8,), half, effort="standard")
                 yield Candidate("openvino-bf16", (BuildOpenvino(),), half)
-                yield Candidate("openvino-bf16-static", (BuildOpenvino(),), dataclasses.replace(half, shapes="static"))
+                half_static = dataclasses.replace(half, shapes="static")
+                yield Candidate("openvino-bf16-static", (BuildOpenvino(),), half_static, effort="standard")
         yield Candidate("openvino-fp32", (BuildOpenvino(),), float32)
         if traits.arithmetic:
-            yield Candidate("openvino-fp32-static", (BuildOpenvino(),), static)
+            yield Candidate("openvino-fp32-static", (BuildOpenvino(),), static, effort="standard")
         if traits.arithmetic and not traits.transformer:
-            yield Candidate("openvino-int8-weighted", (dataclasses.replace(int8, weighted_only=True),), float32)
+            weighted = dataclasses.replace(int8, weighted_only=True)
+            yield Candidate("openvino-int8-weighted", (weighted,), float32, effort="standard")
         if traits.constant_products:
-            yield Candidate("openvino-int4", (QuantizeInt4Nncf(calibration=inputs.calibration),), float32)
+            int4 = QuantizeInt4Nncf(calibration=inputs.calibration)
+            yield Candidate("openvino-int4", (int4,), float32, effort="standard")
 
     def smaller(self, inputs: SpaceInputs) -> Iterator[Candidate]:
         """Yield FP32 with its weights stored in FP16."""

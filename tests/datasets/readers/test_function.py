@@ -9,6 +9,7 @@ from tests.datasets.readers.cases import Opener, X
 
 FUNCTION = """
 import itertools
+import pickle
 import numpy as np
 
 def pairs():
@@ -33,6 +34,27 @@ def changing():
 def words():
     yield {"x": "one"}
     yield {"x": ["two", "three"]}
+
+class Boxed:
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        if self.array is None:
+            raise RuntimeError("it requires grad")
+        return self.array
+
+def foreign():
+    row = np.arange(4, dtype=np.float32)
+    labels = [np.array(2, ">i8"), Boxed(np.array(2)), [np.int64(2)], 2]
+    for array, label in zip([pickle.loads(pickle.dumps(row)), row.astype(">f4"), Boxed(row), row.astype(object)], labels):
+        yield {"x": array}, label
+
+def unready():
+    yield {"x": Boxed(None)}
+
+def records():
+    yield {"x": np.zeros(4, [("a", "f4")])}
 
 def objects():
     yield {"x": object()}
@@ -69,6 +91,14 @@ def test_functions_are_read_up_to_what_is_needed(function: Path, opened: Opener)
     assert len(opened(Path(f"{function}:endless"), calibration=5, evaluation=7)) == 12
 
 
+def test_arrays_from_elsewhere_are_taken_for_what_they_are(function: Path, opened: Opener) -> None:
+    reader = opened(Path(f"{function}:foreign"))
+    for index in range(4):
+        array = reader.read(index, ("x",))["x"]
+        assert (array.dtype.isbuiltin, array.tolist()) == (1, [0, 1, 2, 3])
+    assert reader.labels == [2, 2, [2], 2]
+
+
 def test_words_from_a_function(function: Path, opened: Opener) -> None:
     reader = opened(Path(f"{function}:words"))
     assert reader.read(0, ("x",))["x"] == "one"
@@ -81,6 +111,8 @@ def test_words_from_a_function(function: Path, opened: Opener) -> None:
         ("broken", r"feed.py:broken \(sample 1\) raised RuntimeError: the disk is on fire"),
         ("missing", r"feed.py has no function missing"),
         ("objects", r"feed.py:objects\[0\]: x is no array of numbers"),
+        ("records", r"feed.py:records\[0\]: x is no array of numbers"),
+        ("unready", r"feed.py:unready\[0\]: x is no array: it requires grad"),
     ],
 )
 def test_functions_that_go_wrong(function: Path, opened: Opener, name: str, message: str) -> None:

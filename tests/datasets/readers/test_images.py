@@ -1,11 +1,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from mopt.datasets.spec import ImageSpec
-from mopt.errors import UserError
 from tests.datasets.readers.cases import Opener
 
 
@@ -29,6 +27,4 @@ def test_image_folders_are_classes_in_order_of_name(tmp_path: Path, opened: Open
 def test_flat_image_folders_have_no_labels(tmp_path: Path, opened: Opener) -> None:
     reader = opened(_pictures(tmp_path / "d", "1.png", "2.png"), image=ImageSpec())
     assert (len(reader), reader.labels, reader.classes) == (2, None, ())
-    bare = opened(tmp_path / "d")
-    with pytest.raises(UserError, match="nothing says how to make arrays"):
-        bare.read(0, bare.columns)
+    assert reader.read(1, reader.columns) == {"x": tmp_path / "d" / "2.png"}

@@ -1,0 +1,54 @@
+"""How much a search tries: what is left out first is what seldom changes the answer."""
+
+from __future__ import annotations
+
+__all__ = ["EFFORTS", "Effort"]
+
+import dataclasses
+
+from mopt.recipe import EffortName
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a search spends.
+
+    Attributes:
+        calibration: Most samples that ranges are taken from.
+        evaluation: Most samples that quality is judged on.
+        shortlist: Most candidates that are measured in depth, each of another graph or of other types.
+        variants: Whether what differs from a fast candidate in its numbers alone is tried although that one holds.
+        refined: Most candidates that mixed precision is tried for.
+        rounds: Most rounds of turns at a batch size; three times as many at the one that decides.
+        size_seconds: After which no new round begins at a batch size.
+        sizes_seconds: That all batch sizes but the first may take together.
+        plateau: Batch sizes in a row that bring no more throughput, after which no larger one is measured.
+    """
+
+    calibration: int
+    evaluation: int
+    shortlist: int
+    variants: bool
+    refined: int
+    rounds: int
+    size_seconds: float
+    sizes_seconds: float
+    plateau: int
+
+
+_ALL = 1 << 30
+EFFORTS: dict[EffortName, Effort] = {
+    "quick": Effort(
+        calibration=32, evaluation=256, shortlist=2, variants=False, refined=0,
+        rounds=5, size_seconds=3.0, sizes_seconds=2.0, plateau=1,
+    ),
+    "standard": Effort(
+        calibration=_ALL, evaluation=_ALL, shortlist=3, variants=True, refined=2,
+        rounds=10, size_seconds=10.0, sizes_seconds=15.0, plateau=2,
+    ),
+    "thorough": Effort(
+        calibration=_ALL, evaluation=_ALL, shortlist=5, variants=True, refined=4,
+        rounds=15, size_seconds=25.0, sizes_seconds=300.0, plateau=_ALL,
+    ),
+}  # fmt: skip
+"""By name, the least first."""
