@@ -46,8 +46,8 @@ CHILD_MEMORY = 2**30
 """Bytes that the user gives (``--memory``): a mutation that asks for more is refused."""
 OWN_MEMORY = 512 * 2**20
 """Bytes by which the process itself may grow for one mutation."""
-ALL_MEMORY = CHILD_MEMORY + 2**30
-"""For it and its children: the memory is looked at 50 times a second, in which it grows."""
+ALL_MEMORY = 2 * CHILD_MEMORY + 2**29
+"""For it and its children, of which the system refuses one that grows faster than mopt looks twice the limit."""
 OUTSIDE_BYTES = 64 * 2**10
 _TURNS = (
     "bits",
@@ -253,7 +253,7 @@ class _Watched:
                 return answer | {"seconds": round(seconds, 3), "all_memory": max(peak, answer["own_memory"])}
             peak = max(peak, _memory(self._process.pid))
             if peak > ALL_MEMORY + self._resting:
-                outcome, text = "memory", f"{peak / 1e9:.1f} GB"
+                outcome, text = "memory", f"{peak / 1e9:.1f} GB\n{self._stacks()}"
             elif time.monotonic() - start > limit:
                 outcome, text = "hang", f"no answer in {limit:.0f} s\n{self._stacks()}"
         self.close()

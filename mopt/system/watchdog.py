@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.02
 """Between two looks at the memory of a child, which may grow by a gigabyte in half a second."""
+_MOST_DATA = 2
+"""Times the memory that a child may take: what the system itself refuses one that grows faster than anyone looks. A process
+asks for more than it uses."""
 _IDLE_LOOK_SECONDS = 5.0
 """Between two looks at whether a child does anything."""
 _IDLE_SHARE = 0.02
@@ -44,15 +47,20 @@ class Watchdog:
         self._child = child
         self._limit = limit
         self._memory = memory
+        self._before: int | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> None:
+        if self._memory is not None:
+            self._before = _limit_data(self._child, _MOST_DATA * self._memory)
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        if self._before is not None:
+            _limit_data(self._child, self._before)
 
     def _look(self) -> None:
         import psutil
@@ -83,6 +91,17 @@ class Watchdog:
         self.verdict = CandidateRejectedError(rejection, text)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
+
+
+def _limit_data(process: psutil.Process, size: int) -> int | None:
+    """Let the system refuse a process more memory than that; return the limit before, or None where that is not possible."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError, ValueError, AttributeError):  # only Linux has it
+        before, most = process.rlimit(psutil.RLIMIT_DATA)
+        process.rlimit(psutil.RLIMIT_DATA, (size if most == psutil.RLIM_INFINITY else min(size, most), most))
+        return int(before)
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ __all__ = [
     "varied_samples",
 ]
 
-import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -147,7 +146,7 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     constants = exported.detail.get(OPTIONAL_INPUTS, ())
     frozen = "".join(f"; the data has no {name}, which becomes a constant: its default" for name in constants)
     progress.step(f"{recipe.name}: {exporter.name}{frozen}")
-    exported, split = _fit(exported, recipe.data, store)
+    exported, split = _fit(exported, recipe.data, store, _export_budget(recipe))
     metric = _metric_name(recipe, exported.defaults, split.evaluation)
     chosen = f"the metric is {metric}, that of the model's task" if metric != recipe.metric else ""
     freed = _assumed_axes(exported.exporter, recipe)
@@ -181,7 +180,7 @@ def _exporter_of(source: str, recipe: Recipe) -> Exporter:
     return (exporter.with_dynamic_axes(recipe.dynamic_axes) if recipe.dynamic_axes else None) or exporter
 
 
-def _fit(exported: ExportedModel, spec: DataSpec, store: Store) -> tuple[ExportedModel, Split]:
+def _fit(exported: ExportedModel, spec: DataSpec, store: Store, memory: int) -> tuple[ExportedModel, Split]:
     """Read the samples; where their lengths differ from the model's, export it again with these axes free.
 
     Raises:
@@ -189,11 +188,11 @@ def _fit(exported: ExportedModel, spec: DataSpec, store: Store) -> tuple[Exporte
     """
     while True:
         try:
-            bounds = _bounds(exported) if spec.is_random else None
+            bounds = _bounds(exported, memory) if spec.is_random else None
             return exported, prepare(spec, exported.signature, store, Path(), exported.defaults, bounds)
         except ShapeError as error:
             try:
-                freed = _freed(exported, error.axes, store)
+                freed = _freed(exported, error.axes, store, memory)
             except UserError as held:
                 raise UserError(f"{error.message}, and {held.message}", error.hint) from held
             if freed is None:
@@ -201,7 +200,7 @@ def _fit(exported: ExportedModel, spec: DataSpec, store: Store) -> tuple[Exporte
             exported = freed
 
 
-def _freed(exported: ExportedModel, axes: DynamicAxes, store: Store) -> ExportedModel | None:
+def _freed(exported: ExportedModel, axes: DynamicAxes, store: Store, memory: int) -> ExportedModel | None:
     """Export a source again with more axes free; None when there are no more, or it has its shapes fixed.
 
     Raises:
@@ -212,7 +211,7 @@ def _freed(exported: ExportedModel, axes: DynamicAxes, store: Store) -> Exported
         return None
     together = {name: {**axes.get(name, {}), **known.get(name, {})} for name in (*known, *axes)}
     exporter = exported.exporter.with_dynamic_axes(together)
-    return None if exporter is None else export(exporter, store)
+    return None if exporter is None else export(exporter, store, memory)
 
 
 def _assumed_axes(exporter: Exporter, recipe: Recipe) -> str:
@@ -265,15 +264,18 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
         manifest = read_manifest(Path(source))
         split = prepare(spec, manifest.signature, store, Path(), brought_by(manifest))
         return _from_artifact(Artifact.open(source), first_samples(split)), split
-    exported, split = _fit(_export_for(_exporter_of(source, recipe), recipe, spec, store), spec, store)
+    exported = _export_for(_exporter_of(source, recipe), recipe, spec, store)
+    exported, split = _fit(exported, spec, store, _export_budget(recipe))
     return _from_export(exported, first_samples(split), recipe, store), split
 
 
-def _bounds(exported: ExportedModel) -> dict[str, tuple[int, int]]:
-    """Return what made-up integers may be; nothing where a broken graph hides it, which is told when it runs."""
-    bounds: dict[str, tuple[int, int]] = {}
-    with contextlib.suppress(CandidateRejectedError):
-        bounds = run(valid_values, exported.model.file, limit=TimeLimit.from_size(exported.model.size))
+def _bounds(exported: ExportedModel, memory: int) -> dict[str, tuple[int, int]]:
+    """Return what values of its integer inputs a model takes; none where that cannot be known, and running it tells."""
+    limit = TimeLimit.from_size(exported.model.size)
+    try:
+        bounds: dict[str, tuple[int, int]] = run(valid_values, exported.model.file, limit=limit, memory=memory)
+    except CandidateRejectedError:
+        return {}
     return bounds
 
 
@@ -303,7 +305,7 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
     shapes = [{name: value.shape for name, value in feed.items()} for feed in samples]
     fits = all(spec.name in shape for shape in shapes for spec in exported.signature.inputs)
     axes = differing_axes(shapes, exported.signature) if fits else {}
-    return _from_export(_freed(exported, axes, store) or exported, samples, recipe, store)
+    return _from_export(_freed(exported, axes, store, _export_budget(recipe)) or exported, samples, recipe, store)
 
 
 def _from_export(exported: ExportedModel, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:

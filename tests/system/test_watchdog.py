@@ -1,6 +1,7 @@
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -27,6 +28,19 @@ def test_more_memory_than_allowed_is_a_rejection_and_ends_the_child():
         run(hold, 400_000_000, memory=psutil.Process().memory_info().rss + 200_000_000)
     assert caught.value.rejection is Rejection.MEMORY
     assert time.monotonic() - start < 50
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses memory")
+def test_a_child_that_grows_faster_than_anyone_looks_is_refused_by_the_system(monkeypatch):
+    monkeypatch.setattr(watchdog, "_LOOK_SECONDS", 60.0)
+    allowed = psutil.Process().memory_info().rss + 200_000_000
+    with Worker(Counter, 0) as worker:
+        before = psutil.Process(worker.pid).rlimit(psutil.RLIMIT_DATA)
+        assert worker.call("add", 1, memory=allowed) == 1
+        assert psutil.Process(worker.pid).rlimit(psutil.RLIMIT_DATA) == before
+    with pytest.raises(CandidateRejectedError, match="out of memory") as caught:
+        run(hold, 3 * allowed, memory=allowed)
+    assert caught.value.rejection is Rejection.MEMORY
 
 
 def test_a_limit_on_memory_needs_no_proc_of_linux(monkeypatch, tmp_path):

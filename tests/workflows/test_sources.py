@@ -12,6 +12,7 @@ from mopt.model.samples import Sample, write_samples
 from mopt.model.signature import Signature, TensorSpec
 from mopt.progress import Silent
 from mopt.recipe import make_recipe
+from mopt.workflows import _sources
 from mopt.workflows._sources import (
     Source,
     brought_by,
@@ -24,6 +25,7 @@ from mopt.workflows._sources import (
     read_samples,
     varied_samples,
 )
+from tests.hosted import fail
 from tests.passes import graphs
 from tests.search.cases import product
 from tests.workflows import artifacts
@@ -207,6 +209,14 @@ def test_an_input_with_a_default_stays_where_the_data_sets_it_and_is_told_where_
     assert [spec.name for spec in source.exported.signature.inputs] == ["x", "scale"]
     assert "has no shift, which becomes a constant" in told[0]
     assert "scale" not in told[0]
+
+
+def test_made_up_values_need_no_look_at_a_model_that_a_child_dies_of(tmp_path, store, monkeypatch):
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (int64[N, 4] i) => (float[N, 4, 2] y) { y = Gather (table, i) }'
+    model = graphs.model(tmp_path / "m", text, graphs.weights(table=(30, 2)))
+    monkeypatch.setattr(_sources, "valid_values", fail)
+    split = open_source(recipe_of(model.file, "random"), store, Silent()).split
+    assert {value for feed in split.evaluation for value in feed["i"].ravel().tolist()} == {0, 1}
 
 
 def test_made_up_indices_are_rows_of_the_table(tmp_path, store):
