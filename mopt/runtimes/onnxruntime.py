@@ -65,6 +65,7 @@ class OnnxSession(Session):
         self._providers = list(providers)
         self._session = onnxruntime.InferenceSession(str(path), self._options(), providers=self._providers)
         self._names = [output.name for output in self._session.get_outputs()]
+        self._bindable: bool | None = None
 
     def _options(self) -> Any:
         import onnxruntime
@@ -87,8 +88,13 @@ class OnnxSession(Session):
 
     def bind(self, feed: Feed) -> Callable[[], object]:
         """Bind the inputs where they are, and let ONNX Runtime allocate the outputs, as a server does."""
-        if any(value.dtype.kind not in "biuf" for value in feed.values()) or self._unbindable:
+        if any(value.dtype.kind not in "biuf" for value in feed.values()):
             return super().bind(feed)
+        if self._bindable is None:
+            self._bindable = self._can_be_bound(feed)
+        return self._bound(feed) if self._bindable else super().bind(feed)
+
+    def _bound(self, feed: Feed) -> Callable[[], object]:
         binding = self._session.io_binding()
         for name, value in feed.items():
             binding.bind_cpu_input(name, value)
@@ -96,11 +102,16 @@ class OnnxSession(Session):
             binding.bind_output(name)
         return functools.partial(self._session.run_with_iobinding, binding)
 
-    @property
-    def _unbindable(self) -> bool:
-        """Whether an output is no tensor, or the model has a provider for which host memory is the wrong place."""
+    def _can_be_bound(self, feed: Feed) -> bool:
+        """Whether all outputs are tensors of the sizes that the model declares, and host memory is the place for them."""
         plain = all(output.type.startswith("tensor(") for output in self._session.get_outputs())
-        return not plain or self.providers != ["CPUExecutionProvider"]
+        if not plain or self.providers != ["CPUExecutionProvider"]:
+            return False
+        try:
+            self._bound(feed)()
+        except Exception:  # noqa: BLE001 ONNX Runtime has no public base class for what it raises; unbound it may run
+            return False
+        return True
 
     def specs(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Return inputs and outputs as ONNX Runtime sees them."""

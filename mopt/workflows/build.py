@@ -193,9 +193,12 @@ def _expected_by_effort(recipe: Recipe, site: _Site, source: Source, prepared: P
     if gpu is not None and not runs_here(gpu):
         return {}
     reference = reference_candidate(_threads(recipe, site.machine))
-    with SessionProcess(reference.runtime, prepared.validated.model) as session:
-        feeds = batch_feeds(prepared.signature, source.split.evaluation, prepared.signature.batch_size or 1)
-        latencies = session.time(feeds, _GLANCE_SECONDS, 2)
+    feeds = batch_feeds(prepared.signature, source.split.evaluation, prepared.signature.batch_size or 1)
+    try:
+        with SessionProcess(reference.runtime, prepared.validated.model) as session:
+            latencies = session.time(feeds, _GLANCE_SECONDS, 2)
+    except CandidateRejectedError:  # running the reference over the samples says what is wrong with which of them
+        return {}
     tried = {name: _candidates(_with_effort(recipe, name), site, prepared) for name in EFFORTS}
     return expected_by_effort(
         statistics.median(latencies) / 1e3,

@@ -118,3 +118,9 @@ def test_a_bound_call_answers_what_the_session_answers(tmp_path):
     call()
     (bound,) = call.args[0].copy_outputs_to_cpu()
     assert np.array_equal(bound, session.run(feed)["y"])
+
+
+def test_a_model_that_declares_another_size_than_it_answers_is_run_unbound(tmp_path):
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[n, 4] x) => (float[7, 4] y) { y = Relu(x) }'
+    session = OnnxRuntime(threads=1).open(model(tmp_path, text).file)
+    session.bind({"x": np.ones((2, 4), np.float32)})()
