@@ -85,5 +85,6 @@ def _length(node: ir.Node) -> int:
         last = indices.shape[-1] if indices is not None and indices.shape is not None and len(indices.shape) else len(shape)
         looked_at = list(axes)[start : start + last if isinstance(last, int) else None]
     else:
-        looked_at = [axes[node.attributes.get_int("axis", 0)]]
+        axis = node.attributes.get_int("axis", 0)
+        looked_at = [axes[axis]] if -len(axes) <= axis < len(axes) else []
     return min((size if isinstance(size, int) else 1 for size in (shape[axis] for axis in looked_at)), default=1)

@@ -16,6 +16,7 @@ __all__ = [
     "varied_samples",
 ]
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -270,12 +271,10 @@ def open_model_with_samples(source: str, spec: DataSpec, recipe: Recipe, store: 
 
 
 def _bounds(exported: ExportedModel, memory: int) -> dict[str, tuple[int, int]]:
-    """Return what values of its integer inputs a model takes; none where that cannot be known, and running it tells."""
-    limit = TimeLimit.from_size(exported.model.size)
-    try:
-        bounds: dict[str, tuple[int, int]] = run(valid_values, exported.model.file, limit=limit, memory=memory)
-    except CandidateRejectedError:
-        return {}
+    """Return what made-up integers may be; nothing where a broken graph hides it, which is told when it runs."""
+    bounds: dict[str, tuple[int, int]] = {}
+    with contextlib.suppress(CandidateRejectedError):
+        bounds = run(valid_values, exported.model.file, limit=TimeLimit.from_size(exported.model.size), memory=memory)
     return bounds
 
 

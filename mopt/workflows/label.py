@@ -15,6 +15,7 @@ from typing import Any
 
 from mopt.artifacts import bundle
 from mopt.artifacts.artifact import read_manifest
+from mopt.datasets.classes import number_labels
 from mopt.datasets.spec import DataSpec
 from mopt.datasets.split import Split, prepare
 from mopt.errors import UserError
@@ -194,6 +195,8 @@ def _shuffled(identity: str) -> str:
 def with_labels(split: Split, file: str) -> Split:
     """Return the split with the labels of a CSV that :func:`write_label_request` wrote and somebody filled in.
 
+    Names of the model's classes count as their numbers.
+
     Raises:
         UserError: When it cannot be read, holds no label, or is of other samples; or when the data has labels itself.
     """
@@ -201,7 +204,7 @@ def with_labels(split: Split, file: str) -> Split:
         return split
     if split.evaluation.labels is not None:
         raise UserError("the data has labels for all samples", "leave --labels out")
-    rows = _read_rows(Path(file))
+    rows = _numbered(_read_rows(Path(file)), split.spec.classes)
     identities = [_identity(feed) for feed in split.evaluation]
     if strange := set(rows) - set(identities):
         raise UserError(
@@ -227,6 +230,12 @@ def _read_rows(path: Path) -> dict[str, PartialLabel]:
     if not any(label.label is not None for label in labels.values()):
         raise UserError(f"no label is filled in in {path}", "write the class of each sample into the column label")
     return labels
+
+
+def _numbered(rows: dict[str, PartialLabel], classes: Sequence[str]) -> dict[str, PartialLabel]:
+    given = {identity: row.label for identity, row in rows.items() if row.label is not None}
+    numbers, _ = number_labels(list(given.values()), (), classes, asked=True)
+    return {**rows, **{name: rows[name]._replace(label=number) for name, number in zip(given, numbers or (), strict=True)}}
 
 
 def _label(text: str | None) -> Any:

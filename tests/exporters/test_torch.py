@@ -1,5 +1,6 @@
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,13 +95,16 @@ not_a_function = 3
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> str:
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "models.py").write_text(textwrap.dedent(MODELS))
     (folder / "sizes.py").write_text("WIDTH = 16\n")
     torch.save(torch.ones(4, 2), folder / "w.pth")
-    return str(folder / "models.py")
+    yield str(folder / "models.py")
+    for name in ("models", "sizes"):
+        sys.modules.pop(name, None)
 
 
 def check(exporter: ExportTorch, feeds: list, folder: Path):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -84,6 +85,18 @@ def test_labels_come_back_to_their_samples(built, tmp_path, store):
     assert labelled.digest != split.digest
     assert labelled.evaluation.first(10).labels == labels[:10]
     assert with_labels(split, "") is split
+
+
+def test_names_of_the_models_classes_count_as_their_numbers(built, tmp_path, store):
+    artifact, split = built
+    split = dataclasses.replace(split, spec=split.spec.model_copy(update={"classes": ("DOG", "cat")}))
+    request = write_label_request(artifact, out=tmp_path / "labels", store=store)
+    _fill(request.file, ["cat", "dog"])
+    labels = [label.label for label in with_labels(split, str(request.file)).evaluation.labels]
+    assert {label for label in labels if label is not None} == {0, 1}
+    _fill(request.file, ["cat", "dgo"])
+    with pytest.raises(UserError, match="the label dgo is none of the classes DOG, cat"):
+        with_labels(split, str(request.file))
 
 
 def test_what_is_there_is_replaced_only_when_asked(built, tmp_path, store):
