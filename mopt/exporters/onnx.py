@@ -124,7 +124,7 @@ def load_checked(path: Path) -> ir.Model:
 
 def _load(path: Path) -> tuple[ir.Model, list[str]]:
     """Return a checked model, and the names of its outputs that were maps."""
-    from onnx import TensorProto, external_data_helper
+    from onnx import TensorProto
     from onnx_ir import external_data
 
     from mopt.model.onnx_io import BIG_TENSOR_BYTES, from_proto
@@ -140,8 +140,9 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
     for graph in graphs_of(proto):
         make_dense(graph)
     for tensor in _external(proto, smaller_than=BIG_TENSOR_BYTES):  # big ones stay on the disk until they are needed
-        external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-        tensor.raw_data = tensor.raw_data[: tensor_bytes(tensor)]  # without a length it reads to the end of the file
+        with (path.parent / tensor_location(tensor)).open("rb") as stream:
+            stream.seek(int(next((entry.value for entry in tensor.external_data if entry.key == "offset"), 0)))
+            tensor.raw_data = stream.read(tensor_bytes(tensor))
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
     try:

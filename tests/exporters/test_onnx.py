@@ -353,6 +353,15 @@ def test_bad_external_data_is_the_users_mistake(tmp_path: Path, out: Path, spoil
     assert not list(out.iterdir())
 
 
+def test_external_data_may_be_a_link_within_the_folder(tmp_path: Path, out: Path) -> None:
+    path = write_external(tmp_path)
+    (tmp_path / "weights.bin").rename(tmp_path / "other.bin")
+    (tmp_path / "weights.bin").symlink_to("other.bin")
+    exporter = ExportOnnx(source=str(path))
+    exporter.apply(out)
+    assert same_outputs(exporter, out, {"x": np.ones((1, 3), np.float32)})
+
+
 def test_weights_that_no_memory_holds_are_refused_before_they_are_read(tmp_path: Path) -> None:
     path = write_external(tmp_path)
     os.truncate(tmp_path / "weights.bin", 2**42)
