@@ -16,6 +16,7 @@ __all__ = [
     "TurnLog",
     "TurnSchedule",
     "count_rounds",
+    "glance",
     "interleave",
     "percentile",
     "ratio",
@@ -41,6 +42,8 @@ _STEADY = 0.05
 """Relative difference between medians of two turns in a row from which on a session is warm."""
 _WARM_UP_TURNS = 6
 """After so many turns a session that never gets steady is measured as it is."""
+_GLANCES = 2
+"""Inferences after which medians of turns are not about warming up any more."""
 _KEPT = 400
 """Latencies in the record of a batch size: quantiles of them, so that a manifest stays small."""
 _CONFIDENCE = 0.95
@@ -246,6 +249,13 @@ def _timed(session: Timed, feeds: Sequence[Feed], seconds: float, least: int) ->
         return session.time(feeds, seconds, least)
     finally:
         session.pause()
+
+
+def glance(sessions: Mapping[str, Timed], feeds: Sequence[Feed]) -> dict[str, float]:
+    """Let each session run these inputs a few times, which allocates and lays out memory; return the last latencies in ms."""
+    for session in sessions.values():
+        session.pause()
+    return {name: _timed(session, feeds, 0.0, _GLANCES)[-1] for name, session in sessions.items()}
 
 
 def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:

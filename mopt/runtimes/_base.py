@@ -18,6 +18,7 @@ from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.system.deadlines import MEASURED, STARTING, Pace, TimeLimit
 from mopt.system.digests import describe_fields, versions
+from mopt.system.forkserver import prestart
 from mopt.system.hangs import named, retry_hung
 from mopt.system.plugins import code_of, load, name_of
 from mopt.system.process import Worker
@@ -84,6 +85,10 @@ class Runtime(abc.ABC):
     def fallback(self, model: Model) -> tuple[Model, Runtime]:
         """Return what answers for a model on this machine: another form of it where the model itself cannot run here."""
         return model, self
+
+    def prestart(self) -> None:
+        """Let a process import what sessions need, while something else is waited for."""
+        prestart(_forkable(self), self.environment())
 
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that the library reads when it is imported."""

@@ -42,6 +42,7 @@ from mopt.search.screening import screen_latency, screening_batch
 from mopt.search.selection import SearchResult, estimated_objective, select_best
 from mopt.search.task import SearchTask
 from mopt.search.trial import Candidate, Trial, open_session, with_evidence
+from mopt.system.forkserver import prestart
 
 
 def search(
@@ -52,6 +53,7 @@ def search(
     deadline = start + task.time_budget_s
     reference = reference_trial(task.source, reference_candidate)
     progress.stage("running the reference over the samples", 1)
+    _prestart(candidates)
     expected = record_reference(task.quality, task.source, reference_candidate)
     recorded = time.monotonic()
     reference = check_reference(task.quality, expected, reference)
@@ -95,6 +97,15 @@ def search(
     return select_best(task.speed, reference, trials, finalists, progress)
 
 
+def _prestart(candidates: Sequence[Candidate]) -> None:
+    """Let processes import what compiling and running candidates needs, one after the other as they are forked."""
+    for candidate in candidates:
+        if candidate.refused is None:
+            candidate.runtime.prestart()
+            for step in candidate.passes:
+                prestart(step.modules, {})
+
+
 def _with_own_evidence(reference: Trial) -> Trial:
     """The reference is screened with nothing, so that it is asked by itself what it executes."""
     with contextlib.suppress(CandidateRejectedError), open_session(reference) as session:
@@ -107,7 +118,7 @@ def _expected(task: SearchTask, pace: Pace, candidates: int) -> dict[str, float]
     return expected_from_start(
         pace,
         candidates,
-        sizes=task.speed.signature.batch_sizes(task.speed.max_batch),
+        sizes=task.effort.batch_sizes(task.speed.signature, task.speed.max_batch),
         effort=task.effort,
         screening_batch=screening_batch(task.speed),
     )
@@ -121,7 +132,7 @@ def _expected_shortlist(task: SearchTask, trials: Sequence[Trial], pace: Pace) -
     """Seconds of measuring the best of what was screened in depth."""
     alive = [trial.record.profile.batches[0] for trial in trials if trial.alive and trial.record.profile]
     references = [entry.p50.value * entry.ratio.value / 1e3 / entry.batch for entry in alive if entry.ratio]
-    sizes = task.speed.signature.batch_sizes(task.speed.max_batch)
+    sizes = task.effort.batch_sizes(task.speed.signature, task.speed.max_batch)
     latency = min(references, default=pace.sample)
     return pace.slowness * expected_shortlist(latency, min(task.effort.shortlist, len(alive)), sizes, task.effort)
 

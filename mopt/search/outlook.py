@@ -140,7 +140,7 @@ def expected_by_effort(
     samples: int,
     few: int,
     calibration: int,
-    sizes: Sequence[int],
+    sizes: Mapping[EffortName, Sequence[int]],
     screening_batch: int,
 ) -> dict[EffortName, float]:
     """Return the seconds of a search at each effort.
@@ -151,14 +151,14 @@ def expected_by_effort(
         samples: To evaluate with.
         few: Of a first look.
         calibration: To take ranges from.
-        sizes: Batch sizes that may be measured.
+        sizes: Batch sizes that each effort may measure.
         screening_batch: Batch size at which all are screened.
     """
     expected: dict[EffortName, float] = {}
     for name, count in candidates.items():
         effort = EFFORTS[name]
         pace = Pace.from_sample(sample_seconds, min(samples, effort.evaluation), few, min(calibration, effort.calibration))
-        stages = expected_from_start(pace, count, effort=effort, sizes=sizes, screening_batch=screening_batch)
+        stages = expected_from_start(pace, count, effort=effort, sizes=sizes[name], screening_batch=screening_batch)
         expected[name] = _BESIDES + pace.seconds + sum(stages.values())
     return expected
 

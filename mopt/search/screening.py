@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
-from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, ratio, summarize
+from mopt.profiles.measure import TurnLog, TurnSchedule, glance, interleave, ratio, summarize
 from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
 from mopt.records.measurement import Profile
@@ -80,7 +80,8 @@ def _race(
     monitor: NoiseMonitor, opened: Mapping[str, SessionProcess], feeds: Sequence[Feed]
 ) -> dict[str, tuple[TurnLog, TurnLog]]:
     """Return of each candidate the turns of the reference and its own; what is far behind leaves after a first look."""
-    first = TurnSchedule(rounds=_FIRST_ROUNDS, fewest=_FIRST_ROUNDS, budget_seconds=60)
+    glance(opened, feeds)
+    first = TurnSchedule(rounds=_FIRST_ROUNDS, fewest=_FIRST_ROUNDS, budget_seconds=60, warm=True)
     logs = interleave(opened, feeds, first, monitor=monitor)
     pairs = {name: (logs[REFERENCE], log) for name, log in logs.items() if name != REFERENCE}
     speeds = {name: ratio(*pair) for name, pair in pairs.items()}

@@ -24,7 +24,7 @@ from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.files import Model
 from mopt.model.samples import batch_feeds
 from mopt.profiles.load import measure_beside_load
-from mopt.profiles.measure import TURN_SECONDS, TurnLog, TurnSchedule, interleave, ratio, summarize
+from mopt.profiles.measure import TURN_SECONDS, TurnLog, TurnSchedule, glance, interleave, ratio, summarize
 from mopt.progress import Progress
 from mopt.records.measurement import Estimate, Profile
 from mopt.records.trial import TrialRecord
@@ -171,7 +171,7 @@ def _measure_shortlist(
     task: SpeedTask, reference: Trial, shortlist: Sequence[Trial], progress: Progress
 ) -> tuple[list[Trial], Estimate]:
     trials = [reference, *shortlist]
-    sizes = task.signature.batch_sizes(task.max_batch)
+    sizes = task.effort.batch_sizes(task.signature, task.max_batch)
     progress.stage(SHORTLIST_STAGE, len(sizes))
     with contextlib.ExitStack() as stack:
         sessions, lost = _open_all(stack, trials)
@@ -223,7 +223,7 @@ def _measure_sizes(
         reason = _why_no_larger(task, logs, len(racing), time.monotonic() - began, taken)
         if reason:
             return logs, reason, lost
-    return logs, f"the largest batch to measure, {sizes[-1]}", lost
+    raise AssertionError("a list of batch sizes ends")
 
 
 def _why_no_larger(
@@ -250,11 +250,15 @@ def _why_no_larger(
     best = throughput.index(max(throughput))
     while best and throughput[best] < _MORE_THROUGHPUT * max(throughput[:best]):
         best -= 1
+    if batch == task.effort.batch_sizes(task.signature, task.max_batch)[-1]:
+        return f"the largest batch to measure, {batch}"
     if len(throughput) - 1 - best >= task.effort.plateau:
         return f"batches of {list(logs)[best + 1]} and more bring no more throughput"
-    turn = max(_turn_seconds(2 * slowest / 1e3), 2 * slowest / 1e3)
+    following = next(size for size in task.effort.batch_sizes(task.signature, task.max_batch) if size > batch)
+    latency = slowest / 1e3 * following / batch
+    turn = max(_turn_seconds(latency), latency)
     if seconds + racing * _TURNS_OF_A_SIZE * turn > task.effort.sizes_seconds:
-        return f"measuring batch {2 * batch} as well would take longer than this effort allows"
+        return f"measuring batch {following} as well would take longer than this effort allows"
     return ""
 
 
@@ -311,13 +315,14 @@ def _measure_batch(
         opened.setdefault(CONTROL, opened[REFERENCE])  # one that was lost
     rounds = task.effort.rounds * (_DECISIVE if decisive else 1)
     feeds = batch_feeds(task.signature, task.samples, batch)
-    probe = opened[REFERENCE].time(feeds, 0, 2)[-1]
-    opened[REFERENCE].pause()
+    probe = glance(opened, feeds)[REFERENCE]
     turn = _turn_seconds(probe / 1e3)
     best: dict[str, TurnLog] = {}
     off = float("inf")
     for attempt in range(2):
-        schedule = TurnSchedule(rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=task.effort.size_seconds)
+        schedule = TurnSchedule(
+            rounds=rounds, turn_seconds=turn, seed=attempt, budget_seconds=task.effort.size_seconds, warm=not control
+        )
         logs = interleave(opened, feeds, schedule, monitor=task.monitor, narrow=NARROW, reference=REFERENCE)
         if not control:
             return logs

@@ -7,7 +7,7 @@ that each child is as fresh as one that was started anew. Only Linux has what th
 
 from __future__ import annotations
 
-__all__ = ["ForkServer", "ForkedProcess", "find_server", "forking"]
+__all__ = ["ForkServer", "ForkedProcess", "find_server", "forking", "prestart"]
 
 import contextlib
 import dataclasses
@@ -210,6 +210,11 @@ def find_server(modules: Sequence[str], environment: dict[str, str]) -> ForkServ
         if server is None or not server.usable:
             server = _SERVERS.running[key] = ForkServer(modules, environment)
         return server
+
+
+def prestart(modules: Sequence[str], environment: dict[str, str]) -> None:
+    """Let the server for these libraries import them now, while something else is waited for."""
+    find_server(modules, environment)
 
 
 def serve_forks(control_fd: int, modules: Sequence[str]) -> None:

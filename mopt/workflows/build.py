@@ -5,8 +5,10 @@ from __future__ import annotations
 __all__ = ["Plan", "build", "expectation_text", "explain_plan"]
 
 import dataclasses
+import importlib
 import shlex
 import statistics
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._export import find_exporter
 from mopt.model.formats import model_format
+from mopt.model.onnx_io import LIBRARIES
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
@@ -54,7 +57,7 @@ from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
 from mopt.system.digests import digest, versions
-from mopt.system.forkserver import forking
+from mopt.system.forkserver import forking, prestart
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
@@ -135,6 +138,7 @@ def build(
     site = _check(recipe)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
+    _import_ahead(recipe, site.machine)
     with recording(progress):
         progress.expect(_expected(recipe))
         progress.stage("reading the model and the data", 2)
@@ -206,7 +210,7 @@ def _expected_by_effort(recipe: Recipe, site: _Site, source: Source, prepared: P
         samples=len(source.split.evaluation),
         few=FEW_SAMPLES,
         calibration=len(source.split.calibration),
-        sizes=prepared.signature.batch_sizes(recipe.search.max_batch),
+        sizes={name: effort.batch_sizes(prepared.signature, recipe.search.max_batch) for name, effort in EFFORTS.items()},
         screening_batch=prepared.signature.batch_size or 1,
     )
 
@@ -221,6 +225,13 @@ def expectation_text(recipe: Recipe, expected: Mapping[EffortName, float]) -> st
         return ""
     others = [f"{name} {units.about(seconds)}" for name, seconds in expected.items() if name != recipe.search.effort]
     return f"{recipe.search.effort} effort, about {units.about(expected[recipe.search.effort])}; {', '.join(others)}"
+
+
+def _import_ahead(recipe: Recipe, machine: Machine) -> None:
+    """Import what is needed later, here and in other processes, while the model and the data are read."""
+    prestart(LIBRARIES, {})
+    reference_candidate(_threads(recipe, machine)).runtime.prestart()
+    threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()
 
 
 def _check(recipe: Recipe) -> _Site:

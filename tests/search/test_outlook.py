@@ -81,7 +81,7 @@ def test_variants_are_looked_at_with_the_first_that_may_win():
 
 def test_more_effort_takes_longer():
     counts = {"quick": 5, "standard": 14, "thorough": 14}
-    common = {"samples": 472, "few": 256, "calibration": 128, "sizes": SIZES, "screening_batch": 1}
+    common = {"samples": 472, "few": 256, "calibration": 128, "sizes": dict.fromkeys(counts, SIZES), "screening_batch": 1}
     for seconds in (1e-4, 0.01, 0.2):
         quick, standard, thorough = expected_by_effort(seconds, counts, **common).values()
         assert quick < standard < thorough
