@@ -127,7 +127,7 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
     from onnx import TensorProto
     from onnx_ir import external_data
 
-    from mopt.model.onnx_io import BIG_TENSOR_BYTES, from_proto
+    from mopt.model.onnx_io import BIG_TENSOR_BYTES, INLINE_LIMIT, from_proto
 
     proto = _parse(path)
     flattened = _flatten_maps(proto)
@@ -139,7 +139,13 @@ def _load(path: Path) -> tuple[ir.Model, list[str]]:
             )
     for graph in graphs_of(proto):
         make_dense(graph)
-    for tensor in _external(proto, smaller_than=BIG_TENSOR_BYTES):  # big ones stay on the disk until they are needed
+    inlined = list(_external(proto, smaller_than=BIG_TENSOR_BYTES))  # big ones stay on the disk until they are needed
+    if (size := sum(map(tensor_bytes, inlined))) >= INLINE_LIMIT:
+        raise UserError(
+            f"{path} has {size / 1e9:.1f} GB of external data that belong to no weight of the main graph",
+            f"export it with initializers instead of Constant operators; {INLINE_LIMIT / 1e9:.1f} GB are the most",
+        )
+    for tensor in inlined:
         with (path.parent / tensor_location(tensor)).open("rb") as stream:
             stream.seek(int(next((entry.value for entry in tensor.external_data if entry.key == "offset"), 0)))
             tensor.raw_data = stream.read(tensor_bytes(tensor))

@@ -373,6 +373,21 @@ def test_weights_that_no_memory_holds_are_refused_before_they_are_read(tmp_path:
         ExportOnnx(source=str(path)).digest()
 
 
+def test_external_data_of_a_constant_is_read_only_where_it_is_small(tmp_path: Path) -> None:
+    path = write(tmp_path, BRANCHES)
+    (tmp_path / "w.bin").touch()
+    os.truncate(tmp_path / "w.bin", 2**30)
+    model = onnx.load(path)
+    constant = model.graph.node[0].attribute[1].g.node[0].attribute[0].t
+    constant.Clear()
+    constant.data_type, constant.data_location = TensorProto.FLOAT, TensorProto.EXTERNAL
+    constant.dims.append(2**28)
+    constant.external_data.add(key="location", value="w.bin")
+    onnx.save(model, path)
+    with pytest.raises(UserError, match=r"1\.1 GB of external data that belong to no weight"):
+        load_checked(path)
+
+
 def test_a_map_without_an_output_is_no_map(tmp_path: Path) -> None:
     path = write(tmp_path)
     model = onnx.load(path)
