@@ -152,6 +152,7 @@ def _refine(
 ) -> list[Trial]:
     """For a candidate that would win and is wrong, leave its worst operators in float until it is right."""
     bar = _best_that_holds(task, reference, trials)
+    deadline = min(deadline, time.monotonic() + task.effort.refined_seconds)
     variants: list[Trial] = []
     for trial in _worth_refining(task, trials, bar):
         variants += _mix(task, reference, expected, trial, bar, deadline, progress)

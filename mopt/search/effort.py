@@ -20,6 +20,7 @@ class Effort:
         shortlist: Most candidates that are measured in depth, each of another graph or of other types.
         variants: Whether what differs from a fast candidate in its numbers alone is tried although that one holds.
         refined: Most candidates that mixed precision is tried for.
+        refined_seconds: After which no new variant with mixed precision is tried.
         rounds: Most rounds of turns at a batch size; three times as many at the one that decides.
         size_seconds: After which no new round begins at a batch size.
         sizes_seconds: That all batch sizes but the first may take together.
@@ -32,6 +33,7 @@ class Effort:
     shortlist: int
     variants: bool
     refined: int
+    refined_seconds: float
     rounds: int
     size_seconds: float
     sizes_seconds: float
@@ -47,15 +49,15 @@ class Effort:
 _ALL = 1 << 30
 EFFORTS: dict[EffortName, Effort] = {
     "quick": Effort(
-        calibration=32, evaluation=256, shortlist=2, variants=False, refined=0,
+        calibration=32, evaluation=256, shortlist=2, variants=False, refined=0, refined_seconds=0.0,
         rounds=5, size_seconds=3.0, sizes_seconds=2.0, every_size=False, plateau=1,
     ),
     "standard": Effort(
-        calibration=_ALL, evaluation=_ALL, shortlist=3, variants=True, refined=2,
-        rounds=10, size_seconds=10.0, sizes_seconds=15.0, every_size=False, plateau=1,
+        calibration=_ALL, evaluation=_ALL, shortlist=3, variants=True, refined=2, refined_seconds=25.0,
+        rounds=10, size_seconds=6.0, sizes_seconds=15.0, every_size=False, plateau=1,
     ),
     "thorough": Effort(
-        calibration=_ALL, evaluation=_ALL, shortlist=5, variants=True, refined=4,
+        calibration=_ALL, evaluation=_ALL, shortlist=5, variants=True, refined=4, refined_seconds=600.0,
         rounds=15, size_seconds=25.0, sizes_seconds=300.0, every_size=True, plateau=_ALL,
     ),
 }  # fmt: skip
