@@ -37,7 +37,7 @@ from mopt.runtimes.onnxruntime import OnnxRuntime
 from tests import models
 
 MODELS = ("digits_cnn", "magika", "silero_vad", "ocr_cls", "ocr_rec", "minilm_sentiment", "efficientnet_lite0")
-LIMIT = 1500
+LIMIT = 600
 """Samples of a case at most."""
 ROUNDS = 15
 REFERENCE = "reference"

@@ -45,6 +45,10 @@ from mopt.search.trial import Candidate, Trial, open_session, with_evidence
 from mopt.system.forkserver import prestart
 
 
+_OVER_TIME = 1.4
+"""Times what mixed precision may take that it takes, the last variant included."""
+
+
 def search(
     task: SearchTask, reference_candidate: Candidate, candidates: Sequence[Candidate], progress: Progress
 ) -> SearchResult:
@@ -140,8 +144,9 @@ def _expected_shortlist(task: SearchTask, trials: Sequence[Trial], pace: Pace) -
 def _expected_refining(task: SearchTask, reference: Trial, trials: Sequence[Trial], pace: Pace) -> dict[str, float]:
     """Seconds of mixed precision for those that need it, as far as they are known."""
     return {
-        mixed_precision_stage(trial.record.name): expected_mixed_precision(
-            sum(step.seconds for step in trial.record.passes if not step.cached), pace
+        mixed_precision_stage(trial.record.name): min(
+            _OVER_TIME * task.effort.refined_seconds,
+            expected_mixed_precision(sum(step.seconds for step in trial.record.passes if not step.cached), pace),
         )
         for trial in _worth_refining(task, trials, _best_that_holds(task, reference, trials))
     }

@@ -63,7 +63,7 @@ def test_without_survivors_the_reference_is_measured_alone():
 
 
 def test_no_batch_size_takes_longer_than_its_time_and_the_fewest_rounds():
-    more = dataclasses.replace(STANDARD, rounds=1000)
+    more = dataclasses.replace(STANDARD, rounds=1000, size_seconds=12.0)
     quick, slow = expected_shortlist(1e-5, 3, (1,), STANDARD), expected_shortlist(0.01, 3, (1,), STANDARD)
     assert quick < slow < expected_shortlist(0.01, 3, (1,), more) < 20
     assert expected_shortlist(10.0, 3, (1,), more) > 5 * 5 * 10
