@@ -44,7 +44,6 @@ from mopt.search.task import SearchTask
 from mopt.search.trial import Candidate, Trial, open_session, with_evidence
 from mopt.system.forkserver import prestart
 
-
 _OVER_TIME = 1.4
 """Times what mixed precision may take that it takes, the last variant included."""
 
