@@ -44,7 +44,7 @@ REFERENCE = "reference"
 BATCHES = (1, 8)
 _LINE = re.compile(r"^\[(\d+):(\d\d)\] (.*) \((\d+)\)$")
 """A line that begins a stage."""
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

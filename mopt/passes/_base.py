@@ -46,6 +46,8 @@ class Pass(abc.ABC):
     """The extra of mopt that installs what the pass needs, when the core does not."""
     modules: ClassVar[tuple[str, ...]] = LIBRARIES
     """What it imports that takes long: one process imports it for all passes that name the same."""
+    exclusive: ClassVar[bool] = False
+    """Whether it times what it makes, so that nothing may run at the same time."""
     beside: ClassVar[tuple[str, ...]] = ()
     """Files that it puts beside the model, for a later pass to read."""
     timeout: ClassVar[float] = 1800.0

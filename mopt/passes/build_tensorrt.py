@@ -50,6 +50,7 @@ class BuildTensorrt(FilePass):
     """
 
     makes: ClassVar[str] = "tensorrt"
+    exclusive: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("onnx-ir", *LIBRARIES["tensorrt"], *LIBRARIES["tensorrt_rtx"])
     extra: ClassVar[str] = "tensorrt-rtx"
 

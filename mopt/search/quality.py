@@ -121,7 +121,7 @@ def compile_all(
     """
     trials: list[Trial] = []
     seen = {_identity(trial): trial.record.name for trial in before if trial.model and trial.alive}
-    workers = _parallel(task)
+    workers = _parallel(task, candidates)
     shared = dataclasses.replace(task, memory=task.memory // workers)
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
@@ -147,8 +147,10 @@ def _identity(trial: Trial) -> tuple[str, str]:
     return trial.model.digest, repr(trial.candidate.runtime)
 
 
-def _parallel(task: CompileTask) -> int:
+def _parallel(task: CompileTask, candidates: Sequence[Candidate]) -> int:
     """How many passes may run at a time: each takes several times its model's size, and most use one core only."""
+    if any(step.exclusive for candidate in candidates for step in candidate.passes):
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 2 if cores > 1 and _PASS_MEMORY * task.model.size + _PASS_BASE < task.memory // 2 else 1
 

@@ -18,6 +18,7 @@ from mopt.progress import Progress
 from mopt.recipe import Engine
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.search.mixed_precision import quantizing_pass
+from mopt.search.outlook import COMPILING
 from mopt.search.quality import (
     QUALITY_REJECTIONS,
     ReferenceOutputs,
@@ -164,6 +165,7 @@ def choose_unmeasured(
     expected = record_reference(task.quality, task.source, reference_candidate)
     reference = check_reference(task.quality, expected, reference_trial(task.source, reference_candidate))
     progress.step(quality_note(reference))
+    progress.stage(COMPILING, len(candidates))
     trials = compile_all(task.compiling, candidates, deadline, progress)
     progress.stage("checking quality on all samples", sum(trial.alive for trial in trials))
     judged = [

@@ -184,3 +184,30 @@ def test_a_model_that_answers_no_number_is_the_users_to_know(tmp_path, samples, 
     model = product(tmp_path / "infinite", scale=3e38)
     with pytest.raises(UserError, match="the model itself fails on the samples: output scores has NaN or infinite values"):
         record_reference(quality_task(model, samples, store), model, candidate(REFERENCE))
+
+
+def test_what_times_itself_is_compiled_alone(model, store, monkeypatch):
+    running, most = [], []
+
+    def compile_one(task, candidate):
+        running.append(candidate.name)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.remove(candidate.name)
+        return module.new_trial(candidate)
+
+    monkeypatch.setattr(module, "compile_trial", compile_one)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
+    task = compile_task(model, store)
+    candidates = [candidate(str(index), Scale(by=2.0 + index)) for index in range(4)]
+    compile_all(task, candidates, float("inf"), Notes())
+    assert max(most) == 2
+    most.clear()
+    monkeypatch.setattr(Scale, "exclusive", True)
+    compile_all(task, candidates, float("inf"), Notes())
+    assert max(most) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "compile_trial", compile_one)
+    most.clear()
+    compile_all(dataclasses.replace(task, memory=10**9), candidates, float("inf"), Notes())
+    assert max(most) == 1
