@@ -91,9 +91,9 @@ class Race:
         return estimated_objective(self._task.speed, trial)
 
     def _is_beaten(self, trial: Trial) -> bool:
-        """Whether one that holds is surely better."""
+        """Whether one that holds is surely better; the smallest may turn out to be no faster than the reference."""
         if self._task.speed.objective == "size" or trial.screened is None:
-            return any(self._estimate(holding) > self._estimate(trial) for holding in self._holding)
+            return False
         return any(holding.screened and holding.screened.low > trial.screened.high for holding in self._holding)
 
     def _look(self, leader: Trial, progress: Progress) -> list[Trial]:

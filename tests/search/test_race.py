@@ -22,9 +22,9 @@ def speed(value):
 def race(tmp_path, store):
     """Start a race of candidates whose speed was screened."""
 
-    def start(speeds, variants=(), effort="standard", **passes):
+    def start(speeds, variants=(), effort="standard", objective="latency", **passes):
         model, samples = product(tmp_path / "model"), labelled(tmp_path / "samples")
-        task = search_task(model, samples, store, effort=EFFORTS[effort])
+        task = search_task(model, samples, store, effort=EFFORTS[effort], objective=objective)
         trials = compile_all(task.compiling, [candidate(name, *passes[name]) for name in speeds], NEVER, Notes())
         screened = [
             dataclasses.replace(trial.update(profile=PROFILE), screened=speed(value))
@@ -108,3 +108,9 @@ def test_the_shortlist_is_not_longer_than_it_may_be(race):
     run = race(dict.fromkeys(names, 2.0), **passes)
     run.run(Notes())
     assert len(run.holding) == EFFORTS["standard"].shortlist
+
+
+def test_for_the_size_the_next_smallest_is_judged_too(race):
+    run = race({"small": 1.0, "large": 1.5}, objective="size", small=[Scale(by=3.0)], large=[Scale(by=2.0)])
+    run.run(Notes())
+    assert {trial.record.name for trial in run.holding} == {"small", "large"}
