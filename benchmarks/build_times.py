@@ -12,21 +12,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from mopt.artifacts.artifact import Artifact
+from benchmarks.commands import mopt, watched
+from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.model.files import Model
 from mopt.model.onnx_io import load, save
 from mopt.model.samples import batch_feeds
@@ -45,6 +40,7 @@ BATCHES = (1, 8)
 _LINE = re.compile(r"^\[(\d+):(\d\d)\] (.*) \((\d+)\)$")
 """A line that begins a stage."""
 _LOOK_SECONDS = 0.5
+"""Between two looks at the memory, which take a core some milliseconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,65 +64,19 @@ def build(checkout: Path, case: models.Case, options: Sequence[str], artifact: P
     """Run ``mopt build`` of a checkout in a process of its own.
 
     Raises:
-        RuntimeError: When it fails; the end of what it printed is the message.
+        SystemExit: When it fails; the end of what it printed is shown.
     """
-    command = [sys.executable, "-P", "-m", "mopt", "build", str(models.onnx_file(case)), "--data", case.data]
-    command += ["--metric", case.metric, "--out", str(artifact), "--force", "--json", *options]
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "MOPT_CACHE": str(cache), "CI": "1"}
-    start = time.monotonic()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = _Peak(process.pid)
-    begun: list[tuple[float, str]] = []
-    told: list[str] = []
-    answer: list[str] = []
-    reader = threading.Thread(target=lambda: answer.append(process.stdout.read() if process.stdout else ""))
-    reader.start()
-    for line in process.stderr or ():
-        told.append(line)
-        if match := _LINE.match(line.rstrip()):
-            begun.append((time.monotonic() - start, match[3]))
-    reader.join()
-    seconds = time.monotonic() - start
-    if process.wait():
-        raise RuntimeError("".join(told[-5:]))
-    ends = [moment for moment, _ in begun[1:]] + [seconds]
+    command = mopt("build", models.onnx_file(case), "--data", case.data, "--metric", case.metric)
+    command += ["--out", str(artifact), "--force", *options]
+    log = artifact.with_suffix(".log")
+    memory = watched([*command[:1], "-P", *command[1:]], cache, log, _LOOK_SECONDS, source=checkout)
+    begun = [
+        (60 * int(match[1]) + int(match[2]), match[3]) for match in map(_LINE.match, log.read_text().splitlines()) if match
+    ]
     stages: dict[str, float] = {}
-    for (moment, title), end in zip(begun, ends, strict=True):
-        stages[title] = stages.get(title, 0.0) + round(end - moment, 1)
-    return Built(seconds, stages, peak.end(), json.loads(answer[0])["chosen"])
-
-
-class _Peak:
-    """Watches the memory of a process and its children."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self._peak = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def _look(self) -> None:
-        while not self._done.wait(_LOOK_SECONDS):
-            try:
-                members = [self._process, *self._process.children(recursive=True)]
-            except psutil.Error:
-                return
-            self._peak = max(self._peak, sum(map(_unshared, members)))
-
-    def end(self) -> int:
-        """Stop, and return the largest sum that was seen, in bytes."""
-        self._done.set()
-        self._thread.join()
-        return self._peak
-
-
-def _unshared(process: psutil.Process) -> int:
-    """Proportional set size: what several processes share counts once; it is what forked ones share with their parent."""
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.Error, OSError):
-        return 0
+    for (moment, title), (end, _) in itertools.pairwise([*begun, (round(memory.seconds), "")]):
+        stages[title] = stages.get(title, 0) + end - moment
+    return Built(memory.seconds, stages, memory.total, read_manifest(artifact).chosen)
 
 
 def side_by_side(artifacts: dict[str, Path], source: Path) -> dict[str, Any]:

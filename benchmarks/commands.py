@@ -21,9 +21,9 @@ def mopt(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "mopt", *map(str, arguments)]
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """Return this process's environment with a cache of its own."""
-    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+def environment(cache: Path, source: Path = REPOSITORY) -> dict[str, str]:
+    """Return this process's environment with a cache of its own, and ``mopt`` from a checkout."""
+    paths = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "MOPT_CACHE": str(cache.resolve()), "PYTHONPATH": paths}
 
 
@@ -58,7 +58,7 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def watched(command: Sequence[str], cache: Path, log: Path, interval: float = 0.1) -> Memory:
+def watched(command: Sequence[str], cache: Path, log: Path, interval: float = 0.1, source: Path = REPOSITORY) -> Memory:
     """Run a command to its end and sample the memory of its family.
 
     Raises:
@@ -67,7 +67,7 @@ def watched(command: Sequence[str], cache: Path, log: Path, interval: float = 0.
     start = time.monotonic()
     total = private = samples = 0
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(cache))
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(cache, source))
         while process.poll() is None:
             now = [_proportional(pid) for pid in descendants(process.pid)]
             total = max(total, sum(one for one, _ in now))
