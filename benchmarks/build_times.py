@@ -4,7 +4,7 @@
     python -m benchmarks.build_times --before ../mopt-before          another checkout of mopt as well, and the winners of both
     python -m benchmarks.build_times --model magika --effort quick
 
-The winners of both are measured side by side at the end, each in a process of its own, in turns, with the reference.
+What it takes of memory is ``benchmarks.memory``'s business: looking at it disturbs what is timed. The winners of both are measured side by side at the end, each in a process of its own, in turns, with the reference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import mopt, watched
+from benchmarks.commands import mopt, run
 from mopt.artifacts.artifact import Artifact, read_manifest
 from mopt.model.files import Model
 from mopt.model.onnx_io import load, save
@@ -39,8 +39,6 @@ REFERENCE = "reference"
 BATCHES = (1, 8)
 _LINE = re.compile(r"^\[(\d+):(\d\d)\] (.*) \((\d+)\)$")
 """A line that begins a stage."""
-_LOOK_SECONDS = 0.5
-"""Between two looks at the memory, which take a core some milliseconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +48,11 @@ class Built:
     Attributes:
         seconds: From the start of the command to its end.
         stages: Seconds by title.
-        peak_bytes: Largest resident memory of the command and all its children together.
         chosen: What won.
     """
 
     seconds: float
     stages: dict[str, float]
-    peak_bytes: int
     chosen: str
 
 
@@ -69,14 +65,14 @@ def build(checkout: Path, case: models.Case, options: Sequence[str], artifact: P
     command = mopt("build", models.onnx_file(case), "--data", case.data, "--metric", case.metric)
     command += ["--out", str(artifact), "--force", *options]
     log = artifact.with_suffix(".log")
-    memory = watched([*command[:1], "-P", *command[1:]], cache, log, _LOOK_SECONDS, source=checkout)
+    seconds = run([*command[:1], "-P", *command[1:]], cache, log, source=checkout)
     begun = [
         (60 * int(match[1]) + int(match[2]), match[3]) for match in map(_LINE.match, log.read_text().splitlines()) if match
     ]
     stages: dict[str, float] = {}
-    for (moment, title), (end, _) in itertools.pairwise([*begun, (round(memory.seconds), "")]):
+    for (moment, title), (end, _) in itertools.pairwise([*begun, (round(seconds), "")]):
         stages[title] = stages.get(title, 0) + end - moment
-    return Built(memory.seconds, stages, memory.total, read_manifest(artifact).chosen)
+    return Built(round(seconds, 2), stages, read_manifest(artifact).chosen)
 
 
 def side_by_side(artifacts: dict[str, Path], source: Path) -> dict[str, Any]:
@@ -127,7 +123,7 @@ def main() -> None:
                 cold = build(checkout, case, flags, artifact, cache)
                 cached = build(checkout, case, flags, artifact, cache)
                 artifacts[label] = artifact
-                entry[label] = {**dataclasses.asdict(cold), "cached_seconds": round(cached.seconds, 2)}
+                entry[label] = {**dataclasses.asdict(cold), "cached_seconds": cached.seconds}
                 print(name, label, json.dumps(entry[label]), flush=True)
             entry["speed"] = side_by_side(artifacts, models.onnx_file(case))
             print(name, "side by side", json.dumps(entry["speed"]), flush=True)
