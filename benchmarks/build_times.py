@@ -4,7 +4,8 @@
     python -m benchmarks.build_times --before ../mopt-before          another checkout of mopt as well, and the winners of both
     python -m benchmarks.build_times --model magika --effort quick
 
-What it takes of memory is ``benchmarks.memory``'s business: looking at it disturbs what is timed. The winners of both are measured side by side at the end, each in a process of its own, in turns, with the reference.
+What it takes of memory is the business of ``benchmarks.memory``: looking at it disturbs what is timed. The winners of both are
+measured side by side at the end, each in a process of its own, in turns, with the reference.
 """
 
 from __future__ import annotations

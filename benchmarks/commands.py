@@ -58,6 +58,20 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def run(command: Sequence[str], cache: Path, log: Path, source: Path = REPOSITORY) -> float:
+    """Run a command to its end with nothing beside it; return the seconds that it took.
+
+    Raises:
+        SystemExit: When the command fails; the end of its log is shown.
+    """
+    start = time.monotonic()
+    with log.open("wb") as stream:
+        code = subprocess.run(command, stdout=stream, stderr=stream, env=environment(cache, source), check=False).returncode
+    if code:
+        raise SystemExit(f"exit code {code}: {log.read_text(errors='replace')[-2000:]}")
+    return time.monotonic() - start
+
+
 def watched(command: Sequence[str], cache: Path, log: Path, interval: float = 0.1, source: Path = REPOSITORY) -> Memory:
     """Run a command to its end and sample the memory of its family.
 
