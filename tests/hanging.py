@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +75,9 @@ class _HangingSession:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
+    def bind(self, feed: Feed) -> Callable[[], object]:
+        return functools.partial(self.run, feed)
+
     def run(self, feed: Feed) -> Feed:
         if self._runs == self._runtime.after and HangingRuntime.opened >= self._runtime.fewest_sessions:
             hang(self._runtime.hangs)
@@ -99,6 +103,9 @@ class _Meeting:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+    def bind(self, feed: Feed) -> Callable[[], object]:
+        return functools.partial(self.run, feed)
 
     def run(self, feed: Feed) -> Feed:
         if not FirstRunsMeet.initialised:

@@ -216,7 +216,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
         exported: From :func:`export`.
         feeds: Real samples, each with a batch axis of length 1 or all that the model takes at once; the first 8 are used.
         store: Where the result is kept.
-        memory: Bytes that the source and the model, one after the other, may take together with this process; None for any.
+        memory: Bytes that source and model, one after the other, may take, with what this process grows by; None for any.
 
     Raises:
         UserError: When the source does not take the samples, or the export does not give what the source gives.

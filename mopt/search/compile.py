@@ -41,7 +41,7 @@ def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: 
         passes: In their order; graph passes that follow each other share one model in memory.
         source: The model to start from.
         store: Where results are kept.
-        memory: Bytes that this process and a pass may take together; None for any.
+        memory: Bytes that a pass may take, with what this process grows by meanwhile; None for any.
 
     Raises:
         NotApplicableError: When a pass is not for this model.

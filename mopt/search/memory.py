@@ -12,6 +12,7 @@ from mopt.records.measurement import Machine
 from mopt.search.trial import Trial
 
 _SHARE_OF_MEMORY = 0.5
+_LEAST_FOR_EXPORT = 1 << 30
 _SHARE_FOR_EXPORT = 0.8
 """Of the machine, while nothing else is open: frameworks take several times the size of a model to export it."""
 _SHARE_OF_MODEL = 1.9
@@ -60,8 +61,11 @@ def memory_budget(limit: int | None, machine: Machine, source: Model) -> int:
 
 
 def export_budget(limit: int | None, machine: Machine) -> int:
-    """Bytes that exporting a model and checking the export may take: what the user said, or most of the machine."""
-    return limit or int(machine.memory_bytes * _SHARE_FOR_EXPORT)
+    """Bytes that exporting a model and checking the export may take: what the user said, or most of the machine.
+
+    Without an export there is nothing to ship, so what the libraries themselves need is always allowed.
+    """
+    return max(limit, _LEAST_FOR_EXPORT) if limit else int(machine.memory_bytes * _SHARE_FOR_EXPORT)
 
 
 def resident(trial: Trial) -> float:

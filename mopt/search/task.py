@@ -27,7 +27,7 @@ class CompileTask:
         model: The export after the passes that change nothing.
         records: Of these passes.
         store: Where results are kept.
-        memory: Bytes that this process and a pass may take together.
+        memory: Bytes that a pass may take, with what this process grows by meanwhile.
     """
 
     model: Model

@@ -123,7 +123,7 @@ class Worker:
             method: Its name.
             *arguments: Anything that can be pickled.
             limit: When it counts as hung.
-            memory: Bytes that the child and this process may have resident together meanwhile; None for any.
+            memory: Bytes that the child may have resident, with what this process grows by meanwhile; None for any.
             **keywords: As ``arguments``.
 
         Raises:
@@ -250,12 +250,12 @@ def run(
         function: Importable.
         *arguments: Anything that can be pickled.
         limit: When it counts as hung.
-        memory: Bytes that the child and this process may have resident together meanwhile; None for any.
+        memory: Bytes that the child may have resident, with what this process grows by meanwhile; None for any.
         modules: Libraries that it imports: where children are forked, they are imported already.
         **keywords: As ``arguments``.
 
     Raises:
-        CandidateRejectedError: When the child crashes, hangs, takes more than ``memory`` bytes with this process, or raises
+        CandidateRejectedError: When the child crashes, hangs, takes more than ``memory`` bytes in all, or raises
             something that mopt did not foresee.
         MoptError: The same error that the function raised, when it is one of mopt's.
     """

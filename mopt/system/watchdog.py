@@ -66,6 +66,7 @@ class Watchdog:
         import psutil
 
         this_process = psutil.Process()
+        before = resident_memory(this_process)  # of whoever calls mopt, a training script it may be
         start = time.monotonic()
         look = _LOOK_SECONDS if self._memory is not None else _IDLE_LOOK_SECONDS
         activity, next_look = None, start + _IDLE_LOOK_SECONDS
@@ -73,7 +74,10 @@ class Watchdog:
             now = time.monotonic()
             if now >= start + self._limit.seconds:
                 return self._end(Rejection.HUNG, f"no answer within {self._limit.seconds:.0f} s")
-            if self._memory is not None and (taken := sum(map(resident_memory, (self._child, this_process)))) > self._memory:
+            if (
+                self._memory is not None
+                and (taken := resident_memory(self._child) + max(0, resident_memory(this_process) - before)) > self._memory
+            ):
                 text = f"took {taken / 1e9:.1f} GB of memory, and {self._memory / 1e9:.1f} GB are allowed"
                 return self._end(Rejection.MEMORY, text)
             if now < next_look or self._limit.idle_seconds == float("inf"):

@@ -160,7 +160,7 @@ def test_an_evaluation_that_hangs_gives_the_same_quality(model, samples, store, 
 def test_a_turn_of_the_shortlist_that_hangs_is_measured_in_a_fresh_process(model, samples, told, hangs):
     runtime = HangingRuntime(threads=1, hangs=hangs, after=20)
     task = cases.speed_task(model, samples, objective="size")  # by which the same model never wins
-    result = select_best(task, reference(model), [trial("hangs", model, runtime)], Told())
+    result = select_best(task, reference(model), [trial("hangs", model, runtime)], ["hangs"], Told())
     assert result.trials[1].profile.depth == "full"
     assert len(told.retries) == 1
 
@@ -236,7 +236,7 @@ def test_one_that_is_lost_in_the_shortlist_loses_nobody_else(model, samples, tol
     good = trial("good", model, dataclasses.replace(cases.RUNTIME, threads=1))
     bad = trial("bad", model, HangingRuntime(threads=1, hangs=always, after=20))
     task = cases.speed_task(model, samples, objective="size")  # by which the same model never wins
-    result = select_best(task, reference(model), [bad, good], Told())
+    result = select_best(task, reference(model), [bad, good], ["bad", "good"], Told())
     outcomes = {each.name: each for each in result.trials}
     assert outcomes["bad"].outcome.rejection is Rejection.HUNG
     assert outcomes["good"].profile.depth == "full"
@@ -252,7 +252,7 @@ def test_only_the_division_that_hangs_is_not_planned_for(model, told, always):
 
 
 def test_a_source_that_always_hangs_is_the_users_to_mend(tmp_path, store, told, always, model):
-    exporter = HangingExporter(source=str(model.file), exporting=always, answering=always)
+    exporter = HangingExporter(source=str(model.file), exporting=always, answering=always, inline_functions=False)
     with pytest.raises(UserError, match="cannot be exported: no answer within 12 s"):
         export(exporter, store)
     assert len(told.retries) == 2  # the exporter, and the more cautious one
