@@ -17,6 +17,10 @@ from mopt.search.task import SearchTask
 from mopt.search.trial import Candidate, Trial, new_trial
 
 
+_PROCESS = 1.1
+"""By how much the next process of a model may be faster: one process is all that screening has seen of it."""
+
+
 class Race:
     """Candidates that were screened, on their way to the shortlist.
 
@@ -94,7 +98,8 @@ class Race:
         """Whether one that holds is surely better; the smallest may turn out to be no faster than the reference."""
         if self._task.speed.objective == "size" or trial.screened is None:
             return False
-        return any(holding.screened and holding.screened.low > trial.screened.high for holding in self._holding)
+        least = _PROCESS * trial.screened.high
+        return any(holding.screened and holding.screened.low > least for holding in self._holding)
 
     def _look(self, leader: Trial, progress: Progress) -> list[Trial]:
         """Look at few samples of a candidate and of its variants; return those that may be right, the closest first."""
