@@ -16,7 +16,6 @@ from mopt.search.structure import same_speed, timing_key
 from mopt.search.task import SearchTask
 from mopt.search.trial import Candidate, Trial, new_trial
 
-
 _PROCESS = 1.1
 """By how much the next process of a model may be faster: one process is all that screening has seen of it."""
 
