@@ -30,17 +30,7 @@ _PACKAGED = {
 }
 _TEXTS = {
     "constants": graphs.CONSTANT_WEIGHTS,
-    "opset_7": """
-<ir_version: 3, opset_import: ["" : 7]>
-g (float[N, 4] x, float[4, 3] w, float[3] b) => (float[N, 3] y)
-<float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}, float[3] b = {0.5, 0.25, 1}>
-{
-  h = Gemm <alpha = 0.5> (x, w, b)
-  d = Dropout <ratio = 0.5> (h)
-  s = Softmax <axis = 1> (d)
-  u = Unsqueeze <axes = [0]> (s)
-  y = Squeeze <axes = [0]> (u)
-}""",
+    "opset_7": graphs.OPSET_7,
     "loop": """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 4] x) => (float[N, 4] y, float[steps, N, 4] each)

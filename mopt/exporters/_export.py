@@ -136,7 +136,7 @@ def export(exporter: Exporter, store: Store, memory: int | None = None) -> Expor
     Args:
         exporter: Of the source.
         store: Where the result is kept.
-        memory: Bytes that the framework and this process may take together; None for any.
+        memory: Bytes that the framework may take, with what this process grows by meanwhile; None for any.
 
     Raises:
         UserError: When the source cannot be converted.

@@ -133,12 +133,13 @@ class Race:
         """Judge on all samples until one of a group holds; the others are further from the reference and no faster."""
         holds: Trial | None = None
         for trial in group:
-            judged = trial if holds or self._is_full else check_quality(self._task.quality, self._expected, trial)
+            judged = trial
             if holds is not None:
                 reason = f"the same graph and types as {holds.record.name}, which is closer to the reference"
                 judged = trial.reject(Rejection.NOT_BEST, reason)
-            elif judged.alive and not self._is_full:
-                holds = judged
+            elif not self._is_full:
+                judged = check_quality(self._task.quality, self._expected, trial)
+                holds = judged if judged.alive else None
             self._trials[judged.record.name] = judged
             progress.step(quality_note(judged))
         if holds is not None:

@@ -16,6 +16,7 @@ __all__ = [
 import contextlib
 import dataclasses
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -210,7 +211,7 @@ def _measure_sizes(
     logs: dict[int, dict[str, TurnLog]] = {}
     lost: dict[str, CandidateRejectedError] = {}
     racing, began = opened, time.monotonic()
-    for batch in sizes:
+    for batch, following in itertools.zip_longest(sizes, sizes[1:]):
         decisive = task.objective == "latency" and batch == sizes[0]
         measure = functools.partial(_measure_batch, task, racing, batch, decisive=decisive, control=batch == sizes[0])
         logs[batch], lost_here = measure_survivors(racing, measure)
@@ -220,20 +221,26 @@ def _measure_sizes(
             began = time.monotonic()
             racing = _still_racing(task, opened, logs[batch])
         taken = sum(session.peak_bytes() for session in set(opened.values()))
-        reason = _why_no_larger(task, logs, len(racing), time.monotonic() - began, taken)
+        reason = _why_no_larger(task, logs, following, len(racing), time.monotonic() - began, taken)
         if reason:
-            return logs, reason, lost
-    raise AssertionError("a list of batch sizes ends")
+            break
+    return logs, reason, lost
 
 
 def _why_no_larger(
-    task: SpeedTask, logs: Mapping[int, Mapping[str, TurnLog]], racing: int, seconds: float, taken_bytes: int
+    task: SpeedTask,
+    logs: Mapping[int, Mapping[str, TurnLog]],
+    following: int | None,
+    racing: int,
+    seconds: float,
+    taken_bytes: int,
 ) -> str:
     """Return why no larger batch size is measured, or nothing.
 
     Args:
         task: With its limits.
         logs: Turns by batch size and name.
+        following: The next batch size; None after the largest.
         racing: How many sessions go on.
         seconds: That all sizes but the first have taken.
         taken_bytes: Of memory.
@@ -250,11 +257,10 @@ def _why_no_larger(
     best = throughput.index(max(throughput))
     while best and throughput[best] < _MORE_THROUGHPUT * max(throughput[:best]):
         best -= 1
-    if batch == task.effort.batch_sizes(task.signature, task.max_batch)[-1]:
+    if following is None:
         return f"the largest batch to measure, {batch}"
     if len(throughput) - 1 - best >= task.effort.plateau:
         return f"batches of {list(logs)[best + 1]} and more bring no more throughput"
-    following = next(size for size in task.effort.batch_sizes(task.signature, task.max_batch) if size > batch)
     latency = slowest / 1e3 * following / batch
     turn = max(_turn_seconds(latency), latency)
     if seconds + racing * _TURNS_OF_A_SIZE * turn > task.effort.sizes_seconds:

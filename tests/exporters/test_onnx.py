@@ -12,23 +12,12 @@ from mopt.errors import UserError
 from mopt.exporters._base import OPTIONAL_INPUTS, run_onnxruntime
 from mopt.exporters.onnx import ExportOnnx, load_checked
 from mopt.model.onnx_signature import read_signature
+from tests.passes import graphs
 
 TINY = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 3] x) => (float[N, 2] y)
 <float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }
-"""
-OPSET_7 = """
-<ir_version: 3, opset_import: ["" : 7]>
-g (float[N, 4] x, float[4, 3] w, float[3] b) => (float[N, 3] y)
-<float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}, float[3] b = {0.5, 0.25, 1}>
-{
-  h = Gemm <alpha = 0.5> (x, w, b)
-  d = Dropout <ratio = 0.5> (h)
-  s = Softmax <axis = 1> (d)
-  u = Unsqueeze <axes = [0]> (s)
-  y = Squeeze <axes = [0]> (u)
-}
 """
 BRANCHES = """
 <ir_version: 8, opset_import: ["" : 16]>
@@ -86,7 +75,7 @@ def test_a_current_model_is_copied_as_it_is(tmp_path: Path, out: Path) -> None:
 
 
 def test_an_old_opset_is_raised_and_its_initializers_are_no_inputs(tmp_path: Path, out: Path) -> None:
-    exporter = ExportOnnx(source=str(write(tmp_path, OPSET_7)))
+    exporter = ExportOnnx(source=str(write(tmp_path, graphs.OPSET_7)))
     result = exporter.apply(out)
     assert result.modified
     assert result.detail == {"opset": 17, "raised from opset": 7}
@@ -95,7 +84,7 @@ def test_an_old_opset_is_raised_and_its_initializers_are_no_inputs(tmp_path: Pat
 
 
 def test_the_opset_stays_when_it_must(tmp_path: Path, out: Path) -> None:
-    exporter = ExportOnnx(source=str(write(tmp_path, OPSET_7))).cautious()
+    exporter = ExportOnnx(source=str(write(tmp_path, graphs.OPSET_7))).cautious()
     assert exporter is not None
     assert exporter.apply(out).detail == {"opset": 7}
     assert exporter.cautious() == ExportOnnx(source=exporter.source, raise_opset=False, inline_functions=False)
@@ -206,7 +195,7 @@ def test_external_data_may_lie_anywhere_in_the_folder_and_of_any_tensor(tmp_path
 
 
 def test_what_the_converter_forgets_is_kept(tmp_path: Path, out: Path) -> None:
-    path = write(tmp_path, OPSET_7)
+    path = write(tmp_path, graphs.OPSET_7)
     model = onnx.load(path)
     model.metadata_props.add(key="character", value="abc")
     onnx.save(model, path)

@@ -66,6 +66,18 @@ old (float[batch, 4] x) => (float[batch, 4] y) {
     y = MatMul (x, w)
 }
 """
+OPSET_7 = """
+<ir_version: 3, opset_import: ["" : 7]>
+g (float[N, 4] x, float[4, 3] w, float[3] b) => (float[N, 3] y)
+<float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}, float[3] b = {0.5, 0.25, 1}>
+{
+  h = Gemm <alpha = 0.5> (x, w, b)
+  d = Dropout <ratio = 0.5> (h)
+  s = Softmax <axis = 1> (d)
+  u = Unsqueeze <axes = [0]> (s)
+  y = Squeeze <axes = [0]> (u)
+}
+"""
 
 
 def weights(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
