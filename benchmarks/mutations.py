@@ -159,7 +159,7 @@ class _Ground:
         kind = _TURNS[index // len(self.seeds) % len(_TURNS)]
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        others = [other for _, other, _, _ in self.seeds if len(other) < 10**6]
+        others = [data for _, data, _, _ in self.seeds if len(data) < 10**6]
         victim = mutators.Victim(self.case, "model.onnx", content, copy, spans, others, self.outside)
         return name, kind, mutators.mutate(victim, kind, random.Random(f"{seed} {index}"))
 
@@ -261,11 +261,11 @@ class _Watched:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
+        self._connection, remote = context.Pipe()
         place = (str(self._ground.arena), str(self._log))
-        self._process = context.Process(target=_serve, args=(other, self._ground.stage, *place))
+        self._process = context.Process(target=_serve, args=(remote, self._ground.stage, *place))
         self._process.start()
-        other.close()
+        remote.close()
         assert self._connection.recv() == "ready"
         self._resting = _memory(self._process.pid)
 
@@ -350,21 +350,21 @@ def _outcome(stage: str, home: Path, streams: Sequence[TextIO]) -> dict[str, Any
     except BaseException:  # noqa: BLE001 it is what is looked for
         code = "traceback"
         traceback.print_exc()
-    places, own = writes.stop(), max(0, _status("VmHWM") - before)
-    printed, told = (os.pread(stream.fileno(), 2**20, 0).decode(errors="replace") for stream in streams)
+    places, growth = writes.stop(), max(0, _status("VmHWM") - before)
+    printed, message = (os.pread(stream.fileno(), 2**20, 0).decode(errors="replace") for stream in streams)
     outcome = {0: "taken", 2: "refused"}.get(code, "traceback")  # type: ignore[call-overload]
-    lines = told.splitlines()
+    lines = message.splitlines()
     if outcome == "taken" and lines:
         outcome = "noise"
-    elif outcome == "refused" and not (len(told) < 3000 and [line[:6] for line in lines] == ["mopt: ", "hint: "]):
+    elif outcome == "refused" and not (len(message) < 3000 and [line[:6] for line in lines] == ["mopt: ", "hint: "]):
         outcome = "not one line and a hint"
-    elif outcome != "traceback" and (odd := _CONTROL.findall(printed.partition("\n{\n")[0] + told)):  # JSON is for programs
-        outcome, told = "control characters", f"{odd[:5]}\n{told}"
-    elif own > OWN_MEMORY:
-        outcome, told = "memory of its own", f"{own / 1e6:.0f} MB\n{told}"
+    elif outcome != "traceback" and (odd := _CONTROL.findall(printed.partition("\n{\n")[0] + message)):  # JSON is for programs
+        outcome, message = "control characters", f"{odd[:5]}\n{message}"
+    elif growth > OWN_MEMORY:
+        outcome, message = "memory of its own", f"{growth / 1e6:.0f} MB\n{message}"
     if places:
-        outcome, told = "files elsewhere", f"{places}\n{told}"
-    return {"outcome": outcome, "text": told, "own_memory": own}
+        outcome, message = "files elsewhere", f"{places}\n{message}"
+    return {"outcome": outcome, "text": message, "own_memory": growth}
 
 
 def _through(stage: str, path: Path, home: Path) -> None:

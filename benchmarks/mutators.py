@@ -200,8 +200,8 @@ def _two_files_in_one(victim: Victim, rng: random.Random) -> bytes:
 
 @_mutator("truncation")
 def _two_halves(victim: Victim, rng: random.Random) -> bytes:
-    other = rng.choice(victim.others)
-    return victim.content[: rng.randrange(len(victim.content))] + other[rng.randrange(len(other)) :]
+    tail = rng.choice(victim.others)
+    return victim.content[: rng.randrange(len(victim.content))] + tail[rng.randrange(len(tail)) :]
 
 
 @_mutator("truncation")
