@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["convert", "dataset", "nncf", "openvino", "save", "weights_of", "widen_biases"]
+__all__ = ["CHANNEL_AXES", "convert", "dataset", "nncf", "openvino", "save", "weights_of", "widen_biases"]
 
 import importlib
 import re
@@ -15,7 +15,7 @@ from mopt.errors import MissingDependencyError, NotApplicableError
 from mopt.model.graph import protobuf_without_weights
 from mopt.model.samples import Samples
 
-_CHANNEL_AXES = {
+CHANNEL_AXES = {
     "MatMul": -1,
     **dict.fromkeys(("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData"), 1),
 }
@@ -96,7 +96,7 @@ def widen_biases(model: Any) -> None:
             continue
         for port in (0, 1):
             constant, product = node.input_value(port).get_node(), node.input_value(1 - port)
-            axis, shape = _CHANNEL_AXES.get(product.get_node().get_type_name()), product.get_partial_shape()
+            axis, shape = CHANNEL_AXES.get(product.get_node().get_type_name()), product.get_partial_shape()
             if constant.get_type_name() != "Constant" or axis is None or shape.rank.is_dynamic or shape[axis].is_dynamic:
                 continue
             values = constant.get_data()

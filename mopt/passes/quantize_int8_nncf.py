@@ -1,4 +1,4 @@
-"""Quantize to INT8 with NNCF, for OpenVINO."""
+"""Quantize to INT8 what NNCF calibrated, for OpenVINO."""
 
 from __future__ import annotations
 
@@ -6,58 +6,41 @@ __all__ = ["QuantizeInt8Nncf"]
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from mopt.errors import NotApplicableError
 from mopt.model.files import Model
-from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult, QuantizingPass
-from mopt.passes._openvino import convert, dataset, nncf, save, weights_of, widen_biases
+from mopt.passes._nncf_biases import BIASES, bias_of, read_biases, replace_constant
+from mopt.passes._openvino import openvino, save, weights_of
 
-_ELEMENTWISE = (
-    *("Add", "Divide", "Exp", "Gelu", "HSwish", "MVN", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2"),
-    *("ReduceMax", "ReduceMean", "ReduceSum", "Sigmoid", "SoftMax", "Sqrt", "SquaredDifference", "Subtract", "Swish"),
-    "Tanh",
-)
+_HANDS_ON = {
+    *("AvgPool", "Concat", "Convert", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice"),
+    *("Tile", "Transpose", "Unsqueeze", "VariadicSplit"),
+}
+"""Operators between a FakeQuantize and who reads it that compute nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeInt8Nncf(QuantizingPass, FilePass):
-    """Convert ONNX to OpenVINO's IR and insert FakeQuantize with NNCF's post-training quantization.
+    """Round the weights of what ``calibrate_nncf`` made to INT8.
+
+    What stays in float reads what was in front of a FakeQuantize, and gets back the bias that it had before the error of
+    rounding was taken from it.
 
     Attributes:
-        calibration: Real samples; all of them are used.
-        preset: ``mixed`` has asymmetric activations, ``performance`` symmetric ones.
-        transformer: Use NNCF's rules for transformers.
-        fast_bias_correction: Correct the bias of a layer from its mean alone, instead of running the model for each.
-        smooth_quant: Strength with which outliers of activations move into the weights of matrix products; negative is
-            off, and None leaves it to NNCF.
-        reduce_range: Weights use 7 bits, so that a CPU without VNNI cannot saturate: in the ``first`` layer with
-            activations of full range, in ``all`` layers, or in ``none``.
-        ranges: How NNCF estimates the range of an activation: its own choice for the preset, the extremes of all samples,
-            the mean over samples of a quantile, or the least error of a histogram. Where its own choice makes none, the
-            extremes are taken.
-        weighted_only: Leave all elementwise arithmetic in float, and quantize convolutions and matrix products alone.
         float_nodes: Friendly names of nodes that stay in float.
-        float_types: Types of OpenVINO operators that stay in float.
         half: Store what is left in float as FP16.
     """
 
+    takes: ClassVar[str] = "openvino"
     makes: ClassVar[str] = "openvino"
-    libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
+    libraries: ClassVar[tuple[str, ...]] = ("openvino",)
     extra: ClassVar[str] = "openvino"
-    modules: ClassVar[tuple[str, ...]] = ("nncf", "openvino")
+    modules: ClassVar[tuple[str, ...]] = ("openvino",)
 
-    calibration: Samples
-    preset: Literal["mixed", "performance"] = "mixed"
-    transformer: bool = False
-    fast_bias_correction: bool = True
-    smooth_quant: float | None = None
-    reduce_range: Literal["first", "all", "none"] = "all"
-    ranges: Literal["default", "minmax", "quantile", "histogram"] = "default"
-    weighted_only: bool = False
-    float_types: tuple[str, ...] = ()
     half: bool = False
 
     def for_ranking(self) -> Self:
@@ -65,103 +48,49 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
         return dataclasses.replace(self, half=False)
 
     def apply(self, source: Model, folder: Path) -> PassResult:
-        """Convert, calibrate, quantize and save."""
-        library = nncf()
-        model = convert(source.file)
-        widen_biases(model)
-        if any(_is_float64(node) for node in model.get_ops()):
-            raise NotApplicableError("the model has float64, which OpenVINO does not run beside integers")
-        recurrent = _wrong_in_integers(model)
-        quantized, ranges = self._quantize(library, model, recurrent, self.ranges), self.ranges
-        if ranges == "default" and _has_no_range(quantized):
-            quantized, ranges = self._quantize(library, model, recurrent, "minmax"), "minmax"
-        counts = Counter(node.get_type_name() for node in quantized.get_ops())
+        """Leave in float what is to stay so, round the weights of the rest, and save."""
+        from openvino._offline_transformations import compress_quantize_weights_transformation
+
+        model = openvino().Core().read_model(str(source.file))
+        kept = _restore(model, set(self.float_nodes), source.file.with_name(BIASES))
+        counts = Counter(_type(node) for node in model.get_ops())
         if not counts["FakeQuantize"]:
-            raise NotApplicableError("changed nothing: NNCF found no operator to quantize")
-        size = save(quantized, folder, half=self.half)
+            raise NotApplicableError("nothing is left to quantize")
+        compress_quantize_weights_transformation(model)
+        size = save(model, folder, half=self.half)
         detail = {
-            "quantized": dict(Counter(_type(node) for node in quantized.get_ops() if _runs_on_integers(node))),
+            "quantized": dict(Counter(_type(node) for node in model.get_ops() if _runs_on_integers(node))),
             "fake_quantize": counts["FakeQuantize"],
-            "float_because": {"asked for": [*self.float_nodes, *self.float_types]}
-            | ({"no kernel in OpenVINO": recurrent} if recurrent else {}),
-            "preset": self.preset,
-            "ranges": ranges,
-            "samples": len(self.calibration),
+            "float_because": {"asked for": kept} if kept else {},
             "weight_bytes": size,
         }
         return PassResult(True, detail)
 
-    def _quantize(self, library: Any, model: Any, recurrent: list[str], ranges: str) -> Any:
-        return library.quantize(
-            model,
-            dataset(library, model, self.calibration),
-            preset=library.QuantizationPreset(self.preset),
-            subset_size=len(self.calibration),
-            fast_bias_correction=self.fast_bias_correction,
-            model_type=library.ModelType.TRANSFORMER if self.transformer else None,
-            ignored_scope=self._ignored(library, model, recurrent),
-            advanced_parameters=self._advanced(library, ranges),
-        )
 
-    def _ignored(self, library: Any, model: Any, recurrent: list[str]) -> Any:
-        types = {*self.float_types, *(_ELEMENTWISE if self.weighted_only else ())}
-        present = {node.get_friendly_name() for node in model.get_ops()}
-        names = [name for name in (*self.float_nodes, *recurrent) if name in present]
-        return library.IgnoredScope(names=names, types=sorted(types), validate=False)
-
-    def _advanced(self, library: Any, ranges: str) -> Any:
-        fix = {"first": "FIRST_LAYER", "all": "ENABLE", "none": "DISABLE"}[self.reduce_range]
-        parameters = library.AdvancedQuantizationParameters(overflow_fix=library.OverflowFix[fix])
-        if ranges != "default":
-            parameters.activations_range_estimator_params = _estimator(ranges)
-        if self.smooth_quant is not None:
-            alphas = library.AdvancedSmoothQuantParameters(matmul=self.smooth_quant, convolution=-1)
-            parameters.smooth_quant_alphas = alphas
-        return parameters
+def _restore(model: Any, names: Collection[str], biases: Path) -> list[str]:
+    """Put these nodes back to float; return which of them there are."""
+    before = read_biases(biases) if names else {}
+    restored = []
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name()
+        if name not in names:
+            continue
+        restored.append(name)
+        for port in node.inputs():
+            _read_unrounded(port)
+        if name in before and (bias := bias_of(node)) is not None:
+            replace_constant(*bias, before[name])
+    return sorted(restored)
 
 
-def _estimator(ranges: str) -> Any:
-    import nncf.quantization.range_estimator as estimators
-
-    presets = estimators.RangeEstimatorParametersSet
-    return {"minmax": presets.MINMAX, "quantile": presets.MEAN_QUANTILE, "histogram": presets.HISTOGRAM}[ranges]
-
-
-def _wrong_in_integers(model: Any) -> list[str]:
-    """Names of the recurrent operators that OpenVINO cannot run on integers, though NNCF quantizes them.
-
-    It refuses a quantized GRU, and takes the integers of an LSTM's initial state for its values, where that comes from outside.
-    """
-    names = []
-    for node in model.get_ops():
-        states = {"GRUSequence": (), "LSTMSequence": (1, 2)}.get(_type(node))
-        if states is not None and (not states or any(_is_given(node.input_value(port)) for port in states)):
-            names.append(node.get_friendly_name())
-    return sorted(names)
-
-
-def _is_float64(node: Any) -> bool:
-    return _type(node) != "Constant" and any(port.get_element_type().get_type_name() == "f64" for port in node.outputs())
-
-
-def _is_given(state: Any) -> bool:
-    """Whether a state is other than a constant, repeated for each sequence of the batch."""
-    node = state.get_node()
-    while _type(node) in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
-        node = node.input_value(0).get_node()
-    return _type(node) not in ("Broadcast", "Constant")
-
-
-def _has_no_range(model: Any) -> bool:
-    """Whether the limits of a FakeQuantize have nothing between them, as it is where a tensor is empty for some samples.
-
-    The mean over samples of their extremes is infinite then, and NNCF makes a zero of it.
-    """
-    limits = [
-        [port.get_node() for port in node.input_values()[1:3]] for node in model.get_ops() if _type(node) == "FakeQuantize"
-    ]
-    pairs = [[limit.get_data() for limit in pair] for pair in limits if all(_type(limit) == "Constant" for limit in pair)]
-    return not all(bool((low < high).all()) for low, high in pairs)
+def _read_unrounded(port: Any) -> None:
+    """Let an input read what is in front of a FakeQuantize, through what only hands it on to this input."""
+    source = port.get_source_output().get_node()
+    if _type(source) == "FakeQuantize":
+        port.replace_source_output(source.input_value(0))
+    elif _type(source) in _HANDS_ON and len(port.get_source_output().get_target_inputs()) == 1:
+        for behind in source.inputs():
+            _read_unrounded(behind)
 
 
 def _type(node: Any) -> str:

@@ -134,13 +134,14 @@ def time_text(manifest: Manifest) -> str:
     total = sum(stages.values())
     if total < 1:
         return ""
-    longest = sorted(stages, key=lambda title: stages[title], reverse=True)[:_LONGEST_STAGES]
+    long = [title for title, seconds in stages.items() if seconds >= 1]
+    longest = sorted(long, key=lambda title: stages[title], reverse=True)[:_LONGEST_STAGES]
     rest = total - sum(stages[title] for title in longest)
     parts = [f"{title} {q.seconds(stages[title])}" for title in longest] + (
         [f"all else {q.seconds(rest)}"] if rest >= 1 else []
     )
     effort = manifest.recipe.get("search", {}).get("effort", "")
-    return f"{q.seconds(total)}{f' at {effort} effort' if effort else ''}: {', '.join(parts)}"
+    return f"{q.seconds(total)}{f' at {effort} effort' if effort else ''}{': ' if parts else ''}{', '.join(parts)}"
 
 
 def beside_load_text(manifest: Manifest) -> str:

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mopt.passes._sensitivity import rank_nodes
-from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
-from tests.passes import graphs
+from tests.passes import graphs, nncf_graphs
 
 OUTLIER = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -60,10 +59,10 @@ def test_openvino_is_ranked_by_the_names_that_nncf_takes(tmp_path: Path) -> None
     arrays = graphs.weights(w1=(64, 64), w2=(64, 64), w3=(64, 64)) | {"spike": spike}
     arrays["w2"][7] = 0.0
     source, data = graphs.model(tmp_path / "model", OUTLIER, arrays), graphs.samples(tmp_path / "data", 8, x=(64,))
-    made, _ = graphs.apply(QuantizeInt8Nncf(calibration=data), source, tmp_path / "out")
+    made, _ = nncf_graphs.quantize(source, data, tmp_path)
     ranking = rank_nodes(source.file, made.file, data, 4)
     assert ranking[0]["sqnr_db"] < 12
     assert ranking[0]["sqnr_db"] < ranking[-1]["sqnr_db"] - 15
     worst = tuple(entry["node"] for entry in ranking if entry["sqnr_db"] < 15)
-    mixed, _ = graphs.apply(QuantizeInt8Nncf(calibration=data, float_nodes=worst), source, tmp_path / "mixed")
+    mixed, _ = nncf_graphs.quantize(source, data, tmp_path / "mixed", worst)
     assert graphs.sqnr(source.file, mixed.file, data) > graphs.sqnr(source.file, made.file, data) + 10

@@ -16,6 +16,7 @@ from mopt.reports.summary import (
     proof_text,
     short_outcome,
     shown_trials,
+    time_text,
 )
 from tests.manifests import manifest, profile, quality, trial, trials
 
@@ -131,3 +132,13 @@ def test_how_it_fares_beside_other_work_is_a_line_where_it_was_measured():
     assert re.fullmatch(
         r"beside other work on one core it takes 12.0 ms instead of [\d.]+ ms, the reference 12.0 ms instead of [\d.]+ ms", text
     )
+
+
+def test_the_time_names_the_longest_stages_and_no_moments():
+    stages = {"reading": 0.6, "compiling": 12.0, "checking quality": 30.0, "profiling": 0.7, "writing": 1.2}
+    assert (
+        time_text(manifest(stage_seconds=stages))
+        == "44 s: checking quality 30 s, compiling 12 s, writing 1.2 s, all else 1.3 s"
+    )
+    assert time_text(manifest(stage_seconds={"reading": 0.9, "writing": 0.8})) == "1.7 s: all else 1.7 s"
+    assert time_text(manifest(stage_seconds={"reading": 0.3})) == ""

@@ -1,6 +1,7 @@
 import pytest
 
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.calibrate_nncf import CalibrateNncf
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.runtimes._base import SessionProcess
@@ -11,9 +12,9 @@ from mopt.search.trial import Candidate
 from tests.passes import graphs
 
 STEPS = {
-    "onnxruntime": lambda data: (QuantizeInt8Static(calibration=data), OnnxRuntime(threads=1)),
-    "nncf": lambda data: (QuantizeInt8Nncf(calibration=data), OpenVINO(threads=1)),
-    "openvino": lambda data: (BuildOpenvino(), OpenVINO(threads=1)),
+    "onnxruntime": lambda data: ((QuantizeInt8Static(calibration=data),), OnnxRuntime(threads=1)),
+    "nncf": lambda data: ((CalibrateNncf(calibration=data), QuantizeInt8Nncf()), OpenVINO(threads=1)),
+    "openvino": lambda data: ((BuildOpenvino(),), OpenVINO(threads=1)),
 }
 
 
@@ -26,8 +27,8 @@ def test_no_library_keeps_notes_for_its_maker(tmp_path, monkeypatch, store, libr
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     source, data = graphs.cnn(tmp_path / "model"), graphs.images(tmp_path / "data")
-    step, runtime = STEPS[library](data)
-    compiled = compile_passes(Candidate(library, (step,), runtime).passes, source, store)
+    steps, runtime = STEPS[library](data)
+    compiled = compile_passes(Candidate(library, steps, runtime).passes, source, store)
     with SessionProcess(runtime, compiled.model) as session:
         session.run(data[0])
     assert [str(path.relative_to(home)) for path in home.rglob("*")] == []

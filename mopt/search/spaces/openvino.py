@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from mopt.passes.build_openvino import BuildOpenvino
+from mopt.passes.calibrate_nncf import CalibrateNncf
 from mopt.passes.quantize_int4_nncf import QuantizeInt4Nncf
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.runtimes.openvino import OpenVINO
@@ -28,13 +29,14 @@ class OpenvinoSpace(SearchSpace):
             return
         float32 = OpenVINO(threads=inputs.threads)
         static = OpenVINO(threads=inputs.threads, shapes="static")
-        int8 = QuantizeInt8Nncf(calibration=inputs.calibration, **self.defaults(inputs)["quantize_int8_nncf"])
+        calibrated = CalibrateNncf(calibration=inputs.calibration, **self.defaults(inputs)["calibrate_nncf"])
+        int8 = (calibrated, QuantizeInt8Nncf())
         if traits.arithmetic:
-            yield Candidate("openvino-int8", (int8,), float32)
-            yield Candidate("openvino-int8-static", (int8,), static, effort="standard")
+            yield Candidate("openvino-int8", int8, float32)
+            yield Candidate("openvino-int8-static", int8, static, effort="standard")
             if target.bfloat16:
                 half = OpenVINO(threads=inputs.threads, precision="bf16")
-                yield Candidate("openvino-int8-bf16", (int8,), half, effort="standard")
+                yield Candidate("openvino-int8-bf16", int8, half, effort="standard")
                 yield Candidate("openvino-bf16", (BuildOpenvino(),), half)
                 half_static = dataclasses.replace(half, shapes="static")
                 yield Candidate("openvino-bf16-static", (BuildOpenvino(),), half_static, effort="standard")
@@ -42,8 +44,8 @@ class OpenvinoSpace(SearchSpace):
         if traits.arithmetic:
             yield Candidate("openvino-fp32-static", (BuildOpenvino(),), static, effort="standard")
         if traits.arithmetic and not traits.transformer:
-            weighted = dataclasses.replace(int8, weighted_only=True)
-            yield Candidate("openvino-int8-weighted", (weighted,), float32, effort="standard")
+            weighted = (dataclasses.replace(calibrated, weighted_only=True), QuantizeInt8Nncf())
+            yield Candidate("openvino-int8-weighted", weighted, float32, effort="standard")
         if traits.constant_products:
             int4 = QuantizeInt4Nncf(calibration=inputs.calibration)
             yield Candidate("openvino-int4", (int4,), float32, effort="standard")
@@ -56,4 +58,4 @@ class OpenvinoSpace(SearchSpace):
     def defaults(self, inputs: SpaceInputs) -> Mapping[str, Mapping[str, Any]]:
         """Return how INT8 is chosen: attention has patterns of its own, and 7 bits where products saturate."""
         reduce_range = "none" if inputs.target.integer_dot else "all"
-        return {"quantize_int8_nncf": {"transformer": inputs.traits.transformer, "reduce_range": reduce_range}}
+        return {"calibrate_nncf": {"transformer": inputs.traits.transformer, "reduce_range": reduce_range}}
