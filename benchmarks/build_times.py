@@ -32,7 +32,7 @@ from mopt.runtimes._base import SessionProcess, make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from tests import models
 
-MODELS = ("digits_cnn", "magika", "silero_vad", "ocr_cls", "ocr_rec", "minilm_sentiment", "efficientnet_lite0")
+MODELS = ("digits_cnn", "magika", "silero_vad", "ocr_cls", "ocr_rec", "minilm_sentiment", "efficientnet_lite0", "resnet50")
 LIMIT = 600
 """Samples of a case at most."""
 ROUNDS = 15

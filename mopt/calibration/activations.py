@@ -107,6 +107,7 @@ def _open(path: Path, group: list[str], threads: int) -> onnxruntime.InferenceSe
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other passes run beside it
     return onnxruntime.InferenceSession(str(exposed), options, providers=["CPUExecutionProvider"])
 
 

@@ -64,6 +64,11 @@ class Pass(abc.ABC):
         fields = {"pass": self.name, "fields": describe_fields(self), "libraries": versions(self.libraries)}
         return fields | ({"plugin": code} if (code := code_of(type(self))) else {})
 
+    def samples(self) -> Samples | None:
+        """Return the real samples that it was given; None for a pass that has none."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return next((value for value in values if isinstance(value, Samples)), None)
+
     @abc.abstractmethod
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Read ``source`` and write the result into the empty ``folder``. Runs in a child process."""
@@ -104,11 +109,6 @@ class QuantizingPass(Pass):
     def isolated(self) -> Self:
         """Return the same pass without what it does on behalf of nodes in float, so that one operator can be lowered alone."""
         return self
-
-    def samples(self) -> Samples | None:
-        """Return the real samples that it was given; None for a pass that has none."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return next((value for value in values if isinstance(value, Samples)), None)
 
 
 class GraphPass(Pass):

@@ -138,7 +138,7 @@ def time_text(manifest: Manifest) -> str:
     longest = sorted(long, key=lambda title: stages[title], reverse=True)[:_LONGEST_STAGES]
     rest = total - sum(stages[title] for title in longest)
     parts = [f"{title} {q.seconds(stages[title])}" for title in longest] + (
-        [f"all else {q.seconds(rest)}"] if rest >= 1 else []
+        [f"all else {q.seconds(rest)}"] if longest and rest >= 1 else []
     )
     effort = manifest.recipe.get("search", {}).get("effort", "")
     return f"{q.seconds(total)}{f' at {effort} effort' if effort else ''}{': ' if parts else ''}{', '.join(parts)}"

@@ -66,7 +66,7 @@ def search(
         seconds=recorded - start,
         few_seconds=time.monotonic() - recorded,
         samples=len(task.quality.samples),
-        few=expected.looks[0],
+        few=expected.few,
         calibration=len(task.calibration),
     )
     pace = pace.slowed(pace.start_slowness)
@@ -206,6 +206,10 @@ def _mix(
         progress: Receives the trials.
     """
 
+    def judge(variant: Candidate) -> Trial:
+        compiled = compile_trial(task.compiling, variant)
+        return _judged(task, expected, compiled)
+
     def attempt(variant: Candidate) -> Trial:
         return _try_variant(task, reference, expected, variant, bar)
 
@@ -214,7 +218,7 @@ def _mix(
         return sorted(names, key=lambda name: times.get(name, 0.0), reverse=True)
 
     samples = task.calibration if len(task.calibration) else task.quality.samples
-    return search_mixed_precision(task.compiling, samples, trial.candidate, attempt, slowest, deadline, progress)
+    return search_mixed_precision(task.compiling, samples, trial.candidate, judge, attempt, slowest, deadline, progress)
 
 
 def _at_best(task: SearchTask, trial: Trial) -> float:
@@ -240,6 +244,11 @@ def _try_variant(task: SearchTask, reference: Trial, expected: ReferenceOutputs,
         (trial,) = screen_latency(task.speed, reference, [trial], Silent())
     if trial.alive and _at_best(task, trial) < bar:
         return trial.reject(Rejection.NOT_BEST, "a candidate that holds is better than this one can be")
+    return _judged(task, expected, trial)
+
+
+def _judged(task: SearchTask, expected: ReferenceOutputs, trial: Trial) -> Trial:
+    """Judge on few samples, and on all where few do not tell."""
     if trial.alive:
         trial = screen_quality(task.quality, expected, trial)
     return check_quality(task.quality, expected, trial) if trial.alive else trial

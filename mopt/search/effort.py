@@ -54,7 +54,7 @@ EFFORTS: dict[EffortName, Effort] = {
     ),
     "standard": Effort(
         calibration=_ALL, evaluation=_ALL, shortlist=3, variants=True, refined=2, refined_seconds=25.0,
-        rounds=10, size_seconds=6.0, sizes_seconds=15.0, every_size=False, plateau=1,
+        rounds=10, size_seconds=6.0, sizes_seconds=10.0, every_size=False, plateau=1,
     ),
     "thorough": Effort(
         calibration=_ALL, evaluation=_ALL, shortlist=5, variants=True, refined=4, refined_seconds=600.0,

@@ -17,6 +17,7 @@ __all__ = [
     "search_mixed_precision",
 ]
 
+import collections
 import concurrent.futures
 import contextvars
 import dataclasses
@@ -41,6 +42,7 @@ from mopt.search.mixed_precision import MAX_TRIALS, minimize_float_nodes, plan_m
 from mopt.search.outlook import mixed_precision_stage
 from mopt.search.task import CompileTask, QualityTask
 from mopt.search.trial import Candidate, Trial, inconclusive_text, new_trial, report_step, samples_text, signed_text
+from mopt.system.digests import digest
 from mopt.system.hangs import about
 
 if TYPE_CHECKING:
@@ -69,14 +71,16 @@ class ReferenceOutputs:
     Attributes:
         answers: Sample by sample.
         rows: Of the metric, for each of them.
-        looks: How many samples early looks at a candidate take, the first one first; all of them where the metric needs more,
-            to see every class say.
+        few: Samples on which the reference is run again; more where the metric needs them, to see every class say.
+        looks: How many samples early looks at a candidate take, the first one first; all of them where early looks save
+            nothing, or the metric needs more.
         metric: With what it takes from these answers.
         because: Why it was taken, where nobody named one.
     """
 
     answers: Samples
     rows: npt.NDArray[np.float64]
+    few: int
     looks: tuple[int, ...]
     metric: Metric
     because: str = ""
@@ -100,9 +104,9 @@ def record_reference(task: QualityTask, source: Model, reference: Candidate) -> 
     metric, because = fit_metric(task.metric, answers)
     rows = score(answers, metric, task.samples)
     slow = (time.monotonic() - began) / len(rows) > _SLOW_SECONDS
-    looks = [look for look in ((_FIRST_SAMPLES, FEW_SAMPLES) if slow else (FEW_SAMPLES,)) if 2 * look <= len(rows)]
-    enough = [look for look in looks if math.isfinite(metric.value(rows[:look]))]
-    return ReferenceOutputs(answers, rows, tuple(enough) or (len(rows),), metric, because)
+    enough = [look for look in (_FIRST_SAMPLES, FEW_SAMPLES) if look < len(rows) and math.isfinite(metric.value(rows[:look]))]
+    looks = tuple(look for look in enough if 2 * look <= len(rows) and (slow or look != _FIRST_SAMPLES))
+    return ReferenceOutputs(answers, rows, min(enough, default=len(rows)), looks or (len(rows),), metric, because)
 
 
 def compile_all(
@@ -126,12 +130,12 @@ def compile_all(
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
         contexts = [contextvars.copy_context() for _ in candidates]  # what hangs is told to whom it concerns
-        compiled = [
-            pool.submit(context.run, _compile_in_time, shared, candidate, deadline)
-            for context, candidate in zip(contexts, candidates, strict=True)
-        ]
-        for future in compiled:
-            trial = future.result()
+        compiled = {
+            index: pool.submit(contexts[index].run, _compile_in_time, shared, candidates[index], deadline)
+            for index in _longest_first(candidates)
+        }
+        for index in range(len(candidates)):
+            trial = compiled[index].result()
             if trial.model and trial.alive:
                 if (name := seen.get(_identity(trial))) is not None:
                     trial = trial.reject(Rejection.UNCHANGED, f"the same model as {name}")
@@ -140,6 +144,20 @@ def compile_all(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for what runs: its children are ended
     return trials
+
+
+def _longest_first(candidates: Sequence[Candidate]) -> list[int]:
+    """Return the positions of candidates: first what runs the samples most often, so that no worker is left with it alone.
+
+    Last come those whose first pass is another's too: they would wait for its result.
+    """
+    seen: collections.Counter[str] = collections.Counter()
+    order = {}
+    for index, candidate in enumerate(candidates):
+        first = digest(candidate.passes[0].key()) if candidate.passes and candidate.refused is None else ""
+        order[index] = seen[first], -sum(step.samples() is not None for step in candidate.passes)
+        seen[first] += 1
+    return sorted(order, key=lambda index: order[index])
 
 
 def _identity(trial: Trial) -> tuple[str, str]:
@@ -241,8 +259,8 @@ def _changed(metric: Metric, rows: npt.NDArray[np.float64]) -> tuple[int, ...] |
 
 def check_reference(task: QualityTask, expected: ReferenceOutputs, reference: Trial) -> Trial:
     """Score the recorded answers; a second run over a few samples tells whether the reference agrees with itself."""
-    reference = check_quality(task, expected, reference, expected.looks[0])
-    if reference.record.quality is None or len(task.samples) <= expected.looks[0]:
+    reference = check_quality(task, expected, reference, expected.few)
+    if reference.record.quality is None or len(task.samples) <= expected.few:
         return reference
     fidelity, groups = reference.record.quality.fidelity, groups_of(task.signature, task.samples)
     quality = noninferiority_test(
@@ -255,6 +273,7 @@ def search_mixed_precision(
     task: CompileTask,
     samples: Samples,
     candidate: Candidate,
+    judge: Callable[[Candidate], Trial],
     attempt: Callable[[Candidate], Trial],
     slowest: Callable[[Sequence[str]], Sequence[str]],
     deadline: float,
@@ -262,11 +281,14 @@ def search_mixed_precision(
 ) -> list[Trial]:
     """Leave the operators in float that quantization hurts most, until a candidate is right.
 
+    As many as may stay in float are tried first: where they do not help, fewer will not.
+
     Args:
         task: What candidates are compiled from.
         samples: Real ones, to rank the operators with.
         candidate: That is wrong.
-        attempt: Compiles a variant and judges it.
+        judge: Compiles a variant and judges its quality.
+        attempt: Compiles a variant and judges its speed and quality.
         slowest: Sorts names of operators by what they cost in float, the dearest first; none where that is not known.
         deadline: On the monotonic clock.
         progress: Receives the trials.
@@ -275,10 +297,13 @@ def search_mixed_precision(
         Every variant that was tried, so that the report shows what each of them costs.
     """
     plan = plan_mixed_precision(candidate, task.model, samples, task.store, task.memory)
-    if plan is None:
+    if plan is None or plan.most == 0:
         return []
     progress.stage(mixed_precision_stage(candidate.name), MAX_TRIALS)
     tried: dict[str, Trial] = {}
+    utmost = judge(plan.with_float(plan.ranked[: plan.most]))
+    if utmost.record.outcome and utmost.record.outcome.rejection in QUALITY_REJECTIONS:
+        return [report_step(progress, utmost)]
 
     def holds(variant: Candidate) -> bool | None:
         if time.monotonic() > deadline:

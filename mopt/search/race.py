@@ -93,17 +93,22 @@ class Race:
     def _estimate(self, trial: Trial) -> float:
         return estimated_objective(self._task.speed, trial)
 
-    def _is_beaten(self, trial: Trial) -> bool:
-        """Whether one that holds is surely better; the smallest may turn out to be no faster than the reference."""
+    def _is_beaten(self, trial: Trial, luck: float = _PROCESS) -> bool:
+        """Whether one that holds is surely better; the smallest may turn out to be no faster than the reference.
+
+        Args:
+            trial: That was screened.
+            luck: Times its speed that it may have; 1 where it takes more work to try it than to time it.
+        """
         if self._task.speed.objective == "size" or trial.screened is None:
             return False
-        least = _PROCESS * trial.screened.high
+        least = luck * trial.screened.high
         return any(holding.screened and holding.screened.low > least for holding in self._holding)
 
     def _look(self, leader: Trial, progress: Progress) -> list[Trial]:
         """Look at few samples of a candidate and of its variants; return those that may be right, the closest first."""
         group = self._looked_at([leader], progress)
-        if self._task.effort.variants or not group:
+        if (self._task.effort.variants or not group) and not self._is_beaten(leader, luck=1.0):
             group += self._looked_at(self._variants_of(leader), progress)
         return sorted(group, key=output_sqnr_db, reverse=True)
 

@@ -52,6 +52,8 @@ _ALIKE = 0.95
 
 CONTROL = "reference again"
 _STEADY_CONTROL = (0.95, 1.05)
+_CLEAR = 1.25
+"""Times the speed of the reference, of which more is left than two processes of one model differ by."""
 _LONGEST_TURN = 0.15
 _DECISIVE = 3
 """How many times more rounds the batch size may have that decides."""
@@ -314,8 +316,8 @@ def _measure_batch(
         opened: Sessions by name.
         batch: The batch size.
         decisive: It gets more rounds, where intervals stay wide: a gain that is small is not lost for want of looking.
-        control: Whether the reference takes part a second time; where it shows that the machine was disturbed, all is
-            measured again.
+        control: Whether the reference takes part a second time; where that shows how far two processes of one model are
+            apart, and nobody is faster by more than that, all is measured again.
     """
     if control:
         opened.setdefault(CONTROL, opened[REFERENCE])  # one that was lost
@@ -335,7 +337,8 @@ def _measure_batch(
         same = ratio(logs[REFERENCE], logs[CONTROL]).value
         if abs(same - 1) < off:
             best, off = logs, abs(same - 1)
-        if _STEADY_CONTROL[0] <= same <= _STEADY_CONTROL[1]:
+        speeds = [ratio(logs[REFERENCE], log).low for name, log in logs.items() if name not in (REFERENCE, CONTROL)]
+        if _STEADY_CONTROL[0] <= same <= _STEADY_CONTROL[1] or max(speeds, default=0.0) > _CLEAR:
             break
     return best
 

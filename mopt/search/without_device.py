@@ -238,7 +238,9 @@ def _refine(
         wrong = [trial for trial in kind if trial.record.outcome and trial.record.outcome.rejection in QUALITY_REJECTIONS]
         if wrong:
             best = max(wrong, key=output_sqnr_db).candidate
-            variants += search_mixed_precision(task.compiling, samples, best, attempt, lambda _: (), deadline, progress)
+            variants += search_mixed_precision(
+                task.compiling, samples, best, attempt, attempt, lambda _: (), deadline, progress
+            )
     return variants
 
 

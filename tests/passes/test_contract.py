@@ -19,7 +19,7 @@ from mopt.system.digests import folder_digest, versions
 from tests.passes import graphs
 
 NAMES = plugins.names("passes")
-VERBS = ("build_", "convert_", "eliminate_", "fold_", "fuse_", "observe_", "quantize_")
+VERBS = ("build_", "calibrate_", "convert_", "eliminate_", "fold_", "fuse_", "observe_", "quantize_")
 PASSES = list(NAMES)
 
 
