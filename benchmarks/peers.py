@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers                                    all models, all tools
     python -m benchmarks.peers --model magika --no-mopt --quick   one model, a short look
+    python -m benchmarks.peers --no-labels                        mopt without labels and without a flag
     python -m benchmarks.peers --summary-only                     the tables again, from the results that are there
 
 One process for each tool, all others stopped while one is measured, a new order in each round, turns of 50 ms
@@ -114,6 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of interleaved turns")
     parser.add_argument("--threads", type=int, default=2, help="for everyone")
     parser.add_argument("--samples", type=int, default=500, help="most held-out samples that quality is judged on")
+    parser.add_argument("--no-labels", action="store_true", help="mopt gets samples alone, and no flag beyond --data")
     parser.add_argument("--quick", action="store_true", help="few rounds and samples, to see that all works")
     parser.add_argument("--again", action="store_true", help="measure models whose result is there already")
     parser.add_argument("--summary-only", action="store_true", help="write the report from the results that are there")
@@ -175,8 +177,8 @@ def _job(case: models.Case, held_out: Sequence[dict[str, np.ndarray]], arguments
         name=case.name,
         onnx=str(models.onnx_file(case)),
         source=case.source,
-        data=case.data,
-        metric=case.metric,
+        data=_without_labels(case, folder) if arguments.no_labels else case.data,
+        metric="" if arguments.no_labels else case.metric,
         recipe=case.extra,
         feeds=str(folder),
         shapes=shapes,
@@ -187,6 +189,21 @@ def _job(case: models.Case, held_out: Sequence[dict[str, np.ndarray]], arguments
         neural_compressor=getattr(arguments, "neural_compressor_python", None),
         keep=getattr(arguments, "keep", KEEP),
     )
+
+
+def _without_labels(case: models.Case, folder: Path) -> str:
+    """Write the same samples without what they are, and return them as a build's ``--data``."""
+    if ":" in case.data:
+        path, _, function = case.data.rpartition(":")
+        lines = ("import runpy", "", "", "def samples():", f"    for feed, _ in runpy.run_path({path!r})[{function!r}]():")
+        (folder.parent / "unlabelled.py").write_text("\n".join([*lines, "        yield feed", ""]))
+        return f"{folder.parent / 'unlabelled.py'}:samples"
+    with np.load(case.data, allow_pickle=False) as arrays:
+        np.savez(
+            folder.parent / "unlabelled.npz",
+            **{name: arrays[name] for name in arrays.files if name not in ("label", "picture")},
+        )
+    return str(folder.parent / "unlabelled.npz")
 
 
 def _stack(feeds: Sequence[Mapping[str, np.ndarray]], axes: Mapping[str, int | None]) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ class Job:
         onnx: The FP32 model.
         source: The first argument of ``mopt build``.
         data: Its ``--data``.
-        metric: Its ``--metric``.
+        metric: Its ``--metric``; empty where it is left to mopt.
         recipe: Further keys of its recipe.
         feeds: Folder with calibration feeds, one ``.npz`` each, batch axis of length 1.
         shapes: Shape of each input by batch size.
@@ -417,9 +417,17 @@ def mopt_mixed(job: Job, home: Path) -> list[Variant]:
 
 def mopt_build(job: Job, home: Path) -> list[Variant]:
     """``mopt build``, as a user would run it; its cache is its own and starts empty."""
-    command = [sys.executable, "-m", "mopt", "build", job.source, "--data", job.data, "--metric", job.metric]
+    command = [
+        sys.executable,
+        "-m",
+        "mopt",
+        "build",
+        job.source,
+        "--data",
+        job.data,
+        *(["--metric", job.metric] if job.metric else []),
+    ]
     command += ["--out", str(home / "artifact"), "--threads", str(job.threads), "--name", job.name, "--json", "--quiet"]
-    command += ["--max-batch", str(max(job.shapes))]
     if job.recipe:
         (home / "mopt.toml").write_text("".join(f"{key} = {_toml(value)}\n" for key, value in job.recipe.items()))
         command += ["--recipe", str(home / "mopt.toml")]

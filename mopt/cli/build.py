@@ -105,7 +105,7 @@ def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
     from mopt.system.digests import describe_fields
-    from mopt.workflows.build import expectation_text
+    from mopt.workflows._request import expectation_text
 
     candidates = [
         {

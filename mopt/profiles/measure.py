@@ -44,6 +44,8 @@ _WARM_UP_TURNS = 6
 """After so many turns a session that never gets steady is measured as it is."""
 _GLANCES = 2
 """Inferences after which medians of turns are not about warming up any more."""
+_NO_GAIN = 0.01
+"""Share of a speed-up that nobody would change a model for."""
 _KEPT = 400
 """Latencies in the record of a batch size: quantiles of them, so that a manifest stays small."""
 _CONFIDENCE = 0.95
@@ -161,7 +163,8 @@ def interleave(
         feeds: Inputs of one batch size, used in turn.
         schedule: How many turns, and how long they are.
         monitor: Knows what disturbs, and how long quiet may be waited for; default: one for this call alone.
-        narrow: Stop early once every ratio to ``reference`` has an interval narrower than this share of itself.
+        narrow: Stop early once every ratio to ``reference`` has an interval narrower than this share of itself; where it is
+            open which of them is faster, than half of that.
         reference: Name of the model that ratios are taken to.
     """
     monitor = monitor or NoiseMonitor()
@@ -269,8 +272,14 @@ def _warm_up(session: Timed, feeds: Sequence[Feed], seconds: float) -> None:
 
 
 def _narrow_enough(logs: Mapping[str, TurnLog], reference: str, width: float) -> bool:
+    """Whether every interval is; where it is open who is faster, it has to be half as wide, so that no small gain is missed."""
     ratios = [ratio(logs[reference], log) for name, log in logs.items() if name != reference]
-    return all(estimate.high - estimate.low <= width * estimate.value for estimate in ratios)
+    return all(speed.high - speed.low <= (width / 2 if _is_open(speed) else width) * speed.value for speed in ratios)
+
+
+def _is_open(speed: Estimate) -> bool:
+    """Whether more rounds may show a gain that is worth having."""
+    return speed.low <= 1 <= speed.high and abs(speed.value - 1) > _NO_GAIN
 
 
 def ratio(reference: TurnLog, log: TurnLog) -> Estimate:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Plan", "build", "expectation_text", "explain_plan"]
+__all__ = ["Plan", "build", "explain_plan"]
 
 import dataclasses
 import importlib
 import shlex
-import statistics
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,47 +24,44 @@ from mopt.capacity.measure import (
     profile_operators,
     without_instance_groups,
 )
-from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
 from mopt.evaluators._metric import Metric
-from mopt.evaluators.tolerance import Tolerance
-from mopt.exporters._export import find_exporter
 from mopt.model.formats import model_format
 from mopt.model.onnx_io import LIBRARIES
-from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.profiles.machine import detect
-from mopt.profiles.noise import DISTURBED, NoiseMonitor
-from mopt.profiles.target import Target, check_measurable, load_target
+from mopt.profiles.noise import DISTURBED
+from mopt.profiles.target import Target
 from mopt.progress import Progress, Silent, Stopwatch
 from mopt.recipe import EffortName, Recipe, make_recipe
-from mopt.records import units
 from mopt.records._base import stamp
 from mopt.records.manifest import Golden, Manifest
 from mopt.records.measurement import Machine
 from mopt.records.serving import Batching, ServingProfile
 from mopt.reports.build import render_files
 from mopt.runtimes._base import SessionProcess
-from mopt.search.candidates import GraphTraits, SpaceInputs, graph_traits, reference_candidate, search_space
+from mopt.search.candidates import GraphTraits, graph_traits, reference_candidate
 from mopt.search.driver import search
-from mopt.search.effort import EFFORTS, Effort
-from mopt.search.from_recipe import check_search
-from mopt.search.outlook import expected_by_effort
-from mopt.search.quality import FEW_SAMPLES
 from mopt.search.selection import SearchResult
-from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
-from mopt.search.without_device import NOT_MEASURED, check_buildable, choose_unmeasured, engine_pass, runs_here
+from mopt.search.without_device import NOT_MEASURED, choose_unmeasured, runs_here
 from mopt.system.digests import digest, versions
 from mopt.system.forkserver import forking, prestart
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
+from mopt.workflows._request import (
+    Site,
+    candidates_of,
+    check_recipe,
+    expectation_text,
+    expected_seconds_by_effort,
+    task_of,
+    threads_of,
+)
 from mopt.workflows._sources import PreparedModel, Source, first_samples, open_source, prepare_model
 from mopt.workflows.label import with_labels
 
-_GLANCE_SECONDS = 0.2
-"""For which the reference is run to tell how long a build will take."""
 _GOLDEN_SAMPLES = 4
 _GOLDEN_SHARE = {False: 1e-3, True: 5e-2}
 """What another machine may differ by, as a share of the largest output: in FP32, and in a lower precision."""
@@ -87,15 +83,6 @@ class Plan:
     candidates: tuple[Candidate, ...]
     expected_seconds: dict[EffortName, float]
     """Of a build at each effort, as far as it can be foreseen; none for a target whose device is not here."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Site:
-    """Where it is built, and where it will run."""
-
-    machine: Machine
-    target: Target
-    monitor: NoiseMonitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +122,9 @@ def build(
     """
     recipe = recipe or make_recipe(values)
     progress, store = Stopwatch(progress or Silent()), store or Store(default_root())
-    site = _check(recipe)
+    site = check_recipe(recipe)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
-    _import_ahead(recipe, site.machine)
     with recording(progress):
         progress.expect(_expected(recipe))
         progress.stage("reading the model and the data", 2)
@@ -147,16 +133,17 @@ def build(
         source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
         with store.entry("builds", _key(recipe, site, source, metric)) as entry:
             if entry.scratch is not None:
+                _import_ahead(recipe, site.machine)
                 progress.stage("checking the export, simplifying", 2)
                 prepared = prepare_model(source, recipe, store, progress)
-                if text := expectation_text(recipe, _expected_by_effort(recipe, site, source, prepared)):
+                if text := expectation_text(recipe, expected_seconds_by_effort(recipe, site, source, prepared)):
                     progress.note(text)
                 gpu = site.target.gpu
                 choose = search if gpu is None or runs_here(gpu) else choose_unmeasured
                 result = choose(
-                    _task(recipe, site, source, prepared, metric, store),
-                    reference_candidate(_threads(recipe, site.machine)),
-                    _candidates(recipe, site, prepared),
+                    task_of(recipe, site, source, prepared, metric, store),
+                    reference_candidate(threads_of(recipe, site.machine)),
+                    candidates_of(recipe, site, prepared),
                     progress,
                 )
                 outcome = _outcome(recipe, site, source, prepared, result, progress)
@@ -173,7 +160,7 @@ def build(
 def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Store | None = None) -> Plan:
     """Export the model and read the data, and return what a build would try."""
     progress, store = progress or Silent(), store or Store(default_root())
-    site = _check(recipe)
+    site = check_recipe(recipe)
     progress.stage("reading the model and the data", 2)
     source = open_source(recipe, store, progress)
     metric = source.metric(recipe)
@@ -187,68 +174,16 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
         traits=graph_traits(prepared.simplified.model),
         data=source.split.description,
         metric=metric.name,
-        candidates=tuple(_candidates(recipe, site, prepared)),
-        expected_seconds=_expected_by_effort(recipe, site, source, prepared),
+        candidates=tuple(candidates_of(recipe, site, prepared)),
+        expected_seconds=expected_seconds_by_effort(recipe, site, source, prepared),
     )
-
-
-def _expected_by_effort(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel) -> dict[EffortName, float]:
-    gpu = site.target.gpu
-    if gpu is not None and not runs_here(gpu):
-        return {}
-    reference = reference_candidate(_threads(recipe, site.machine))
-    feeds = batch_feeds(prepared.signature, source.split.evaluation, prepared.signature.batch_size or 1)
-    try:
-        with SessionProcess(reference.runtime, prepared.validated.model) as session:
-            latencies = session.time(feeds, _GLANCE_SECONDS, 2)
-    except CandidateRejectedError:  # running the reference over the samples says what is wrong with which of them
-        return {}
-    tried = {name: _candidates(_with_effort(recipe, name), site, prepared) for name in EFFORTS}
-    return expected_by_effort(
-        statistics.median(latencies) / 1e3,
-        {name: sum(candidate.refused is None for candidate in candidates) for name, candidates in tried.items()},
-        samples=len(source.split.evaluation),
-        few=FEW_SAMPLES,
-        calibration=len(source.split.calibration),
-        sizes={name: effort.batch_sizes(prepared.signature, recipe.search.max_batch) for name, effort in EFFORTS.items()},
-        screening_batch=prepared.signature.batch_size or 1,
-    )
-
-
-def _with_effort(recipe: Recipe, name: EffortName) -> Recipe:
-    return recipe.model_copy(update={"search": recipe.search.model_copy(update={"effort": name})})
-
-
-def expectation_text(recipe: Recipe, expected: Mapping[EffortName, float]) -> str:
-    """Say how long a build will take, and how long it would at another effort; nothing where that is not known."""
-    if not expected:
-        return ""
-    others = [f"{name} {units.about(seconds)}" for name, seconds in expected.items() if name != recipe.search.effort]
-    return f"{recipe.search.effort} effort, about {units.about(expected[recipe.search.effort])}; {', '.join(others)}"
 
 
 def _import_ahead(recipe: Recipe, machine: Machine) -> None:
-    """Import what is needed later, here and in other processes, while the model and the data are read."""
+    """Import what is needed later, here and in other processes, while the export is checked."""
     prestart(LIBRARIES, {})
-    reference_candidate(_threads(recipe, machine)).runtime.prestart()
+    reference_candidate(threads_of(recipe, machine)).runtime.prestart()
     threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()
-
-
-def _check(recipe: Recipe) -> _Site:
-    """Refuse what cannot be built, before any work."""
-    if recipe.traffic.rate is not None or recipe.traffic.p99 is not None:
-        check_installed()
-    machine = detect()
-    target = load_target(recipe.target, machine)
-    check_measurable(target, machine)
-    check_buildable(target)
-    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
-    for system in recipe.serve:
-        load("serving", system)
-    check_search(recipe.search, target)
-    Tolerance.parse(recipe.tolerance)
-    parse_arrivals(recipe.traffic.arrivals)
-    return _Site(machine, target, NoiseMonitor())
 
 
 def _expected(recipe: Recipe) -> dict[str, float]:
@@ -258,11 +193,7 @@ def _expected(recipe: Recipe) -> dict[str, float]:
     return {SERVER_STAGE: expected_seconds(detect().cores, recipe.search.max_batch), _WRITING: 2.0}
 
 
-def _threads(recipe: Recipe, machine: Machine) -> int:
-    return recipe.search.threads or machine.cores
-
-
-def _key(recipe: Recipe, site: _Site, source: Source, metric: Metric) -> dict[str, Any]:
+def _key(recipe: Recipe, site: Site, source: Source, metric: Metric) -> dict[str, Any]:
     """Everything that an artifact depends on."""
     return {
         "recipe": recipe.model_dump(mode="json", exclude={"gate"}),
@@ -285,61 +216,12 @@ def _libraries() -> tuple[str, ...]:
     return ("numpy", *sorted(named))
 
 
-def _candidates(recipe: Recipe, site: _Site, prepared: PreparedModel) -> list[Candidate]:
-    options, gpu = recipe.search, site.target.gpu
-    engine = (
-        engine_pass(gpu, recipe.engine, prepared.signature, prepared.calibration, options.max_batch)
-        if gpu is not None
-        else None
-    )
-    traits = graph_traits(prepared.simplified.model)
-    inputs = SpaceInputs(traits, site.target, prepared.calibration, _threads(recipe, site.machine), engine)
-    serving = [load("serving", name)() for name in recipe.serve]
-    return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving, options.effort)
-
-
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
     return {title: round(value, 2) for title, value in seconds.items()}
 
 
-def _effort(recipe: Recipe) -> Effort:
-    effort, rounds = EFFORTS[recipe.search.effort], recipe.search.rounds
-    return effort if rounds is None else dataclasses.replace(effort, rounds=rounds)
-
-
-def _task(recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, metric: Metric, store: Store) -> SearchTask:
-    options = recipe.search
-    evaluation = source.split.evaluation.first(EFFORTS[options.effort].evaluation)
-    return SearchTask(
-        source=prepared.validated.model,
-        calibration=prepared.calibration,
-        compiling=CompileTask(prepared.simplified.model, prepared.simplified.records, store, prepared.memory),
-        quality=QualityTask(
-            signature=prepared.signature,
-            samples=evaluation,
-            metric=metric,
-            tolerance=Tolerance.parse(recipe.tolerance),
-            confidence=options.confidence,
-            inconclusive=options.inconclusive,
-            machine=site.machine,
-            store=store,
-        ),
-        speed=SpeedTask(
-            signature=prepared.signature,
-            samples=evaluation,
-            objective=recipe.objective,
-            latency_limit_ms=recipe.traffic.p99,
-            max_batch=options.max_batch,
-            effort=_effort(recipe),
-            memory=prepared.memory,
-            monitor=site.monitor,
-        ),
-        time_budget_s=options.time_budget / 1e3,
-    )
-
-
 def _outcome(
-    recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, result: SearchResult, progress: Progress
+    recipe: Recipe, site: Site, source: Source, prepared: PreparedModel, result: SearchResult, progress: Progress
 ) -> _Outcome:
     """The choice as a server runs it; instance groups are measured only when there is traffic, nothing without its device."""
     profile, traffic = result.chosen.profile, recipe.traffic
@@ -395,7 +277,7 @@ def _unmeasured_batching(recipe: Recipe, signature: Signature) -> Batching:
 
 
 def _write(
-    folder: Path, recipe: Recipe, site: _Site, source: Source, prepared: PreparedModel, outcome: _Outcome, command: str
+    folder: Path, recipe: Recipe, site: Site, source: Source, prepared: PreparedModel, outcome: _Outcome, command: str
 ) -> None:
     result = outcome.result
     inputs = first_samples(source.split)[:_GOLDEN_SAMPLES]
@@ -460,7 +342,7 @@ def _golden(result: SearchResult, outputs: list[Feed]) -> Golden:
 
 def _manifest(
     recipe: Recipe,
-    site: _Site,
+    site: Site,
     source: Source,
     prepared: PreparedModel,
     outcome: _Outcome,

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mopt.profiles.measure import TurnLog, TurnSchedule, interleave, percentile, ratio, summarize
+from mopt.profiles.measure import TurnLog, TurnSchedule, _narrow_enough, interleave, percentile, ratio, summarize
 from mopt.profiles.noise import Disturbance
 
 
@@ -57,6 +57,14 @@ def test_warm_up_is_not_measured():
 def test_stops_early_once_the_ratios_are_narrow():
     logs = interleave(sessions(reference=2.0, other=1.0), [{}], TurnSchedule(rounds=50), narrow=0.05, reference="reference")
     assert len(logs["other"].turns) == 5
+
+
+@pytest.mark.parametrize(("gain", "stops_early"), [(1.015, False), (1.0, True), (1.5, True)])
+def test_a_small_gain_is_looked_at_for_longer(gain, stops_early):
+    """The interval is 4 % wide: enough to know that 1.5 is faster and 1.0 is not, and too little to know whether 1.015 is."""
+    noise = [0.98, 1.02, 0.99, 1.01, 0.98, 1.02]
+    slow = {"reference": TurnLog(tuple((gain * factor,) for factor in noise)), "other": TurnLog(((1.0,),) * len(noise))}
+    assert _narrow_enough(slow, "reference", 0.05) is stops_early
 
 
 def test_stops_when_the_time_is_up_but_never_before_five_rounds():

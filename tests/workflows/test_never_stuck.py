@@ -274,7 +274,7 @@ def test_a_session_that_hangs_again_later_is_lost_at_once(model, told, tmp_path)
 def test_a_build_ends_well_and_says_everywhere_what_was_lost(tmp_path, store, monkeypatch, capsys, always):
     small = digits(tmp_path)
     lost = Candidate("hangs-fp32", (), HangingRuntime(threads=1, hangs=always, after=20))
-    monkeypatch.setattr(build, "_candidates", lambda *_: [lost])
+    monkeypatch.setattr(build, "candidates_of", lambda *_: [lost])
     progress = Told()
     artifact = build.build(
         model=str(small.model), data={"path": str(small.data), "label": "label"}, search={"max_batch": 1, "rounds": 5},
