@@ -228,7 +228,7 @@ def _build(name: str, job: Job, home: Path) -> Entry:
 def _open(variant: Variant) -> SessionProcess:
     runtime = plugins.load("runtimes", variant.runtime)(**variant.fields)
     form = "openvino" if (Path(variant.folder) / "model.xml").exists() else "onnx"
-    return SessionProcess(runtime, Model(form, Path(variant.folder), ""), timeout=300)
+    return SessionProcess(runtime, Model(form, Path(variant.folder), ""))
 
 
 def _judge(entries: Sequence[Entry], case: models.Case, held_out: Sequence[Any], job: Job) -> None:

@@ -74,7 +74,7 @@ def _row(source: Model, precision: str, folder: Path) -> str:
 def _applied(step: Pass, source: Model, folder: Path) -> tuple[Model, dict[str, Any]]:
     """Return what a pass makes in a process of its own, and what it told."""
     (folder / "model").mkdir(parents=True)
-    (result,) = run(run_passes, (step,), source, folder / "model", timeout=3600)
+    (result,) = run(run_passes, (step,), source, folder / "model", limit=TimeLimit(3600))
     return Model(step.makes, folder / "model", ""), result["detail"]
 
 
