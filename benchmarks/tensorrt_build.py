@@ -27,6 +27,7 @@ from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.passes.convert_float16 import ConvertFloat16
 from mopt.passes.quantize_tensorrt import QuantizeTensorrt
 from mopt.profiles.machine import detect
+from mopt.system.deadlines import TimeLimit
 from mopt.system.process import run
 
 SHAPES = {10: (256, 3), 100: (768, 4), 440: (1024, 9), 1300: (1536, 11), 2400: (2048, 12)}
