@@ -201,7 +201,7 @@ def _without_labels(case: models.Case, folder: Path) -> str:
     with np.load(case.data, allow_pickle=False) as arrays:
         np.savez(
             folder.parent / "unlabelled.npz",
-            **{name: arrays[name] for name in arrays.files if name not in ("label", "picture")},
+            **{name: arrays[name] for name in arrays.files if name != "label"},
         )
     return str(folder.parent / "unlabelled.npz")
 
@@ -228,7 +228,7 @@ def _build(name: str, job: Job, home: Path) -> Entry:
 def _open(variant: Variant) -> SessionProcess:
     runtime = plugins.load("runtimes", variant.runtime)(**variant.fields)
     form = "openvino" if (Path(variant.folder) / "model.xml").exists() else "onnx"
-    return SessionProcess(runtime, Model(form, Path(variant.folder), ""))
+    return SessionProcess(runtime, Model(form, Path(variant.folder), variant.folder))
 
 
 def _judge(entries: Sequence[Entry], case: models.Case, held_out: Sequence[Any], job: Job) -> None:

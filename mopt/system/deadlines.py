@@ -23,6 +23,8 @@ STARTING = 30.0
 _IDLE = 30.0
 _UNMEASURED = 300.0
 """Seconds for what was never measured, beside the size of the model; idleness is noticed before."""
+_LONGEST = 86400.0
+"""Seconds that anything may take: what follows from inputs a million times as large as those before is no time to wait for."""
 _BYTES_PER_SECOND = 1e6
 """Of a model that is loaded, or compiled by a runtime, for the first time: slower than any that we have seen."""
 
@@ -48,12 +50,12 @@ class TimeLimit:
             planned: Seconds that the clock decides, however fast the machine is.
             at_least: Seconds that are added to it.
         """
-        return cls(planned + at_least + SLOWER * expected)
+        return cls(min(planned + at_least + SLOWER * expected, _LONGEST))
 
     @classmethod
     def from_size(cls, size_bytes: int) -> Self:
         """Return the limit for the first work on a model of this size, of which nothing is known yet."""
-        return cls(_UNMEASURED + size_bytes / _BYTES_PER_SECOND)
+        return cls(min(_UNMEASURED + size_bytes / _BYTES_PER_SECOND, _LONGEST))
 
     def within(self, seconds: float) -> TimeLimit:
         """Return the same, no longer than ``seconds``."""

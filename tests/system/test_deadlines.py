@@ -55,3 +55,11 @@ def test_larger_inputs_may_take_more_than_in_proportion_and_prepare_for_their_sh
     pace.note(800, 0.8, 0.8)
     assert pace.limit(800).seconds == pytest.approx(SHORTEST + SLOWER * 0.8)
     assert pace.slowest == 0.8
+
+
+def test_nothing_is_waited_for_longer_than_a_wait_can_be():
+    pace = Pace(TimeLimit(300.0))
+    pace.note(1, 0.1)
+    day = 24 * 3600
+    assert pace.limit(10**9).seconds == day
+    assert TimeLimit.from_size(10**18).seconds == day
