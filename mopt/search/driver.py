@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mopt.errors import CandidateRejectedError, Rejection
 from mopt.model.samples import batch_feeds
 from mopt.progress import Progress, Silent
+from mopt.search.mixed_precision import quantizing_pass
 from mopt.search.outlook import (
     COMPILING,
     QUALITY,
@@ -145,10 +146,17 @@ def _expected_refining(task: SearchTask, reference: Trial, trials: Sequence[Tria
     return {
         mixed_precision_stage(trial.record.name): min(
             _OVER_TIME * task.effort.refined_seconds,
-            expected_mixed_precision(sum(step.seconds for step in trial.record.passes if not step.cached), pace),
+            expected_mixed_precision(_variant_seconds(trial), pace),
         )
         for trial in _worth_refining(task, trials, _best_that_holds(task, reference, trials))
     }
+
+
+def _variant_seconds(trial: Trial) -> float:
+    """What a variant with mixed precision takes to compile: the passes before the one that quantizes are in the cache."""
+    passes, step = trial.candidate.passes, quantizing_pass(trial.candidate.passes)
+    repeated = {later.name for later in passes[passes.index(step) :]} if step else set()
+    return sum(record.seconds for record in trial.record.passes if record.name in repeated)
 
 
 def _refine(
