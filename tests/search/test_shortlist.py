@@ -1,4 +1,5 @@
 import dataclasses
+import random
 
 import pytest
 
@@ -17,9 +18,12 @@ class Stub:
     effort: object = EFFORTS["standard"]
 
 
+NOISE = (-0.03, -0.02, -0.01, -0.005, 0, 0, 0.005, 0.01, 0.02, 0.03)
+"""Shares by which ten rounds differ from what they usually take."""
+
+
 def log(milliseconds: float) -> TurnLog:
-    """Ten rounds that differ by a few percent."""
-    return TurnLog(tuple((milliseconds * (1 + index / 200),) for index in range(10)))
+    return TurnLog(tuple((milliseconds * (1 + share),) for share in random.Random(milliseconds).sample(NOISE, len(NOISE))))
 
 
 def logs(**milliseconds: float) -> dict[str, TurnLog]:
@@ -44,7 +48,7 @@ def test_two_speeds_are_equal_when_near_and_within_each_others_interval(left, ri
 
 
 def test_beyond_the_first_batch_size_the_fastest_and_its_equals_race_on():
-    measured = logs(fastest=4, equal=4.02, slower=6)
+    measured = logs(fastest=4, equal=4.01, slower=6)
     opened = dict.fromkeys([REFERENCE, CONTROL, *measured], None)
     assert list(still_racing(Stub(), opened, measured)) == [REFERENCE, "fastest", "equal"]
     everyone = still_racing(Stub(objective="throughput"), opened, measured)
@@ -72,5 +76,5 @@ def test_one_that_was_lost_races_no_more():
 )
 def test_larger_batches_are_measured_as_long_as_they_may_be_of_use(task, by_size, following, seconds, reason):
     measured = {size: {REFERENCE: log(3 * value), "winner": log(value)} for size, value in by_size.items()}
-    assert ratio(measured[1][REFERENCE], measured[1]["winner"]).value == pytest.approx(3)
+    assert ratio(measured[1][REFERENCE], measured[1]["winner"]).value == pytest.approx(3, rel=0.05)
     assert why_no_larger(task, measured, following, 2, seconds, 2) == reason

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from mopt.errors import UserError
@@ -18,21 +20,27 @@ from tests.small import digits
 
 
 def recipe_of(small, **search):
-    return make_recipe({"model": small.model, "data": small.data, "serve": [], "search": search})
+    return make_recipe({"model": str(small.model), "data": str(small.data), "serve": [], "search": search})
 
 
-@pytest.mark.parametrize("values", [{"tolerance": "a bit"}, {"target": "abacus"}, {"serve": ["nobody"]}])
-def test_what_cannot_be_built_is_refused_before_any_work(tmp_path, values):
-    (tmp_path / "model.onnx").touch()
-    with pytest.raises(UserError):
-        check_recipe(make_recipe({"model": tmp_path / "model.onnx", "data": tmp_path / "none.npz", **values}))
+VALUES = {"model": "model.onnx", "data": "none.npz"}
 
 
-def test_threads_are_those_of_the_recipe_or_one_for_each_core(tmp_path):
-    (tmp_path / "model.onnx").touch()
-    values = {"model": tmp_path / "model.onnx", "data": tmp_path / "none.npz"}
-    assert threads_of(make_recipe({**values, "search": {"threads": 3}}), detect()) == 3
-    assert threads_of(make_recipe(values), detect()) == detect().cores
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"tolerance": "a bit"}, "a bit"), ({"target": "abacus"}, "abacus"), ({"serve": ["nobody"]}, "nobody")],
+)
+def test_what_cannot_be_built_is_refused_before_any_work(tmp_path, monkeypatch, values, message):
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").touch()
+    recipe = make_recipe({**VALUES, **values})
+    with pytest.raises(UserError, match=message):
+        check_recipe(recipe)
+
+
+def test_threads_are_those_of_the_recipe_or_one_for_each_core():
+    assert threads_of(make_recipe({**VALUES, "search": {"threads": 3}}), detect()) == 3
+    assert threads_of(make_recipe(VALUES), detect()) == detect().cores
 
 
 @pytest.mark.slow
@@ -55,6 +63,5 @@ def test_more_effort_tries_and_takes_more(tmp_path):
     ]
 
 
-def test_nothing_is_said_of_what_is_not_known(tmp_path):
-    (tmp_path / "model.onnx").touch()
-    assert expectation_text(make_recipe({"model": tmp_path / "model.onnx", "data": tmp_path / "none.npz"}), {}) == ""
+def test_nothing_is_said_of_what_is_not_known():
+    assert expectation_text(make_recipe(VALUES), {}) == ""

@@ -29,7 +29,8 @@ class ExpectedCer(LabelFreeMetric):
     """Errors that a candidate adds for each character of the reference's reading, after greedy CTC decoding.
 
     Expected is the sum over changed steps of ``p(class of the reference) - p(class of the candidate)``, as the reference
-    sees them. Certified by the edit distance of the two readings, which is a metric: the error rate changes by no more.
+    sees them, and never more than the edit distance of the two readings: a step that moves, or repeats, reads as before.
+    Certified by that distance, which is a metric: the error rate changes by no more.
 
     Attributes:
         blank: Class of the blank; -1 for the last.
@@ -58,7 +59,8 @@ class ExpectedCer(LabelFreeMetric):
         logs = log_probabilities(truth, form)
         expected = np.exp(logs.max(axis=1)) - np.exp(logs[np.arange(len(logs)), _best(answer)])
         readings = self._reading(answer), self._reading(truth)
-        return np.array([float(edit_distance(*readings)), float(expected.sum()), float(max(1, len(readings[1])))])
+        edits = float(edit_distance(*readings))
+        return np.array([edits, min(edits, float(expected.sum())), float(max(1, len(readings[1])))])
 
     def _reading(self, scores: npt.NDArray[Any]) -> list[int]:
         blank = self.blank % scores.shape[-1]
