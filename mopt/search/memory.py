@@ -17,6 +17,8 @@ _SHARE_FOR_EXPORT = 0.8
 """Of the machine, while nothing else is open: frameworks take several times the size of a model to export it."""
 _SHARE_OF_MODEL = 1.9
 """Of a large model's size, so that with what a child grows by between two looks a build stays within twice that size."""
+_LIBRARIES = 500e6
+"""Bytes of this process and of those that only import libraries, which stay as long as a build does."""
 _RESIDENT_FACTOR = 1.1
 _RESIDENT_BASE = 150e6
 """Memory of a session: this share of its model's size, and these bytes for the runtime itself."""
@@ -57,7 +59,7 @@ def memory_budget(limit: int | None, machine: Machine, source: Model) -> int:
     if limit:
         return limit
     half = int(machine.memory_bytes * _SHARE_OF_MEMORY)
-    return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size))
+    return half if source.size <= _SMALL_MODEL else min(half, int(_SHARE_OF_MODEL * source.size - _LIBRARIES))
 
 
 def export_budget(limit: int | None, machine: Machine) -> int:
