@@ -25,7 +25,7 @@ _HANDS_ON = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeInt8Nncf(QuantizingPass, FilePass):
-    """Round the weights of what ``calibrate_nncf`` made to INT8.
+    """Round the weights of what ``calibrate_int8_nncf`` made to INT8.
 
     What stays in float reads what was in front of a FakeQuantize, and gets back the bias that it had before the error of
     rounding was taken from it.

@@ -89,7 +89,9 @@ def test_servers_are_asked_after_the_patterns():
 def test_an_option_of_the_recipe_is_told_from_a_default():
     isa = cpu("avx2", "avx512_vnni", "avx512_bf16")
     specs = [
-        CandidateSpec(name=name, runtime="openvino", runtime_options=options, passes=["calibrate_nncf", "quantize_int8_nncf"])
+        CandidateSpec(
+            name=name, runtime="openvino", runtime_options=options, passes=["calibrate_int8_nncf", "quantize_int8_nncf"]
+        )
         for name, options in (("theirs", {"precision": "f32"}), ("open", {}))
     ]
     theirs, left_open = search_space(inputs(CNN, isa), ("theirs", "open"), "latency", specs, [Triton()])

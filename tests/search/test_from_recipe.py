@@ -37,7 +37,9 @@ def test_what_the_recipe_leaves_open_follows_from_the_target_and_the_model():
         (step,) = made(search("quantize_int8_static"), target).passes
         assert (step.reduce_range, step.activations) == options
     assert not made(search({"name": "quantize_int8_static", "reduce_range": False})).passes[0].reduce_range
-    assert made(search("calibrate_nncf", "quantize_int8_nncf", runtime="openvino"), traits=TRANSFORMER).passes[0].transformer
+    assert (
+        made(search("calibrate_int8_nncf", "quantize_int8_nncf", runtime="openvino"), traits=TRANSFORMER).passes[0].transformer
+    )
 
 
 def test_an_engine_is_built_for_the_target():

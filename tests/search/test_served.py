@@ -10,7 +10,7 @@ from mopt.artifacts.serving.triton import Triton
 from mopt.errors import Rejection
 from mopt.model.samples import Samples
 from mopt.passes.build_openvino import BuildOpenvino
-from mopt.passes.calibrate_nncf import CalibrateNncf
+from mopt.passes.calibrate_int8_nncf import CalibrateInt8Nncf
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
@@ -21,7 +21,7 @@ from mopt.system.plugins import load
 
 BF16, PLAIN = ("avx2", "avx512_vnni", "avx512_bf16"), ("avx2",)
 FLOAT = Candidate("fp32", (BuildOpenvino(),), OpenVINO(threads=2))
-INT8 = Candidate("int8", (CalibrateNncf(calibration=Samples(Path(), "", 1)), QuantizeInt8Nncf()), OpenVINO(threads=2))
+INT8 = Candidate("int8", (CalibrateInt8Nncf(calibration=Samples(Path(), "", 1)), QuantizeInt8Nncf()), OpenVINO(threads=2))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

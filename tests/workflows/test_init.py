@@ -1,7 +1,7 @@
 import pytest
 
 from mopt.passes.build_openvino import BuildOpenvino
-from mopt.passes.calibrate_nncf import CalibrateNncf
+from mopt.passes.calibrate_int8_nncf import CalibrateInt8Nncf
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from mopt.runtimes._base import SessionProcess
@@ -13,7 +13,7 @@ from tests.passes import graphs
 
 STEPS = {
     "onnxruntime": lambda data: ((QuantizeInt8Static(calibration=data),), OnnxRuntime(threads=1)),
-    "nncf": lambda data: ((CalibrateNncf(calibration=data), QuantizeInt8Nncf()), OpenVINO(threads=1)),
+    "nncf": lambda data: ((CalibrateInt8Nncf(calibration=data), QuantizeInt8Nncf()), OpenVINO(threads=1)),
     "openvino": lambda data: ((BuildOpenvino(),), OpenVINO(threads=1)),
 }
 

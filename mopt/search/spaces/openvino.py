@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from mopt.passes.build_openvino import BuildOpenvino
-from mopt.passes.calibrate_nncf import CalibrateNncf
+from mopt.passes.calibrate_int8_nncf import CalibrateInt8Nncf
 from mopt.passes.quantize_int4_nncf import QuantizeInt4Nncf
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.runtimes.openvino import OpenVINO
@@ -29,7 +29,7 @@ class OpenvinoSpace(SearchSpace):
             return
         float32 = OpenVINO(threads=inputs.threads)
         static = OpenVINO(threads=inputs.threads, shapes="static")
-        calibrated = CalibrateNncf(calibration=inputs.calibration, **self.defaults(inputs)["calibrate_nncf"])
+        calibrated = CalibrateInt8Nncf(calibration=inputs.calibration, **self.defaults(inputs)["calibrate_int8_nncf"])
         int8 = (calibrated, QuantizeInt8Nncf())
         if traits.arithmetic:
             yield Candidate("openvino-int8", int8, float32)
@@ -58,4 +58,4 @@ class OpenvinoSpace(SearchSpace):
     def defaults(self, inputs: SpaceInputs) -> Mapping[str, Mapping[str, Any]]:
         """Return how INT8 is chosen: attention has patterns of its own, and 7 bits where products saturate."""
         reduce_range = "none" if inputs.target.integer_dot else "all"
-        return {"calibrate_nncf": {"transformer": inputs.traits.transformer, "reduce_range": reduce_range}}
+        return {"calibrate_int8_nncf": {"transformer": inputs.traits.transformer, "reduce_range": reduce_range}}

@@ -7,7 +7,7 @@ import pytest
 
 from mopt.errors import NotApplicableError
 from mopt.model.samples import Sample, write_samples
-from mopt.passes.calibrate_nncf import CalibrateNncf
+from mopt.passes.calibrate_int8_nncf import CalibrateInt8Nncf
 from tests.passes import graphs, nncf_graphs
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_types_stay_in_float(tmp_path: Path) -> None:
     source, data = graphs.cnn(tmp_path / "cnn"), graphs.images(tmp_path / "data")
     _, result = nncf_graphs.quantize(source, data, tmp_path / "types", float_types=("MatMul",))
     assert result.detail["quantized"] == {"Convolution": 2}
-    everything = CalibrateNncf(calibration=data, float_types=("MatMul", "Convolution", "AvgPool", "ReduceMean"))
+    everything = CalibrateInt8Nncf(calibration=data, float_types=("MatMul", "Convolution", "AvgPool", "ReduceMean"))
     with pytest.raises(NotApplicableError, match="changed nothing"):
         everything.apply(source, tmp_path)
 
@@ -50,7 +50,7 @@ def test_types_stay_in_float(tmp_path: Path) -> None:
 def test_samples_without_an_input_are_refused(tmp_path: Path) -> None:
     data = graphs.samples(tmp_path / "data", other=(3, 16, 16))
     with pytest.raises(NotApplicableError, match="not all inputs"):
-        CalibrateNncf(calibration=data).apply(graphs.cnn(tmp_path / "cnn"), tmp_path)
+        CalibrateInt8Nncf(calibration=data).apply(graphs.cnn(tmp_path / "cnn"), tmp_path)
 
 
 def test_spelled_out_arithmetic_stays_in_float_when_asked(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_spelled_out_arithmetic_stays_in_float_when_asked(tmp_path: Path) -> Non
     """
     source = graphs.model(tmp_path / "model", text, graphs.weights(w=(64, 64), v=(64, 64)))
     data = graphs.samples(tmp_path / "data", 8, x=(64,))
-    assert "Multiply" in _fed_by_integers(CalibrateNncf(calibration=data), source, tmp_path / "full")
-    step = CalibrateNncf(calibration=data, weighted_only=True)
+    assert "Multiply" in _fed_by_integers(CalibrateInt8Nncf(calibration=data), source, tmp_path / "full")
+    step = CalibrateInt8Nncf(calibration=data, weighted_only=True)
     assert _fed_by_integers(step, source, tmp_path / "weighted") == {"MatMul"}
 
 
-def _fed_by_integers(step: CalibrateNncf, source: graphs.Model, folder: Path) -> set[str]:
+def _fed_by_integers(step: CalibrateInt8Nncf, source: graphs.Model, folder: Path) -> set[str]:
     import openvino
 
     made, _ = graphs.apply(step, source, folder)
@@ -129,4 +129,4 @@ def test_float64_beside_integers_is_refused_in_a_line(tmp_path: Path) -> None:
     """
     source = graphs.model(tmp_path / "m", text, graphs.weights(w=(4, 4)))
     with pytest.raises(NotApplicableError, match="float64, which OpenVINO does not run beside integers"):
-        CalibrateNncf(calibration=graphs.samples(tmp_path / "d", 2, x=(4,))).apply(source, tmp_path)
+        CalibrateInt8Nncf(calibration=graphs.samples(tmp_path / "d", 2, x=(4,))).apply(source, tmp_path)

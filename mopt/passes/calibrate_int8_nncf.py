@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CalibrateNncf"]
+__all__ = ["CalibrateInt8Nncf"]
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ _ELEMENTWISE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrateNncf(FilePass):
+class CalibrateInt8Nncf(FilePass):
     """Convert ONNX to OpenVINO's IR and insert FakeQuantize with NNCF's post-training quantization.
 
     The weights stay in float, for ``quantize_int8_nncf`` to round: whichever operators that leaves in float, the samples
