@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CHANNEL_AXES", "convert", "dataset", "nncf", "openvino", "save", "weights_of", "widen_biases"]
+__all__ = ["CHANNEL_AXES", "convert", "dataset", "nncf", "openvino", "save", "type_of", "weights_of", "widen_biases"]
 
 import importlib
 import re
@@ -125,6 +125,11 @@ def save(model: Any, folder: Path, *, half: bool) -> int:
     """Write ``model.xml`` and ``model.bin``; return the bytes of the weights."""
     openvino().save_model(model, str(folder / "model.xml"), compress_to_fp16=half)
     return (folder / "model.bin").stat().st_size
+
+
+def type_of(node: Any) -> str:
+    """Return the type of an operator, such as ``MatMul``."""
+    return str(node.get_type_name())
 
 
 def weights_of(node: Any) -> Any:

@@ -13,7 +13,7 @@ from mopt.model.files import Model
 from mopt.model.samples import Samples
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes._nncf_biases import BIASES, changed_biases, write_biases
-from mopt.passes._openvino import convert, dataset, nncf, save, widen_biases
+from mopt.passes._openvino import convert, dataset, nncf, save, type_of, widen_biases
 
 _ELEMENTWISE = (
     *("Add", "Divide", "Exp", "Gelu", "HSwish", "MVN", "Maximum", "Minimum", "Multiply", "Power", "ReduceL2"),
@@ -72,7 +72,7 @@ class CalibrateInt8Nncf(FilePass):
         quantized, ranges = self._quantize(library, model, recurrent, self.ranges), self.ranges
         if ranges == "default" and _has_no_range(quantized):
             quantized, ranges = self._quantize(library, model, recurrent, "minmax"), "minmax"
-        if not any(_type(node) == "FakeQuantize" for node in quantized.get_ops()):
+        if not any(type_of(node) == "FakeQuantize" for node in quantized.get_ops()):
             raise NotApplicableError("changed nothing: NNCF found no operator to quantize")
         write_biases(folder / BIASES, changed_biases(model, quantized))
         save(quantized, folder, half=False)
@@ -128,22 +128,22 @@ def _wrong_in_integers(model: Any) -> list[str]:
     """
     names = []
     for node in model.get_ops():
-        states = {"GRUSequence": (), "LSTMSequence": (1, 2)}.get(_type(node))
+        states = {"GRUSequence": (), "LSTMSequence": (1, 2)}.get(type_of(node))
         if states is not None and (not states or any(_is_given(node.input_value(port)) for port in states)):
             names.append(node.get_friendly_name())
     return sorted(names)
 
 
 def _is_float64(node: Any) -> bool:
-    return _type(node) != "Constant" and any(port.get_element_type().get_type_name() == "f64" for port in node.outputs())
+    return type_of(node) != "Constant" and any(port.get_element_type().get_type_name() == "f64" for port in node.outputs())
 
 
 def _is_given(state: Any) -> bool:
     """Whether a state is other than a constant, repeated for each sequence of the batch."""
     node = state.get_node()
-    while _type(node) in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
+    while type_of(node) in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
         node = node.input_value(0).get_node()
-    return _type(node) not in ("Broadcast", "Constant")
+    return type_of(node) not in ("Broadcast", "Constant")
 
 
 def _has_no_range(model: Any) -> bool:
@@ -152,11 +152,7 @@ def _has_no_range(model: Any) -> bool:
     The mean over samples of their extremes is infinite then, and NNCF makes a zero of it.
     """
     limits = [
-        [port.get_node() for port in node.input_values()[1:3]] for node in model.get_ops() if _type(node) == "FakeQuantize"
+        [port.get_node() for port in node.input_values()[1:3]] for node in model.get_ops() if type_of(node) == "FakeQuantize"
     ]
-    pairs = [[limit.get_data() for limit in pair] for pair in limits if all(_type(limit) == "Constant" for limit in pair)]
+    pairs = [[limit.get_data() for limit in pair] for pair in limits if all(type_of(limit) == "Constant" for limit in pair)]
     return not all(bool((low < high).all()) for low, high in pairs)
-
-
-def _type(node: Any) -> str:
-    return str(node.get_type_name())

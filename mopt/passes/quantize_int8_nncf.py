@@ -14,7 +14,7 @@ from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.passes._base import FilePass, PassResult, QuantizingPass
 from mopt.passes._nncf_biases import BIASES, bias_of, read_biases, replace_constant
-from mopt.passes._openvino import openvino, save, weights_of
+from mopt.passes._openvino import openvino, save, type_of, weights_of
 
 _HANDS_ON = {
     *("AvgPool", "Concat", "Convert", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice"),
@@ -53,13 +53,13 @@ class QuantizeInt8Nncf(QuantizingPass, FilePass):
 
         model = openvino().Core().read_model(str(source.file))
         kept = _restore(model, set(self.float_nodes), source.file.with_name(BIASES))
-        counts = Counter(_type(node) for node in model.get_ops())
+        counts = Counter(type_of(node) for node in model.get_ops())
         if not counts["FakeQuantize"]:
             raise NotApplicableError("nothing is left to quantize")
         compress_quantize_weights_transformation(model)
         size = save(model, folder, half=self.half)
         detail = {
-            "quantized": dict(Counter(_type(node) for node in model.get_ops() if _runs_on_integers(node))),
+            "quantized": dict(Counter(type_of(node) for node in model.get_ops() if _runs_on_integers(node))),
             "fake_quantize": counts["FakeQuantize"],
             "float_because": {"asked for": kept} if kept else {},
             "weight_bytes": size,
@@ -86,22 +86,18 @@ def _restore(model: Any, names: Collection[str], biases: Path) -> list[str]:
 def _read_unrounded(port: Any) -> None:
     """Let an input read what is in front of a FakeQuantize, through what only hands it on to this input."""
     source = port.get_source_output().get_node()
-    if _type(source) == "FakeQuantize":
+    if type_of(source) == "FakeQuantize":
         port.replace_source_output(source.input_value(0))
-    elif _type(source) in _HANDS_ON and len(port.get_source_output().get_target_inputs()) == 1:
+    elif type_of(source) in _HANDS_ON and len(port.get_source_output().get_target_inputs()) == 1:
         for behind in source.inputs():
             _read_unrounded(behind)
 
 
-def _type(node: Any) -> str:
-    return str(node.get_type_name())
-
-
 def _runs_on_integers(node: Any) -> bool:
     """Whether the second operand is an 8-bit constant, or an activation that was quantized."""
-    if _type(node) not in ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData"):
+    if type_of(node) not in ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData"):
         return False
     source = weights_of(node)
-    if _type(source) == "Constant":
+    if type_of(source) == "Constant":
         return source.get_element_type().get_type_name() in ("i8", "u8")
-    return _type(source) == "FakeQuantize"
+    return type_of(source) == "FakeQuantize"

@@ -215,8 +215,7 @@ def _mix(
     """
 
     def judge(variant: Candidate) -> Trial:
-        compiled = compile_trial(task.compiling, variant)
-        return _judged(task, expected, compiled)
+        return _judged(task, expected, compile_trial(task.compiling, variant))
 
     def attempt(variant: Candidate) -> Trial:
         return _try_variant(task, reference, expected, variant, bar)
