@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mopt.artifacts.artifact import FILE_NAME, golden_file, hash_once
-from mopt.artifacts.serving._base import ServingSystem
+from mopt.artifacts.serving._base import make_system
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.model.samples import write_feed
@@ -31,7 +31,6 @@ from mopt.system.files import (
     remove_stale,
     sync,
 )
-from mopt.system.plugins import load
 from mopt.system.store import KEY_FILE
 
 _MARKS = {"schema_version", "mopt_version", "chosen", "files"}
@@ -214,8 +213,8 @@ def _write_golden(folder: Path, inputs: Sequence[Feed], outputs: Sequence[Feed])
 
 
 def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequence[Feed]) -> None:
-    system: ServingSystem = load("serving", name)()
-    folder = artifact / "serving" / name
+    system = make_system(name)
+    folder = artifact / "serving" / system.name
     folder.mkdir(parents=True)
     try:
         system.write(folder, manifest=manifest, model_folder=artifact / "model", golden=golden)

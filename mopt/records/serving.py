@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Batching", "InstanceGroup", "ServingProfile", "Setting"]
+__all__ = ["Batching", "InstanceGroup", "Proof", "ServingProfile", "Setting"]
+
+from typing import Literal
 
 from mopt.records._base import Record
 from mopt.records.measurement import BatchProfile, Estimate, Machine, OperatorProfile
@@ -101,3 +103,13 @@ class Batching(Record):
     alternatives: tuple[Setting, ...] = ()
     rule_of_thumb: Setting | None = None
     """What the usual advice would take, 32 requests or 10 ms, for comparison."""
+
+
+class Proof(Record):
+    """One part of the proof that a serving system takes an artifact and serves what was judged."""
+
+    part: str
+    """What was looked at, such as ``answers over HTTP``."""
+    state: Literal["proven", "failed", "not run"]
+    detail: str
+    """The figures, or why it was not run."""

@@ -27,12 +27,14 @@ def as_served(
 
     Args:
         candidate: As its family or the recipe makes it.
-        systems: That will run it; one that does not serve its runtime takes nothing away.
+        systems: That will run it; where one does not serve its runtime, the candidate is refused.
         isa: Instruction sets of the target.
         requested: Options that the recipe gives its runtime.
     """
     runtime = candidate.runtime
     for system in systems:
+        if runtime.name not in system.settable:
+            return _refuse(candidate, f"{system.name} does not serve {runtime.name}")
         for option, value in _not_settable(system, runtime):
             reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
             if option not in runtime.unset:
@@ -60,9 +62,7 @@ def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[C
 
 def _not_settable(system: ServingSystem, runtime: Runtime) -> Iterator[tuple[str, Any]]:
     """The options with their values that a system would have to set, and cannot."""
-    settable = system.settable.get(runtime.name)
-    if settable is None:
-        return
+    settable = system.settable[runtime.name]
     for field in dataclasses.fields(runtime):
         value = getattr(runtime, field.name)
         nothing_asked = field.name in runtime.unset and value == runtime.unset[field.name]

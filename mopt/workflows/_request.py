@@ -16,6 +16,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping
 
+from mopt.artifacts.serving._base import make_system
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
@@ -38,7 +39,6 @@ from mopt.search.quality import FEW_SAMPLES
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
-from mopt.system.plugins import load
 from mopt.system.store import Store
 from mopt.workflows._sources import PreparedModel, Source
 
@@ -69,7 +69,7 @@ def check_recipe(recipe: Recipe) -> Site:
     check_buildable(target)
     find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
-        load("serving", system)
+        make_system(system)
     check_search(recipe.search, target)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
@@ -91,7 +91,7 @@ def candidates_of(recipe: Recipe, site: Site, prepared: PreparedModel) -> list[C
     )
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, threads_of(recipe, site.machine), engine)
-    serving = [load("serving", name)() for name in recipe.serve]
+    serving = [make_system(name) for name in recipe.serve]
     return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving, options.effort)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.artifact import is_artifact, read_manifest
+from mopt.artifacts.serving._base import make_system
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_reference_outputs, score
@@ -33,7 +34,7 @@ from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, ran
 from mopt.search.trial import Candidate
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recording
-from mopt.system.plugins import load, nearest
+from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
 from mopt.system.user_code import is_function
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
@@ -117,7 +118,7 @@ def explain(
         prepared = prepare_model(source, recipe, store, progress)
         threads = recipe.search.threads or machine.cores
         inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
-        serving = [load("serving", name)() for name in recipe.serve]
+        serving = [make_system(name) for name in recipe.serve]
         every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate, serving)
         chosen = _choose(every, _patterns(candidate), float_nodes)
         compiled = _compile(chosen, prepared, store)

@@ -63,6 +63,7 @@ class Triton(ServingSystem):
     """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
 
     # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
+    environment: ClassVar[str] = "triton"
     settable: ClassVar[Mapping[str, Settable]] = {
         "onnxruntime": Settable({"threads": ANY}),
         "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
@@ -70,6 +71,7 @@ class Triton(ServingSystem):
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
             "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
             "server",
+            pads=True,
         ),
         "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY}),
     }

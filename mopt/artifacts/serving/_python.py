@@ -1,0 +1,94 @@
+"""What all services in Python share: the model with the file that opens it, an image to run it in, and how it is asked."""
+
+from __future__ import annotations
+
+__all__ = ["PYTHON_SETTABLE", "check_python", "copy_file", "requirements", "service_name", "write_served_model"]
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mopt.artifacts.serving._base import EVERYTHING, Settable
+from mopt.errors import NotApplicableError
+from mopt.model.formats import model_format
+from mopt.model.signature import Feed
+from mopt.records.manifest import Manifest
+from mopt.system.files import files_below, link_or_copy
+
+_FILES = Path(__file__).parent / "_files"
+PYTHON_SETTABLE: Mapping[str, Settable] = dict.fromkeys(("onnxruntime", "onnxruntime_gpu", "openvino"), EVERYTHING)
+"""What a service can tell that opens the session itself, through ``served_model.py``."""
+_DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "onnxruntime_gpu": "onnxruntime-gpu", "openvino": "openvino"}
+_NOT_IN_JSON = frozenset({"bfloat16", "complex64", "complex128", "float8e4m3fn", "float8e5m2", "int4", "uint4"})
+
+
+def check_python(manifest: Manifest) -> None:
+    """Refuse what ``served_model.py`` cannot open, or JSON cannot carry.
+
+    Raises:
+        NotApplicableError: With the reason.
+    """
+    if manifest.runtime not in PYTHON_SETTABLE or manifest.format not in ("onnx", "openvino"):
+        raise NotApplicableError(f"a service in Python does not run a model of the form {manifest.format} here")
+    for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
+        if spec.dtype in _NOT_IN_JSON:
+            raise NotApplicableError(f"{spec.name} is {spec.dtype}, which JSON does not carry")
+
+
+def service_name(name: str) -> str:
+    """Return the model's name in lower case letters, digits and hyphens, at most 40: what every system takes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "model"
+
+
+def write_served_model(folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
+    """Write ``served_model.py``, ``served_model.json``, ``model/`` and, where there is a golden sample, ``warmup.npz``.
+
+    Raises:
+        NotApplicableError: When a service in Python cannot run this model.
+    """
+    import numpy as np
+
+    check_python(manifest)
+    for source in files_below(model_folder):
+        target = folder / "model" / source.relative_to(model_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source, target)
+    copy_file("served_model.py", folder)
+    batching, signature = manifest.batching, manifest.signature
+    fields = {**manifest.runtime_fields, **({"threads": batching.threads} if batching.threads else {})}
+    settings = {
+        "name": service_name(manifest.name),
+        "mopt": manifest.mopt_version,
+        "runtime": manifest.runtime,
+        "runtime_fields": fields,
+        "precision": manifest.winner.effective_precision,
+        "file": f"model/{model_format(manifest.format).main_file}",
+        "inputs": [spec.model_dump(mode="json") for spec in signature.inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in signature.outputs],
+        "batch_axes": signature.batch_axes,
+        "batch_size": signature.batch_size,
+        "max_batch": batching.max_batch if signature.batches else 1,
+        "queue_delay_us": batching.queue_delay_us,
+        "instances": max(1, batching.instances),
+    }
+    (folder / "served_model.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if golden:
+        feed = signature.stack([golden[0]] * (signature.batch_size or 1))
+        arrays = {f"input_{index}": feed[spec.name] for index, spec in enumerate(signature.inputs)}
+        plain: dict[str, Any] = {key: value.astype(str) if value.dtype == object else value for key, value in arrays.items()}
+        np.savez(folder / "warmup.npz", **plain)
+
+
+def copy_file(name: str, folder: Path) -> None:
+    """Copy one of the files that are the same for every model."""
+    shutil.copyfile(_FILES / name, folder / name)
+
+
+def requirements(manifest: Manifest, *others: str) -> list[str]:
+    """Return what pip installs for a service: the runtime in the version that was judged, NumPy, and the server."""
+    library = _DISTRIBUTIONS[manifest.runtime]
+    version = manifest.versions.get(library) or manifest.versions.get("onnxruntime", "")
+    return [f"{library}=={version}" if version else library, "numpy", *others]
