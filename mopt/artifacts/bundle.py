@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_destination", "place", "published", "write_artifact"]
+__all__ = ["add_serving", "check_destination", "place", "published", "write_artifact"]
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mopt.artifacts.artifact import FILE_NAME, golden_file, hash_once
+from mopt.artifacts.artifact import FILE_NAME, Artifact, golden_file, hash_once
 from mopt.artifacts.serving._base import make_system
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
@@ -103,9 +103,44 @@ def write_artifact(
             _write_serving(name, partial, manifest, golden_inputs)
         for name, text in reports.items():
             (partial / name).write_text(text, encoding="utf-8")
-        manifest = manifest.model_copy(update={"files": _digests(partial)})
-        (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return _write_manifest(partial, manifest)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write it last, with the digests of all that is there."""
+    manifest = manifest.model_copy(update={"files": _digests(folder)})
+    (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, force: bool) -> Manifest:
+    """Write an artifact again with the files of further serving systems, as atomically as it was written; return its manifest.
+
+    Args:
+        built: What is written again; it stays as it is where ``destination`` is another folder.
+        serving: Names of serving systems; the files of one that are there already are replaced.
+        destination: Where the folder will be.
+        force: Replace what is there already.
+
+    Raises:
+        NotApplicableError: When one of them cannot serve this model; nothing is written then.
+        UserError: When the destination cannot be written or must not be replaced.
+    """
+    inputs = [feed for feed, _ in built.golden()]
+    systems = [make_system(name) for name in serving]
+    names = {system.name for system in systems}
+    kept = [name for name in built.manifest.recipe.get("serve", ()) if name.partition("@")[0] not in names]
+    recipe = {**built.manifest.recipe, "serve": [*kept, *serving]}
+    with published(destination, force=force) as partial:
+        _copy_tree(built.folder, partial)
+        (partial / FILE_NAME).unlink()
+        manifest = built.manifest.model_copy(update={"recipe": recipe, "files": {}})
+        for system in systems:
+            folder = partial / "serving" / system.name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            system.write(folder, manifest=manifest, model_folder=partial / "model", golden=inputs)
+        return _write_manifest(partial, manifest)
 
 
 def place(artifact: Path, destination: Path, *, force: bool = False) -> None:

@@ -61,7 +61,7 @@ class ServerVerification(Record):
     version: str
     """Of the server that ran; empty where none did."""
     ok: bool
-    """Whether nothing failed; what was not run is not proven by it."""
+    """Whether nothing failed; it says nothing of what is not proven."""
     started: bool
     """Whether the real server ran."""
     proofs: tuple[Proof, ...]

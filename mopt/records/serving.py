@@ -40,6 +40,8 @@ class ServingProfile(Record):
     """Start of a replica: loading, the first inference, and all inferences until they are steady, one after the other."""
     memory: dict[int, int]
     """Peak resident bytes of an instance by the largest batch that it has run."""
+    pads: bool = False
+    """Whether the server pads each batch to the largest, so that a lone request takes as long as a full batch."""
     padding: float | None = None
     """Share of the work that is padding when requests of the data's own shapes are put together; None where all are alike."""
     operators: tuple[OperatorProfile, ...] = ()
@@ -110,6 +112,6 @@ class Proof(Record):
 
     part: str
     """What was looked at, such as ``answers over HTTP``."""
-    state: Literal["proven", "failed", "not run"]
+    state: Literal["proven", "failed", "not proven"]
     detail: str
-    """The figures, or why it was not run."""
+    """The figures, or why it is not proven."""

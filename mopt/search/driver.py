@@ -6,6 +6,7 @@ __all__ = ["search"]
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Sequence
 
@@ -175,6 +176,7 @@ def _refine(
 def _best_that_holds(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> float:
     """The estimated objective of the best candidate that is not rejected, or of the reference."""
     least = -float(reference.record.size_bytes or 0) if task.speed.objective == "size" else 1.0
+    least = least if task.speed.ships_reference else -math.inf
     return max([least, *(estimated_objective(task.speed, trial) for trial in trials if trial.alive)])
 
 

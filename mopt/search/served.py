@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["as_served", "without_twins"]
+__all__ = ["as_served", "served_otherwise", "without_twins"]
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
@@ -46,6 +46,28 @@ def as_served(
                 return _refuse(candidate, f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}")
             runtime = left
     return dataclasses.replace(candidate, runtime=runtime)
+
+
+def served_otherwise(runtime: Runtime, system: ServingSystem, isa: Sequence[str]) -> str:
+    """Return why a system would run something else than what was judged with this runtime; nothing when it would not.
+
+    Args:
+        runtime: As it was judged.
+        system: That is to run it.
+        isa: Instruction sets of the machine that serves.
+    """
+    if runtime.name not in system.settable:
+        return f"{system.name} does not serve {runtime.name}"
+    for option, value in _not_settable(system, runtime):
+        reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
+        if option not in runtime.unset:
+            return f"{reason}{_otherwise(system, runtime)}"
+        left = dataclasses.replace(runtime, **{option: runtime.unset[option]})
+        judged, served = (getattr(each.resolved(isa), option) for each in (runtime, left))
+        if judged != served:
+            taken = "chooses for itself" if served == runtime.unset[option] else f"takes {served}"
+            return f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}"
+    return ""
 
 
 def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[Candidate]:

@@ -36,6 +36,7 @@ from mopt.search.effort import EFFORTS, Effort
 from mopt.search.from_recipe import check_search
 from mopt.search.outlook import expected_by_effort
 from mopt.search.quality import FEW_SAMPLES
+from mopt.search.served import as_served
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
@@ -122,9 +123,16 @@ def task_of(recipe: Recipe, site: Site, source: Source, prepared: PreparedModel,
             effort=_effort(recipe),
             memory=prepared.memory,
             monitor=site.monitor,
+            ships_reference=_is_served(reference_candidate(threads_of(recipe, site.machine)), recipe),
         ),
         time_budget_s=options.time_budget / 1e3,
     )
+
+
+def _is_served(candidate: Candidate, recipe: Recipe) -> bool:
+    """Whether all serving systems of a recipe run a candidate as it is."""
+    systems = [make_system(name) for name in recipe.serve]
+    return as_served(candidate, systems, ()).refused is None
 
 
 def _effort(recipe: Recipe) -> Effort:

@@ -8,7 +8,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mopt.artifacts.artifact import Artifact
 from mopt.artifacts.serving.triton import model_name
@@ -25,6 +24,7 @@ from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
 from mopt.system.plugins import nearest
+from mopt.workflows._answers import difference, matched
 
 _OTHER = "check that it serves this artifact"
 
@@ -147,7 +147,13 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
         raise UserError(f"unknown protocol: {server.protocol}", nearest(server.protocol, PROTOCOLS))
     protocol: Protocol | None = server.protocol
     try:
-        return connect(server.url, model=server.model, protocol=protocol, headers=server.headers)
+        return connect(
+            server.url,
+            model=server.model,
+            protocol=protocol,
+            headers=server.headers,
+            batch_axes=manifest.signature.batch_axes or None,
+        )
     except AmbiguousModelError:
         return connect(server.url, model=model_name(manifest.name), protocol=protocol, headers=server.headers)
 
@@ -155,22 +161,9 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
 def _check_answer(endpoint: Endpoint, manifest: Manifest, golden: Sequence[tuple[Feed, Feed]]) -> None:
     inputs, expected = golden[0]
     answer = ask(endpoint, encode(endpoint, [inputs])[0])
+    outputs = matched(answer, expected)
+    if outputs is None:
+        raise UserError(f"{endpoint} answers {', '.join(answer)}, and the artifact {', '.join(expected)}", _OTHER)
     for name, value in expected.items():
-        if name not in answer and len(answer) == len(expected) == 1:
-            (output,) = answer.values()
-        elif name in answer:
-            output = answer[name]
-        else:
-            raise UserError(f"{endpoint} answers {', '.join(answer)}, and the artifact {', '.join(expected)}", _OTHER)
-        if not _alike(output, value, manifest.golden.tolerance.get(name, 0.0)):
+        if not difference(outputs[name], value) <= manifest.golden.tolerance.get(name, 0.0):
             raise UserError(f"{endpoint} answers something else for a golden sample: {name} differs", _OTHER)
-
-
-def _alike(output: Any, expected: Any, tolerance: float) -> bool:
-    import numpy as np
-
-    if output.size != expected.size:
-        return False
-    if expected.dtype.kind != "f":
-        return bool((output.ravel() == expected.ravel()).all())
-    return float(np.abs(output.astype(np.float64).ravel() - expected.astype(np.float64).ravel()).max(initial=0)) <= tolerance

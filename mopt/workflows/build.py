@@ -14,6 +14,7 @@ from typing import Any
 
 from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact, read_manifest
+from mopt.artifacts.serving._base import make_system
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import (
@@ -244,6 +245,9 @@ def _outcome(
             warn(f"one instance alone is planned for, since others failed: {error.message}")
     if not serving.operators:
         serving = _with_operators(serving, measured, progress)
+    runtime = result.candidate.runtime.name
+    pads = any(make_system(system).settable[runtime].pads for system in recipe.serve)
+    serving = serving.model_copy(update={"pads": pads and serving.batches})
     batching = recommend(
         serving,
         rate=traffic.rate,
@@ -251,6 +255,7 @@ def _outcome(
         max_utilization=traffic.utilization,
         spare_replicas=traffic.spare,
         arrivals=parse_arrivals(traffic.arrivals),
+        throughput=recipe.objective == "throughput",
     )
     return _Outcome(result, serving, batching)
 

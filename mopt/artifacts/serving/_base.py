@@ -73,9 +73,11 @@ class Launch:
         environment: Variables added to its environment.
         folder: Where it is started.
         hopeless: Words in its log after which it will never be ready.
+        also: Further URLs, each with what is spoken there; golden samples are replayed at them too.
         report: Where the model, once loaded, says in JSON what it computes in (``precision``, ``threads``, ``streams``,
-            ``versions``) and, when the server has ended, how many ``batches`` of each size it has run; None where nothing in
-            this server tells. :mod:`mopt.artifacts.serving._files.served_model` writes it to ``$MOPT_SERVED_REPORT``.
+            ``versions``); None where nothing in
+            this server tells. :mod:`mopt.artifacts.serving._files.served_model` writes it to ``$MOPT_SERVED_REPORT``, and a
+            line with its size for each batch to the same with ``.batches`` behind it.
         version: Of the server, for people to read, such as ``tritonserver 2.51.0``.
         not_run: Parts of the system that did not run, each with the reason and with what ran in its place.
     """
@@ -88,6 +90,7 @@ class Launch:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: Path | None = None
     hopeless: Sequence[str] = ()
+    also: Sequence[tuple[str, str]] = ()
     report: Path | None = None
     version: str = ""
     not_run: tuple[str, ...] = ()
