@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
+TOOLS := $(CURDIR)/$(VENV)/tools
 
 .PHONY: demo test test-fast conformance lint types contracts check docs clean
 
@@ -13,7 +14,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mopt verify build/magika
 
 test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml $(VENV)/.bindings
-	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
+	MOPT_TOOLS=$(TOOLS) MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
@@ -59,10 +60,9 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --group docs
 	touch $@
 
-# The real tritonserver needs NumPy 1, so it lives in an environment of its own.
-$(VENV)/.triton: | $(VENV)/bin/python
-	$(PYTHON) -m venv $(VENV)/triton
-	$(VENV)/triton/bin/python -m pip --disable-pip-version-check --quiet install nvidia-pytriton==0.7.0 onnxruntime openvino==2026.4.1
+# Servers live in environments of their own: the real tritonserver needs NumPy 1, for example.
+$(VENV)/.triton: mopt/system/environments/triton.txt | $(VENV)/.test
+	MOPT_TOOLS=$(TOOLS) $(BIN)/python -c "from mopt.system.environments import install_environment; install_environment('triton')"
 	touch $@
 
 # BentoML pins what mopt does not want to be bound by.

@@ -6,8 +6,9 @@
 
 For each serving system and each candidate for this CPU: the precision that was asked for, the one that the runtime reported
 when it was judged as that system runs it, and the one that it reports when it is configured by the files that were written for
-the system. For Triton that is what the sources of its backends do with ``config.pbtxt`` (tests/artifacts/serving holds them);
-the server itself runs in tests/artifacts/serving/test_served_precision.py.
+the system. For Triton that is what the sources of its backends do with ``config.pbtxt``, as
+``mopt/artifacts/serving/_files/triton_backend.py`` does it in Python; the server itself runs in
+tests/artifacts/serving/test_served_precision.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mopt.artifacts.serving._base import ServingSystem
+from mopt.artifacts.serving._files.triton_backend import OpenVINOModel
 from mopt.errors import MoptError
 from mopt.model.files import Model
 from mopt.model.signature import Feed, Signature
@@ -41,14 +43,12 @@ from mopt.system.digests import describe_fields
 from mopt.system.store import Store
 from mopt.workflows._sources import open_source, prepare_model
 from tests import models
-from tests.artifacts.serving.openvino_backend.model import compiled, reported
 from tests.manifests import manifest
 from tests.passes import graphs
 
 THREADS = 2
 SAMPLES = 64
 SMALL: Mapping[str, Callable[[Path], Model]] = {"cnn": graphs.cnn, "transformer": graphs.transformer}
-_ARITHMETIC = {"f32": "fp32", "f16": "fp16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,35 +174,36 @@ def _served(system: ServingSystem, runtime: Runtime, model: Model, signature: Si
     return CONFIGURED[system.name][runtime.name](folder)
 
 
-def _triton_config(folder: Path) -> tuple[Any, dict[str, str], Path]:
-    from google.protobuf import text_format
+def _triton_config(folder: Path) -> tuple[dict[str, Any], Path]:
+    from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
 
     (path,) = folder.glob("*/config.pbtxt")
     config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    return config, {key: value.string_value for key, value in config.parameters.items()}, path.parent / "1"
+    read = json_format.MessageToDict(config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return read, path.parent / "1"
 
 
 def _triton_openvino(folder: Path) -> Mapping[str, Any]:
-    config, parameters, version = _triton_config(folder)
-    model = compiled(version / "model.xml", parameters, config.max_batch_size)
+    config, version = _triton_config(folder)
+    model = OpenVINOModel(version, config)
     executed = {
         str(getattr(value, "value", value))
-        for node in model.get_runtime_model().get_ordered_ops()
+        for node in model.compiled.get_runtime_model().get_ordered_ops()
         for key, value in node.get_rt_info().items()
         if key == "runtimePrecision" and str(getattr(node.get_rt_info()["layerType"], "value", "")) in _COMPUTE
     }
-    said = reported(model)
-    precision = _ARITHMETIC.get(said["precision"], said["precision"])
-    return {**said, "precision": f"int8+{precision}" if executed & {"i8", "u8"} else precision}
+    said = model.effective()
+    return {**said, "precision": f"int8+{said['precision']}"} if executed & {"i8", "u8"} else said
 
 
 _COMPUTE = {"Convolution", "FullyConnected", "MatMul", "RNNSeq"}
 
 
 def _triton_onnxruntime(folder: Path) -> Mapping[str, Any]:
-    _, parameters, version = _triton_config(folder)
-    session = OnnxRuntime(threads=int(parameters["intra_op_thread_count"])).open(version / "model.onnx")
+    config, version = _triton_config(folder)
+    threads = int(config["parameters"]["intra_op_thread_count"]["string_value"])
+    session = OnnxRuntime(threads=threads).open(version / "model.onnx")
     return session.evidence()
 
 

@@ -15,7 +15,6 @@ ELSEWHERE = {
 
 TOPICS = {
     "artifacts/serving/test_served_precision.py": "OpenVINO's candidates in the real tritonserver, and what they compute in",
-    "artifacts/serving/test_triton_server.py": "the real tritonserver, on what was written for it",
     "cli/test_root.py": "mopt without a command: help, versions, completion, mistakes",
     "runtimes/test_gpu.py": "both runtimes on a GPU, where there is one",
     "system/test_other_packages.py": "plugins that another package brings: names, keys, mistakes",

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mopt.artifacts.serving._base import ANY, ServingSystem, Settable
+from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
 from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
+from mopt.system.environments import Environment
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
@@ -92,6 +94,28 @@ class Triton(ServingSystem):
         warmup = _write_warmup(model / "warmup", manifest.signature, plan, golden[0]) if golden else []
         lines = [*_header(manifest, backend, plan), *_body(manifest, backend, plan), *warmup]
         (model / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
+        """Start NVIDIA's tritonserver: that of its container where it is there, else the one of the environment.
+
+        Raises:
+            NotApplicableError: When the model needs a GPU, and its container is not there.
+        """
+        gpu, name = _on_gpu(manifest), model_name(manifest.name)
+        server = find_tritonserver(environment, scratch, _backend(manifest).name, gpu=gpu)
+        reports = scratch / "{model}.json"
+        return Launch(
+            command=server.command(folder, ports),
+            ready=(f"http://127.0.0.1:{ports.http}/v2/models/{name}/ready", f"http://127.0.0.1:{ports.http}/v2/health/ready"),
+            url=f"http://127.0.0.1:{ports.http}",
+            protocol="kserve-http",
+            model=name,
+            environment={**server.environment, "MOPT_SERVED_REPORT": str(reports)},
+            hopeless=HOPELESS,
+            report=scratch / f"{name}.json" if server.tells else None,
+            version=server.version,
+            not_run=server.not_run,
+        )
 
 
 def model_name(name: str) -> str:
@@ -256,7 +280,7 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     lines.append(f"max_batch_size: {plan.max_batch}")
     for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
         lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
-    lines.append(_instance_group(manifest, backend))
+    lines.append(_instance_group(manifest))
     if accelerator := _ACCELERATORS.get(manifest.runtime_fields.get("provider", "")):
         named = f"gpu_execution_accelerator: [ {{ name: {quote(accelerator)} }} ]"
         lines.append(f"optimization {{ execution_accelerators {{ {named} }} }}")
@@ -273,9 +297,13 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     return lines
 
 
-def _instance_group(manifest: Manifest, backend: _Backend) -> str:
+def _on_gpu(manifest: Manifest) -> bool:
+    return manifest.format == "tensorrt" or manifest.runtime == "onnxruntime_gpu"
+
+
+def _instance_group(manifest: Manifest) -> str:
     count = max(1, manifest.batching.instances)
-    if backend.name != "tensorrt" and manifest.runtime != "onnxruntime_gpu":
+    if not _on_gpu(manifest):
         return f"instance_group {{ count: {count} kind: KIND_CPU }}"
     profiles = _profiles(manifest)
     named = f" profile: [ {', '.join(quote(str(index)) for index in range(len(profiles)))} ]" if len(profiles) > 1 else ""
