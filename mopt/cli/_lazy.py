@@ -24,7 +24,7 @@ PANELS = {
         "rebuild": "Build the TensorRT engine of an artifact again, for another GPU.",
     },
     "Check": {
-        "verify": "Check an artifact on this machine, or in the server that will run it.",
+        "verify": "Check an artifact here, or in the server that will run it.",
         "label": "Write the few samples whose labels decide a build without labels.",
         "gate": "Decide whether a new model is as good as the one that is served, and costs no more.",
         "baseline": "Keep what a model answers and costs in a small file for mopt gate.",
