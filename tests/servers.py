@@ -385,6 +385,8 @@ class Queue:
         (tensor,) = head["inputs"]
         if tensor["name"] != "x" or tensor["datatype"] != "FP32":
             raise ValueError("no such input")
+        if len(tensor["shape"]) != 2 or tensor["shape"][1] != 2:
+            raise ValueError("not the shape that it takes")
         given = array.array("f", body[int(length) :]) if length else tensor["data"]
         outputs = {"y": [2 * item for item in given], "same": list(given)}
         entries = [{"name": name, "datatype": "FP32", "shape": tensor["shape"]} for name in outputs]

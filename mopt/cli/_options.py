@@ -155,11 +155,10 @@ Duration = Annotated[str, _option("Search", "--duration", metavar="TIME", defaul
 # --- a server -----------------------------------------------------------------------------------------------------------
 
 Server = Annotated[
-    str | None, _option("Server", "--server", metavar="URL", help="Load this running server instead of an own replica.")
-]
-ProvenServer = Annotated[
     str | None,
-    _option("Server", "--server", metavar="NAME", help="Serving system to start on its files, or the URL of a running server."),
+    _option(
+        "Server", "--server", metavar="URL", help="A running server, or the name of a serving system to start on its files."
+    ),
 ]
 Protocol = Annotated[
     Literal["kserve-http", "kserve-grpc", "bentoml", "invocations", "instances"] | None,

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 app = command_app()
 
+_NOT_PROVEN = ("failed", "not proven")
+
 
 @app.command("verify", cls=PanelCommand)
 def command(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote.")],
-    server: opt.ProvenServer = None, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
+    server: opt.Server = None, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
 ) -> None:  # fmt: skip
     """Check an artifact on this machine: digests of all files, then the golden samples replayed.
 
@@ -62,20 +64,20 @@ def _verify_server(artifact: Path, server: str, as_json: bool, quiet: bool) -> N
     else:
         _print_server(verification)
     if not verification.ok:
-        raise CheckFailedError(f"{server} does not serve what was judged", "the parts that failed say what differs")
+        raise CheckFailedError(f"{server} does not pass", "the parts that failed say why")
 
 
 def _print_server(verification: ServerVerification) -> None:
     rows = [[proof.part, proof.state, proof.detail] for proof in verification.proofs]
     print_table(["part", "", "what was seen"], rows, title=verification.version or verification.system)
-    open_parts = sum(proof.state != "proven" for proof in verification.proofs)
-    if not verification.ok:
-        result = "NOT what was judged"
+    failed, unproven = ([proof.part for proof in verification.proofs if proof.state == state] for state in _NOT_PROVEN)
+    if failed:
+        result = f"FAILED: {', '.join(failed)}"
     elif not verification.started:
-        result = "the server did not run; only the parts above were looked at"
+        result = "the server did not run; nothing of it is verified"
     else:
-        result = "serves what was judged" + (f", as far as was looked: {open_parts} parts are not proven" if open_parts else "")
-    result_console().print(f"result    {result}", markup=False)
+        result = "serves what was judged" + (f"; not proven: {', '.join(dict.fromkeys(unproven))}" if unproven else "")
+    result_console().print(f"result    {result}", markup=False, soft_wrap=True)
 
 
 def _print(verification: Verification) -> None:

@@ -24,12 +24,14 @@ class BadRequest:
         endpoint: Where it is sent.
         request: What is sent.
         may_be_answered: Whether a server may also answer it in full: one that takes large requests apart.
+        any_error: Whether any error will do: whose mistake it is, a server cannot always tell.
     """
 
     name: str
     endpoint: Endpoint
     request: Request
     may_be_answered: bool = False
+    any_error: bool = False
 
     def outcome(self) -> str:
         """Send it; return what is wrong with what the server does, or nothing.
@@ -38,7 +40,8 @@ class BadRequest:
             UserError: When the server does not answer.
         """
         reason = refusal(self.endpoint, self.request)
-        return "" if self.may_be_answered and (reason == "answered" or reason.startswith("HTTP 200")) else reason
+        answered = reason == "answered" or reason.startswith("HTTP 200")
+        return "" if (self.may_be_answered and answered) or (self.any_error and not answered) else reason
 
 
 def bad_requests(endpoint: Endpoint, signature: Signature, inputs: Feed, max_batch: int) -> list[BadRequest]:
@@ -59,10 +62,13 @@ def bad_requests(endpoint: Endpoint, signature: Signature, inputs: Feed, max_bat
     ]
     if signature.batches and endpoint.protocol != "instances":
         stacked = signature.stack([inputs] * (max(1, max_batch) + 1))
-        mistakes.append(BadRequest("batch over the maximum", endpoint, encode_unchecked(endpoint, stacked), True))
+        mistakes.append(
+            BadRequest("batch over the maximum", endpoint, encode_unchecked(endpoint, stacked), may_be_answered=True)
+        )
     if endpoint.protocol == "kserve-grpc":
         return [*mistakes, *_elsewhere_over_grpc(endpoint, feed)]
-    mistakes.append(BadRequest("no JSON", endpoint, Request(b'{"inputs": [', (("Content-Type", "application/json"),))))
+    half = Request(b'{"inputs": [', (("Content-Type", "application/json"),))
+    mistakes.append(BadRequest("half a JSON", endpoint, half, any_error=True))
     if endpoint.protocol == "kserve-http":
         mistakes += _elsewhere_over_http(endpoint, feed)
     return mistakes

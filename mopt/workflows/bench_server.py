@@ -6,25 +6,29 @@ __all__ = ["ServerAccess", "bench_server"]
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from mopt.artifacts.artifact import Artifact
+from mopt.artifacts.serving._base import make_system
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy, check_installed, largest_rate, simulate
-from mopt.errors import UserError
+from mopt.errors import NotApplicableError, UserError
 from mopt.loadgen.find_rate import LESS, load_test, summarize_load
 from mopt.loadgen.generator import client_limited, generate_load
 from mopt.loadgen.load_plan import LoadPlan
 from mopt.loadgen.observe import observe_server
 from mopt.loadgen.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
+from mopt.loadgen.server_process import running
 from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
 from mopt.system.plugins import nearest
 from mopt.workflows._answers import difference, matched
+from mopt.workflows._started_server import is_url, launch_of
 
 _OTHER = "check that it serves this artifact"
 
@@ -34,7 +38,8 @@ class ServerAccess:
     """A running server, and how it is talked to.
 
     Attributes:
-        url: Such as ``http://host:8000`` or ``grpc://host:8001``.
+        url: Such as ``http://host:8000`` or ``grpc://host:8001``; or the name of a serving system, which is started on the
+            artifact's files, and stopped.
         protocol: One of :data:`mopt.loadgen.protocols.PROTOCOLS`; None to find out.
         model: Name on the server, or the route; None for the only one there, else the artifact's.
         headers: Sent with every request, as metadata over gRPC.
@@ -68,6 +73,8 @@ def bench_server(
     if server.predict:
         check_installed()
     progress = progress or Silent()
+    if not is_url(server.url):
+        return _bench_started(artifact, server, load, progress)
     built = Artifact.read(artifact)
     manifest, golden = built.manifest, built.golden()
     endpoint = _endpoint(server, manifest)
@@ -88,6 +95,26 @@ def bench_server(
         largest=largest,
         holds=load.holds(tests),
     )
+
+
+def _bench_started(artifact: str | Path, server: ServerAccess, load: LoadPlan, progress: Progress) -> ServerBenchmark:
+    """Start the serving system that is named, on all cores but the generator's."""
+    built, system = Artifact.open(artifact), make_system(server.url)
+    with tempfile.TemporaryDirectory(prefix="mopt-server-") as scratch:
+        try:
+            launch = launch_of(built, system, Path(scratch))
+        except NotApplicableError as error:
+            raise UserError(f"{system.name} does not run here: {error.message}", "give the URL of a running server") from None
+        progress.stage(f"starting {launch.version or system.name}", 1)
+        with running(launch):
+            progress.step()
+            access = dataclasses.replace(
+                server,
+                url=launch.url,
+                protocol=server.protocol or launch.protocol,
+                model=server.model or launch.model,
+            )
+            return bench_server(artifact, access, load, progress=progress)
 
 
 @dataclasses.dataclass(frozen=True)

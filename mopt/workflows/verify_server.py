@@ -19,18 +19,19 @@ from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.loadgen.find_rate import summarize_load
 from mopt.loadgen.generator import client_limited, closed_loop, generate_load
 from mopt.loadgen.protocols import AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
-from mopt.loadgen.server_process import ServerDiedError, free_ports, running
+from mopt.loadgen.server_process import ServerDiedError, running
 from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerVerification
 from mopt.records.serving import Proof
 from mopt.records.units import milliseconds
 from mopt.runtimes._base import make_runtime
-from mopt.system.environments import Environment, find_environment
+from mopt.system.environments import find_environment
 from mopt.system.forkserver import forking
 from mopt.workflows._answers import difference, matched
 from mopt.workflows._bad_requests import bad_requests
 from mopt.workflows._served_as_judged import precision_by_answers, reported_by_runtime
+from mopt.workflows._started_server import is_url, launch_of, serving_folder
 
 _LOAD_SECONDS = 3.0
 _MODERATE = 0.5
@@ -59,22 +60,10 @@ def verify_server(artifact: str | Path, server: str, *, progress: Progress | Non
         UserError: When the artifact is not what was built, has no files for the system, or no server listens at the URL.
     """
     built, progress = Artifact.open(artifact), progress or Silent()
-    if "://" in server:
+    if is_url(server):
         return _Verifier(built, progress).running_server(server)
     system = make_system(server)
-    folder = built.folder / "serving" / system.name
-    _check_written(built, system, folder)
-    return _Verifier(built, progress).started_server(system, folder)
-
-
-def _check_written(built: Artifact, system: ServingSystem, folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(
-            f"{built.folder} has no files for {system.name}", f"mopt package {built.folder} --serve {system.name} writes them"
-        )
-    reason = folder / "NOT-WRITTEN.md"
-    if reason.is_file():
-        raise UserError(" ".join(reason.read_text(encoding="utf-8").split()), "choose another serving system")
+    return _Verifier(built, progress).started_server(system, serving_folder(built, system))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +82,7 @@ class _Verifier:
         before = _seen(folder)
         with tempfile.TemporaryDirectory(prefix="mopt-server-") as scratch:
             try:
-                launch = self._launch(system, folder, environment, Path(scratch))
+                launch = launch_of(self.built, system, Path(scratch))
             except NotApplicableError as error:
                 proofs.append(Proof(part="server", state="not proven", detail=f"did not run: {error.message}"))
                 return _verification(system.name, "", False, proofs)
@@ -105,14 +94,6 @@ class _Verifier:
                 verification.seconds,
             )  # fmt: skip
         return verification
-
-    def _launch(self, system: ServingSystem, folder: Path, environment: Environment | None, scratch: Path) -> Launch:
-        if system.environment and environment is None:
-            raise NotApplicableError(f"it is not installed; mopt tools install {system.environment} does that")
-        absent = environment or Environment("", Path())
-        return system.launch(
-            folder.absolute(), manifest=self.built.manifest, environment=absent, ports=free_ports(), scratch=scratch
-        )
 
     def _prove(self, system: ServingSystem, launch: Launch, proofs: list[Proof]) -> ServerVerification:
         self.progress.stage(f"starting {launch.version or system.name}", 1)
@@ -212,7 +193,12 @@ class _Verifier:
         largest = max(sizes, default=0)
         if largest > most:
             return Proof(part="batches", state="failed", detail=f"{detail}; one had {largest}")
-        return Proof(part="batches", state="proven" if largest > 1 else "failed", detail=detail)
+        if largest > 1:
+            return Proof(part="batches", state="proven", detail=detail)
+        if manifest.batching.queue_delay_us:
+            return Proof(part="batches", state="failed", detail=f"{detail}, though requests are to wait for each other")
+        why = "nothing waited: this server takes longer to pass a request on than the model to answer it"
+        return Proof(part="batches", state="not proven", detail=f"{detail}; {why}")
 
     def _load(self, endpoint: Endpoint, requests: Sequence[Request], request_s: float) -> LoadTest:
         import numpy as np

@@ -14,6 +14,7 @@ from mopt.search.trial import Candidate, Trial
 class Stub:
     objective: str = "latency"
     latency_limit_ms: float | None = None
+    ships_reference: bool = True
 
 
 def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0, size: int = 900) -> Trial:

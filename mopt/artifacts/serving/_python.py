@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PYTHON_SETTABLE", "check_python", "copy_file", "requirements", "service_name", "write_served_model"]
+__all__ = ["PYTHON_SETTABLE", "check_python", "copy_file", "requirements", "service_name", "threads", "write_served_model"]
 
 import json
 import re
@@ -43,8 +43,22 @@ def service_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "model"
 
 
-def write_served_model(folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
+def write_served_model(
+    folder: Path,
+    *,
+    manifest: Manifest,
+    model_folder: Path,
+    golden: Sequence[Feed],
+    service: Mapping[str, Any] | None = None,
+) -> None:
     """Write ``served_model.py``, ``served_model.json``, ``model/`` and, where there is a golden sample, ``warmup.npz``.
+
+    Args:
+        folder: Where they go.
+        manifest: Of the artifact.
+        model_folder: The model's files.
+        golden: Real inputs for a batch of one.
+        service: What the system's own code reads besides, under ``service`` in ``served_model.json``.
 
     Raises:
         NotApplicableError: When a service in Python cannot run this model.
@@ -73,6 +87,7 @@ def write_served_model(folder: Path, *, manifest: Manifest, model_folder: Path, 
         "max_batch": batching.max_batch if signature.batches else 1,
         "queue_delay_us": batching.queue_delay_us,
         "instances": max(1, batching.instances),
+        "service": service or {},
     }
     (folder / "served_model.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if golden:
@@ -82,9 +97,14 @@ def write_served_model(folder: Path, *, manifest: Manifest, model_folder: Path, 
         np.savez(folder / "warmup.npz", **plain)
 
 
-def copy_file(name: str, folder: Path) -> None:
-    """Copy one of the files that are the same for every model."""
-    shutil.copyfile(_FILES / name, folder / name)
+def copy_file(name: str, folder: Path, target: str = "") -> None:
+    """Copy one of the files that are the same for every model, under its own name or the one that its server looks for."""
+    shutil.copyfile(_FILES / name, folder / (target or name))
+
+
+def threads(manifest: Manifest) -> int:
+    """Threads of each instance: those of the batch settings, else those that it was measured with."""
+    return manifest.batching.threads or int(manifest.runtime_fields.get("threads") or 1)
 
 
 def requirements(manifest: Manifest, *others: str) -> list[str]:

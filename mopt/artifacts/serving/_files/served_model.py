@@ -5,7 +5,7 @@ mopt copies this file beside the service that uses it. It needs NumPy and the ru
 
 from __future__ import annotations
 
-__all__ = ["InvalidRequestError", "ServedModel"]
+__all__ = ["InvalidRequestError", "ModelInterface", "ServedModel"]
 
 import collections
 import contextlib
@@ -39,11 +39,11 @@ class InvalidRequestError(ValueError):
     """The request does not fit the model; the caller can change it, and the server is fine."""
 
 
-class ServedModel:
-    """One session, which any number of threads may call; it runs one batch after the other.
+class ModelInterface:
+    """What the model takes and gives, and requests of the protocols for it; opens no session and needs no runtime.
 
     Args:
-        folder: Where served_model.json is, and the model below it.
+        folder: Where served_model.json is.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -54,41 +54,11 @@ class ServedModel:
         self.outputs: list[dict[str, Any]] = self.settings["outputs"]
         self.max_batch: int = self.settings["max_batch"]
         self._axes: dict[str, int] = self.settings["batch_axes"]
-        self._lock = threading.Lock()
-        start = time.perf_counter()
-        path = self.folder / self.settings["file"]
-        kind = _OpenVINO if self.settings["runtime"] == "openvino" else _OnnxRuntime
-        self._session = kind(path, self.settings["runtime_fields"])
-        self.effective = self._session.effective()
-        self._warm_up()
-        self.effective["load_s"] = time.perf_counter() - start
-        self._report()
 
     @property
     def batches(self) -> bool:
         """Whether requests can be put together."""
         return bool(self._axes) and self.settings["batch_size"] is None
-
-    def run(self, feed: Feed) -> Feed:
-        """Run one request, which may be a batch itself; return all outputs by name.
-
-        Raises:
-            InvalidRequestError: When it does not fit the model.
-        """
-        return self.run_batch([feed])[0]
-
-    def run_batch(self, feeds: Sequence[Feed]) -> list[Feed]:
-        """Run requests together as far as their shapes and the largest batch allow; return the outputs of each.
-
-        Raises:
-            InvalidRequestError: When one of them does not fit the model.
-        """
-        for feed in feeds:
-            self.check(feed)
-        answers: dict[int, Feed] = {}
-        for group in self._groups(feeds):
-            answers.update(zip(group, self._run_together([feeds[index] for index in group]), strict=True))
-        return [answers[index] for index in range(len(feeds))]
 
     def check(self, feed: Feed) -> None:
         """Raise InvalidRequestError unless names, types and shapes are those of the model, and the batch is not too large."""
@@ -111,11 +81,156 @@ class ServedModel:
             raise InvalidRequestError(
                 f"the request is a batch of {count}, and {self.name} takes {max(1, self.max_batch)} at most"
             )
+        if empty := [spec["name"] for spec in self.inputs if 0 in feed[spec["name"]].shape and 0 not in spec["shape"]]:
+            raise InvalidRequestError(f"{empty[0]} is empty: its shape is {list(feed[empty[0]].shape)}")
 
     def _count(self, feed: Feed) -> int:
         name = next(spec["name"] for spec in self.inputs if spec["name"] in self._axes)
         size: int = feed[name].shape[self._axes[name]]
         return size
+
+    # --- KServe's protocol, version 2, as JSON -----------------------------------------------------------------------------
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what the protocol says about a model."""
+        return {
+            "name": self.name,
+            "versions": ["1"],
+            "platform": self.settings["runtime"],
+            "inputs": [_described(spec) for spec in self.inputs],
+            "outputs": [_described(spec) for spec in self.outputs],
+        }
+
+    def parse(self, request: Any) -> Feed:
+        """Return the inputs of a request of the protocol.
+
+        Raises:
+            InvalidRequestError: When it is none, or does not fit the model.
+        """
+        try:
+            entries = {entry["name"]: entry for entry in request["inputs"]}
+        except (KeyError, TypeError):
+            raise InvalidRequestError('a request is {"inputs": [{"name", "datatype", "shape", "data"}]}') from None
+        feed = {}
+        for spec in self.inputs:
+            if spec["name"] not in entries:
+                raise InvalidRequestError(f"the input {spec['name']} is missing")
+            feed[spec["name"]] = _parsed(entries.pop(spec["name"]), spec)
+        if entries:
+            raise InvalidRequestError(f"{self.name} has no input {', '.join(map(str, entries))}")
+        self.check(feed)
+        return feed
+
+    def answer(self, outputs: Feed, identity: Any = None) -> dict[str, Any]:
+        """Return outputs as an answer of the protocol."""
+        entries = [
+            {"name": name, "datatype": DATATYPES[_dtype(value)], "shape": list(value.shape), "data": _listed(value.ravel())}
+            for name, value in outputs.items()
+        ]
+        answer = {"model_name": self.name, "model_version": "1", "outputs": entries}
+        return answer if identity is None else {**answer, "id": str(identity)}
+
+    # --- columns: inputs by name, as BentoML and TensorFlow Serving have them -----------------------------------------------
+
+    def parse_columns(self, columns: Any) -> Feed:
+        """Return inputs that are lists by name, with the batch axis.
+
+        Raises:
+            InvalidRequestError: When they are none, or do not fit the model.
+        """
+        names = [spec["name"] for spec in self.inputs]
+        if not isinstance(columns, dict) or set(columns) != set(names):
+            given = ", ".join(map(str, columns)) if isinstance(columns, dict) else type(columns).__name__
+            raise InvalidRequestError(f"{self.name} takes {', '.join(names)}, and the request has {given}")
+        feed = {spec["name"]: _cast(columns[spec["name"]], spec) for spec in self.inputs}
+        self.check(feed)
+        return feed
+
+    def columns(self, outputs: Feed) -> dict[str, Any]:
+        """Return outputs as lists by name."""
+        return {name: _listed(value) for name, value in outputs.items()}
+
+    # --- rows, as Vertex AI, TensorFlow Serving and KServe's version 1 have them --------------------------------------------
+
+    def parse_instances(self, instances: Any) -> list[Feed]:
+        """Return one request for each instance: its inputs by name without the batch axis, or the only input itself.
+
+        Raises:
+            InvalidRequestError: When they are none, or do not fit the model.
+        """
+        if not isinstance(instances, list) or not instances:
+            raise InvalidRequestError('a request is {"instances": [...]}, with at least one of them')
+        feeds = [self._instance(instance) for instance in instances]
+        for feed in feeds:
+            self.check(feed)
+        return feeds
+
+    def _instance(self, instance: Any) -> Feed:
+        if not isinstance(instance, dict):
+            if len(self.inputs) != 1:
+                raise InvalidRequestError(f"an instance is an object with {', '.join(spec['name'] for spec in self.inputs)}")
+            instance = {self.inputs[0]["name"]: instance}
+        names = {spec["name"] for spec in self.inputs}
+        if set(instance) != names:
+            raise InvalidRequestError(f"{self.name} takes {', '.join(sorted(names))}, an instance has {', '.join(instance)}")
+        feed = {}
+        for spec in self.inputs:
+            axis = self._axes.get(spec["name"])
+            value = _cast(instance[spec["name"]], spec)
+            feed[spec["name"]] = value if axis is None else np.expand_dims(value, min(axis, value.ndim))
+        return feed
+
+    def predictions(self, answers: Sequence[Feed]) -> list[Any]:
+        """Return the outputs of each instance by name, without the batch axis; the only output itself."""
+        rows = [
+            {
+                name: _listed(np.take(value, 0, axis=self._axes[name]) if name in self._axes else value)
+                for name, value in answer.items()
+            }
+            for answer in answers
+        ]
+        return [next(iter(row.values())) for row in rows] if len(self.outputs) == 1 else list(rows)
+
+
+class ServedModel(ModelInterface):
+    """One session, which any number of threads may call; it runs one batch after the other.
+
+    Args:
+        folder: Where served_model.json is, and the model below it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self._lock = threading.Lock()
+        start = time.perf_counter()
+        path = self.folder / self.settings["file"]
+        kind = _OpenVINO if self.settings["runtime"] == "openvino" else _OnnxRuntime
+        self._session = kind(path, self.settings["runtime_fields"])
+        self.effective = self._session.effective()
+        self._warm_up()
+        self.effective["load_s"] = time.perf_counter() - start
+        self._report()
+
+    def run(self, feed: Feed) -> Feed:
+        """Run one request, which may be a batch itself; return all outputs by name.
+
+        Raises:
+            InvalidRequestError: When it does not fit the model.
+        """
+        return self.run_batch([feed])[0]
+
+    def run_batch(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """Run requests together as far as their shapes and the largest batch allow; return the outputs of each.
+
+        Raises:
+            InvalidRequestError: When one of them does not fit the model.
+        """
+        for feed in feeds:
+            self.check(feed)
+        answers: dict[int, Feed] = {}
+        for group in self._groups(feeds):
+            answers.update(zip(group, self._run_together([feeds[index] for index in group]), strict=True))
+        return [answers[index] for index in range(len(feeds))]
 
     def _groups(self, feeds: Sequence[Feed]) -> list[list[int]]:
         """Indices of requests that can be put together, at most ``max_batch`` samples each."""
@@ -190,88 +305,6 @@ class ServedModel:
             scratch = Path(f"{path}.{os.getpid()}")
             scratch.write_text(json.dumps(self.effective), encoding="utf-8")
             scratch.replace(path)
-
-    # --- KServe's protocol, version 2, as JSON -----------------------------------------------------------------------------
-
-    def metadata(self) -> dict[str, Any]:
-        """Return what the protocol says about a model."""
-        return {
-            "name": self.name,
-            "versions": ["1"],
-            "platform": self.settings["runtime"],
-            "inputs": [_described(spec) for spec in self.inputs],
-            "outputs": [_described(spec) for spec in self.outputs],
-        }
-
-    def parse(self, request: Any) -> Feed:
-        """Return the inputs of a request of the protocol.
-
-        Raises:
-            InvalidRequestError: When it is none, or does not fit the model.
-        """
-        try:
-            entries = {entry["name"]: entry for entry in request["inputs"]}
-        except (KeyError, TypeError):
-            raise InvalidRequestError('a request is {"inputs": [{"name", "datatype", "shape", "data"}]}') from None
-        feed = {}
-        for spec in self.inputs:
-            if spec["name"] not in entries:
-                raise InvalidRequestError(f"the input {spec['name']} is missing")
-            feed[spec["name"]] = _parsed(entries.pop(spec["name"]), spec)
-        if entries:
-            raise InvalidRequestError(f"{self.name} has no input {', '.join(map(str, entries))}")
-        self.check(feed)
-        return feed
-
-    def answer(self, outputs: Feed, identity: Any = None) -> dict[str, Any]:
-        """Return outputs as an answer of the protocol."""
-        entries = [
-            {"name": name, "datatype": DATATYPES[_dtype(value)], "shape": list(value.shape), "data": _listed(value.ravel())}
-            for name, value in outputs.items()
-        ]
-        answer = {"model_name": self.name, "model_version": "1", "outputs": entries}
-        return answer if identity is None else {**answer, "id": str(identity)}
-
-    # --- rows, as Vertex AI, TensorFlow Serving and KServe's version 1 have them --------------------------------------------
-
-    def parse_instances(self, instances: Any) -> list[Feed]:
-        """Return one request for each instance: its inputs by name without the batch axis, or the only input itself.
-
-        Raises:
-            InvalidRequestError: When they are none, or do not fit the model.
-        """
-        if not isinstance(instances, list) or not instances:
-            raise InvalidRequestError('a request is {"instances": [...]}, with at least one of them')
-        feeds = [self._instance(instance) for instance in instances]
-        for feed in feeds:
-            self.check(feed)
-        return feeds
-
-    def _instance(self, instance: Any) -> Feed:
-        if not isinstance(instance, dict):
-            if len(self.inputs) != 1:
-                raise InvalidRequestError(f"an instance is an object with {', '.join(spec['name'] for spec in self.inputs)}")
-            instance = {self.inputs[0]["name"]: instance}
-        names = {spec["name"] for spec in self.inputs}
-        if set(instance) != names:
-            raise InvalidRequestError(f"{self.name} takes {', '.join(sorted(names))}, an instance has {', '.join(instance)}")
-        feed = {}
-        for spec in self.inputs:
-            axis = self._axes.get(spec["name"])
-            value = _cast(instance[spec["name"]], spec)
-            feed[spec["name"]] = value if axis is None else np.expand_dims(value, min(axis, value.ndim))
-        return feed
-
-    def predictions(self, answers: Sequence[Feed]) -> list[Any]:
-        """Return the outputs of each instance by name, without the batch axis; the only output itself."""
-        rows = [
-            {
-                name: _listed(np.take(value, 0, axis=self._axes[name]) if name in self._axes else value)
-                for name, value in answer.items()
-            }
-            for answer in answers
-        ]
-        return [next(iter(row.values())) for row in rows] if len(self.outputs) == 1 else list(rows)
 
 
 # --- the runtimes ------------------------------------------------------------------------------------------------------------
