@@ -27,7 +27,7 @@ from mopt.system.environments import Environment
 _VERSION = "1.7.1"
 _ADDRESS = "It listens on 127.0.0.1 (host in settings.json); 0.0.0.0 is for a container or a trusted network."
 _BATCHES = (
-    "Batches are made by request_batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching adds up "
+    "Batches are made by request_batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
     "the values of requests without a look at their shapes and types, and starts a batch beside the one that runs."
 )
 _WORKERS = "MLServer hands requests to its workers in turn, and each has a queue of its own."

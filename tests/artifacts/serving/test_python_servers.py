@@ -1,9 +1,8 @@
-"""What is written for the services in Python, in their real servers: each answers as the runtime itself, and refuses what is wrong."""
+"""What is written for the services in Python, in their real servers: they answer as the runtime, and refuse what is wrong."""
 
 import concurrent.futures
 import dataclasses
 import json
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from mopt.system.digests import folder_digest
 from tests.artifacts.serving.services import MOST, feed, missing, serve
 
 LIGHT = ("bentoml", "litserve")
-OTHERS = ("mlserver",)
+OTHERS = ("mlserver", "ray_serve")
 
 
 def _cases():

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 class Runtime(MLModel):
     """The model in MLServer's process, or in each of its workers.
 
-    MLServer's own batching adds up the values of requests by the name of the input, whatever their shapes and types, and starts
+    MLServer's own batching joins the values of requests by the name of the input, whatever their shapes and types, and starts
     a batch beside the one that runs; here requests are checked first, and one batch runs after the other.
     """
 

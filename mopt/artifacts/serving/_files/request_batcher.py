@@ -14,8 +14,8 @@ from typing import Any
 class RequestBatcher:
     """Runs one batch after the other in a thread of its own, for callers of one event loop.
 
-    An idle model takes at once all requests that wait, up to a batch. It waits for more only until the oldest has waited for the
-    queue delay.
+    An idle model takes at once all requests that wait, up to a batch. It waits for more only until the oldest has waited for
+    the queue delay.
 
     Args:
         run: Runs requests together, and returns one answer for each.
