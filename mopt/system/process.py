@@ -36,6 +36,8 @@ _STOPPED_LOOK_SECONDS = 0.001
 _END_SECONDS = 10.0
 """For a process to end after it was killed, and for its pipes to close."""
 _ANY_REQUEST = TimeLimit.from_size(0)
+_OLD_PROTOCOL = 4
+"""In which NumPy 1 reads the arrays of NumPy 2, for a child of another environment."""
 _MOPT_ALONE = (
     "import importlib.util, sys; "
     "spec = importlib.util.spec_from_file_location('mopt', {source!r}); "
@@ -80,6 +82,7 @@ class Worker:
             raise UserError("models cannot be run on Windows itself", "use the Windows Subsystem for Linux")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._paused = False
+        self._protocol = _OLD_PROTOCOL if python else pickle.HIGHEST_PROTOCOL
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
         try:
@@ -206,7 +209,7 @@ class Worker:
             raise CandidateRejectedError(Rejection.CRASHED, "the process has ended already")
         self.resume()
         buffer = io.BytesIO()
-        pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(request)
+        pickle.Pickler(buffer, protocol=self._protocol).dump(request)
         watch = Watchdog(self._child, limit, memory)
         try:
             with watch:
