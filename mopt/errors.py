@@ -61,7 +61,7 @@ class MoptError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[type[MoptError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[MoptError], tuple[str, ...]]:
         return type(self), (self.message, self.hint)
 
 

@@ -131,7 +131,7 @@ def _convert(path: Path, names: Sequence[str]) -> Any:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     onnx2tf = importlib.import_module("onnx2tf.onnx2tf")
-    onnx2tf.download_test_image_data = _made_up_images
+    vars(onnx2tf)["download_test_image_data"] = _made_up_images
     with tempfile.TemporaryDirectory() as scratch:
         copy = _copy(path, Path(scratch) / "onnx")
         try:

@@ -74,9 +74,10 @@ class _TensorFlowSession(Session):
         self._outputs = _in_order(signature.outputs)
         tensors = [signature.inputs[name].name for name in self._inputs], [signature.outputs[n].name for n in self._outputs]
         self._feeds, self._fetches = tensors
-        self._specs = [_spec(name, signature.inputs[name]) for name in self._inputs], [
-            _spec(name, signature.outputs[name]) for name in self._outputs
-        ]
+        self._specs = (
+            [_spec(name, signature.inputs[name]) for name in self._inputs],
+            [_spec(name, signature.outputs[name]) for name in self._outputs],
+        )
         self._call = self._session.make_callable(self._fetches, feed_list=self._feeds)
 
     def run(self, feed: Feed) -> Feed:
