@@ -47,6 +47,7 @@ from mopt.search.selection import SearchResult
 from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, choose_unmeasured, runs_here
 from mopt.system.digests import digest, versions
+from mopt.system.environments import versions_in
 from mopt.system.forkserver import forking, prestart
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
@@ -205,16 +206,18 @@ def _key(recipe: Recipe, site: Site, source: Source, metric: Metric) -> dict[str
         "target": site.target.model_dump(mode="json"),
         "machine": site.machine.model_dump(mode="json"),
         "arrivals": digest(parse_arrivals(recipe.traffic.arrivals).trace),
-        "versions": versions(_libraries()),
+        "versions": _versions(),
         "plugins": installed(),
         "code": code_digest(),
     }
 
 
-def _libraries() -> tuple[str, ...]:
-    """Distributions whose version may change what is built or how fast it is: those that passes and runtimes name."""
-    named = {library for kind in ("passes", "runtimes") for name in names(kind) for library in load(kind, name).libraries}
-    return ("numpy", *sorted(named))
+def _versions() -> dict[str, str]:
+    """Versions of what may change what is built or how fast it is: the distributions that passes and runtimes name."""
+    named: dict[str, str] = {}
+    for plugin in (load(kind, name) for kind in ("passes", "runtimes") for name in names(kind)):
+        named |= versions_in(plugin.tools, plugin.libraries)
+    return {**versions(("numpy",)), **dict(sorted(named.items()))}
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -369,7 +372,7 @@ def _manifest(
         machine=site.machine,
         noise=site.monitor.summary(),
         disturbed=disturbed,
-        versions={name: version for name, version in versions(_libraries()).items() if version},
+        versions={name: version for name, version in _versions().items() if version},
         source=prepared.validated.record,
         simplified=prepared.simplified.note,
         signature=signature,
