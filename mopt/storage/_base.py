@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import pydantic
 
@@ -175,6 +175,14 @@ class Storage(abc.ABC):
         return name[-_LONGEST_PART:] or "model"
 
     @abc.abstractmethod
+    def library(self) -> Any:
+        """Import the library, which is not needed before, and return it.
+
+        Raises:
+            MissingDependencyError: When it is not installed.
+        """
+
+    @abc.abstractmethod
     def listing(self) -> Listing:
         """Ask the server what is there; no file is read."""
 
@@ -319,7 +327,7 @@ def refuse_existing(storage: Storage, upload: Upload, names: set[str], *, replac
 def transfer(progress: Progress, title: str, size: int) -> Iterator[Callable[[int], None]]:
     """Yield what is told of bytes that have come or gone, and shows them as a stage in percent."""
     done = shown = 0
-    progress.stage(f"{title} ({readable_size(size)})", _PERCENT)
+    progress.stage(f"{title}, {readable_size(size)}, in percent", _PERCENT)
 
     def count(bytes_done: int) -> None:
         nonlocal done, shown

@@ -47,7 +47,7 @@ def fetched(source: str | Path, progress: Progress | None = None, store: Store |
     with answered_by(storage, "read"):
         listing = storage.listing()
     if not listing.files:
-        raise UserError(f"nothing is at {storage.url}", f"it takes {storage.takes}")
+        raise UserError(f"nothing is at {storage.url}", f"a URL is {storage.takes}")
     check_names(storage.url, listing.names)
     make = functools.partial(_download, storage, listing, progress or Silent())
     with disk_errors(default_root() if store is None else store.root):

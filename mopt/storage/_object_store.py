@@ -30,11 +30,7 @@ class ObjectStore(Storage):
 
     @abc.abstractmethod
     def filesystem(self) -> Any:
-        """Return fsspec's, new and without a cache of listings.
-
-        Raises:
-            MissingDependencyError: When its library is not installed.
-        """
+        """Return fsspec's, new and without a cache of listings."""
 
     @abc.abstractmethod
     def remote_file(self, name: str, info: Mapping[str, Any]) -> RemoteFile:

@@ -23,6 +23,8 @@ _CODE = re.compile(r"[A-Z][A-Za-z_]{2,63}")
 _DEEPEST = 6
 _DENIED = (401, 403)
 _MISSING = 404
+_NOT_THERE = re.compile("NOT_EXIST|NOT_FOUND|NotFound|NoSuch")
+_NOT_ALLOWED = re.compile("PERMISSION|Denied|Forbidden|Unauthorized")
 _WORDS = (
     (re.compile("credential|authentication|token", re.I), "it found no credentials that it could use"),
     (re.compile("timeout", re.I), "the server did not answer in time"),
@@ -33,7 +35,7 @@ _WORDS = (
 
 @contextmanager
 def answered_by(storage: Storage, verb: str) -> Iterator[None]:
-    """Let a library work, silent; what it raises becomes one line without a word of its own.
+    """Import a library and let it work, silent; what it raises becomes one line without a word of its own.
 
     Args:
         storage: Whose library it is.
@@ -41,7 +43,9 @@ def answered_by(storage: Storage, verb: str) -> Iterator[None]:
 
     Raises:
         UserError: For everything that the library raises.
+        MissingDependencyError: When it is not installed.
     """
+    storage.library()  # what it sets up while it is imported would undo the silence
     try:
         with _silent(storage.loggers):
             yield
@@ -50,8 +54,7 @@ def answered_by(storage: Storage, verb: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001, whatever a library makes of an answer; chained, its text would be in a traceback
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError("the disk is full", "free some space, or point $MOPT_CACHE to another disk") from None
-        reason = reason_of(error)
-        raise UserError(f"{storage.url} cannot be {verb}: {reason}", f"credentials: {storage.credentials}") from None
+        raise UserError(f"{storage.url} cannot be {verb}: {reason_of(error)}", f"credentials: {storage.credentials}") from None
 
 
 def reason_of(error: BaseException) -> str:
@@ -61,13 +64,13 @@ def reason_of(error: BaseException) -> str:
     code = next((code for link in chain if (code := _error_code(link))), "")
     names = dict.fromkeys(type(link).__name__ for link in (chain[0], chain[-1]))
     facts = ", ".join(filter(None, [*names, f"HTTP {status}" if status else "", code]))
-    return f"{_sentence(chain, status)} ({facts})"
+    return f"{_sentence(chain, status, code)} ({facts})"
 
 
-def _sentence(chain: list[BaseException], status: int | None) -> str:
-    if status == _MISSING or isinstance(chain[0], FileNotFoundError):
+def _sentence(chain: list[BaseException], status: int | None, code: str) -> str:
+    if status == _MISSING or isinstance(chain[0], FileNotFoundError) or _NOT_THERE.search(code):
         return "nothing is there"
-    if status in _DENIED or isinstance(chain[0], PermissionError):
+    if status in _DENIED or isinstance(chain[0], PermissionError) or _NOT_ALLOWED.search(code):
         return "access is denied"
     for link in reversed(chain):
         for pattern, words in _WORDS:
@@ -99,7 +102,8 @@ def _error_code(error: BaseException) -> str:
     values: list[Any] = [getattr(error, "error_code", None)]
     if isinstance(response, dict):
         values.append(response.get("Error", {}).get("Code"))
-    return next((str(value) for value in values if isinstance(value, str) and _CODE.fullmatch(value)), "")
+    texts = [getattr(value, "value", value) for value in values]  # Azure's are members of an enumeration
+    return next((text for text in texts if isinstance(text, str) and _CODE.fullmatch(text)), "")
 
 
 @contextmanager

@@ -15,7 +15,14 @@ from mopt.errors import MissingDependencyError, UserError
 from mopt.storage._base import Listing, RemoteFile, Storage
 from mopt.system.digests import digest
 
-_QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+_SETTINGS = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
+"""Of its own it prints, and asks a server that is not there for four minutes."""
+_OURS = frozenset({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"})
+"""Settings that hold whatever the user has set."""
 _DESCRIPTION = "MLmodel"
 _FILES = {"onnx": "data", "xgboost": "data", "lightgbm": "data", "transformers": "model_binary", "sklearn": "pickled_model"}
 """By flavor, the key in MLmodel that names the file or folder with the model, where mopt takes it."""
@@ -32,6 +39,14 @@ class Registry(Storage):
     def parts(self) -> list[str]:
         """Of the path, after the scheme."""
         return self.rest.split("/")
+
+    def library(self) -> Any:
+        """Import MLflow."""
+        try:
+            import mlflow
+        except ImportError:
+            raise MissingDependencyError("mlflow-skinny", "mlflow") from None
+        return mlflow
 
     @abc.abstractmethod
     def resolved(self, client: Any) -> tuple[str, list[Any]]:
@@ -80,24 +95,19 @@ class Registry(Storage):
 
 @contextmanager
 def mlflow_client() -> Iterator[Any]:
-    """Yield MLflow's client, which prints nothing: a tracking URI may have a password in it.
+    """Yield MLflow's client, which prints nothing: a tracking URI may have a password in it."""
+    from mlflow import MlflowClient
 
-    Raises:
-        MissingDependencyError: When MLflow is not installed.
-    """
-    try:
-        from mlflow import MlflowClient
-    except ImportError:
-        raise MissingDependencyError("mlflow-skinny", "mlflow") from None
-    before = os.environ.get(_QUIET)
-    os.environ[_QUIET] = "true"
+    before = {name: os.environ.get(name) for name in _SETTINGS}
+    os.environ.update({name: value for name, value in _SETTINGS.items() if name in _OURS or before[name] is None})
     try:
         yield MlflowClient()
     finally:
-        if before is None:
-            os.environ.pop(_QUIET, None)
-        else:
-            os.environ[_QUIET] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _below(uri: str, folder: str) -> Iterator[RemoteFile]:

@@ -49,18 +49,18 @@ class Azure(ObjectStore):
         match = _ACCOUNT.search(os.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
         return match[1] if match else os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
 
-    def filesystem(self) -> Any:
-        """Return adlfs's.
-
-        Raises:
-            MissingDependencyError: When adlfs is not installed.
-        """
+    def library(self) -> Any:
+        """Import adlfs."""
         try:
-            from adlfs import AzureBlobFileSystem
+            import adlfs
         except ImportError:
             raise MissingDependencyError("adlfs", "azure") from None
+        return adlfs
+
+    def filesystem(self) -> Any:
+        """Return adlfs's."""
         named = {"account_name": self.account} if "@" in self.rest.partition("/")[0] else {}
-        return AzureBlobFileSystem(skip_instance_cache=True, use_listings_cache=False, **named)
+        return self.library().AzureBlobFileSystem(skip_instance_cache=True, use_listings_cache=False, **named)
 
     def remote_file(self, name: str, info: Mapping[str, Any]) -> RemoteFile:
         """The MD5 is there for what was put in one request."""

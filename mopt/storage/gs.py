@@ -26,17 +26,17 @@ class GoogleStorage(ObjectStore):
     proves: ClassVar[frozenset[str]] = frozenset({"md5"})
     loggers: ClassVar[tuple[str, ...]] = ("gcsfs", "google", "fsspec")
 
-    def filesystem(self) -> Any:
-        """Return gcsfs's.
-
-        Raises:
-            MissingDependencyError: When gcsfs is not installed.
-        """
+    def library(self) -> Any:
+        """Import gcsfs."""
         try:
-            from gcsfs import GCSFileSystem
+            import gcsfs
         except ImportError:
             raise MissingDependencyError("gcsfs", "gcs") from None
-        return GCSFileSystem(skip_instance_cache=True, use_listings_cache=False)
+        return gcsfs
+
+    def filesystem(self) -> Any:
+        """Return gcsfs's."""
+        return self.library().GCSFileSystem(skip_instance_cache=True, use_listings_cache=False)
 
     def remote_file(self, name: str, info: Mapping[str, Any]) -> RemoteFile:
         """Each content of an object has a generation of its own; the MD5 is there unless the object was composed."""

@@ -74,9 +74,18 @@ class Hub(Storage):
         """Of a folder or a file in the repository; empty for all of it."""
         return self._part("path")
 
+    def library(self) -> Any:
+        """Import huggingface_hub."""
+        try:
+            import huggingface_hub
+            import huggingface_hub.hf_api
+        except ImportError:
+            raise MissingDependencyError("huggingface-hub", "hub") from None
+        return huggingface_hub
+
     def listing(self) -> Listing:
         """List a commit; the version is the commit."""
-        api = _library().HfApi()
+        api = self.library().HfApi()
         everything = self._at(api, self._commit(api))
         return everything if self.path else dataclasses.replace(everything, files=tuple(self._wanted(everything)))
 
@@ -84,7 +93,7 @@ class Hub(Storage):
         return str(api.repo_info(self.repository, repo_type=self.kind, revision=self.revision).sha)
 
     def _at(self, api: Any, commit: str) -> Listing:
-        library = _library()
+        library = self.library()
         named = {"repo_type": self.kind, "revision": commit}
         if not self.path:
             entries = api.list_repo_tree(self.repository, recursive=True, **named)
@@ -115,7 +124,7 @@ class Hub(Storage):
 
     def _listed(self, everything: Listing) -> set[str]:
         """The files of the artifact that is there; none where it is no artifact."""
-        files = _library().HfFileSystem(skip_instance_cache=True)
+        files = self.library().HfFileSystem(skip_instance_cache=True)
         try:
             return {*json.loads(files.cat_file(self._in_commit(everything.version, self.path, _MANIFEST)))["files"], _MANIFEST}
         except (ValueError, KeyError, TypeError):
@@ -123,7 +132,7 @@ class Hub(Storage):
 
     def download(self, listing: Listing, folder: Path, received: Callable[[int], None]) -> None:
         """Get one file after the other, of the commit that was listed."""
-        library = _library()
+        library = self.library()
         with _no_bars(library):
             files = library.HfFileSystem(skip_instance_cache=True)
             above = self.path.rpartition("/")[0] if listing.file else self.path
@@ -138,7 +147,7 @@ class Hub(Storage):
 
     def publish(self, upload: Upload, *, replace: bool, sent: Callable[[int], None]) -> str:
         """Commit all files at once, on top of the commit that was looked at, and compare the digests that the hub tells."""
-        library = _library()
+        library = self.library()
         with answered_by(self, "written"), _no_bars(library):
             api = library.HfApi()
             before = self._at(api, self._commit(api))
@@ -185,15 +194,6 @@ def _remote_file(entry: Any, folder: str) -> RemoteFile:
     """The hub tells SHA-256 of large files, and git's name of the content of small ones."""
     digests = {"sha256": entry.lfs.sha256} if entry.lfs else {"git": entry.blob_id}
     return RemoteFile(entry.path.removeprefix(f"{folder}/" if folder else ""), entry.size, entry.blob_id, digests)
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-        import huggingface_hub.hf_api
-    except ImportError:
-        raise MissingDependencyError("huggingface-hub", "hub") from None
-    return huggingface_hub
 
 
 @contextlib.contextmanager

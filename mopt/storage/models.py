@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -118,9 +119,10 @@ def _experiment(client: Any) -> str:
 
 
 def _log(client: Any, identity: str, upload: Upload) -> None:
-    for name, value in upload.metrics.items():
-        client.log_metric(identity, name, value)
-    for name, text in upload.parameters.items():
-        client.log_param(identity, name, text[:_LONGEST])
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1e3)
+    metrics = [Metric(name, value, now, 0) for name, value in upload.metrics.items()]
+    client.log_batch(identity, metrics, [Param(name, text[:_LONGEST]) for name, text in upload.parameters.items()])
     client.log_artifact(identity, str(upload.folder / upload.report))
     client.log_artifacts(identity, str(upload.folder), _FOLDER)

@@ -23,17 +23,17 @@ class S3(ObjectStore):
     credentials: ClassVar[str] = "AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws, or the role of the machine, as for aws s3"
     loggers: ClassVar[tuple[str, ...]] = ("s3fs", "aiobotocore", "botocore", "fsspec")
 
-    def filesystem(self) -> Any:
-        """Return s3fs's.
-
-        Raises:
-            MissingDependencyError: When s3fs is not installed.
-        """
+    def library(self) -> Any:
+        """Import s3fs."""
         try:
-            from s3fs import S3FileSystem
+            import s3fs
         except ImportError:
             raise MissingDependencyError("s3fs", "s3") from None
-        return S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+        return s3fs
+
+    def filesystem(self) -> Any:
+        """Return s3fs's."""
+        return self.library().S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
 
     def remote_file(self, name: str, info: Mapping[str, Any]) -> RemoteFile:
         """The ETag is the MD5 of what was put in one part, unless it is encrypted with a key of one's own."""

@@ -29,7 +29,7 @@ class Pushed:
         url: By which the artifact is found.
         files: How many there are.
         size_bytes: Of all of them.
-        storage_uris: What KServe's storage initializer takes, by folder of the artifact; none where it takes nothing of the kind.
+        storage_uris: What KServe's storage initializer takes, by folder of the artifact; none where it takes none.
     """
 
     url: str
