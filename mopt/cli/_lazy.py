@@ -31,6 +31,7 @@ PANELS = {
     },
     "Serve and size": {
         "package": "Write the files of further serving systems into an artifact.",
+        "push": "Put an artifact where a serving system or a registry takes it from, complete or not at all.",
         "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
         "size": "Say which machines, how many and for how much money hold a traffic.",
     },

@@ -52,6 +52,7 @@ from mopt.system.forkserver import forking, prestart
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
+from mopt.workflows._fetched import fetched_recipe
 from mopt.workflows._request import (
     Site,
     candidates_of,
@@ -129,10 +130,11 @@ def build(
     bundle.check_destination(destination, force=force)
     with recording(progress):
         progress.expect(_expected(recipe))
+        local = fetched_recipe(recipe, progress, store)
         progress.stage("reading the model and the data", 2)
-        source = open_source(recipe, store, progress)
+        source = open_source(local, store, progress)
         metric = source.metric(recipe)
-        source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
+        source = dataclasses.replace(source, split=with_labels(source.split, local.labels))
         with store.entry("builds", _key(recipe, site, source, metric)) as entry:
             if entry.scratch is not None:
                 _import_ahead(recipe, site.machine)
@@ -163,10 +165,11 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
     """Export the model and read the data, and return what a build would try."""
     progress, store = progress or Silent(), store or Store(default_root())
     site = check_recipe(recipe)
+    local = fetched_recipe(recipe, progress, store)
     progress.stage("reading the model and the data", 2)
-    source = open_source(recipe, store, progress)
+    source = open_source(local, store, progress)
     metric = source.metric(recipe)
-    source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
+    source = dataclasses.replace(source, split=with_labels(source.split, local.labels))
     progress.stage("checking the export, simplifying", 2)
     prepared = prepare_model(source, recipe, store, progress)
     return Plan(
