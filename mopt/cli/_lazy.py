@@ -31,6 +31,7 @@ PANELS = {
     },
     "Serve and size": {
         "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
+        "drift": "Say whether requests still look like the samples of the build.",
         "size": "Say which machines, how many and for how much money hold a traffic.",
     },
     "Installation": {
