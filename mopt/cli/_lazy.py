@@ -33,6 +33,7 @@ PANELS = {
         "package": "Write the files of further serving systems into an artifact.",
         "push": "Put an artifact where a serving system or a registry takes it from, complete or not at all.",
         "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
+        "drift": "Say whether requests still look like the samples of the build.",
         "size": "Say which machines, how many and for how much money hold a traffic.",
     },
     "Installation": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Split", "batched", "input_names", "prepare"]
+__all__ = ["Split", "batched", "find_reader", "input_names", "prepare"]
 
 import collections
 import contextlib
@@ -106,7 +106,7 @@ def prepare(
         folder = store.get("data", random, lambda target: _write_random(target, spec, signature, bounds or {}))
         return _split(folder, spec, "random", defaults)
     path = base / spec.path
-    name, reader_class = _find_reader(path)
+    name, reader_class = find_reader(path)
     with store.scratch() as scratch:
         reader: Reader = reader_class(path, spec, signature.inputs, scratch)
         key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
@@ -125,7 +125,7 @@ def input_names(spec: DataSpec, signature: Signature, store: Store, base: Path) 
     """
     if spec.is_random:
         return set()
-    _, reader_class = _find_reader(base / spec.path)
+    _, reader_class = find_reader(base / spec.path)
     with store.scratch() as scratch:
         return {*reader_class(base / spec.path, spec, signature.inputs, scratch).columns, *spec.columns}
 
@@ -174,7 +174,12 @@ def _completed(stored: dict[str, Any], spec: DataSpec, defaults: SourceDefaults)
     return spec.model_copy(update={"text": text, "image": taken.image, "columns": taken.columns, "classes": taken.classes})
 
 
-def _find_reader(path: Path) -> tuple[str, type[Reader]]:
+def find_reader(path: Path) -> tuple[str, type[Reader]]:
+    """Return the name and the class of the reader for a path; reads no data.
+
+    Raises:
+        UserError: When there is none, or nothing to read.
+    """
     accepted = []
     for name in plugins.names("readers"):
         reader: type[Reader] = plugins.load("readers", name)

@@ -62,6 +62,7 @@ from mopt.workflows._request import (
     task_of,
     threads_of,
 )
+from mopt.workflows._sketch import sketch_samples
 from mopt.workflows._sources import PreparedModel, Source, first_samples, open_source, prepare_model
 from mopt.workflows.label import with_labels
 
@@ -296,6 +297,8 @@ def _write(
     with SessionProcess(runtime, model) as session:
         outputs = list(_run_singly(session, prepared.signature, inputs))
         signature = _as_shipped(prepared.signature, session)
+        shipped = session if runtime is result.candidate.runtime else None
+        sketch = sketch_samples(source.split, signature, shipped, result.chosen)
     manifest = _manifest(recipe, site, source, prepared, outcome, command, signature, _golden(result, outputs))
     bundle.write_artifact(
         folder,
@@ -305,6 +308,7 @@ def _write(
         golden_outputs=outputs,
         reports=render_files(manifest),
         serving=recipe.serve,
+        sketch=sketch,
         force=False,
     )
 

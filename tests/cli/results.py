@@ -11,6 +11,7 @@ from mopt.records.explanation import Explanation, Layer
 from mopt.system.environments import Environment
 from mopt.workflows.label import LabelRequest
 from tests import manifests, sizings, verdicts
+from tests.drift.test_exposition import report as drift_report
 from tests.verdicts import STAMP
 from tests.workflows.test_size import profile
 
@@ -57,6 +58,7 @@ RESULTS: dict[str, Any] = {
     "mopt.workflows.size.read_profiled_models": lambda: [SimpleNamespace(name="m")],
     "mopt.workflows.bench.read_samples": lambda: ["samples"],
     "mopt.workflows.label.write_label_request": lambda: LabelRequest(Path("labels/labels.csv"), 3, 0, 40, {"a": 3}),
+    "mopt.workflows.drift.drift": lambda: drift_report(found=False),
     "mopt.workflows.verify.verify": lambda: Verification(
         ok=True, problems=(), warnings=(), files=1, samples=1, summary="", largest_difference={}
     ),

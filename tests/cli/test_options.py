@@ -35,6 +35,7 @@ BASES = {
     "baseline set": ["m.onnx", "--data", "a.npz"],
     "baseline show": ["kept.json"],
     "bench": ["model.mopt"],
+    "drift": ["model.mopt", "--requests", "a.npz"],
     "size": ["model.mopt", "--rate", "100"],
     "list": ["runtimes"],
     "doctor": [],
@@ -91,6 +92,11 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
         "--cores": ["1"], "--duration": ["2s"], "--server": ["http://h:8000"], "--protocol": ["bentoml"],
         "--model": ["other"], "--header": ["A: b"], "--timeout": ["1s"], "--predict": [], "--no-predict": [],
         "--out": ["p.json"], "--force": [],
+    },
+    "drift": {
+        **_OUTPUT,
+        "--requests": ["b.npz"], "--state": ["s.json"], "--prometheus": ["d.prom"], "--confidence": ["0.9"],
+        "--inputs-only": [],
     },
     "size": {
         **_TRAFFIC, **_OUTPUT,
