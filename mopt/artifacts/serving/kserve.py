@@ -25,12 +25,20 @@ from mopt.records.units import digits
 from mopt.system.environments import Environment, find_environment
 
 _SDK = "kserve==0.21.0"
-_CODE = ("kserve_model.py", "batcher.py")
+_CODE = ("model.py", "batcher.py")
 _MOUNT = "/mnt/models"
 _PORT = 8080
 _CANARY_PERCENT = 10
 _STORAGE_URI, _IMAGE, _PROMETHEUS = "MOPT_STORAGE_URI", "MOPT_IMAGE", "MOPT_PROMETHEUS_URL"
 """What people fill in."""
+_CANARY_NOTE = (
+    f"A canary: kubectl kustomize canary in place of kubectl kustomize service gives {_CANARY_PERCENT} % to this model, and "
+    "the rest to the one that the service ran before; kubectl kustomize service then gives it all."
+)
+_STANDARD_NOTE = (
+    f"Without Knative: kubectl kustomize standard, with {_PROMETHEUS} filled in too, takes a Deployment and KEDA. "
+    "KServe knows canaryTrafficPercent with Knative alone; without it, releases from 0.20 take spec.canary."
+)
 _KIND = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
 
 
@@ -51,8 +59,8 @@ class Kserve(ServingSystem):
         write_models(models, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release)
         resources = _Resources(manifest, in_triton(models), self.release)
         if not resources.triton:
-            for name in _CODE:
-                copy_file(name, folder)
+            copy_file("kserve_model.py", folder, "model.py")
+            copy_file("batcher.py", folder)
             image = dockerfile(
                 manifest,
                 _SDK,
@@ -99,7 +107,7 @@ class Kserve(ServingSystem):
                 str(ports.http),
                 "--grpc_port",
                 str(ports.grpc),
-            ],  # fmt: skip
+            ],
             ready=[f"{url}/v2/models/{name}/ready"],
             url=url,
             protocol="kserve-http",
@@ -330,10 +338,8 @@ class _Resources:
             if given.measured
             else "Nothing was measured: memory, probes and cores are guesses.",
             self._why_scaled(),
-            f"A canary: kubectl kustomize canary in place of kubectl kustomize service gives {_CANARY_PERCENT} % to this model, "
-            "and the rest to the one that the service ran before; kubectl kustomize service then gives it all.",
-            f"Without Knative: kubectl kustomize standard, with {_PROMETHEUS} filled in too, takes a Deployment and KEDA. "
-            "KServe knows canaryTrafficPercent with Knative alone; without it, releases from 0.20 take spec.canary.",
+            _CANARY_NOTE,
+            _STANDARD_NOTE,
         ]
         if not self.triton:
             notes.append("It speaks KServe's v1 (predict with instances), v2 and gRPC.")

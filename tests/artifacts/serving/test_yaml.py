@@ -4,8 +4,11 @@ from ruamel.yaml import YAML
 from mopt.artifacts.serving._yaml import to_yaml
 from tests.manifests import HOSTILE
 
-TEXTS = [HOSTILE, "", "yes", "No", "null", "~", "1", "1e3", "0x10", "2026-11-28", "a: b", "- a", "# a", "'", '"', "a\\b", " a ", "a\nb",
-         "\u2028", "\u0085", "\ufeff", "\x7f", "😀", "{a}", "[a]", "*a", "&a", "!a", "%a", "@a", "`a`", "=", "<<", "2.5Gi", "a/b-c.d_e"]  # fmt: skip
+TEXTS = [
+    HOSTILE, "", "yes", "No", "null", "~", "1", "1e3", "0x10", "2026-11-28", "a: b", "- a", "# a", "'", '"', "a\\b",
+    " a ", "a\nb", "\u2028", "\u0085", "\ufeff", "\x7f", "😀", "{a}", "[a]", "*a", "&a", "!a", "%a", "@a", "`a`", "=", "<<",
+    "2.5Gi", "a/b-c.d",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])

@@ -1,6 +1,6 @@
 """The model in KServe's own server, over its protocols v1 and v2 and over gRPC; requests are put together.
 
-Started with ``python model.py --model_dir /mnt/models``, and what else KServe's server takes.
+mopt copies this file as model.py; it is started with ``--model_dir`` and what else KServe's server takes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from served_model import DATATYPES, InvalidRequestError, ServedModel
 _VERSIONS = ("", "1", None)
 
 
-class BusyError(kserve.errors.ModelNotReady):  # type: ignore[misc]
+class BusyError(kserve.errors.ModelNotReady):
     """Too many requests wait, or the server ends: HTTP 503, and UNAVAILABLE over gRPC, which looks for a reason."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -31,7 +31,7 @@ class BusyError(kserve.errors.ModelNotReady):  # type: ignore[misc]
         self.reason = self.error_msg = f"{name} takes no request now: {reason}"
 
 
-class Served(kserve.Model):  # type: ignore[misc]
+class Served(kserve.Model):
     """What was judged, opened once for each instance, behind one queue.
 
     Args:
@@ -116,7 +116,7 @@ class Served(kserve.Model):  # type: ignore[misc]
         )
 
 
-@kserve.model_server.app.middleware("http")  # type: ignore[untyped-decorator]
+@kserve.model_server.app.middleware("http")
 async def _only_version_1(request: Request, call_next: Any) -> Response:
     """Take version 1 for what it is, and refuse the others: KServe's server answers 501 to every version."""
     before, found, after = request.scope["path"].partition("/versions/")

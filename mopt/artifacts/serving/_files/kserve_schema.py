@@ -17,7 +17,7 @@ KINDS = {
     ("serving.kserve.io/v1beta1", "InferenceService"): "V1beta1InferenceService",
     ("serving.kserve.io/v1alpha1", "ServingRuntime"): "V1alpha1ServingRuntime",
 }
-_SIMPLE = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+_SIMPLE: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
 _OF = re.compile(r"(list|dict)[\[(](?:str, ?)?(.+)[\])]")
 
 
@@ -45,9 +45,9 @@ def checked(value: Any, kind: str, types: Any, place: str) -> list[str]:
     """
     if of := _OF.fullmatch(kind):
         holder, inner = of.groups()
-        if not isinstance(value, list if holder == "list" else dict):
+        if not isinstance(value, list | dict) or isinstance(value, list) != (holder == "list"):
             return [f"{place} is no {holder}"]
-        entries = enumerate(value) if holder == "list" else value.items()
+        entries = enumerate(value) if isinstance(value, list) else value.items()
         return [mistake for key, item in entries for mistake in checked(item, inner, types, f"{place}.{key}")]
     if kind in _SIMPLE:
         right = isinstance(value, _SIMPLE[kind]) and (kind == "bool" or not isinstance(value, bool))
