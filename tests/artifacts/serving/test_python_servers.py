@@ -11,15 +11,17 @@ from mopt.loadgen.protocols import Request, ask, connect, encode, encode_uncheck
 from mopt.system.digests import folder_digest
 from tests.artifacts.serving.services import MOST, feed, missing, serve
 
-LIGHT = ("bentoml", "litserve")
+LIGHT = ("bentoml", "kserve", "litserve")
 OTHERS = ("mlserver", "ray_serve")
+RUNTIMES = {"kserve": ("openvino",)}
+"""Where the system serves others in Triton."""
 
 
 def _cases():
     for name in (*LIGHT, *OTHERS):
         marks = [pytest.mark.slow, pytest.mark.skipif(bool(missing(name)), reason=missing(name))]
         marks += [] if name in LIGHT else [pytest.mark.servers]
-        for runtime in ("onnxruntime", "openvino"):
+        for runtime in RUNTIMES.get(name, ("onnxruntime", "openvino")):
             yield pytest.param((name, runtime), marks=marks, id=f"{name}-{runtime}")
 
 
