@@ -31,12 +31,14 @@ class Settable:
         otherwise: Where to turn for another value, for people to read.
         everything: Whether all options can be set to all values, as by a service in Python.
         pads: Whether each batch is padded to the largest, so that a lone request takes as long as a full batch.
+        batches: Whether requests are put together at all; where not, a batch is what one client sends.
     """
 
     options: Mapping[str, tuple[object, ...]]
     otherwise: str = ""
     everything: bool = False
     pads: bool = False
+    batches: bool = True
 
     def takes(self, option: str, value: object) -> bool:
         """Whether an option can be set to a value."""

@@ -81,15 +81,15 @@ class _Plan:
 class Triton(ServingSystem):
     """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
 
-    # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     environment: ClassVar[str] = "triton"
+    # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     settable: ClassVar[Mapping[str, Settable]] = {
         "onnxruntime": Settable({"threads": ANY}),
         "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
         "openvino": Settable(
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
-            "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
-            "server",
+            "openvino_model_server can (by its plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it "
+            "for no server",
             pads=True,
         ),
         "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY}),
