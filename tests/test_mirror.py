@@ -14,6 +14,7 @@ ELSEWHERE = {
 """Modules without a test file of their name: the one that covers them, and why."""
 
 TOPICS = {
+    "artifacts/serving/test_python_servers.py": "the real servers of the services in Python, on what was written for them",
     "artifacts/serving/test_served_precision.py": "OpenVINO's candidates in the real tritonserver, and what they compute in",
     "cli/test_root.py": "mopt without a command: help, versions, completion, mistakes",
     "runtimes/test_gpu.py": "both runtimes on a GPU, where there is one",

@@ -110,5 +110,5 @@ def threads(manifest: Manifest) -> int:
 def requirements(manifest: Manifest, *others: str) -> list[str]:
     """Return what pip installs for a service: the runtime in the version that was judged, NumPy, and the server."""
     library = _DISTRIBUTIONS[manifest.runtime]
-    version = manifest.versions.get(library) or manifest.versions.get("onnxruntime", "")
+    version = manifest.versions.get(library) or (manifest.versions.get("onnxruntime", "") if library != "openvino" else "")
     return [f"{library}=={version}" if version else library, "numpy", *others]

@@ -63,16 +63,9 @@ class Bentoml(ServingSystem):
         """Start ``bentoml serve`` with a home of its own."""
         return Launch(
             command=[
-                environment.program("bentoml"),
-                "serve",
-                "service:Api",
-                "--working-dir",
-                folder,
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(ports.http),
-            ],  # fmt: skip
+                *(environment.program("bentoml"), "serve", "service:Api", "--working-dir", folder),
+                *("--host", "127.0.0.1", "--port", str(ports.http)),
+            ],
             ready=[f"http://127.0.0.1:{ports.http}/readyz"],
             url=f"http://127.0.0.1:{ports.http}/infer",
             protocol="bentoml",
@@ -116,19 +109,21 @@ def _max_latency_ms(manifest: Manifest) -> int:
 
 def _notes(manifest: Manifest, service: Mapping[str, Any]) -> list[str]:
     batching = manifest.batching
-    notes = [
-        "bentoml build . makes a Bento of this folder, and bentoml containerize an image of it: its Dockerfile is env/docker in "
-        "the Bento.",
-        f"/infer takes the inputs as lists by name, with the batch axis. A request that BentoML expects to take longer than "
-        f"{milliseconds(service['max_latency_ms'])} is answered with 503: that is max_latency_ms, and no queue delay.",
+    refused = milliseconds(service["max_latency_ms"])
+    notes = ["bentoml build . makes a Bento, and bentoml containerize an image of it; its Dockerfile is in env/docker."]
+    notes.append(
+        f"/infer takes the inputs as lists by name, with the batch axis. A request that BentoML expects to take {refused} or "
+        "longer is answered with 503: that is max_latency_ms, which is no queue delay."
+    )
+    notes.append(
         "The model runs in processes of its own, behind one that reads and writes JSON; the way between them is in no "
-        "predicted latency.",
-    ]
+        "predicted latency."
+    )
     if batching.max_batch > 1 and manifest.signature.batches:
         notes.append(
-            f"BentoML puts up to {batching.max_batch} requests together and chooses itself how long to wait: about as long as the "
-            f"last ones have waited. The planned queue delay of {batching.queue_delay_us} us cannot be set, and no request of the "
-            "first eleven is part of a batch of more than three: it learns from them."
+            f"BentoML puts up to {batching.max_batch} requests together and decides how long to wait: about as long as the "
+            f"last ones have waited. The planned queue delay of {batching.queue_delay_us} us cannot be set, and from the "
+            "first eleven requests it learns."
         )
     if batching.instances > 1:
         notes.append(f"Each of the {batching.instances} workers has a queue of its own.")

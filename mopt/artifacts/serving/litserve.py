@@ -24,6 +24,14 @@ from mopt.records.manifest import Manifest
 from mopt.system.environments import Environment
 
 _VERSION = "0.2.19"
+_ADDRESS = (
+    "It listens on 127.0.0.1; --host 0.0.0.0 is for a container or a trusted network. With LIT_SERVER_API_KEY it asks for that "
+    "key in the header X-API-Key."
+)
+_BATCHES = (
+    "Batches are made as they were planned: an idle worker takes at once what waits. LitServe's own loop would turn without a "
+    "rest while it is idle."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,12 +55,7 @@ class Litserve(ServingSystem):
             manifest=manifest,
             start=f"pip install {' '.join(requirements(manifest, f'litserve=={_VERSION}'))}\npython service.py",
             request=f"curl -s localhost:8000/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
-            notes=[
-                "It listens on 127.0.0.1; --host 0.0.0.0 is for a container or a trusted network. LIT_SERVER_API_KEY asks for a "
-                "key in the header X-API-Key.",
-                "Batches are made as they were planned: an idle worker takes at once what waits. LitServe's own loop would turn "
-                "turn without a rest while it is idle.",
-            ],
+            notes=[_ADDRESS, _BATCHES],
         )
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import bentoml
 import pydantic
 from bentoml.exceptions import InvalidArgument
@@ -33,6 +34,8 @@ image = bentoml.images.Image(python_version=SERVICE["python"], lock_python_packa
     envs=[{"name": name, "value": value} for name, value in SERVICE["environment"].items()],
     traffic={"timeout": SERVICE["timeout_s"]},
     logging={"access": {"enabled": False}},
+    # BentoML's client within closes its session after 100 requests, with those that are under way.
+    runner_connection={"max_requests": 1 << 62, "max_age": 1e12},
 )
 class Model:
     """The model; each worker has a session of its own, and BentoML puts requests together for it."""
@@ -74,5 +77,12 @@ class Api:
             feed = self._interface.parse_columns(named)
         except InvalidRequestError as error:
             raise InvalidArgument(str(error)) from None
-        (outputs,) = await self.model.to_async.run([feed])
+        (outputs,) = await self._run([feed])
         return self._interface.columns(outputs)
+
+    async def _run(self, feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Ask a worker, twice where it has just closed the connection for having been idle: asking again changes nothing."""
+        try:
+            return await self.model.to_async.run(feeds)
+        except aiohttp.ClientConnectionError:
+            return await self.model.to_async.run(feeds)

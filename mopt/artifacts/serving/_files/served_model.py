@@ -84,6 +84,10 @@ class ModelInterface:
         if empty := [spec["name"] for spec in self.inputs if 0 in feed[spec["name"]].shape and 0 not in spec["shape"]]:
             raise InvalidRequestError(f"{empty[0]} is empty: its shape is {list(feed[empty[0]].shape)}")
 
+    def samples(self, feed: Feed) -> int:
+        """How many samples a request has; 1 where requests cannot be put together."""
+        return self._count(feed) if self.batches else 1
+
     def _count(self, feed: Feed) -> int:
         name = next(spec["name"] for spec in self.inputs if spec["name"] in self._axes)
         size: int = feed[name].shape[self._axes[name]]
