@@ -254,7 +254,7 @@ def _outcome(
         serving = _with_operators(serving, measured, progress)
     runtime = result.candidate.runtime.name
     served = [make_system(system).settable[runtime] for system in recipe.serve]
-    batches = serving.batches and all(settable.batches for settable in served)
+    batches = serving.batches and (not served or any(settable.batches for settable in served))
     serving = serving.model_copy(update={"batches": batches, "pads": batches and any(settable.pads for settable in served)})
     batching = recommend(
         serving,

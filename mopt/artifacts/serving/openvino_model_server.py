@@ -45,6 +45,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 class OpenvinoModelServer(ServingSystem):
     """A folder for ``ovms --config_path``: precision, threads and streams as judged; each request runs by itself."""
 
+    releases: ClassVar[str] = "openvino_model_server"
     # Every property of OpenVINO's CPU plugin goes through plugin_config, and what is not there is OpenVINO's own choice.
     settable: ClassVar[Mapping[str, Settable]] = {"openvino": Settable({}, everything=True, batches=False)}
 
@@ -168,7 +169,7 @@ def _notes(manifest: Manifest, shapes: Mapping[str, str]) -> list[str]:
         )
     streams = max(1, manifest.batching.instances)
     notes.append(
-        f"The server puts no requests together: each runs by itself on one of {streams} stream{'' if streams == 1 else 's'}, "
+        f"The server puts no requests together: each runs by itself on {'the stream' if streams == 1 else f'one of {streams} streams'}, "
         + ("and takes a batch of one, for which it is compiled." if shapes else "with the batch that the client gives it.")
     )
     if manifest.batching.max_batch > 1 and manifest.signature.batches:
@@ -224,5 +225,5 @@ def _opened(folder: Path, manifest: Manifest) -> Proof:
         for name, value in (("precision", judged), ("threads", threads and threads * streams), ("streams", streams))
         if value and told[name] != value
     ]
-    detail = f"OpenVINO {told['version']}: {told['precision']}, {told['threads']} threads for {told['streams']} streams"
+    detail = f"OpenVINO {told['version']}: {told['precision']}, threads {told['threads']}, streams {told['streams']}"
     return Proof(part=part, state="failed" if wrong else "proven", detail="; ".join([detail, *wrong]))

@@ -79,6 +79,7 @@ class Triton(ServingSystem):
     """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
 
     environment: ClassVar[str] = "triton"
+    releases: ClassVar[str] = "triton"
     # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     settable: ClassVar[Mapping[str, Settable]] = {
         "onnxruntime": Settable({"threads": ANY}),

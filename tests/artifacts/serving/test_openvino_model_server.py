@@ -222,7 +222,7 @@ def test_openvino_answers_with_the_written_config_as_it_was_judged(write, networ
     np.testing.assert_array_equal(answers, judged)
     proof = OpenvinoModelServer().check(folder, manifest=made, environment=None)[1]
     assert proof.state == "proven"
-    assert f"{effective}, 1 threads for 1 streams" in proof.detail
+    assert f"{effective}, threads 1, streams 1" in proof.detail
 
 
 @pytest.mark.slow
