@@ -166,7 +166,7 @@ def _row(system: ServingSystem, candidate: Candidate, subject: Subject, planted:
 
 def _told(verification: ServerVerification, model: str, candidate: str, judged: str) -> Row:
     served = next((proof for proof in verification.proofs if proof.part == "precision, as the runtime reports"), None)
-    told = served.detail.partition(",")[0] if served else "as the file" if verification.started else "-"
+    told = served.detail.partition(",")[0] if served else "-"
     failed = [f"{proof.part}: {proof.detail}" for proof in verification.proofs if proof.state == "failed"]
     unproven = [proof.part for proof in verification.proofs if proof.state == "not proven"]
     verdict = "FAILED" if failed else "proven" if verification.started else "files only"
