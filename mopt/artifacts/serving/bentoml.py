@@ -65,7 +65,7 @@ class Bentoml(ServingSystem):
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Build a Bento."""
         with tempfile.TemporaryDirectory() as home:
-            command: list[str | Path] = ["bentoml", "build", "service:Api", "--build-ctx", folder]
+            command: list[str | Path] = ["bentoml", "build", folder]
             proven = "bentoml build makes a Bento of it, with a Dockerfile"
             return [prove("Bento", command, environment, proven, BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="True")]
 

@@ -26,7 +26,8 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
-_VERSION = "1.7.1"
+_SERVER = ("mlserver==1.7.1", "uvloop==0.21.0")
+"""With a later uvloop, its workers end as they start."""
 _ADDRESS = "It listens on 127.0.0.1 (host in settings.json); 0.0.0.0 is for a container or a trusted network."
 _BATCHES = (
     "Batches are made by request_batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
@@ -67,7 +68,7 @@ class Mlserver(ServingSystem):
             folder,
             title="MLServer",
             manifest=manifest,
-            start=f"pip install {' '.join(requirements(manifest, f'mlserver=={_VERSION}'))}\n{_omp(manifest)} mlserver start .",
+            start=f"pip install {' '.join(requirements(manifest, *_SERVER))}\n{_omp(manifest)} mlserver start .",
             request=f"curl -s localhost:8080/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
             notes=[_ADDRESS, _BATCHES, *([_WORKERS] if instances > 1 else [])],
         )
