@@ -14,6 +14,7 @@ from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
+    prove,
     requirements,
     service_name,
     threads,
@@ -22,15 +23,19 @@ from mopt.artifacts.serving._python import (
 from mopt.artifacts.serving._readme import DATATYPES, write_readme, write_request
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
-_VERSION = "1.7.1"
+_SERVER = ("mlserver==1.7.1", "uvloop==0.21.0")
+"""With a later uvloop, its workers end as they start."""
 _ADDRESS = "It listens on 127.0.0.1 (host in settings.json); 0.0.0.0 is for a container or a trusted network."
 _BATCHES = (
     "Batches are made by request_batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
     "the values of requests without a look at their shapes and types, and starts a batch beside the one that runs."
 )
 _WORKERS = "MLServer hands requests to its workers in turn, and each has a queue of its own."
+
+_READ = "import sys; from mlserver.settings import *; Settings.parse_file(sys.argv[1]); ModelSettings.parse_file(sys.argv[2])"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,10 +68,15 @@ class Mlserver(ServingSystem):
             folder,
             title="MLServer",
             manifest=manifest,
-            start=f"pip install {' '.join(requirements(manifest, f'mlserver=={_VERSION}'))}\n{_omp(manifest)} mlserver start .",
+            start=f"pip install {' '.join(requirements(manifest, *_SERVER))}\n{_omp(manifest)} mlserver start .",
             request=f"curl -s localhost:8080/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
             notes=[_ADDRESS, _BATCHES, *([_WORKERS] if instances > 1 else [])],
         )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Read the settings with MLServer's own types."""
+        command: list[str | Path] = ["python", "-c", _READ, folder / "settings.json", folder / "model-settings.json"]
+        return [prove("settings", command, environment, "mlserver.settings reads them")]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``mlserver`` on other ports."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["RayServe"]
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,14 +14,17 @@ from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
+    prove,
     requirements,
     service_name,
     threads,
     write_served_model,
 )
 from mopt.artifacts.serving._readme import write_readme, write_request
+from mopt.artifacts.serving._yaml import to_yaml
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
 _VERSION = "2.60.0"
@@ -31,6 +33,11 @@ _UNDER_WAY = 1.5
 """Requests under way in a replica as busy as planned, over its mean batch: one batch runs, and half of the next waits."""
 _WAITING_BATCHES = 8
 """Full batches that a replica takes on; further requests wait where the next free replica gets them."""
+
+_READ = (
+    "import sys, yaml; from ray.serve.schema import ServeDeploySchema; "
+    "ServeDeploySchema.model_validate(yaml.safe_load(open(sys.argv[1])))"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,7 @@ class RayServe(ServingSystem):
         for name in ("request_batcher.py", "v2_routes.py"):
             copy_file(name, folder)
         config = _config(manifest)
-        (folder / "config.yaml").write_text(_as_yaml(config), encoding="utf-8")
+        (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         write_request(folder, manifest, golden)
         name = service_name(manifest.name)
         wanted = " ".join(requirements(manifest, f"'ray[serve]=={_VERSION}'"))
@@ -59,6 +66,11 @@ class RayServe(ServingSystem):
             request=f"curl -s localhost:{_PORT}/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
             notes=_notes(manifest),
         )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Read the configuration with Ray's own schema."""
+        command: list[str | Path] = ["python", "-c", _READ, folder / "config.yaml"]
+        return [prove("config.yaml", command, environment, "ServeDeploySchema of Ray Serve takes it")]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``serve run`` on a Ray of its own, with the instances of one server."""
@@ -72,7 +84,7 @@ class RayServe(ServingSystem):
         variables = application["runtime_env"]["env_vars"]
         variables |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         path = scratch / "config.yaml"
-        path.write_text(_as_yaml(config), encoding="utf-8")
+        path.write_text(to_yaml(config), encoding="utf-8")
         url, name = f"http://127.0.0.1:{ports.http}", service_name(manifest.name)
         return Launch(
             command=[environment.program("serve"), "run", "--address", "local", path],
@@ -142,8 +154,3 @@ def _notes(manifest: Manifest) -> list[str]:
             "may be more than one machine has cores for; it adds some when requests pile up, and takes them away again."
         )
     return notes
-
-
-def _as_yaml(config: Any) -> str:
-    """JSON is YAML, and what is in it needs no quoting of another kind."""
-    return json.dumps(config, indent=2) + "\n"

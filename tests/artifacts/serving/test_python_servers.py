@@ -12,7 +12,7 @@ from mopt.system.digests import folder_digest
 from tests.artifacts.serving.services import MOST, feed, missing, serve
 
 LIGHT = ("bentoml", "kserve", "litserve")
-OTHERS = ("mlserver", "ray_serve")
+OTHERS = ("mlserver", "ray_serve", "torchserve")
 RUNTIMES = {"kserve": ("openvino",)}
 """Where the system serves others in Triton."""
 

@@ -48,4 +48,4 @@ class Service:
         return Answer(INTERFACE, await self._batcher.submit(feed), identity).rendered()
 
 
-app = Service.bind()
+app = Service.bind()  # type: ignore[attr-defined]
