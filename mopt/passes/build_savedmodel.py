@@ -58,7 +58,7 @@ class BuildSavedmodel(FilePass):
         feed = self.calibration[0] if self.calibration else _made_up(inputs)
         feeds = [feed, *([_doubled(feed)] if all(map(_has_free_first_axis, inputs)) else [])]
         expected = _reference(source.file, feeds)
-        converted = _convert(source.file, [value.name for value in inputs])
+        converted = _convert(source.file, feed)
         order = _input_order(converted, inputs)
         answers = [_call(converted, [each[name] for name in order]) for each in feeds]
         layouts = [
@@ -123,8 +123,8 @@ def _reference(path: Path, feeds: Sequence[Feed]) -> list[Feed]:
 # --- TensorFlow ------------------------------------------------------------------------------------------------------------
 
 
-def _convert(path: Path, names: Sequence[str]) -> Any:
-    """Return a Keras model whose inputs keep their layout.
+def _convert(path: Path, feed: Feed) -> Any:
+    """Return a Keras model whose inputs keep their layout; where sizes are free, ``feed`` says which ones to try it with.
 
     Raises:
         NotApplicableError: When onnx2tf cannot convert the model; it ends its process, or raises anything.
@@ -140,7 +140,8 @@ def _convert(path: Path, names: Sequence[str]) -> Any:
                 output_folder_path=scratch,
                 not_use_onnxsim=True,  # the model is simplified already
                 disable_model_save=True,
-                keep_shape_absolutely_input_names=list(names),
+                keep_shape_absolutely_input_names=list(feed),
+                shape_hints=[f"{name}:{','.join(map(str, value.shape))}" for name, value in feed.items() if ":" not in name],
                 non_verbose=True,
                 verbosity="error",
             )
