@@ -70,17 +70,19 @@ def missing(server: str) -> str:
     return "" if found else f"{variable} names no virtual environment with {' and '.join(filter(None, (name, library)))}"
 
 
-def triton(repository: Path, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
+def triton(
+    repository: Path, *, cores: Collection[int] | None = None, options: Sequence[str] = ("--allow-metrics=false",)
+) -> contextlib.AbstractContextManager[Ports]:
     """Run NVIDIA's tritonserver on a model repository; all of its models are ready.
 
     Its onnxruntime and openvino backends are python-based ones (see tests/artifacts/serving/onnxruntime_backend), because
     those in C++ cannot be installed.
     """
-    return _triton(repository, cores)
+    return _triton(repository, cores, options)
 
 
 @contextlib.contextmanager
-def _triton(repository: Path, cores: Collection[int] | None) -> Iterator[Ports]:
+def _triton(repository: Path, cores: Collection[int] | None, options: Sequence[str]) -> Iterator[Ports]:
     packages = _environment("triton") / "lib" / PYTHON / "site-packages"
     http, grpc = _free_ports(2)
     libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
@@ -91,7 +93,7 @@ def _triton(repository: Path, cores: Collection[int] | None) -> Iterator[Ports]:
             f"--backend-directory={_backends(packages, Path(scratch))}",
             "--http-address=127.0.0.1", f"--http-port={http}",
             "--grpc-address=127.0.0.1", f"--grpc-port={grpc}",
-            "--allow-metrics=false", "--exit-on-error=false", "--disable-auto-complete-config",
+            *options, "--exit-on-error=false", "--disable-auto-complete-config",
         ]  # fmt: skip
         with _running(
             command,

@@ -14,6 +14,7 @@ ELSEWHERE = {
 """Modules without a test file of their name: the one that covers them, and why."""
 
 TOPICS = {
+    "artifacts/monitoring/test_real_metrics.py": "what real servers export, against the names that the rules use",
     "artifacts/serving/test_served_precision.py": "OpenVINO's candidates in the real tritonserver, and what they compute in",
     "artifacts/serving/test_triton_server.py": "the real tritonserver, on what was written for it",
     "cli/test_root.py": "mopt without a command: help, versions, completion, mistakes",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mopt.artifacts.artifact import FILE_NAME, SKETCH_NAME, golden_file, hash_once
+from mopt.artifacts.monitoring.folder import FOLDER, write_monitoring
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
@@ -105,6 +106,7 @@ def write_artifact(
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         for name in serving:
             _write_serving(name, partial, manifest, golden_inputs)
+        write_monitoring(partial / FOLDER, manifest, serving, drift=sketch is not None)
         if sketch is not None:
             (partial / SKETCH_NAME).write_text(sketch.model_dump_json() + "\n", encoding="utf-8")
         for name, text in reports.items():
