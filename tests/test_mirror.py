@@ -22,6 +22,7 @@ ELSEWHERE = {
 
 TOPICS = {
     "artifacts/serving/test_python_servers.py": "the real servers of the services in Python, on what was written for them",
+    "artifacts/monitoring/test_real_metrics.py": "what real servers export, against the names that the rules use",
     "artifacts/serving/test_served_precision.py": "OpenVINO's candidates in the real tritonserver, and what they compute in",
     "cli/test_root.py": "mopt without a command: help, versions, completion, mistakes",
     "runtimes/test_gpu.py": "both runtimes on a GPU, where there is one",
