@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-__all__ = ["CLOUD_SETTABLE", "checked_by", "dockerfile", "in_triton", "on_gpu", "triton_image", "write_models"]
+__all__ = [
+    "CLOUD_SETTABLE",
+    "checked_by",
+    "dockerfile",
+    "in_triton",
+    "launch_triton",
+    "on_gpu",
+    "scaled_by",
+    "triton_image",
+    "write_models",
+]
 
+import dataclasses
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mopt.artifacts.serving._base import Settable
+from mopt.artifacts.serving._base import Launch, Ports, Settable
+from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, write_served_model
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
-from mopt.system.environments import Environment
+from mopt.records.units import digits
+from mopt.system.environments import Environment, find_environment
 
 CLOUD_SETTABLE: Mapping[str, Settable] = {**PYTHON_SETTABLE, "tensorrt": Triton.settable["tensorrt"]}
 """What Triton cannot be told, the image in Python is told; engines are Triton's alone."""
@@ -103,6 +116,31 @@ def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], comman
             f"ENTRYPOINT [{words}]",
             "",
         ]
+    )
+
+
+def launch_triton(folder: Path, *, manifest: Manifest, ports: Ports, scratch: Path, not_run: str) -> Launch:
+    """Return how Triton is started on the repository that is in a cloud's image.
+
+    Raises:
+        NotApplicableError: When it is not installed, or does not run here.
+    """
+    environment = find_environment(Triton.environment)
+    if environment is None:
+        raise NotApplicableError(f"its image is Triton's, and mopt tools install {Triton.environment} has not run")
+    launch = Triton().launch(folder, manifest=manifest, environment=environment, ports=ports, scratch=scratch)
+    return dataclasses.replace(launch, not_run=(*launch.not_run, not_run))
+
+
+def scaled_by(manifest: Manifest) -> str:
+    """Say, for people, how many replicas there are and why."""
+    given, batching = provision(manifest), manifest.batching
+    if given.rate_per_replica is None:
+        return f"{max(1, given.replicas)} replicas: how much one of them holds was not measured for any traffic."
+    lost = f", and {batching.spare_replicas} of them may be lost" if batching.spare_replicas else ""
+    return (
+        f"One replica more for every {digits(given.rate_per_replica)} requests per second: {batching.replicas} hold what was "
+        f"asked for{lost}. It was measured on the model alone; mopt bench on a running replica tells what its server leaves of it."
     )
 
 

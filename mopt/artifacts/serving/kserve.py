@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
-from mopt.artifacts.serving._images import CLOUD_SETTABLE, checked_by, dockerfile, in_triton, on_gpu, triton_image, write_models
+from mopt.artifacts.serving._images import (
+    CLOUD_SETTABLE,
+    checked_by,
+    dockerfile,
+    in_triton,
+    launch_triton,
+    on_gpu,
+    scaled_by,
+    triton_image,
+    write_models,
+)
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import write_readme, write_request
 from mopt.artifacts.serving._yaml import to_yaml
-from mopt.artifacts.serving.triton import Triton, model_name
-from mopt.errors import NotApplicableError
+from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
-from mopt.records.units import digits
-from mopt.system.environments import Environment, find_environment
+from mopt.system.environments import Environment
 
 _SDK = "kserve==0.21.0"
 _CODE = ("model.py", "batcher.py")
@@ -124,19 +132,6 @@ class Kserve(ServingSystem):
         )
 
 
-def launch_triton(folder: Path, *, manifest: Manifest, ports: Ports, scratch: Path, not_run: str) -> Launch:
-    """Return how Triton is started on the repository that is in a cloud's image.
-
-    Raises:
-        NotApplicableError: When it is not installed, or does not run here.
-    """
-    environment = find_environment(Triton.environment)
-    if environment is None:
-        raise NotApplicableError(f"its image is Triton's, and mopt tools install {Triton.environment} has not run")
-    launch = Triton().launch(folder, manifest=manifest, environment=environment, ports=ports, scratch=scratch)
-    return dataclasses.replace(launch, not_run=(*launch.not_run, not_run))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Resources:
     """The resources of a model.
@@ -172,7 +167,7 @@ class _Resources:
         patched = {"resources": ["../service"]}
         return {
             "service/serving-runtime.yaml": to_yaml(self._runtime(), f"The server of {self.manifest.name}, with its image."),
-            "service/inference-service.yaml": to_yaml(self._service(), self._why_scaled()),
+            "service/inference-service.yaml": to_yaml(self._service(), scaled_by(self.manifest)),
             "service/kustomization.yaml": to_yaml({"resources": ["serving-runtime.yaml", "inference-service.yaml"]}),
             "canary/canary.yaml": to_yaml(
                 self._patch({"canaryTrafficPercent": _CANARY_PERCENT}),
@@ -288,15 +283,6 @@ class _Resources:
         patch["metadata"]["annotations"] = annotations
         return patch
 
-    def _why_scaled(self) -> str:
-        given, batching = self.provisioning, self.manifest.batching
-        if given.rate_per_replica is None:
-            return f"{given.replicas} replicas: how much one of them holds was not measured for any traffic."
-        return (
-            f"One replica more for every {digits(given.rate_per_replica)} requests per second: what each of "
-            f"{batching.replicas} holds when {batching.spare_replicas} are lost."
-        )
-
     def start(self) -> str:
         """The commands that start it here, and in a cluster."""
         lines = ["# In a cluster: where mopt push has put the model, and for an image of your own, where it goes."]
@@ -337,7 +323,7 @@ class _Resources:
             f"Memory, probes and cores are from what was measured: ready after about {math.ceil(given.start_s)} s."
             if given.measured
             else "Nothing was measured: memory, probes and cores are guesses.",
-            self._why_scaled(),
+            scaled_by(self.manifest),
             _CANARY_NOTE,
             _STANDARD_NOTE,
         ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +71,18 @@ def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], mo
         _class(name)().write(folder, manifest=manifest(format=form.name), model_folder=model, golden=golden)
     except NotApplicableError as error:
         return error.message
-    assert any(path.read_bytes() == form.main_file.encode() for path in folder.rglob("*") if path.is_file())
+    assert form.main_file.encode() in _contents(folder)
     return folder_digest(folder)
+
+
+def _contents(folder: Path) -> Iterator[bytes]:
+    """What each file holds, those in archives too."""
+    for path in folder.rglob("*"):
+        if path.name.endswith(".tar.gz"):
+            with tarfile.open(path) as archive:
+                yield from (file.read() for entry in archive if (file := archive.extractfile(entry)) is not None)
+        elif path.is_file():
+            yield path.read_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,8 +13,8 @@ from mopt.system.digests import folder_digest
 from tests.artifacts.serving.services import MOST, feed, missing, serve
 
 LIGHT = ("bentoml", "kserve", "litserve")
-OTHERS = ()
-RUNTIMES = {"kserve": ("openvino",)}
+OTHERS = ("sagemaker",)
+RUNTIMES = {"kserve": ("openvino",), "sagemaker": ("openvino",)}
 """Where the system serves others in Triton."""
 
 
