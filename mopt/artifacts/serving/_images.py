@@ -92,7 +92,14 @@ def triton_image(release: str = "") -> str:
     return f"nvcr.io/nvidia/tritonserver:{release or TRITON_RELEASE}-py3"
 
 
-def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], command: Sequence[str], port: int) -> str:
+def dockerfile(
+    manifest: Manifest,
+    *libraries: str,
+    files: Sequence[str],
+    command: Sequence[str],
+    port: int,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """Return the Dockerfile of an image in Python, which runs as no root.
 
     Args:
@@ -101,6 +108,7 @@ def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], comman
         files: Copied into it, from the folder of the Dockerfile.
         command: What it runs.
         port: That it listens on.
+        variables: Of its environment.
     """
     quoted = " ".join(f"'{name}'" for name in requirements(manifest, *libraries))
     words = ", ".join(f'"{word}"' for word in command)
@@ -110,7 +118,7 @@ def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], comman
             f"RUN pip install --no-cache-dir {quoted}",
             "WORKDIR /opt/mopt",
             f"COPY {' '.join(files)} ./",
-            "ENV PYTHONUNBUFFERED=1",
+            f"ENV {' '.join(f'{name}={value}' for name, value in {'PYTHONUNBUFFERED': '1', **(variables or {})}.items())}",
             "USER 1000",
             f"EXPOSE {port}",
             f"ENTRYPOINT [{words}]",
