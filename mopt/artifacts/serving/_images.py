@@ -148,7 +148,7 @@ def scaled_by(manifest: Manifest) -> str:
     lost = f", and {batching.spare_replicas} of them may be lost" if batching.spare_replicas else ""
     return (
         f"One replica more for every {digits(given.rate_per_replica)} requests per second: {batching.replicas} hold what was "
-        f"asked for{lost}. It was measured on the model alone; mopt bench on a running replica tells what its server leaves of it."
+        f"asked for{lost}. That is of the model alone: mopt bench on a running replica tells what its server leaves of it."
     )
 
 

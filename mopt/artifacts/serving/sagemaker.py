@@ -281,7 +281,7 @@ class _Endpoint:
         }
         lines = ["# In your account, with your own values:"]
         lines += [f"export {name}={values[name]}" for name in self._variables()]
-        image = triton_image(self.release)
+        image, unpacked = triton_image(self.release), f"/tmp/{self.model}"  # noqa: S108 - a line for people to read
         lines.append(
             f'docker pull {image} && docker tag {image} "$IMAGE" && docker push "$IMAGE"'
             if self.triton
@@ -290,14 +290,14 @@ class _Endpoint:
         lines += [
             "sh create-endpoint.sh",
             "# Or on this machine alone:",
-            "mkdir -p unpacked && tar -xzf model.tar.gz -C unpacked",
+            f"mkdir -p {unpacked} && tar -xzf model.tar.gz -C {unpacked}",
         ]
         if self.triton:
             name = f"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME={model_name(self.manifest.name)}"
-            lines.append(f'docker run --rm -p {_PORT}:{_PORT} -e {name} -v "$PWD/unpacked:/opt/ml/model" {image} serve')
+            lines.append(f'docker run --rm -p {_PORT}:{_PORT} -e {name} -v {unpacked}:/opt/ml/model {image} serve')
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SERVER))}")
-            lines.append("python serve.py --model_dir unpacked --host 127.0.0.1")
+            lines.append(f"python serve.py --model_dir {unpacked} --host 127.0.0.1")
         return "\n".join(lines)
 
     def request(self) -> str:
@@ -319,12 +319,12 @@ class _Endpoint:
             else f"INSTANCE_TYPE is any with {size} or more{gpu}: the target is no machine that endpoints run on by that name."
         )
         shadow = (
-            "As a shadow, which gets a copy of every request and whose answers nobody sees: LIVE_MODEL=NAME sh shadow-endpoint.sh, "
-            f"with the name of the model that the endpoint {self.name} serves now."
+            "As a shadow, which gets a copy of every request and whose answers nobody sees: LIVE_MODEL=NAME sh "
+            f"shadow-endpoint.sh, with the name of the model that the endpoint {self.name} serves now."
         )
         replace = (
-            f"In place of a model that the endpoint serves now: as in create-endpoint.sh, but with aws sagemaker update-endpoint "
-            f"--endpoint-name {self.name} --endpoint-config-name {self.model} for create-endpoint."
+            "In place of a model that the endpoint serves now: as in create-endpoint.sh, but with aws sagemaker "
+            f"update-endpoint --endpoint-name {self.name} --endpoint-config-name {self.model} for create-endpoint."
         )
         protocol = "A request is one of KServe's protocol, version 2, in JSON."
         notes = [machine, scaled_by(self.manifest), shadow, replace, protocol]

@@ -39,6 +39,8 @@ _PORT = 8080
 _HEALTH, _PREDICT = "/health", "/predict"
 _HANDLER = {"HANDLER_MODULE": "handler", "HANDLER_CLASS": "ServedHandler", "VERTEX_CPR_WEB_CONCURRENCY": "1"}
 """One process, whose queue all requests share; by default there would be one for each core, each with all threads."""
+_OPERATION = r's|.*"name": *"\([^"]*/operations/[^"]*\)".*|\1|'
+"""The name of an operation in an answer, for sed."""
 _CANARY_PERCENT = 10
 _ARTIFACTS, _IMAGE, _MACHINE, _MODEL, _LIVE, _NEW = (
     "MOPT_ARTIFACT_URI", "MOPT_IMAGE", "MOPT_MACHINE_TYPE", "MOPT_MODEL", "MOPT_LIVE_ID", "MOPT_NEW_ID",
@@ -231,7 +233,7 @@ class _Deployment:
                 'ask() { curl -sS --fail-with-body -H "Authorization: Bearer $(gcloud auth print-access-token)" "$@"; }',
                 "send() {",
                 f'  answer=$(sed "{fills}" "$2" | ask -H "Content-Type: application/json" -d @- "$API/$1")',
-                '  operation=$(printf %s "$answer" | tr -d \'\\n\' | sed \'s|.*"name": *"\\([^"]*/operations/[^"]*\\)".*|\\1|\')',
+                f"  operation=$(printf %s \"$answer\" | tr -d '\\n' | sed '{_OPERATION}')",
                 '  until printf %s "$answer" | grep -q \'"done": *true\'; do',
                 '    sleep "${PAUSE:-10}"',
                 '    answer=$(ask "$API/$operation")',
@@ -303,8 +305,8 @@ class _Deployment:
         )
         canary = (
             f"A canary: LIVE_ID=ID sh deploy.sh gives {_CANARY_PERCENT} % to this model, with the ID of the deployed model "
-            f"that the endpoint {self.name} has now. traffic-split.json, with {_NEW} filled in, gives it all: it is what a PATCH of "
-            "the endpoint with updateMask=trafficSplit takes."
+            f"that {self.name} has now. traffic-split.json, with {_NEW} filled in, gives it all: it is what a PATCH of the "
+            "endpoint with updateMask=trafficSplit takes."
         )
         protocol = (
             "Triton takes KServe's protocol, version 2, in JSON: it is asked with raw-predict."

@@ -21,7 +21,14 @@ OPERATIONS = {
     "scalable-target.json": ("application-autoscaling", "RegisterScalableTarget"),
     "scaling-policy.json": ("application-autoscaling", "PutScalingPolicy"),
 }
-PLACEHOLDER = re.compile(r"MOPT_[A-Z_]+")
+FILLED = {
+    "MOPT_MODEL_URL": "s3://bucket/model.tar.gz",
+    "MOPT_IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1",
+    "MOPT_ROLE_ARN": "arn:aws:iam::123456789012:role/name",
+    "MOPT_INSTANCE_TYPE": "ml.m5.xlarge",
+    "MOPT_LIVE_MODEL": "live",
+}
+"""What people fill in, as it could be."""
 
 
 def checked(value: Any, shape: Any, place: str) -> list[str]:
@@ -52,8 +59,6 @@ def checked(value: Any, shape: Any, place: str) -> list[str]:
 
 
 def _checked_text(value: str, shape: Any, place: str) -> list[str]:
-    if PLACEHOLDER.fullmatch(value):
-        return []
     if shape.enum and value not in shape.enum:
         return [f"{place}: AWS knows no {value}"]
     pattern, most = shape.metadata.get("pattern"), shape.metadata.get("max", len(value))
@@ -76,7 +81,10 @@ def main(paths: list[str]) -> None:
     for path in map(Path, paths):
         service, operation = OPERATIONS[path.name]
         shape = session.get_service_model(service).operation_model(operation).input_shape
-        request = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        for name, value in FILLED.items():
+            text = text.replace(name, value)
+        request = json.loads(text)
         report = botocore.validate.ParamValidator().validate(request, shape)
         mistakes = report.generate_report().splitlines() if report.has_errors() else checked(request, shape, operation)
         for mistake in mistakes:
