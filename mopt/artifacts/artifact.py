@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FILE_NAME", "Artifact", "golden_file", "hash_once", "is_artifact", "read_manifest"]
+__all__ = ["FILE_NAME", "SKETCH_NAME", "Artifact", "golden_file", "hash_once", "is_artifact", "read_manifest"]
 
 import dataclasses
 import stat
@@ -16,10 +16,13 @@ from mopt.model.files import Model
 from mopt.model.samples import read_feed
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.records.sketch import Sketch
+from mopt.storage._fetch import called
 from mopt.system.digests import file_digest
 from mopt.system.files import files_below
 
 FILE_NAME = "manifest.json"
+SKETCH_NAME = "sketch.json"
 
 
 def is_artifact(source: str | Path) -> bool:
@@ -35,13 +38,15 @@ def read_manifest(artifact: Path) -> Manifest:
     """
     path = artifact / FILE_NAME
     if not path.is_file():
-        raise UserError(f"{artifact} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote")
+        raise UserError(
+            f"{called(artifact)} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
+        )
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
+        raise UserError(f"{called(path)} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Artifact:
         """
         artifact = cls.read(folder)
         if problems := artifact.problems():
-            raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
+            raise UserError(f"{called(folder)} is not what was built: {problems[0]}", "mopt verify names all that differs")
         return artifact
 
     @property
@@ -106,6 +111,26 @@ class Artifact:
         """
         count = self.manifest.golden.count
         return [(self._golden(index, "inputs"), self._golden(index, "outputs")) for index in range(count)]
+
+    def sketch(self) -> Sketch:
+        """Return the sketch of the samples that requests are compared with.
+
+        Raises:
+            UserError: When the artifact has none, or it is damaged.
+        """
+        path = self.folder / SKETCH_NAME
+        if not path.is_file():
+            raise UserError(f"{self.folder} has no {SKETCH_NAME} to compare with", self._hint_without_sketch)
+        try:
+            return Sketch.model_validate_json(path.read_bytes())
+        except pydantic.ValidationError:
+            raise UserError(f"{path} is damaged or of another version", "build it again") from None
+
+    @property
+    def _hint_without_sketch(self) -> str:
+        if not self.manifest.deployable:
+            return "it was built with made-up data: build it with real samples"
+        return "build it again with this mopt"
 
     def _golden(self, index: int, kind: str) -> Feed:
         path = golden_file(self.folder / "golden", index, kind)

@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mopt.artifacts.artifact import FILE_NAME, Artifact, golden_file, hash_once
+from mopt.artifacts.artifact import FILE_NAME, SKETCH_NAME, Artifact, golden_file, hash_once
 from mopt.artifacts.serving._base import make_system
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.model.samples import write_feed
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.records.sketch import Sketch
 from mopt.system.files import (
     disk_errors,
     exchange,
@@ -75,6 +76,7 @@ def write_artifact(
     golden_outputs: Sequence[Feed],
     reports: Mapping[str, str],
     serving: Sequence[str] = (),
+    sketch: Sketch | None = None,
     force: bool = False,
 ) -> Manifest:
     """Write the artifact folder and return its manifest with the digests of its files.
@@ -91,6 +93,7 @@ def write_artifact(
         golden_outputs: What the chosen model made of each of them.
         reports: Text by file name.
         serving: Names of serving systems to write files for.
+        sketch: Of the samples, for requests to be compared with.
         force: Replace an artifact that is there already.
 
     Raises:
@@ -101,6 +104,8 @@ def write_artifact(
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         for name in serving:
             _write_serving(name, partial, manifest, golden_inputs)
+        if sketch is not None:
+            (partial / SKETCH_NAME).write_text(sketch.model_dump_json() + "\n", encoding="utf-8")
         for name, text in reports.items():
             (partial / name).write_text(text, encoding="utf-8")
         return _write_manifest(partial, manifest)

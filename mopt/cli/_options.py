@@ -27,6 +27,15 @@ Labels = Annotated[
 Calibration = Annotated[int | None, _option("Data", "--calibration", metavar="N", help="Number of samples to calibrate with.")]
 Evaluation = Annotated[int | None, _option("Data", "--evaluation", metavar="N", min=2, help="Most samples to evaluate with.")]
 
+Requests = Annotated[
+    Path,
+    _option(
+        "Data", "--requests", metavar="FILE",
+        help="Captured requests: samples as for --data, or bodies of KServe's V2 protocol as JSON lines.",
+    ),
+]  # fmt: skip
+InputsOnly = Annotated[bool, _option("Data", "--inputs-only", help="Leave the outputs alone; the model is not run.")]
+
 # --- goal ---------------------------------------------------------------------------------------------------------------
 
 Target = Annotated[str | None, _option("Goal", "--target", metavar="NAME", help="Where it will run; see mopt list targets.")]
@@ -217,6 +226,14 @@ JudgeAgain = Annotated[
 ]
 Force = Annotated[bool, _option("Output", "--force", help="Replace what is there.")]
 DryRun = Annotated[bool, _option("Output", "--dry-run", help="Print the plan and stop.")]
+State = Annotated[
+    Path | None,
+    _option("Output", "--state", metavar="FILE", help="Keep the looks in this file, so that each adds to those before."),
+]
+Prometheus = Annotated[
+    Path | None,
+    _option("Output", "--prometheus", metavar="FILE", help="Metrics for the textfile collector of the node exporter."),
+]
 AllRows = Annotated[bool, _option("Output", "--all", help="Show every candidate, with the whole reason why it lost.")]
 Junit = Annotated[Path | None, _option("Output", "--junit", metavar="PATH", help="JUnit XML for the CI system.")]
 Markdown = Annotated[

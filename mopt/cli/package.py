@@ -20,7 +20,7 @@ app = command_app()
 
 @app.command("package", cls=PanelCommand)
 def command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote.")],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote, or its URL.")],
     serve: opt.Serve = None,
     out: Annotated[Path | None, opt.out_option("the artifact itself")] = None,
     force: opt.Force = False, judge_again: opt.JudgeAgain = False, as_json: opt.AsJson = False, quiet: opt.Quiet = False,

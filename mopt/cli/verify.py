@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["app"]
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +22,7 @@ _NOT_PROVEN = ("failed", "not proven")
 
 @app.command("verify", cls=PanelCommand)
 def command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote.")],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote, or its URL.")],
     server: opt.Server = None, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
 ) -> None:  # fmt: skip
     """Check an artifact on this machine: digests of all files, then the golden samples replayed.
@@ -44,7 +43,8 @@ def command(
     if server is not None:
         _verify_server(artifact, server, as_json, quiet)
         return
-    verification = verify(artifact)
+    with shown_progress(quiet) as progress:
+        verification = verify(artifact, progress=progress)
     if as_json:
         print_json(verification.model_dump(mode="json"))
     else:
@@ -53,7 +53,7 @@ def command(
         raise CheckFailedError(f"{artifact} is not what was built", "build it again, or fetch it again")
 
 
-def _verify_server(artifact: Path, server: str, as_json: bool, quiet: bool) -> None:
+def _verify_server(artifact: str, server: str, as_json: bool, quiet: bool) -> None:
     from mopt.errors import CheckFailedError
     from mopt.workflows.verify_server import verify_server
 

@@ -69,14 +69,17 @@ class Binding:
         }
         return cls(reader, signature, spec, base, sources, text, image)
 
-    def feed(self, index: int) -> Feed:
+    def feed(self, index: int, *, finite: bool = True) -> Feed:
         """Read one sample and make the model's inputs of it, batch axis included.
 
         Raises:
-            UserError: When it does not fit; sample and input are named.
+            UserError: When it does not fit, or has a NaN or an infinity and must be ``finite``; sample and input are named.
         """
         values, name = self._values(index), self.reader.name(index)
-        feed = {tensor.name: bind_array(values[tensor.name], tensor, self.signature, name) for tensor in self.signature.inputs}
+        feed = {
+            tensor.name: bind_array(values[tensor.name], tensor, self.signature, name, finite=finite)
+            for tensor in self.signature.inputs
+        }
         self._check_alike(feed, name)
         return feed
 
@@ -287,21 +290,21 @@ def _is_string(cell: Any) -> bool:
     return isinstance(cell, str) or (isinstance(cell, np.ndarray) and cell.ndim == 0 and isinstance(cell.item(), str))
 
 
-def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str) -> npt.NDArray[Any]:
+def bind_array(value: Any, tensor: TensorSpec, signature: Signature, name: str, *, finite: bool = True) -> npt.NDArray[Any]:
     """Return ``value`` as the array that the model takes.
 
     A missing batch axis is added with length 1. An array that already is all that the model takes at once stays as it is,
     whatever its axes mean. A type is changed only when every value survives it.
 
     Raises:
-        UserError: When it does not fit, or has a NaN or an infinity in it.
+        UserError: When it does not fit, or has a NaN or an infinity in it and must be ``finite``.
     """
-    array = _array(value, tensor, name)
+    array = _array(value, tensor, name, finite=finite)
     array = _shaped(array, tensor, signature.batch_axes.get(tensor.name), name)
     return _typed(array, tensor, name)
 
 
-def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
+def _array(value: Any, tensor: TensorSpec, name: str, *, finite: bool = True) -> npt.NDArray[Any]:
     import numpy as np
 
     if isinstance(value, Path):
@@ -315,7 +318,7 @@ def _array(value: Any, tensor: TensorSpec, name: str) -> npt.NDArray[Any]:
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "biufUS" and array.dtype.name != tensor.dtype:
         raise UserError(f"{name}: {tensor.name} is no array of {tensor.dtype}", "give numbers, all rows of the same length")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "an infinity"
         raise UserError(f"{name}: {tensor.name} has {what} in it", "leave such samples out, or fill the gaps")
     return array

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
+from mopt.storage._base import UrlOrPath
 from mopt.system.schema import Schema
 
 RANDOM = "random"
@@ -77,7 +78,11 @@ class TextSpec(Schema):
 class DataSpec(Schema):
     """Where the samples are and what is in them."""
 
-    path: Annotated[str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")]
+    path: Annotated[
+        str,
+        pydantic.Field(min_length=1, description="a file, a folder, a URL, file.py:function, or the word random"),
+        UrlOrPath,
+    ]
     label: Annotated[str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")] = (
         None
     )

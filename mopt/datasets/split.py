@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Split", "batched", "input_names", "prepare"]
+__all__ = ["Split", "batched", "find_reader", "input_names", "prepare"]
 
 import collections
 import contextlib
@@ -25,6 +25,7 @@ from mopt.datasets.spec import RANDOM, DataSpec, SourceDefaults
 from mopt.errors import UserError
 from mopt.model.samples import Sample, Samples, chunks, write_samples
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec
+from mopt.storage._fetch import called
 from mopt.system import plugins
 from mopt.system.digests import digest, file_digest, folder_digest
 from mopt.system.store import Store, code_digest
@@ -105,7 +106,7 @@ def prepare(
         folder = store.get("data", random, lambda target: _write_random(target, spec, signature, bounds or {}))
         return _split(folder, spec, "random", defaults)
     path = base / spec.path
-    name, reader_class = _find_reader(path)
+    name, reader_class = find_reader(path)
     with store.scratch() as scratch:
         reader: Reader = reader_class(path, spec, signature.inputs, scratch)
         key |= {"reader": name, "source": _source_digest(reader), "libraries": _versions(reader.libraries)}
@@ -124,7 +125,7 @@ def input_names(spec: DataSpec, signature: Signature, store: Store, base: Path) 
     """
     if spec.is_random:
         return set()
-    _, reader_class = _find_reader(base / spec.path)
+    _, reader_class = find_reader(base / spec.path)
     with store.scratch() as scratch:
         return {*reader_class(base / spec.path, spec, signature.inputs, scratch).columns, *spec.columns}
 
@@ -155,7 +156,7 @@ def _split(folder: Path, spec: DataSpec, reader: str, defaults: SourceDefaults) 
     calibration, evaluation = Samples.at(folder / "calibration"), Samples.at(folder / "evaluation")
     content = [calibration.digest, calibration.labels, evaluation.digest, evaluation.labels]
     description = {
-        "source": spec.path,
+        "source": called(spec.path),
         "reader": reader,
         **json.loads((folder / "description.json").read_text()),
         "digest": digest(content),
@@ -173,7 +174,12 @@ def _completed(stored: dict[str, Any], spec: DataSpec, defaults: SourceDefaults)
     return spec.model_copy(update={"text": text, "image": taken.image, "columns": taken.columns, "classes": taken.classes})
 
 
-def _find_reader(path: Path) -> tuple[str, type[Reader]]:
+def find_reader(path: Path) -> tuple[str, type[Reader]]:
+    """Return the name and the class of the reader for a path; reads no data.
+
+    Raises:
+        UserError: When there is none, or nothing to read.
+    """
     accepted = []
     for name in plugins.names("readers"):
         reader: type[Reader] = plugins.load("readers", name)
@@ -181,10 +187,12 @@ def _find_reader(path: Path) -> tuple[str, type[Reader]]:
             return name, reader
         accepted.append(reader.accepts)
     if not path.exists():
-        raise UserError(f"no such data: {path}", "give an existing file or folder, file.py:function, or the word random")
+        raise UserError(
+            f"no such data: {called(path)}", "give an existing file or folder, file.py:function, or the word random"
+        )
     if path.is_dir() and not any(path.iterdir()):
-        raise UserError(f"the data is empty: {path}", "give a folder with samples in it")
-    raise UserError(f"do not know how to read {path}", f"mopt reads {'; '.join(accepted)}")
+        raise UserError(f"the data is empty: {called(path)}", "give a folder with samples in it")
+    raise UserError(f"do not know how to read {called(path)}", f"mopt reads {'; '.join(accepted)}")
 
 
 def _source_digest(reader: Reader) -> str:

@@ -6,7 +6,7 @@ __all__ = ["Evaluation", "evaluate", "record_outputs", "record_reference_outputs
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +29,17 @@ EVALUATION_BATCH = 8
 """Samples that are evaluated together. More than one, because a range that is taken over a batch depends on its company."""
 
 
-def run_all(session: SessionProcess, signature: Signature, samples: Samples) -> Iterator[Feed]:
+def run_all(session: SessionProcess, signature: Signature, samples: Iterable[Feed], *, finite: bool = True) -> Iterator[Feed]:
     """Yield the outputs for each sample; samples that follow each other and can be stacked go through as one batch.
 
     Raises:
-        CandidateRejectedError: When the runtime fails, or an output is not finite.
+        CandidateRejectedError: When the runtime fails, or an output is not finite and must be.
     """
+    run = session.run_finite if finite else session.run
     size = signature.batch_size or (EVALUATION_BATCH if signature.batches else 1)
     for chunk in chunks(signature, samples, size):
         padded = chunk + [chunk[-1]] * (size - len(chunk)) if signature.batch_size else chunk
-        outputs = session.run_finite(signature.stack(padded))
+        outputs = run(signature.stack(padded))
         yield from signature.unstack(outputs, len(padded))[: len(chunk)]
 
 

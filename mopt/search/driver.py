@@ -108,7 +108,8 @@ def _prestart(candidates: Sequence[Candidate]) -> None:
         if candidate.refused is None:
             candidate.runtime.prestart()
             for step in candidate.passes:
-                prestart(step.modules, {})
+                if not step.tools:
+                    prestart(step.modules, {})
 
 
 def _with_own_evidence(reference: Trial) -> Trial:

@@ -153,7 +153,7 @@ def _is_faster(task: SpeedTask, trial: Trial, reference: Trial, control: Estimat
 
 def _is_smaller(task: SpeedTask, trial: Trial, reference: Trial) -> bool:
     """Whether it has fewer bytes than the reference, where that is what the objective looks at."""
-    return task.objective != "size" or _score(task, trial) > _score(task, reference)
+    return task.objective != "size" or not task.ships_reference or _score(task, trial) > _score(task, reference)
 
 
 def _score_interval(task: SpeedTask, trial: Trial, reference: Trial) -> Estimate:

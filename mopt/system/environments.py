@@ -6,7 +6,16 @@ under the cache, and only child processes use it.
 
 from __future__ import annotations
 
-__all__ = ["Environment", "EnvironmentSpec", "environment_names", "find_environment", "install_environment", "load_environment"]
+__all__ = [
+    "Environment",
+    "EnvironmentSpec",
+    "environment_names",
+    "find_environment",
+    "install_environment",
+    "interpreter_of",
+    "load_environment",
+    "versions_in",
+]
 
 import dataclasses
 import functools
@@ -14,10 +23,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from mopt.errors import UserError
-from mopt.system.digests import file_digest
+from mopt.errors import MissingEnvironmentError, UserError
+from mopt.system.digests import file_digest, versions
 from mopt.system.plugins import nearest
 from mopt.system.store import default_root
 
@@ -142,6 +152,28 @@ def find_environment(name: str) -> Environment | None:
     if not (spec.folder / _READY).is_file() or any(shutil.which(program) is None for program in spec.needs):
         return None
     return Environment(name, spec.folder)
+
+
+def interpreter_of(name: str) -> Path | None:
+    """Return the Python of an environment; None, for mopt's own, where no environment is named.
+
+    Raises:
+        MissingEnvironmentError: When it is not installed.
+    """
+    if not name:
+        return None
+    environment = find_environment(name)
+    if environment is None:
+        raise MissingEnvironmentError(name)
+    return environment.python
+
+
+def versions_in(name: str, libraries: Sequence[str]) -> dict[str, str]:
+    """Return the version of each distribution in an environment, in mopt's own where none is named; empty when it is missing."""
+    if not name:
+        return versions(libraries)
+    environment = find_environment(name)
+    return {library: environment.version(library) if environment else "" for library in libraries}
 
 
 def install_environment(name: str) -> Environment:

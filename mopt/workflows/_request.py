@@ -40,6 +40,7 @@ from mopt.search.served import as_served
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
+from mopt.storage._base import is_url
 from mopt.system.store import Store
 from mopt.workflows._sources import PreparedModel, Source
 
@@ -68,7 +69,8 @@ def check_recipe(recipe: Recipe) -> Site:
     target = load_target(recipe.target, machine)
     check_measurable(target, machine)
     check_buildable(target)
-    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
+    if not is_url(recipe.model):  # that is known when it has been fetched
+        find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
         make_system(system)
     check_search(recipe.search, target)

@@ -26,6 +26,7 @@ from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
+from mopt.storage._fetch import fetched
 from mopt.system.plugins import nearest
 from mopt.workflows._answers import difference, matched
 from mopt.workflows._started_server import is_url, launch_of
@@ -75,7 +76,7 @@ def bench_server(
     progress = progress or Silent()
     if not is_url(server.url):
         return _bench_started(artifact, server, load, progress)
-    built = Artifact.read(artifact)
+    built = Artifact.read(fetched(artifact, progress))
     manifest, golden = built.manifest, built.golden()
     endpoint = _endpoint(server, manifest)
     _check_answer(endpoint, manifest, golden)

@@ -16,6 +16,8 @@ from mopt.recipe import Recipe
 from mopt.records.manifest import Manifest
 from mopt.runtimes._base import make_runtime
 from mopt.search.served import served_otherwise
+from mopt.storage._base import is_url
+from mopt.storage._fetch import fetched
 from mopt.system.store import Store
 from mopt.workflows.build import build
 
@@ -50,7 +52,9 @@ def package(
     if not serve:
         raise UserError("no serving system is named", "give --serve NAME; mopt list serving has them all")
     systems = [make_system(name) for name in serve]
-    built = Artifact.open(artifact)
+    if out is None and is_url(str(artifact)):
+        raise UserError(f"{artifact} is not written to where it is", "give --out FOLDER, and mopt push it")
+    built = Artifact.open(fetched(artifact, progress, store))
     destination, replaced = (Path(out), force) if out is not None else (Path(artifact), True)
     bundle.check_destination(destination, force=replaced)
     reasons = {system.name: reason for system in systems if (reason := _served_otherwise(built.manifest, system))}

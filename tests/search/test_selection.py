@@ -82,6 +82,14 @@ def test_what_the_reference_reaches_beside_itself_is_no_gain():
     assert len(rank_improvements(Stub(), candidates, BASE, CONTROL)) == 2
 
 
+def test_where_the_reference_is_not_served_the_best_that_is_right_may_be_slower_and_larger():
+    candidates = [entry("slow", (0.5, 0.4, 0.6), size=2000), entry("slower", (0.3, 0.2, 0.4), size=1000)]
+    assert rank_improvements(Stub(), candidates, BASE, CONTROL) == []
+    for objective, order in (("latency", ["slow", "slower"]), ("size", ["slower", "slow"])):
+        stub = Stub(objective=objective, ships_reference=False)
+        assert [trial.record.name for trial in rank_improvements(stub, candidates, BASE, CONTROL)] == order
+
+
 def test_size_knows_no_equals():
     rival = entry("faster", (1.84, 1.75, 1.95), (9, 9, 9))
     assert break_ties(Stub(objective="size"), [LEADER, rival], BASE) == (LEADER, [])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from mopt.artifacts.serving._releases import check_release
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
@@ -166,5 +167,6 @@ def make_system(text: str) -> ServingSystem:
         UserError: When there is none of that name, or its releases are known and this is none of them.
     """
     name, _, release = text.partition("@")
+    check_release(name, release)
     system: ServingSystem = load("serving", name)(release=release)
     return system

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["golden_request", "write_readme", "write_request"]
+__all__ = ["DATATYPES", "golden_request", "write_readme", "write_request"]
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
 
-_DATATYPES = {
+DATATYPES = {
     "bool": "BOOL", "str": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64",
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
@@ -53,7 +53,7 @@ def write_readme(
 
 def golden_request(manifest: Manifest, golden: Sequence[Feed]) -> dict[str, Any] | None:
     """Return a golden sample as a request of KServe's protocol, version 2, in JSON; None where JSON cannot carry it."""
-    if not golden or any(spec.dtype not in _DATATYPES for spec in manifest.signature.inputs):
+    if not golden or any(spec.dtype not in DATATYPES for spec in manifest.signature.inputs):
         return None
     signature = manifest.signature
     feed = signature.stack([golden[0]] * (signature.batch_size or 1))
@@ -63,7 +63,7 @@ def golden_request(manifest: Manifest, golden: Sequence[Feed]) -> dict[str, Any]
         entries.append(
             {
                 "name": spec.name,
-                "datatype": _DATATYPES[spec.dtype],
+                "datatype": DATATYPES[spec.dtype],
                 "shape": list(value.shape) or [1],
                 "data": [str(item) for item in value.ravel()] if spec.dtype == "str" else value.ravel().tolist(),
             }

@@ -5,19 +5,25 @@ from __future__ import annotations
 __all__ = ["Triton"]
 
 import dataclasses
+import json
 import re
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._provisioning import provision
+from mopt.artifacts.serving._readme import golden_request, write_readme
+from mopt.artifacts.serving._releases import Release, fitting_release, release_warnings
 from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
 from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.records.units import digits, milliseconds
-from mopt.system.environments import Environment
+from mopt.system.environments import Environment, find_environment
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
@@ -28,6 +34,17 @@ _TYPES = {
     "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
 }  # fmt: skip
 _VERSION = "1"
+_BINARY = frozenset({"float16", "bfloat16"})
+"""What Triton takes and gives as raw bytes alone."""
+_NO_JSON = "FP16 and BF16 travel as raw bytes, which curl cannot write"
+_DOCKER_RUN = "docker run --rm -p 8000:8000 -p 8001:8001 -p 8002:8002"
+_COMMAND = "tritonserver --model-repository=/models --disable-auto-complete-config"
+_ANALYZER = """
+import sys
+from model_analyzer.triton.model.model_config import ModelConfig
+names = [ModelConfig._create_from_file(folder).get_config()["name"] for folder in sys.argv[1:]]
+print("it reads", ", ".join(names))
+"""
 _ACCELERATORS = {"cuda": "", "tensorrt": "tensorrt"}
 """What the onnxruntime backend calls a provider of ONNX Runtime for GPUs; CUDA is there without a name."""
 
@@ -80,8 +97,10 @@ class Triton(ServingSystem):
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
+        warnings = release_warnings(manifest, self, model_folder)
         backend = _backend(manifest)
         plan, stored = _plan(manifest, backend), model_format(manifest.format)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *warnings))
         model = folder / model_name(manifest.name)
         version = model / _VERSION
         version.mkdir(parents=True)
@@ -91,9 +110,40 @@ class Triton(ServingSystem):
             target = version / source.relative_to(model_folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(source, target)
-        warmup = _write_warmup(model / "warmup", manifest.signature, plan, golden[0]) if golden else []
+        warmup = _write_warmup(model / "warmup", manifest, plan, golden[0]) if golden else []
         lines = [*_header(manifest, backend, plan), *_body(manifest, backend, plan), *warmup]
         (model / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._write_readme(folder, manifest, plan, golden, model_folder)
+
+    def _write_readme(self, folder: Path, manifest: Manifest, plan: _Plan, golden: Sequence[Feed], model_folder: Path) -> None:
+        """Write ``README.md``, and ``request.json`` where JSON carries the tensors."""
+        name, planned = model_name(manifest.name), provision(manifest)
+        request = _request(manifest, plan, golden)
+        if request is not None:
+            (folder / "request.json").write_text(json.dumps(request) + "\n", encoding="utf-8")
+        release = fitting_release(manifest, self, model_folder)
+        limits = f"--cpus {planned.cores} --memory {planned.memory_limit_bytes >> 20}m" if planned.measured else ""
+        gpu = "--gpus 1" if _on_gpu(manifest) else ""
+        notes = [
+            f"{_loaded_with(release, manifest)} Health: /v2/health/ready on port 8000; metrics: /metrics on port 8002.",
+            *plan.notes,
+            "The model is warmed up with a real sample, alone and as a full batch, before the server is ready.",
+            *([f"A cold start takes about {planned.start_s:.0f} s."] if planned.measured else []),
+        ]
+        write_readme(
+            folder,
+            title="NVIDIA Triton Inference Server",
+            manifest=manifest,
+            start=" ".join(
+                filter(None, (_DOCKER_RUN, gpu, limits, '-v "$PWD:/models:ro"', "\\\n " + _image(release), _COMMAND))
+            ),
+            request=_curl(name) if request else f"mopt verify ARTIFACT --server http://localhost:8000  # {_NO_JSON}",
+            notes=notes,
+        )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Parse ``config.pbtxt`` with NVIDIA's schema, and read it with Model Analyzer where that is installed."""
+        return [_parsed(folder / model_name(manifest.name) / "config.pbtxt"), _analyzed(folder)]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start NVIDIA's tritonserver: that of its container where it is there, else the one of the environment.
@@ -116,6 +166,64 @@ class Triton(ServingSystem):
             version=server.version,
             not_run=server.not_run,
         )
+
+
+def _request(manifest: Manifest, plan: _Plan, golden: Sequence[Feed]) -> dict[str, Any] | None:
+    """A golden sample as Triton takes it in JSON; None where it has to be binary."""
+    signature = manifest.signature
+    if any(spec.dtype in _BINARY for spec in (*signature.inputs, *signature.outputs)):
+        return None
+    request = golden_request(manifest, golden)
+    if request is not None and plan.max_batch > 0:
+        for spec, entry in zip(signature.inputs, request["inputs"], strict=True):
+            entry["shape"] += [1] if len(spec.shape) == 1 else []  # what config.pbtxt reshapes
+    return request
+
+
+def _loaded_with(release: Release | None, manifest: Manifest) -> str:
+    """Which library of the release loads the model."""
+    library = {"onnx": "onnxruntime"}.get(manifest.format, manifest.format)
+    version = release.versions.get(library) if release else None
+    judged = manifest.versions.get(library)
+    beside = f", judged with {judged}" if judged and judged != version else ""
+    return (
+        f"Release {release.name} has {library} {version}{beside}." if release and version else "Choose a release that loads it."
+    )
+
+
+def _image(release: Release | None) -> str:
+    return f"nvcr.io/nvidia/tritonserver:{release.name if release else 'RELEASE'}-py3"
+
+
+def _curl(name: str) -> str:
+    return f"curl -s http://localhost:8000/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json"
+
+
+def _parsed(path: Path) -> Proof:
+    part = "config.pbtxt against NVIDIA's schema"
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError:
+        return Proof(part=part, state="not proven", detail="tritonclient is not installed: pip install 'mopt[bench]'")
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        return Proof(part=part, state="failed", detail=" ".join(str(error).split()))
+    return Proof(part=part, state="proven", detail="every field is one of ModelConfig")
+
+
+def _analyzed(repository: Path) -> Proof:
+    """Read the repository as Model Analyzer does before it profiles."""
+    part, environment = "Model Analyzer's loader", find_environment("model-analyzer")
+    if environment is None:
+        return Proof(part=part, state="not proven", detail="it is not installed: mopt tools install model-analyzer")
+    models = [path.parent for path in sorted(repository.glob("*/config.pbtxt"))]
+    command = [str(environment.python), "-c", _ANALYZER, *map(str, models)]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    lines = (result.stdout if result.returncode == 0 else result.stderr).strip().splitlines()
+    detail = lines[-1] if lines else f"ended with {result.returncode}"
+    return Proof(part=part, state="failed" if result.returncode else "proven", detail=detail)
 
 
 def model_name(name: str) -> str:
@@ -280,7 +388,8 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     lines.append(f"max_batch_size: {plan.max_batch}")
     for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
         lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
-    lines.append(_instance_group(manifest))
+    # Another version in this folder replaces this one, and answers are computed anew: what was judged is what is served.
+    lines += [_instance_group(manifest), "version_policy { latest { num_versions: 1 } }", "response_cache { enable: false }"]
     if accelerator := _ACCELERATORS.get(manifest.runtime_fields.get("provider", "")):
         named = f"gpu_execution_accelerator: [ {{ name: {quote(accelerator)} }} ]"
         lines.append(f"optimization {{ execution_accelerators {{ {named} }} }}")
@@ -334,9 +443,14 @@ def _tensor(kind: str, spec: TensorSpec, *, batched: bool) -> list[str]:
     return [*lines, "}"]
 
 
-def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -> list[str]:
-    """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch."""
+def _write_warmup(folder: Path, manifest: Manifest, plan: _Plan, feed: Feed) -> list[str]:
+    """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch.
+
+    Alone first: the openvino backend takes the buffers of a full batch as they are, and writes a padded one into the buffers of
+    the last request when no padded one came first.
+    """
     folder.mkdir()
+    signature = manifest.signature
     feed = signature.stack([feed] * (signature.batch_size or 1))
     inputs = []
     for index, spec in enumerate(signature.inputs):
@@ -351,7 +465,7 @@ def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -
     lines = []
     for batch in sorted({1, max(1, plan.max_batch)}):
         lines += ["model_warmup {", f"  name: {quote(f'golden sample, batch {batch}')}", f"  batch_size: {batch}"]
-        lines += [*inputs, "}"]
+        lines += [f"  count: {provision(manifest).warm_up_requests}", *inputs, "}"]
     return lines
 
 

@@ -1,19 +1,18 @@
-"""What is written for the services in Python, in their real servers: each answers as the runtime itself, and refuses what is wrong."""
+"""What is written for the services in Python, in their real servers: they answer as the runtime, and refuse what is wrong."""
 
 import concurrent.futures
 import dataclasses
 import json
-import time
 
 import numpy as np
 import pytest
 
-from mopt.loadgen.protocols import Request, ask, encode, encode_unchecked, refusal
+from mopt.loadgen.protocols import Request, ask, connect, encode, encode_unchecked, refusal
 from mopt.system.digests import folder_digest
 from tests.artifacts.serving.services import MOST, feed, missing, serve
 
 LIGHT = ("bentoml", "kserve", "litserve")
-OTHERS = ("sagemaker",)
+OTHERS = ("mlserver", "ray_serve", "sagemaker")
 RUNTIMES = {"kserve": ("openvino",), "sagemaker": ("openvino",)}
 """Where the system serves others in Triton."""
 
@@ -41,6 +40,13 @@ def test_the_answers_are_those_of_the_runtime(service):
     feeds = [feed(seed, batch=1 + seed % MOST) for seed in range(8)]
     for sent, request in zip(feeds, encode(service.endpoint, feeds), strict=True):
         equal(ask(service.endpoint, request), service.expected(sent))
+
+
+def test_it_answers_the_same_wherever_else_it_listens(service):
+    for url, protocol in service.launch.also:
+        endpoint = connect(url, model=service.launch.model, protocol=protocol)
+        (request,) = encode(endpoint, [feed(1, batch=2)])
+        equal(ask(endpoint, request), service.expected(feed(1, batch=2)))
 
 
 def test_requests_are_put_together_and_each_gets_its_own_answer(service):

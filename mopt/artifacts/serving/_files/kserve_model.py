@@ -105,13 +105,17 @@ class Served(kserve.Model):
             datatype = DATATYPES["str" if text else value.dtype.name]
             shape = list(value.shape) or [1]
             data = value.astype(object) if text else value
-            entries.append(kserve.InferOutput(name, shape, datatype, data=data.reshape(shape)))
+            if request.from_grpc:  # the SDK asks an array that is to be sent as bytes whether it is true
+                entries.append(kserve.InferOutput(name, shape, datatype))
+                entries[-1].set_data_from_numpy(data.reshape(shape), binary_data=True)
+            else:
+                entries.append(kserve.InferOutput(name, shape, datatype, data=data.reshape(shape)))
         return kserve.InferResponse(
             request.id or "",
             self.name,
             entries,
             model_version="1",
-            use_binary_outputs=request.use_binary_outputs,
+            use_binary_outputs=request.use_binary_outputs and not request.from_grpc,
             requested_outputs=None if request.from_grpc else request.request_outputs,
         )
 

@@ -64,6 +64,10 @@ class Answer(Response):
     def __init__(self, model: ModelInterface, outputs: Feed, identity: Any) -> None:
         self._parts = (model, outputs, identity)
 
+    def rendered(self) -> Response:
+        """Return it as JSON."""
+        return _answer(*self._parts)
+
     def __reduce__(self) -> tuple[Callable[..., Response], tuple[Any, ...]]:
         return _answer, self._parts
 
