@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["RANDOM", "DataSpec", "ImageSpec", "SourceDefaults", "TextSpec"]
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -53,6 +53,10 @@ class ImageSpec(Schema):
         if self.dtype == "uint8" and (self.mean or self.std or "scale" in self.model_fields_set):
             raise ValueError("scale, mean and std need a floating-point dtype")
         return self
+
+    def recipe(self) -> dict[str, Any]:
+        """Return all that is done to a picture as JSON, wherever the picture comes from."""
+        return self.model_dump(mode="json", exclude={"column"} | ({"scale"} if self.dtype == "uint8" else set()))
 
 
 class TextSpec(Schema):

@@ -55,7 +55,8 @@ class Split:
     Attributes:
         digest: Of the content of both, labels included.
         spec: What the user said about them, completed with what the model brings.
-        description: JSON data for the manifest: source, counts, classes, and what was done with small or repeated data.
+        description: JSON data for the manifest: source, counts, classes, what was done with small or repeated data, and how the
+            pictures that an ``input`` takes were made, as ``image``.
     """
 
     calibration: Samples
@@ -265,6 +266,8 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         "note": note,
         "synthetic": False,
     }
+    if limited_by.image is not None and completion.spec.image is not None:
+        description["image"] = {"input": limited_by.image[1], **completion.spec.image.recipe()}
     _describe(folder, description, completion.spec)
 
 

@@ -253,8 +253,9 @@ def _outcome(
     if not serving.operators:
         serving = _with_operators(serving, measured, progress)
     runtime = result.candidate.runtime.name
-    pads = any(make_system(system).settable[runtime].pads for system in recipe.serve)
-    serving = serving.model_copy(update={"pads": pads and serving.batches})
+    served = [make_system(system).settable[runtime] for system in recipe.serve]
+    batches = serving.batches and (not served or any(settable.batches for settable in served))
+    serving = serving.model_copy(update={"batches": batches, "pads": batches and any(settable.pads for settable in served)})
     batching = recommend(
         serving,
         rate=traffic.rate,

@@ -31,12 +31,14 @@ class Settable:
         otherwise: Where to turn for another value, for people to read.
         everything: Whether all options can be set to all values, as by a service in Python.
         pads: Whether each batch is padded to the largest, so that a lone request takes as long as a full batch.
+        batches: Whether requests are put together at all; where not, a batch is what one client sends.
     """
 
     options: Mapping[str, tuple[object, ...]]
     otherwise: str = ""
     everything: bool = False
     pads: bool = False
+    batches: bool = True
 
     def takes(self, option: str, value: object) -> bool:
         """Whether an option can be set to a value."""
@@ -102,7 +104,7 @@ class ServingSystem(abc.ABC):
     """Writes the folder that one serving system loads, and starts that system on it.
 
     Attributes:
-        release: Of the server, such as ``26.07`` for Triton; empty for any. See :mod:`mopt.artifacts.serving._releases`.
+        release: One of :attr:`releases`, such as ``26.07``; empty for any.
     """
 
     settable: ClassVar[Mapping[str, Settable]] = {}
@@ -110,6 +112,8 @@ class ServingSystem(abc.ABC):
     served."""
     environment: ClassVar[str] = ""
     """The environment of ``mopt tools`` that has the server; empty where it cannot be installed."""
+    releases: ClassVar[str] = ""
+    """The serving system whose releases can be named; empty where none can. See :mod:`mopt.artifacts.serving._releases`."""
     unmaintained: ClassVar[str] = ""
     """Why nobody should begin with this system; empty where its makers look after it."""
 
@@ -164,9 +168,10 @@ def make_system(text: str) -> ServingSystem:
     """Return a serving system by its name, with ``@release`` after it or not: ``triton``, ``triton@26.07``.
 
     Raises:
-        UserError: When there is none of that name, or its releases are known and this is none of them.
+        UserError: When there is none of that name, or the release is none of its releases, or it has none to choose from.
     """
     name, _, release = text.partition("@")
-    check_release(name, release)
-    system: ServingSystem = load("serving", name)(release=release)
-    return system
+    kind: type[ServingSystem] = load("serving", name)
+    if release:
+        check_release(name, kind.releases, release)
+    return kind(release=release)

@@ -73,10 +73,21 @@ def find_release(system: str, name: str) -> Release:
     return known[name]
 
 
-def check_release(system: str, name: str) -> None:
-    """Raise UserError for a release that is not known, where the releases of the system are."""
-    if name and known_releases(system):
-        find_release(system, name)
+def check_release(system: str, releases: str, name: str) -> None:
+    """Check that a serving system can be asked for a release.
+
+    Args:
+        system: Its name.
+        releases: The system whose releases can be named for it; empty where none can.
+        name: The release.
+
+    Raises:
+        UserError: When none can, or their table has no such release.
+    """
+    if not releases:
+        raise UserError(f"{system} has no releases to choose from: {system}@{name}", f"write {system} alone")
+    if known_releases(releases):
+        find_release(releases, name)
 
 
 def fitting_release(manifest: Manifest, system: ServingSystem, model_folder: Path) -> Release | None:

@@ -60,6 +60,7 @@ class Kserve(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "kserve"
+    releases: ClassVar[str] = "triton"
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""

@@ -64,6 +64,7 @@ class TfServing(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = {"tensorflow": Settable({"threads": ANY})}
     environment: ClassVar[str] = "tensorflow"
+    releases: ClassVar[str] = "tf_serving"
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``NAME/1/`` with the SavedModel and its warm-up, ``models.config``, ``batching_parameters.txt``, ``README.md``."""

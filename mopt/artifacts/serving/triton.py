@@ -6,7 +6,6 @@ __all__ = ["Triton"]
 
 import dataclasses
 import json
-import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,14 @@ from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Sett
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving._releases import Release, fitting_release, release_warnings
+from mopt.artifacts.serving._triton_config import TYPES, tensor
+from mopt.artifacts.serving._triton_config import model_name as model_name
+from mopt.artifacts.serving._triton_config import quote as quote
+from mopt.artifacts.serving._triton_ensemble import write_ensemble
 from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
 from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
-from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
+from mopt.model.signature import Feed, Signature, raw_bytes
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.records.units import digits, milliseconds
@@ -27,12 +30,6 @@ from mopt.system.environments import Environment, find_environment
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
-_TYPES = {
-    "bool": "TYPE_BOOL", "str": "TYPE_STRING", "bfloat16": "TYPE_BF16",
-    "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
-    "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
-    "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
-}  # fmt: skip
 _VERSION = "1"
 _BINARY = frozenset({"float16", "bfloat16"})
 """What Triton takes and gives as raw bytes alone."""
@@ -81,15 +78,16 @@ class _Plan:
 class Triton(ServingSystem):
     """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
 
-    # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     environment: ClassVar[str] = "triton"
+    releases: ClassVar[str] = "triton"
+    # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     settable: ClassVar[Mapping[str, Settable]] = {
         "onnxruntime": Settable({"threads": ANY}),
         "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
         "openvino": Settable(
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
-            "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
-            "server",
+            "openvino_model_server can (by its plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it "
+            "for no server",
             pads=True,
         ),
         "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY}),
@@ -113,6 +111,8 @@ class Triton(ServingSystem):
         warmup = _write_warmup(model / "warmup", manifest, plan, golden[0]) if golden else []
         lines = [*_header(manifest, backend, plan), *_body(manifest, backend, plan), *warmup]
         (model / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if note := write_ensemble(folder, manifest, plan.max_batch):
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
         self._write_readme(folder, manifest, plan, golden, model_folder)
 
     def _write_readme(self, folder: Path, manifest: Manifest, plan: _Plan, golden: Sequence[Feed], model_folder: Path) -> None:
@@ -143,7 +143,7 @@ class Triton(ServingSystem):
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Parse ``config.pbtxt`` with NVIDIA's schema, and read it with Model Analyzer where that is installed."""
-        return [_parsed(folder / model_name(manifest.name) / "config.pbtxt"), _analyzed(folder)]
+        return [_parsed(folder), _analyzed(folder)]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start NVIDIA's tritonserver: that of its container where it is there, else the one of the environment.
@@ -159,6 +159,7 @@ class Triton(ServingSystem):
             ready=(f"http://127.0.0.1:{ports.http}/v2/models/{name}/ready", f"http://127.0.0.1:{ports.http}/v2/health/ready"),
             url=f"http://127.0.0.1:{ports.http}",
             protocol="kserve-http",
+            also=((f"grpc://127.0.0.1:{ports.grpc}", "kserve-grpc"),),
             model=name,
             environment={**server.environment, "MOPT_SERVED_REPORT": str(reports)},
             hopeless=HOPELESS,
@@ -199,17 +200,18 @@ def _curl(name: str) -> str:
     return f"curl -s http://localhost:8000/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json"
 
 
-def _parsed(path: Path) -> Proof:
+def _parsed(repository: Path) -> Proof:
     part = "config.pbtxt against NVIDIA's schema"
     try:
         from google.protobuf import text_format
         from tritonclient.grpc import model_config_pb2
     except ImportError:
         return Proof(part=part, state="not proven", detail="tritonclient is not installed: pip install 'mopt[bench]'")
-    try:
-        text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        return Proof(part=part, state="failed", detail=" ".join(str(error).split()))
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        try:
+            text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        except text_format.ParseError as error:
+            return Proof(part=part, state="failed", detail=f"{path.parent.name}: {' '.join(str(error).split())}")
     return Proof(part=part, state="proven", detail="every field is one of ModelConfig")
 
 
@@ -226,17 +228,12 @@ def _analyzed(repository: Path) -> Proof:
     return Proof(part=part, state="failed" if result.returncode else "proven", detail=detail)
 
 
-def model_name(name: str) -> str:
-    """Return what the model is called in the repository: the name of its folder, and part of its URL."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-") or "model"
-
-
 def _backend(manifest: Manifest) -> _Backend:
     if manifest.format not in _BACKENDS:
         raise NotApplicableError(f"Triton has no backend here for a model of the form {manifest.format}")
     backend = _BACKENDS[manifest.format]
     for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
-        if spec.dtype not in _TYPES or spec.dtype in backend.unsupported:
+        if spec.dtype not in TYPES or spec.dtype in backend.unsupported:
             raise NotApplicableError(f"its {backend.name} backend does not take tensors of type {spec.dtype}: {spec.name}")
         if 0 in spec.shape:
             raise NotApplicableError(f"Triton does not take tensors with a dimension of 0: {spec.name}")
@@ -387,7 +384,7 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
         lines.append(f"platform: {quote(backend.platform)}")
     lines.append(f"max_batch_size: {plan.max_batch}")
     for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
-        lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
+        lines += [line for spec in specs for line in tensor(kind, spec, batched=plan.max_batch > 0)]
     # Another version in this folder replaces this one, and answers are computed anew: what was judged is what is served.
     lines += [_instance_group(manifest), "version_policy { latest { num_versions: 1 } }", "response_cache { enable: false }"]
     if accelerator := _ACCELERATORS.get(manifest.runtime_fields.get("provider", "")):
@@ -430,19 +427,6 @@ def _preferred(manifest: Manifest, plan: _Plan) -> str:
     return f" preferred_batch_size: [ {', '.join(map(str, sorted(sizes)))} ]" if sizes else ""
 
 
-def _tensor(kind: str, spec: TensorSpec, *, batched: bool) -> list[str]:
-    shape = spec.shape[1:] if batched else spec.shape
-    dims = [dimension if isinstance(dimension, int) else -1 for dimension in shape]
-    lines = [f"{kind} {{", f"  name: {quote(spec.name)}", f"  data_type: {_TYPES[spec.dtype]}"]
-    if dims:
-        lines.append(f"  dims: [ {', '.join(map(str, dims))} ]")
-    else:
-        # Triton takes no empty dims; it takes an empty reshape, but only beside a batch axis.
-        lines.append("  dims: [ 1 ]")
-        lines += ["  reshape { shape: [ ] }"] if batched else []
-    return [*lines, "}"]
-
-
 def _write_warmup(folder: Path, manifest: Manifest, plan: _Plan, feed: Feed) -> list[str]:
     """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch.
 
@@ -459,7 +443,7 @@ def _write_warmup(folder: Path, manifest: Manifest, plan: _Plan, feed: Feed) -> 
         shape = array.shape[1:] if plan.max_batch > 0 else array.shape
         dims = ", ".join(map(str, shape or (1,)))
         inputs.append(
-            f"  inputs {{ key: {quote(spec.name)} value {{ data_type: {_TYPES[spec.dtype]} dims: [ {dims} ] "
+            f"  inputs {{ key: {quote(spec.name)} value {{ data_type: {TYPES[spec.dtype]} dims: [ {dims} ] "
             f"input_data_file: {quote(f'input-{index}')} }} }}"
         )
     lines = []
@@ -467,14 +451,6 @@ def _write_warmup(folder: Path, manifest: Manifest, plan: _Plan, feed: Feed) -> 
         lines += ["model_warmup {", f"  name: {quote(f'golden sample, batch {batch}')}", f"  batch_size: {batch}"]
         lines += [f"  count: {provision(manifest).warm_up_requests}", *inputs, "}"]
     return lines
-
-
-def quote(text: str) -> str:
-    """Return a string literal of protobuf's text format."""
-    escapes = {ord('"'): '\\"', ord("\\"): "\\\\", ord("\n"): "\\n"}
-    return (
-        '"' + "".join(escapes.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode()) + '"'
-    )
 
 
 def _printable(text: str) -> str:

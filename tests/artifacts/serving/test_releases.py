@@ -6,6 +6,7 @@ from mopt.artifacts.serving._base import make_system
 from mopt.artifacts.serving._releases import find_release, fitting_release, known_releases, release_warnings
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError, UserError
+from mopt.system import plugins
 from tests.manifests import manifest
 
 SYSTEMS = ("triton", "openvino_model_server", "tf_serving", "kserve")
@@ -34,7 +35,7 @@ def test_a_table_is_in_order_and_every_release_has_versions(system):
 
 
 def test_releases_go_by_number_and_not_by_letters():
-    assert [release.name for release in known_releases("tf_serving")][:3] == ["2.6.2", "2.14.1", "2.15.1"]
+    assert [release.name for release in known_releases("tf_serving")][:3] == ["2.6.2", "2.13.0", "2.13.1"]
 
 
 @pytest.mark.parametrize("name", ["26.7", "27.01", "latest"])
@@ -42,6 +43,23 @@ def test_an_unknown_release_is_a_mistake_with_a_hint(name):
     with pytest.raises(UserError, match=f"unknown release of triton: {name}") as caught:
         make_system(f"triton@{name}")
     assert "26.0" in caught.value.hint
+
+
+def test_a_system_without_releases_takes_none():
+    with pytest.raises(UserError, match=r"bentoml has no releases to choose from: bentoml@1\.4"):
+        make_system("bentoml@1.4")
+
+
+def test_a_system_may_be_asked_for_the_release_of_another():
+    assert make_system("kserve@26.07").release == "26.07"
+    with pytest.raises(UserError, match=r"unknown release of triton: 0\.20\.0"):
+        make_system("kserve@0.20.0")
+
+
+@pytest.mark.parametrize("name", plugins.names("serving"))
+def test_releases_that_can_be_named_are_in_a_table(name):
+    releases = plugins.load("serving", name).releases
+    assert not releases or known_releases(releases)
 
 
 def test_what_kserve_starts_by_default_is_in_the_table_of_triton():

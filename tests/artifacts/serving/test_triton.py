@@ -6,7 +6,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from mopt.artifacts.serving._provisioning import provision
-from mopt.artifacts.serving.triton import Triton, model_name, quote
+from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Signature, TensorSpec
 from mopt.records.serving import Batching
@@ -279,19 +279,6 @@ def test_hostile_names_stay_text(parse, tmp_path):
     assert config.max_batch_size == 8
     assert path.parent.parent == tmp_path / "triton"
     assert "NOT DEPLOYABLE" in path.read_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("resnet50", "resnet50"), ("../../etc", "etc"), ("a b/c:é", "a_b_c"), ("..", "model"), ("", "model")],
-)
-def test_the_folder_has_a_plain_name(name, expected):
-    assert model_name(name) == expected
-
-
-@pytest.mark.parametrize("text", ['a"b\\c', "tab\tline\nnull\0", "naïve 名", "'", "\x7f\x80"])
-def test_quoting_comes_back(text):
-    assert text_format.Parse(f"name: {quote(text)}", pb.ModelConfig()).name == text
 
 
 # --- README, a request, and releases -----------------------------------------------------------------------------------------
