@@ -10,7 +10,6 @@ __all__ = [
     "launch_triton",
     "on_gpu",
     "scaled_by",
-    "triton_image",
     "write_models",
 ]
 
@@ -24,6 +23,8 @@ from pathlib import Path
 from mopt.artifacts.serving._base import Launch, Ports, Settable
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, write_served_model
+from mopt.artifacts.serving._readme import write_request
+from mopt.artifacts.serving._releases import fitting_release
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed
@@ -34,35 +35,49 @@ from mopt.system.environments import Environment, find_environment
 
 CLOUD_SETTABLE: Mapping[str, Settable] = {**PYTHON_SETTABLE, "tensorrt": Triton.settable["tensorrt"]}
 """What Triton cannot be told, the image in Python is told; engines are Triton's alone."""
-TRITON_RELEASE = "26.07"
-"""Of NVIDIA's container, where no other is asked for: the newest that mopt knows."""
 _PYTHON_IMAGE = "python:3.11-slim"
 _CHECK_SECONDS = 120
 
 
-def write_models(folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed], release: str = "") -> None:
+def write_models(
+    folder: Path, *, beside: Path, manifest: Manifest, model_folder: Path, golden: Sequence[Feed], release: str = ""
+) -> str:
     """Fill a folder with Triton's repository where Triton serves what was judged, else with what a service in Python opens.
 
     Args:
         folder: That the server finds under ``/mnt/models`` or the like; it does not exist yet.
+        beside: Where ``request.json`` goes.
         manifest: Of the artifact.
         model_folder: The model's files.
         golden: Real inputs for a batch of one.
         release: Of Triton, where that is what was asked for.
 
+    Returns:
+        NVIDIA's image with Triton; empty where it is to be one of your own.
+
     Raises:
         NotApplicableError: When neither can serve it, or Triton was asked for and cannot.
     """
+    triton = Triton(release=release)
     try:
         _check_as_judged(manifest)
+        fitting = fitting_release(manifest, triton, model_folder)
+        if fitting is None:
+            raise NotApplicableError("no release of Triton that is known here loads it")
         folder.mkdir(parents=True)
-        Triton(release=release).write(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+        triton.write(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+        (folder / "README.md").unlink()
+        if (request := folder / "request.json").is_file():
+            request.rename(beside / request.name)
+        return f"nvcr.io/nvidia/tritonserver:{fitting.name}-py3"
     except NotApplicableError:
         if release or manifest.runtime not in PYTHON_SETTABLE:
             raise
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+    write_request(beside, manifest, golden)
+    return ""
 
 
 def _check_as_judged(manifest: Manifest) -> None:
@@ -85,11 +100,6 @@ def in_triton(models: Path) -> bool:
 def on_gpu(manifest: Manifest) -> bool:
     """Whether the model runs on a GPU."""
     return manifest.runtime not in ("onnxruntime", "openvino")
-
-
-def triton_image(release: str = "") -> str:
-    """Return NVIDIA's container of a release."""
-    return f"nvcr.io/nvidia/tritonserver:{release or TRITON_RELEASE}-py3"
 
 
 def dockerfile(

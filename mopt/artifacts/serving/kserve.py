@@ -19,12 +19,11 @@ from mopt.artifacts.serving._images import (
     launch_triton,
     on_gpu,
     scaled_by,
-    triton_image,
     write_models,
 )
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
-from mopt.artifacts.serving._readme import write_readme, write_request
+from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._yaml import to_yaml
 from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
@@ -65,23 +64,24 @@ class Kserve(ServingSystem):
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""
         models = folder / "models"
-        write_models(models, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release)
-        resources = _Resources(manifest, in_triton(models), self.release)
+        image = write_models(
+            models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
+        )
+        resources = _Resources(manifest, image)
         if not resources.triton:
             copy_file("kserve_model.py", folder, "model.py")
             copy_file("batcher.py", folder)
-            image = dockerfile(
+            own = dockerfile(
                 manifest,
                 _SDK,
                 files=[*_CODE, "models/served_model.py"],
                 command=["python", _CODE[0]],
                 port=_PORT,
             )
-            (folder / "Dockerfile").write_text(image, encoding="utf-8")
+            (folder / "Dockerfile").write_text(own, encoding="utf-8")
         for name, text in resources.files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        write_request(folder, manifest, golden)
         write_readme(
             folder,
             title="KServe",
@@ -139,13 +139,16 @@ class _Resources:
 
     Attributes:
         manifest: Of the artifact.
-        triton: Whether Triton serves it.
-        release: Of Triton.
+        image: NVIDIA's with Triton; empty for one of your own.
     """
 
     manifest: Manifest
-    triton: bool
-    release: str
+    image: str
+
+    @property
+    def triton(self) -> bool:
+        """Whether Triton serves it."""
+        return bool(self.image)
 
     @property
     def name(self) -> str:
@@ -203,7 +206,7 @@ class _Resources:
         triton = ["tritonserver", f"--model-repository={_MOUNT}", f"--http-port={_PORT}", "--disable-auto-complete-config"]
         return {
             "name": "kserve-container",
-            "image": triton_image(self.release) if self.triton else _IMAGE,
+            "image": self.image if self.triton else _IMAGE,
             "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}"],
             "ports": [{"name": "http1", "containerPort": _PORT, "protocol": "TCP"}],
             "resources": self._cores_and_memory(),
@@ -297,8 +300,7 @@ class _Resources:
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")
         if self.triton:
-            image = triton_image(self.release)
-            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {image} tritonserver \\')
+            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {self.image} tritonserver \\')
             lines.append("  --model-repository=/models --disable-auto-complete-config")
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SDK))}")
@@ -316,7 +318,7 @@ class _Resources:
     def notes(self) -> list[str]:
         """What people must know."""
         given = self.provisioning
-        server = f"NVIDIA's {triton_image(self.release)}, for KServe's own default is years old" if self.triton else (
+        server = f"NVIDIA's {self.image}, for KServe's own default is years old" if self.triton else (
             "one of your own: KServe's server with the runtime that was judged, which puts requests together"
         )  # fmt: skip
         notes = [

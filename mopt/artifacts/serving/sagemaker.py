@@ -22,13 +22,12 @@ from mopt.artifacts.serving._images import (
     launch_triton,
     on_gpu,
     scaled_by,
-    triton_image,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import sagemaker_instance_type
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
-from mopt.artifacts.serving._readme import write_readme, write_request
+from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._tar import unpack, write_tar
 from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
@@ -60,28 +59,29 @@ class Sagemaker(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "sagemaker"
+    releases: ClassVar[str] = "triton"
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``model.tar.gz``, the requests, the scripts that send them, and the image's files."""
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             content = Path(scratch) / "content"
-            write_models(content, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release)
-            triton = in_triton(content)
-            if not triton:
+            image = write_models(
+                content, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
+            )
+            if not image:
                 shutil.copyfile(content / "served_model.py", folder / "served_model.py")
                 _write_code(content, manifest)
             write_tar(folder / "model.tar.gz", content)
-        if not triton:
+        if not image:
             copy_file("sagemaker_serve.py", folder, "serve.py")
             copy_file("batcher.py", folder)
-            image = dockerfile(manifest, _SERVER, files=_CODE, command=["python", "serve.py"], port=_PORT)
-            (folder / "Dockerfile").write_text(image, encoding="utf-8")
-        endpoint = _Endpoint(manifest, triton, self.release)
+            own = dockerfile(manifest, _SERVER, files=_CODE, command=["python", "serve.py"], port=_PORT)
+            (folder / "Dockerfile").write_text(own, encoding="utf-8")
+        endpoint = _Endpoint(manifest, image)
         for name, request in endpoint.requests().items():
             (folder / name).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
         for name, lines in endpoint.scripts().items():
             (folder / name).write_text("\n".join(["#!/bin/sh", "set -eu", *lines, ""]), encoding="utf-8")
-        write_request(folder, manifest, golden)
         write_readme(
             folder,
             title="Amazon SageMaker",
@@ -150,13 +150,16 @@ class _Endpoint:
 
     Attributes:
         manifest: Of the artifact.
-        triton: Whether Triton serves it.
-        release: Of Triton.
+        image: NVIDIA's with Triton; empty for one of your own.
     """
 
     manifest: Manifest
-    triton: bool
-    release: str
+    image: str
+
+    @property
+    def triton(self) -> bool:
+        """Whether Triton serves it."""
+        return bool(self.image)
 
     @property
     def name(self) -> str:
@@ -281,9 +284,9 @@ class _Endpoint:
         }
         lines = ["# In your account, with your own values:"]
         lines += [f"export {name}={values[name]}" for name in self._variables()]
-        image, unpacked = triton_image(self.release), f"/tmp/{self.model}"  # noqa: S108 - a line for people to read
+        unpacked = f"/tmp/{self.model}"  # noqa: S108 - a line for people to read
         lines.append(
-            f'docker pull {image} && docker tag {image} "$IMAGE" && docker push "$IMAGE"'
+            f'docker pull {self.image} && docker tag {self.image} "$IMAGE" && docker push "$IMAGE"'
             if self.triton
             else 'docker build -t "$IMAGE" . && docker push "$IMAGE"'
         )
@@ -294,7 +297,7 @@ class _Endpoint:
         ]
         if self.triton:
             name = f"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME={model_name(self.manifest.name)}"
-            lines.append(f'docker run --rm -p {_PORT}:{_PORT} -e {name} -v {unpacked}:/opt/ml/model {image} serve')
+            lines.append(f"docker run --rm -p {_PORT}:{_PORT} -e {name} -v {unpacked}:/opt/ml/model {self.image} serve")
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SERVER))}")
             lines.append(f"python serve.py --model_dir {unpacked} --host 127.0.0.1")

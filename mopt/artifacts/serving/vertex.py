@@ -20,13 +20,12 @@ from mopt.artifacts.serving._images import (
     launch_triton,
     on_gpu,
     scaled_by,
-    triton_image,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import vertex_machine_type
 from mopt.artifacts.serving._provisioning import Probe, provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
-from mopt.artifacts.serving._readme import golden_request, write_readme, write_request
+from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
@@ -58,18 +57,19 @@ class Vertex(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "vertex"
+    releases: ClassVar[str] = "triton"
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the requests, the script that sends them, and the image's files."""
         models = folder / "models"
-        write_models(models, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release)
-        deployment = _Deployment(manifest, in_triton(models), self.release)
-        if deployment.triton:
-            write_request(folder, manifest, golden)
-        else:
+        image = write_models(
+            models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
+        )
+        deployment = _Deployment(manifest, image)
+        if not image:
             copy_file("vertex_handler.py", folder, "handler.py")
             copy_file("batcher.py", folder)
-            image = dockerfile(
+            own = dockerfile(
                 manifest,
                 _SERVER,
                 files=[*_CODE, "models/served_model.py"],
@@ -77,7 +77,7 @@ class Vertex(ServingSystem):
                 port=_PORT,
                 variables={**_HANDLER, "AIP_HTTP_PORT": str(_PORT), "AIP_HEALTH_ROUTE": _HEALTH, "AIP_PREDICT_ROUTE": _PREDICT},
             )
-            (folder / "Dockerfile").write_text(image, encoding="utf-8")
+            (folder / "Dockerfile").write_text(own, encoding="utf-8")
             if golden_request(manifest, golden) is not None:
                 (folder / "request.json").write_text(json.dumps(_rows(manifest, golden[0])) + "\n", encoding="utf-8")
         for name, content in deployment.requests().items():
@@ -145,13 +145,16 @@ class _Deployment:
 
     Attributes:
         manifest: Of the artifact.
-        triton: Whether Triton serves it.
-        release: Of Triton.
+        image: NVIDIA's with Triton; empty for one of your own.
     """
 
     manifest: Manifest
-    triton: bool
-    release: str
+    image: str
+
+    @property
+    def triton(self) -> bool:
+        """Whether Triton serves it."""
+        return bool(self.image)
 
     @property
     def name(self) -> str:
@@ -262,11 +265,10 @@ class _Deployment:
             "ARTIFACT_URI": f"gs://BUCKET/{self.model}",
             "MACHINE_TYPE": "n2-standard-4",
         }
-        image = triton_image(self.release)
         lines = [
             "# In your project, with your own values:",
             *(f"export {name}={values[name]}" for name in self._variables()),
-            f'docker pull {image} && docker tag {image} "$IMAGE" && docker push "$IMAGE"'
+            f'docker pull {self.image} && docker tag {self.image} "$IMAGE" && docker push "$IMAGE"'
             if self.triton
             else 'docker build -t "$IMAGE" . && docker push "$IMAGE"',
             "sh deploy.sh",
@@ -276,7 +278,7 @@ class _Deployment:
         if self.triton:
             given = " ".join(f"-e {entry}" for entry in f"AIP_MODE=PREDICTION {contract} AIP_STORAGE_URI=/models".split())
             lines.append(f'docker run --rm -p {_PORT}:{_PORT} {given} -v "$PWD/models:/models" \\')
-            lines.append(f"  {image} {' '.join(self._container()['args'])}")
+            lines.append(f"  {self.image} {' '.join(self._container()['args'])}")
         else:
             lines.append("pip install " + " ".join(f"'{name}'" for name in requirements(self.manifest, _SERVER)))
             lines.append(f"{' '.join(f'{key}={value}' for key, value in _HANDLER.items())} \\")
