@@ -18,8 +18,8 @@ from tests.artifacts.serving.services import MOST, feed, missing, serve
 from tests.manifests import HOSTILE, hostile
 
 LIGHT = ("bentoml", "kserve", "litserve")
-OTHERS = ("mlserver", "ray_serve", "torchserve")
-RUNTIMES = {"kserve": ("openvino",)}
+OTHERS = ("mlserver", "ray_serve", "sagemaker", "torchserve")
+RUNTIMES = {"kserve": ("openvino",), "sagemaker": ("openvino",)}
 """Where the system serves others in Triton."""
 
 
