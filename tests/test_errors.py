@@ -3,7 +3,15 @@ import pickle
 import pytest
 
 from mopt import errors
-from mopt.errors import CandidateRejectedError, ExitCode, MissingDependencyError, MissingEnvironmentError, MoptError, Rejection, UserError
+from mopt.errors import (
+    CandidateRejectedError,
+    ExitCode,
+    MissingDependencyError,
+    MissingEnvironmentError,
+    MoptError,
+    Rejection,
+    UserError,
+)
 
 MADE = [
     UserError("message", "hint"),

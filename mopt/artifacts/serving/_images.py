@@ -2,54 +2,82 @@
 
 from __future__ import annotations
 
-__all__ = ["CLOUD_SETTABLE", "checked_by", "dockerfile", "in_triton", "on_gpu", "triton_image", "write_models"]
+__all__ = [
+    "CLOUD_SETTABLE",
+    "checked_by",
+    "dockerfile",
+    "in_triton",
+    "launch_triton",
+    "on_gpu",
+    "scaled_by",
+    "write_models",
+]
 
+import dataclasses
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mopt.artifacts.serving._base import Settable
+from mopt.artifacts.serving._base import Launch, Ports, Settable
+from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, write_served_model
+from mopt.artifacts.serving._readme import write_request
+from mopt.artifacts.serving._releases import fitting_release
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
-from mopt.system.environments import Environment
+from mopt.records.units import digits
+from mopt.system.environments import Environment, find_environment
 
 CLOUD_SETTABLE: Mapping[str, Settable] = {**PYTHON_SETTABLE, "tensorrt": Triton.settable["tensorrt"]}
 """What Triton cannot be told, the image in Python is told; engines are Triton's alone."""
-TRITON_RELEASE = "26.07"
-"""Of NVIDIA's container, where no other is asked for: the newest that mopt knows."""
 _PYTHON_IMAGE = "python:3.11-slim"
 _CHECK_SECONDS = 120
 
 
-def write_models(folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed], release: str = "") -> None:
+def write_models(
+    folder: Path, *, beside: Path, manifest: Manifest, model_folder: Path, golden: Sequence[Feed], release: str = ""
+) -> str:
     """Fill a folder with Triton's repository where Triton serves what was judged, else with what a service in Python opens.
 
     Args:
         folder: That the server finds under ``/mnt/models`` or the like; it does not exist yet.
+        beside: Where ``request.json`` goes.
         manifest: Of the artifact.
         model_folder: The model's files.
         golden: Real inputs for a batch of one.
         release: Of Triton, where that is what was asked for.
 
+    Returns:
+        NVIDIA's image with Triton; empty where it is to be one of your own.
+
     Raises:
         NotApplicableError: When neither can serve it, or Triton was asked for and cannot.
     """
+    triton = Triton(release=release)
     try:
         _check_as_judged(manifest)
+        fitting = fitting_release(manifest, triton, model_folder)
+        if fitting is None:
+            raise NotApplicableError("no release of Triton that is known here loads it")
         folder.mkdir(parents=True)
-        Triton(release=release).write(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+        triton.write(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+        (folder / "README.md").unlink()
+        if (request := folder / "request.json").is_file():
+            request.rename(beside / request.name)
+        return f"nvcr.io/nvidia/tritonserver:{fitting.name}-py3"
     except NotApplicableError:
         if release or manifest.runtime not in PYTHON_SETTABLE:
             raise
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
+    write_request(beside, manifest, golden)
+    return ""
 
 
 def _check_as_judged(manifest: Manifest) -> None:
@@ -74,12 +102,14 @@ def on_gpu(manifest: Manifest) -> bool:
     return manifest.runtime not in ("onnxruntime", "openvino")
 
 
-def triton_image(release: str = "") -> str:
-    """Return NVIDIA's container of a release."""
-    return f"nvcr.io/nvidia/tritonserver:{release or TRITON_RELEASE}-py3"
-
-
-def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], command: Sequence[str], port: int) -> str:
+def dockerfile(
+    manifest: Manifest,
+    *libraries: str,
+    files: Sequence[str],
+    command: Sequence[str],
+    port: int,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """Return the Dockerfile of an image in Python, which runs as no root.
 
     Args:
@@ -88,6 +118,7 @@ def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], comman
         files: Copied into it, from the folder of the Dockerfile.
         command: What it runs.
         port: That it listens on.
+        variables: Of its environment.
     """
     quoted = " ".join(f"'{name}'" for name in requirements(manifest, *libraries))
     words = ", ".join(f'"{word}"' for word in command)
@@ -97,12 +128,37 @@ def dockerfile(manifest: Manifest, *libraries: str, files: Sequence[str], comman
             f"RUN pip install --no-cache-dir {quoted}",
             "WORKDIR /opt/mopt",
             f"COPY {' '.join(files)} ./",
-            "ENV PYTHONUNBUFFERED=1",
+            f"ENV {' '.join(f'{name}={value}' for name, value in {'PYTHONUNBUFFERED': '1', **(variables or {})}.items())}",
             "USER 1000",
             f"EXPOSE {port}",
             f"ENTRYPOINT [{words}]",
             "",
         ]
+    )
+
+
+def launch_triton(folder: Path, *, manifest: Manifest, ports: Ports, scratch: Path, not_run: str) -> Launch:
+    """Return how Triton is started on the repository that is in a cloud's image.
+
+    Raises:
+        NotApplicableError: When it is not installed, or does not run here.
+    """
+    environment = find_environment(Triton.environment)
+    if environment is None:
+        raise NotApplicableError(f"its image is Triton's, and mopt tools install {Triton.environment} has not run")
+    launch = Triton().launch(folder, manifest=manifest, environment=environment, ports=ports, scratch=scratch)
+    return dataclasses.replace(launch, not_run=(*launch.not_run, not_run))
+
+
+def scaled_by(manifest: Manifest) -> str:
+    """Say, for people, how many replicas there are and why."""
+    given, batching = provision(manifest), manifest.batching
+    if given.rate_per_replica is None:
+        return f"{max(1, given.replicas)} replicas: how much one of them holds was not measured for any traffic."
+    lost = f", and {batching.spare_replicas} of them may be lost" if batching.spare_replicas else ""
+    return (
+        f"One replica more for every {digits(given.rate_per_replica)} requests per second: {batching.replicas} hold what was "
+        f"asked for{lost}. That is of the model alone: mopt bench on a running replica tells what its server leaves of it."
     )
 
 

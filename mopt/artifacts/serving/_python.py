@@ -150,6 +150,26 @@ def prove(part: str, command: Sequence[str | Path], environment: Environment | N
     return Proof(part=part, state="failed", detail=" | ".join(lines) or f"{program} ended with {result.returncode}")
 
 
+def check_settings(environment: Environment | None, files: Mapping[str, Path]) -> Proof:
+    """Check files with the server's own types, by ``module:Class``; unlike the server, with an eye on what it would ignore."""
+    part = " and ".join(path.name for path in files.values())
+    if environment is None:
+        return Proof(part=part, state="not proven", detail="the server is not installed")
+    arguments = [text for kind, path in files.items() for text in (kind, str(path))]
+    result = subprocess.run(
+        [str(environment.python), "-P", str(_FILES / "settings_check.py"), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=_CHECK_SECONDS,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"the settings cannot be checked: {result.stderr[-2000:]}")
+    mistakes = result.stdout.splitlines()
+    proven = f"{', '.join(kind.partition(':')[2] for kind in files)} of the server knows every field"
+    return Proof(part=part, state="failed" if mistakes else "proven", detail="; ".join(mistakes) or proven)
+
+
 def requirements(manifest: Manifest, *others: str) -> list[str]:
     """Return what pip installs for a service: the runtime in the version that was judged, NumPy, and the server."""
     library = _DISTRIBUTIONS[manifest.runtime]

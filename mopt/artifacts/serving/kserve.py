@@ -11,18 +11,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
-from mopt.artifacts.serving._images import CLOUD_SETTABLE, checked_by, dockerfile, in_triton, on_gpu, triton_image, write_models
+from mopt.artifacts.serving._images import (
+    CLOUD_SETTABLE,
+    checked_by,
+    dockerfile,
+    in_triton,
+    launch_triton,
+    on_gpu,
+    scaled_by,
+    write_models,
+)
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
-from mopt.artifacts.serving._readme import write_readme, write_request
+from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._yaml import to_yaml
-from mopt.artifacts.serving.triton import Triton, model_name
-from mopt.errors import NotApplicableError
+from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
-from mopt.records.units import digits
-from mopt.system.environments import Environment, find_environment
+from mopt.system.environments import Environment
 
 _SDK = "kserve==0.21.0"
 _CODE = ("model.py", "batcher.py")
@@ -57,23 +64,24 @@ class Kserve(ServingSystem):
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""
         models = folder / "models"
-        write_models(models, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release)
-        resources = _Resources(manifest, in_triton(models), self.release)
+        image = write_models(
+            models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
+        )
+        resources = _Resources(manifest, image)
         if not resources.triton:
             copy_file("kserve_model.py", folder, "model.py")
             copy_file("batcher.py", folder)
-            image = dockerfile(
+            own = dockerfile(
                 manifest,
                 _SDK,
                 files=[*_CODE, "models/served_model.py"],
                 command=["python", _CODE[0]],
                 port=_PORT,
             )
-            (folder / "Dockerfile").write_text(image, encoding="utf-8")
+            (folder / "Dockerfile").write_text(own, encoding="utf-8")
         for name, text in resources.files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        write_request(folder, manifest, golden)
         write_readme(
             folder,
             title="KServe",
@@ -125,32 +133,22 @@ class Kserve(ServingSystem):
         )
 
 
-def launch_triton(folder: Path, *, manifest: Manifest, ports: Ports, scratch: Path, not_run: str) -> Launch:
-    """Return how Triton is started on the repository that is in a cloud's image.
-
-    Raises:
-        NotApplicableError: When it is not installed, or does not run here.
-    """
-    environment = find_environment(Triton.environment)
-    if environment is None:
-        raise NotApplicableError(f"its image is Triton's, and mopt tools install {Triton.environment} has not run")
-    launch = Triton().launch(folder, manifest=manifest, environment=environment, ports=ports, scratch=scratch)
-    return dataclasses.replace(launch, not_run=(*launch.not_run, not_run))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Resources:
     """The resources of a model.
 
     Attributes:
         manifest: Of the artifact.
-        triton: Whether Triton serves it.
-        release: Of Triton.
+        image: NVIDIA's with Triton; empty for one of your own.
     """
 
     manifest: Manifest
-    triton: bool
-    release: str
+    image: str
+
+    @property
+    def triton(self) -> bool:
+        """Whether Triton serves it."""
+        return bool(self.image)
 
     @property
     def name(self) -> str:
@@ -173,7 +171,7 @@ class _Resources:
         patched = {"resources": ["../service"]}
         return {
             "service/serving-runtime.yaml": to_yaml(self._runtime(), f"The server of {self.manifest.name}, with its image."),
-            "service/inference-service.yaml": to_yaml(self._service(), self._why_scaled()),
+            "service/inference-service.yaml": to_yaml(self._service(), scaled_by(self.manifest)),
             "service/kustomization.yaml": to_yaml({"resources": ["serving-runtime.yaml", "inference-service.yaml"]}),
             "canary/canary.yaml": to_yaml(
                 self._patch({"canaryTrafficPercent": _CANARY_PERCENT}),
@@ -208,7 +206,7 @@ class _Resources:
         triton = ["tritonserver", f"--model-repository={_MOUNT}", f"--http-port={_PORT}", "--disable-auto-complete-config"]
         return {
             "name": "kserve-container",
-            "image": triton_image(self.release) if self.triton else _IMAGE,
+            "image": self.image if self.triton else _IMAGE,
             "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}"],
             "ports": [{"name": "http1", "containerPort": _PORT, "protocol": "TCP"}],
             "resources": self._cores_and_memory(),
@@ -289,15 +287,6 @@ class _Resources:
         patch["metadata"]["annotations"] = annotations
         return patch
 
-    def _why_scaled(self) -> str:
-        given, batching = self.provisioning, self.manifest.batching
-        if given.rate_per_replica is None:
-            return f"{given.replicas} replicas: how much one of them holds was not measured for any traffic."
-        return (
-            f"One replica more for every {digits(given.rate_per_replica)} requests per second: what each of "
-            f"{batching.replicas} holds when {batching.spare_replicas} are lost."
-        )
-
     def start(self) -> str:
         """The commands that start it here, and in a cluster."""
         lines = ["# In a cluster: where mopt push has put the model, and for an image of your own, where it goes."]
@@ -311,8 +300,7 @@ class _Resources:
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")
         if self.triton:
-            image = triton_image(self.release)
-            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {image} tritonserver \\')
+            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {self.image} tritonserver \\')
             lines.append("  --model-repository=/models --disable-auto-complete-config")
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SDK))}")
@@ -330,7 +318,7 @@ class _Resources:
     def notes(self) -> list[str]:
         """What people must know."""
         given = self.provisioning
-        server = f"NVIDIA's {triton_image(self.release)}, for KServe's own default is years old" if self.triton else (
+        server = f"NVIDIA's {self.image}, for KServe's own default is years old" if self.triton else (
             "one of your own: KServe's server with the runtime that was judged, which puts requests together"
         )  # fmt: skip
         notes = [
@@ -338,7 +326,7 @@ class _Resources:
             f"Memory, probes and cores are from what was measured: ready after about {math.ceil(given.start_s)} s."
             if given.measured
             else "Nothing was measured: memory, probes and cores are guesses.",
-            self._why_scaled(),
+            scaled_by(self.manifest),
             _CANARY_NOTE,
             _STANDARD_NOTE,
         ]

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
+    check_settings,
     copy_file,
-    prove,
     requirements,
     service_name,
     threads,
@@ -30,12 +30,10 @@ _SERVER = ("mlserver==1.7.1", "uvloop==0.21.0")
 """With a later uvloop, its workers end as they start."""
 _ADDRESS = "It listens on 127.0.0.1 (host in settings.json); 0.0.0.0 is for a container or a trusted network."
 _BATCHES = (
-    "Batches are made by request_batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
+    "Batches are made by batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
     "the values of requests without a look at their shapes and types, and starts a batch beside the one that runs."
 )
 _WORKERS = "MLServer hands requests to its workers in turn, and each has a queue of its own."
-
-_READ = "import sys; from mlserver.settings import *; Settings.parse_file(sys.argv[1]); ModelSettings.parse_file(sys.argv[2])"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Mlserver(ServingSystem):
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``settings.json``, ``model-settings.json``, the runtime and the model."""
         write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
-        for name in ("mlserver_runtime.py", "request_batcher.py"):
+        for name in ("mlserver_runtime.py", "batcher.py"):
             copy_file(name, folder)
         name, instances = service_name(manifest.name), max(1, manifest.batching.instances)
         # One instance runs in the server's own process, which saves the way to a worker and back.
@@ -75,8 +73,8 @@ class Mlserver(ServingSystem):
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Read the settings with MLServer's own types."""
-        command: list[str | Path] = ["python", "-c", _READ, folder / "settings.json", folder / "model-settings.json"]
-        return [prove("settings", command, environment, "mlserver.settings reads them")]
+        types = {"mlserver.settings:Settings": "settings.json", "mlserver.settings:ModelSettings": "model-settings.json"}
+        return [check_settings(environment, {kind: folder / name for kind, name in types.items()})]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``mlserver`` on other ports."""

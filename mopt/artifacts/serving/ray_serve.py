@@ -13,8 +13,8 @@ from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
+    check_settings,
     copy_file,
-    prove,
     requirements,
     service_name,
     threads,
@@ -34,11 +34,6 @@ _UNDER_WAY = 1.5
 _WAITING_BATCHES = 8
 """Full batches that a replica takes on; further requests wait where the next free replica gets them."""
 
-_READ = (
-    "import sys, yaml; from ray.serve.schema import ServeDeploySchema; "
-    "ServeDeploySchema.model_validate(yaml.safe_load(open(sys.argv[1])))"
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RayServe(ServingSystem):
@@ -51,7 +46,7 @@ class RayServe(ServingSystem):
         """Write ``config.yaml``, ``app.py`` and what it imports, and the model."""
         write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
         copy_file("ray_serve_app.py", folder, "app.py")
-        for name in ("request_batcher.py", "v2_routes.py"):
+        for name in ("batcher.py", "v2_routes.py"):
             copy_file(name, folder)
         config = _config(manifest)
         (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -69,8 +64,7 @@ class RayServe(ServingSystem):
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Read the configuration with Ray's own schema."""
-        command: list[str | Path] = ["python", "-c", _READ, folder / "config.yaml"]
-        return [prove("config.yaml", command, environment, "ServeDeploySchema of Ray Serve takes it")]
+        return [check_settings(environment, {"ray.serve.schema:ServeDeploySchema": folder / "config.yaml"})]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``serve run`` on a Ray of its own, with the instances of one server."""
@@ -145,7 +139,7 @@ def _notes(manifest: Manifest) -> list[str]:
         "working_dir in runtime_env."
     )
     notes.append(
-        "Batches are made by request_batcher.py as they were planned: @serve.batch makes a batch of what has arrived even while "
+        "Batches are made by batcher.py as they were planned: @serve.batch makes a batch of what has arrived even while "
         "the model is busy."
     )
     if manifest.batching.rate is not None:

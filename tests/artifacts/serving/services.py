@@ -110,8 +110,8 @@ def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, 
     else:
         onnx.save(parsed, model)
     batching = Batching(
-        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], replicas=1, predicted_p99_ms=None, utilization=None, rate=None,
-        limited_by="", threads=1,
+        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], threads=1, replicas=1, limited_by="",
+        predicted_p99_ms=None, utilization=None, rate=None,
     )  # fmt: skip
     library = "openvino" if runtime == "openvino" else "onnxruntime"
     fields: dict[str, Any] = {
