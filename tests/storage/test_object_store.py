@@ -88,7 +88,9 @@ def test_an_artifact_is_replaced_only_when_that_is_asked_for(prefix, artifact, t
     assert "--force" in refused.value.hint
     artifacts.write(tmp_path / "other", artifacts.doubling(tmp_path / "again"), name="other")
     push(tmp_path / "other", prefix, force=True)
-    assert objects(prefix).keys() == {*Artifact.read(tmp_path / "other").manifest.files, "manifest.json"}, "nothing of the old one"
+    assert objects(prefix).keys() == {*Artifact.read(tmp_path / "other").manifest.files, "manifest.json"}, (
+        "nothing of the old one"
+    )
     assert Artifact.open(fetched(prefix)).manifest.name == "other"
 
 
