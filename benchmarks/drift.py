@@ -1,7 +1,7 @@
 """How often ``mopt drift`` raises a false alarm over many looks, and how many requests it takes to find a drift.
 
-    python -m benchmarks.drift false-alarms
-    python -m benchmarks.drift power
+python -m benchmarks.drift false-alarms
+python -m benchmarks.drift power
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def power() -> None:
                 needed.append(next(alarm, math.inf))
             found = sum(map(math.isfinite, needed)) / POWER_RUNS
             ordered = sorted(needed)
-            print(f"{count:7}  {name:16} {found:7.0%}  {statistics.median(ordered):7.0f}  {ordered[int(0.9 * POWER_RUNS)]:7.0f}", flush=True)
+            print(
+                f"{count:7}  {name:16} {found:7.0%}  {statistics.median(ordered):7.0f}  {ordered[int(0.9 * POWER_RUNS)]:7.0f}",
+                flush=True,
+            )
 
 
 def main() -> None:
