@@ -4,19 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
+TOOLS := $(CURDIR)/$(VENV)/tools
 
-.PHONY: demo test test-fast conformance lint types contracts check docs clean
+.PHONY: demo test test-fast test-servers conformance lint types contracts check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/magika_data.py
 	$(BIN)/mopt build --recipe examples/magika/mopt.toml --out build/magika --force
 	$(BIN)/mopt verify build/magika
 
-test: $(VENV)/.test $(VENV)/.triton $(VENV)/.bentoml $(VENV)/.bindings
-	MOPT_TRITON_VENV=$(CURDIR)/$(VENV)/triton MOPT_BENTOML_VENV=$(CURDIR)/$(VENV)/bentoml $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
+test: $(VENV)/.test $(VENV)/.tools $(VENV)/.bindings
+	MOPT_TOOLS=$(TOOLS) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not servers" -n 2 --dist worksteal
+
+# Every server that can be installed, and the tests that only they have: several gigabytes, and a Java 17 for some.
+test-servers: $(VENV)/.test
+	MOPT_TOOLS=$(TOOLS) $(BIN)/mopt tools install all
+	MOPT_TOOLS=$(TOOLS) $(BIN)/python -m pytest -m servers -n 2 --dist loadfile --durations=25
 
 # Every node model of ONNX's own tests that ONNX Runtime answers as ONNX expects, through a build; `make test` takes some of them.
 conformance: $(VENV)/.test
@@ -59,16 +65,10 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --group docs
 	touch $@
 
-# The real tritonserver needs NumPy 1, so it lives in an environment of its own.
-$(VENV)/.triton: | $(VENV)/bin/python
-	$(PYTHON) -m venv $(VENV)/triton
-	$(VENV)/triton/bin/python -m pip --disable-pip-version-check --quiet install nvidia-pytriton==0.7.0 onnxruntime openvino==2026.4.1
-	touch $@
-
-# BentoML pins what mopt does not want to be bound by.
-$(VENV)/.bentoml: | $(VENV)/bin/python
-	$(PYTHON) -m venv $(VENV)/bentoml
-	$(VENV)/bentoml/bin/python -m pip --disable-pip-version-check --quiet install bentoml==1.4.39 onnxruntime
+# Servers live in environments of their own, for the real tritonserver needs NumPy 1, say. These are the light ones.
+LIGHT := triton bentoml litserve kserve
+$(VENV)/.tools: $(LIGHT:%=mopt/system/environments/%.txt) | $(VENV)/.test
+	MOPT_TOOLS=$(TOOLS) $(BIN)/mopt tools install $(LIGHT)
 	touch $@
 
 # Python's side of TensorRT alone, to check that it has every name that mopt uses; the library itself needs a GPU.

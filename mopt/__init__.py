@@ -6,7 +6,7 @@ The functions do what the commands of the same name do, and raise the same error
 
 from __future__ import annotations
 
-__all__ = ["Artifact", "Recipe", "bench", "build", "explain", "gate", "inspect", "size", "verify"]
+__all__ = ["Artifact", "Recipe", "bench", "build", "explain", "gate", "inspect", "package", "size", "verify", "verify_server"]
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mopt.workflows.api import bench, explain, gate, size
     from mopt.workflows.build import build
     from mopt.workflows.inspect import inspect
+    from mopt.workflows.package import package
     from mopt.workflows.verify import verify
+    from mopt.workflows.verify_server import verify_server
 
 # ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
 # Face's libraries what is used of them. The models are not ours to talk about. (system/child.py does it for OpenVINO.)
@@ -32,8 +34,10 @@ _MODULES = {
     "explain": "mopt.workflows.api",
     "gate": "mopt.workflows.api",
     "inspect": "mopt.workflows.inspect",
+    "package": "mopt.workflows.package",
     "size": "mopt.workflows.api",
     "verify": "mopt.workflows.verify",
+    "verify_server": "mopt.workflows.verify_server",
 }
 
 

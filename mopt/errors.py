@@ -8,6 +8,7 @@ __all__ = [
     "CheckInconclusiveError",
     "ExitCode",
     "MissingDependencyError",
+    "MissingEnvironmentError",
     "MoptError",
     "NotApplicableError",
     "Rejection",
@@ -60,7 +61,7 @@ class MoptError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[type[MoptError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[MoptError], tuple[str, ...]]:
         return type(self), (self.message, self.hint)
 
 
@@ -78,8 +79,19 @@ class MissingDependencyError(UserError):
         self.library = library
         self.extra = extra
 
-    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, ...]]:
         return type(self), (self.library, self.extra)
+
+
+class MissingEnvironmentError(MissingDependencyError):
+    """What is needed lives in an environment of ``mopt tools``, and that is not installed."""
+
+    def __init__(self, name: str) -> None:
+        UserError.__init__(self, f"the environment {name} is not installed", f"mopt tools install {name}")
+        self.library = self.extra = name
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, ...]]:
+        return type(self), (self.library,)
 
 
 class CheckFailedError(MoptError):

@@ -28,6 +28,7 @@ import pydantic
 
 from mopt.datasets.spec import DataSpec
 from mopt.errors import UserError
+from mopt.storage._base import UrlOrPath, is_url, url_label
 from mopt.system.plugins import nearest
 from mopt.system.schema import Schema
 
@@ -250,7 +251,7 @@ class Gate(Schema):
 class Recipe(Schema):
     """What to build."""
 
-    model: Annotated[str, pydantic.Field(description="the source: a file, a folder, or file.py:function")]
+    model: Annotated[str, pydantic.Field(description="the source: a file, a folder, a URL, or file.py:function"), UrlOrPath]
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the model")] = ""
     target: Annotated[str, pydantic.Field(description="where it will run; see mopt list targets")] = "cpu"
     tolerance: Annotated[str, pydantic.Field(description="what may be lost: 1% of the score, or 0.5pp")] = "1%"
@@ -294,6 +295,7 @@ class Recipe(Schema):
 
 
 def _name_of(model: str) -> str:
+    model = url_label(model) or model
     path, _, function = model.rpartition(":") if re.search(r":[A-Za-z_]\w*$", model) else (model, "", "")
     stem = Path(path).name if Path(path).is_dir() else Path(path).stem
     stem = Path(path).resolve().parent.name if stem == "model" else stem
@@ -340,6 +342,8 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
 
 
 def _anchored(text: str, base: Path) -> str:
+    if is_url(text):
+        return text
     file, colon, function = text.partition(":")
     candidate = base / file
     if Path(file).is_absolute():
@@ -394,7 +398,8 @@ def _mistake(detail: ErrorDetails) -> tuple[str, UserError]:
         return key, UserError(f"the recipe lacks {key}", hint or "add it to mopt.toml")
     message = detail["msg"].removeprefix("Value error, ")
     value = detail["input"]
-    shown = "" if isinstance(value, dict) or repr(value) in message else f" (given: {value!r})"
+    secret = isinstance(value, str) and is_url(value)  # it may be refused for the credentials in it
+    shown = "" if secret or isinstance(value, dict) or repr(value) in message else f" (given: {value!r})"
     return key, UserError(f"{key}: {message}{shown}", "mopt init --schema prints what a recipe may hold")
 
 

@@ -1,9 +1,7 @@
 """Real servers on ports of this machine, each in a process group that is gone when the test is, and a queue to test against.
 
-Each real one lives in a virtual environment of its own that a variable names, made by the same Python as this one:
+Triton lives in its environment of ``mopt tools``, the others in virtual environments that variables name:
 
-- ``MOPT_TRITON_VENV``: ``pip install nvidia-pytriton==0.7.0 onnxruntime openvino==2026.4.1``. The wheel brings NVIDIA's
-  own tritonserver; its python backend was built for NumPy 1, and with NumPy 2 it reads every tensor with a stride of 0.
 - ``MOPT_BENTOML_VENV``: ``pip install bentoml==1.4.39 onnxruntime``.
 - ``MOPT_LITSERVE_VENV``: ``pip install litserve==0.2.19 onnxruntime``.
 - ``MOPT_TORCHSERVE_VENV``: ``pip install 'torch>=2.9,<2.14' torchserve==0.12.0 torch-model-archiver==0.12.0 onnxruntime pyyaml
@@ -19,12 +17,10 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -33,6 +29,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from mopt.artifacts.serving import _base as serving
+from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
+from mopt.system.environments import find_environment
+
 if TYPE_CHECKING:
     from aiohttp import web
 
@@ -40,16 +40,10 @@ PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _DEADLINE_SECONDS = 90
 _GOODBYE_SECONDS = 5
 _PROOFS = {
-    "triton_openvino": f"lib/{PYTHON}/site-packages/openvino",
-    "triton": f"lib/{PYTHON}/site-packages/pytriton/tritonserver/bin/tritonserver",
     "bentoml": "bin/bentoml",
     "litserve": f"lib/{PYTHON}/site-packages/litserve",
     "torchserve": "bin/torchserve",
     "mlserver": "bin/mlserver",
-}
-_BACKENDS = {
-    name: Path(__file__).parent / "artifacts" / "serving" / f"{name}_backend" / "model.py"
-    for name in ("onnxruntime", "openvino")
 }
 
 
@@ -59,62 +53,67 @@ class Ports:
 
     http: int
     grpc: int = 0
+    metrics: int = 0
 
 
 def missing(server: str) -> str:
     """Say why a server cannot run here; empty when it can."""
-    name, _, library = server.partition("_")
-    variable = f"MOPT_{name.upper()}_VENV"
+    if server == "triton":
+        return "" if find_environment("triton") else "mopt tools install triton has not run"
+    variable = f"MOPT_{server.upper()}_VENV"
     folder = os.environ.get(variable)
-    found = folder and (Path(folder) / _PROOFS[name]).exists() and (Path(folder) / _PROOFS[server]).exists()
-    return "" if found else f"{variable} names no virtual environment with {' and '.join(filter(None, (name, library)))}"
-
-
-def triton(
-    repository: Path, *, cores: Collection[int] | None = None, options: Sequence[str] = ("--allow-metrics=false",)
-) -> contextlib.AbstractContextManager[Ports]:
-    """Run NVIDIA's tritonserver on a model repository; all of its models are ready.
-
-    Its onnxruntime and openvino backends are python-based ones (see tests/artifacts/serving/onnxruntime_backend), because
-    those in C++ cannot be installed.
-    """
-    return _triton(repository, cores, options)
+    return (
+        "" if folder and (Path(folder) / _PROOFS[server]).exists() else f"{variable} names no virtual environment with {server}"
+    )
 
 
 @contextlib.contextmanager
-def _triton(repository: Path, cores: Collection[int] | None, options: Sequence[str]) -> Iterator[Ports]:
-    packages = _environment("triton") / "lib" / PYTHON / "site-packages"
-    http, grpc = _free_ports(2)
-    libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+def triton(
+    repository: Path,
+    *,
+    backend: str = "onnxruntime",
+    reports: Path | None = None,
+    cores: Collection[int] | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[Ports]:
+    """Run the real tritonserver on a model repository; all of its models are ready.
+
+    Args:
+        repository: The folder with a folder for each model.
+        backend: That the models are for.
+        reports: Where the backend writes ``NAME.json``, and its batches.
+        cores: That it may run on.
+        options: Further ones of its command line.
+    """
+    environment = find_environment("triton")
+    if environment is None:
+        raise RuntimeError(missing("triton"))
+    http, grpc, metrics = _free_ports(3)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-            f"--model-repository={repository}",
-            f"--backend-directory={_backends(packages, Path(scratch))}",
-            "--http-address=127.0.0.1", f"--http-port={http}",
-            "--grpc-address=127.0.0.1", f"--grpc-port={grpc}",
-            *options, "--exit-on-error=false", "--disable-auto-complete-config",
-        ]  # fmt: skip
+        server = find_tritonserver(environment, Path(scratch), backend)
+        variables = dict(server.environment)
+        if reports is not None:
+            variables["MOPT_SERVED_REPORT"] = str(reports / "{model}.json")
+        models = sorted(path.name for path in repository.iterdir() if path.is_dir())
         with _running(
-            command,
-            [f"http://127.0.0.1:{http}/v2/models/{model.name}/ready" for model in sorted(repository.iterdir())],
-            {"PATH": f"{packages.parents[2] / 'bin'}:{os.environ['PATH']}", "LD_LIBRARY_PATH": ":".join(map(str, libraries))},
+            [*server.command(repository, serving.Ports(http, grpc, metrics)), *options],
+            [f"http://127.0.0.1:{http}/v2/models/{model}/ready" for model in models],
+            variables,
             cores=cores,
-            hopeless=("UNAVAILABLE", "failed to load"),
+            hopeless=HOPELESS,
         ):
-            yield Ports(http, grpc)
+            yield Ports(http, grpc, metrics)
 
 
-def _backends(packages: Path, folder: Path) -> Path:
-    home = packages / "pytriton" / "tritonserver"
-    shutil.copytree(home / "backends" / "python", folder / "python")
-    stub = folder / "python" / "triton_python_backend_stub"
-    shutil.copy(home / "python_backend_stubs" / PYTHON.removeprefix("python") / stub.name, stub)
-    stub.chmod(0o755)
-    for name, source in _BACKENDS.items():
-        (folder / name).mkdir()
-        shutil.copy(source, folder / name / "model.py")
-    return folder
+def launched(launch: serving.Launch) -> contextlib.AbstractContextManager[None]:
+    """Run the server of a launch until it is ready, and end it."""
+    return _running(launch.command, launch.ready, launch.environment, folder=launch.folder, hopeless=launch.hopeless)
+
+
+def free_ports() -> serving.Ports:
+    """Ports for a launch."""
+    http, grpc, metrics, *others = _free_ports(6)
+    return serving.Ports(http, grpc, metrics, tuple(others))
 
 
 def bentoml(project: Path, service: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
@@ -393,6 +392,8 @@ class Queue:
         (tensor,) = head["inputs"]
         if tensor["name"] != "x" or tensor["datatype"] != "FP32":
             raise ValueError("no such input")
+        if len(tensor["shape"]) != 2 or tensor["shape"][1] != 2:
+            raise ValueError("not the shape that it takes")
         given = array.array("f", body[int(length) :]) if length else tensor["data"]
         outputs = {"y": [2 * item for item in given], "same": list(given)}
         entries = [{"name": name, "datatype": "FP32", "shape": tensor["shape"]} for name in outputs]

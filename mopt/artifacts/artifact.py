@@ -17,6 +17,7 @@ from mopt.model.samples import read_feed
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.sketch import Sketch
+from mopt.storage._fetch import called
 from mopt.system.digests import file_digest
 from mopt.system.files import files_below
 
@@ -37,13 +38,15 @@ def read_manifest(artifact: Path) -> Manifest:
     """
     path = artifact / FILE_NAME
     if not path.is_file():
-        raise UserError(f"{artifact} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote")
+        raise UserError(
+            f"{called(artifact)} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
+        )
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
+        raise UserError(f"{called(path)} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Artifact:
         """
         artifact = cls.read(folder)
         if problems := artifact.problems():
-            raise UserError(f"{folder} is not what was built: {problems[0]}", "mopt verify names all that differs")
+            raise UserError(f"{called(folder)} is not what was built: {problems[0]}", "mopt verify names all that differs")
         return artifact
 
     @property

@@ -7,7 +7,7 @@ always from 40 % of its capacity on.
 
 from __future__ import annotations
 
-__all__ = ["BURSTS", "Demand", "cheapest", "choose_setting", "max_rate", "recommend", "rescale"]
+__all__ = ["BURSTS", "Demand", "cheapest", "choose_setting", "max_rate", "recommend", "rescale", "service_of"]
 
 import dataclasses
 import math
@@ -84,11 +84,13 @@ def recommend(
     max_utilization: float = 0.8,
     spare_replicas: int = 0,
     arrivals: Arrivals | None = None,
+    throughput: bool = False,
 ) -> Batching:
     """Return the settings that hold the traffic with the fewest replicas, or that a replica is best served with.
 
     Without a rate there is nothing to size: then it is the settings under which one replica holds the largest rate within the
-    p99, and without a p99 the smallest batch that reaches 95 % of the best throughput.
+    p99, and without a p99 the smallest batch that reaches 95 % of the best throughput; on a server that pads, only where
+    ``throughput`` is what was asked for, and else a request at a time.
     """
     if rate is not None:
         return choose_setting(
@@ -96,7 +98,7 @@ def recommend(
         )
     if p99_ms is not None:
         return _largest(profile, p99_ms, max_utilization, arrivals or Arrivals())
-    return _by_throughput(profile)
+    return _by_throughput(profile, throughput=throughput)
 
 
 def choose_setting(profile: ServingProfile, demand: Demand) -> Batching:
@@ -151,15 +153,20 @@ def max_rate(profile: ServingProfile, setting: Setting, demand: Demand) -> float
 def _option(profile: ServingProfile, setting: Setting) -> _Option:
     group = profile.instance_group(setting.instances, setting.threads)
     policy = Policy(setting.max_batch, setting.queue_delay_us / 1e3, instances=setting.instances)
-    return _Option(group, Service.of(group).capped(setting.max_batch), policy)
+    return _Option(group, service_of(profile, group, setting.max_batch), policy)
+
+
+def service_of(profile: ServingProfile, group: InstanceGroup, max_batch: int) -> Service:
+    """Return the service times of a measured instance group up to a batch size, as this server runs batches."""
+    service = Service.of(group).capped(max_batch)
+    return service.padded() if profile.pads else service
 
 
 def _options(profile: ServingProfile) -> Iterable[_Option]:
     for group in profile.instance_groups:
-        service = Service.of(group)
         sizes = sorted(entry.batch for entry in group.concurrent)
         for cap in sizes if profile.batches else sizes[:1]:
-            capped = service.capped(cap if profile.batches else 1)
+            capped = service_of(profile, group, cap if profile.batches else 1)
             yield _Option(group, capped, Policy(capped.max_batch, instances=group.instances))
 
 
@@ -219,7 +226,7 @@ def _rule_of_thumb(profile: ServingProfile, demand: Demand) -> Setting | None:
     if not profile.batches or cap == 1:
         return None
     policy = Policy(cap, delay_ms=_RULE_DELAY_US / 1e3, instances=group.instances)
-    return _size(_Option(group, Service.of(group, cap), policy), demand)
+    return _size(_Option(group, service_of(profile, group, cap), policy), demand)
 
 
 def _answer(option: _Option, demand: Demand, chosen: Setting, settings: Sequence[Setting], rule: Setting | None) -> Batching:
@@ -291,9 +298,14 @@ def _largest(profile: ServingProfile, p99_ms: float, max_utilization: float, arr
     )
 
 
-def _by_throughput(profile: ServingProfile) -> Batching:
+def _by_throughput(profile: ServingProfile, *, throughput: bool = False) -> Batching:
+    """Return the settings of a replica whose traffic is not known.
+
+    Where the server pads, a batch makes each lone request as slow as a full one, which only ``throughput`` is worth.
+    """
     group = profile.instance_groups[0]
-    entries = group.concurrent if profile.batches else group.concurrent[:1]
+    alone = profile.pads and not throughput
+    entries = group.concurrent if profile.batches and not alone else group.concurrent[:1]
     best = max(entry.throughput for entry in entries)
     cap = next(entry.batch for entry in entries if entry.throughput >= 0.95 * best)
     return Batching(
@@ -305,5 +317,7 @@ def _by_throughput(profile: ServingProfile) -> Batching:
         predicted_p99_ms=None,
         utilization=None,
         rate=None,
-        limited_by="throughput: no rate was given",
+        limited_by="the latency of a lone request: this server pads batches, and no rate was given"
+        if alone
+        else "throughput: no rate was given",
     )

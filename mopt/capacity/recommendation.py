@@ -8,8 +8,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from mopt.capacity.batching import Demand
-from mopt.capacity.simulate import Policy, Service, simulate
+from mopt.capacity.batching import Demand, service_of
+from mopt.capacity.simulate import Policy, simulate
 from mopt.profiles.target import Target
 from mopt.records.serving import ServingProfile
 from mopt.records.sizing import Autoscaling, Curve, GpuVerdict, SizingOption
@@ -180,7 +180,7 @@ def p99_curves(
     assert option.max_batch is not None
     assert option.instances is not None
     group = profiles[best].instance_group(option.instances, option.threads or 1)
-    service = Service.of(group).capped(option.max_batch)
+    service = service_of(profiles[best], group, option.max_batch)
     policy = Policy(
         option.max_batch, option.queue_delay_us / 1e3, instances=option.instances, replicas=int(option.replicas.value)
     )

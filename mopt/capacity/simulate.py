@@ -164,6 +164,12 @@ class Service:
         """The same up to a smaller batch."""
         return dataclasses.replace(self, table=self.table[:, :max_batch])
 
+    def padded(self) -> Service:
+        """The same where each batch is padded to the largest: all sizes take what that one takes."""
+        import numpy as np
+
+        return dataclasses.replace(self, table=np.broadcast_to(self.table[:, -1:], self.table.shape).copy())
+
     def scaled(self, ratio: Floats | float) -> Service:
         """The same with all times multiplied, by one number or by one for each batch size."""
         import numpy as np

@@ -24,18 +24,21 @@ PANELS = {
         "rebuild": "Build the TensorRT engine of an artifact again, for another GPU.",
     },
     "Check": {
-        "verify": "Check an artifact on this machine: digests and golden samples.",
+        "verify": "Check an artifact here, or in the server that will run it.",
         "label": "Write the few samples whose labels decide a build without labels.",
         "gate": "Decide whether a new model is as good as the one that is served, and costs no more.",
         "baseline": "Keep what a model answers and costs in a small file for mopt gate.",
     },
     "Serve and size": {
+        "package": "Write the files of further serving systems into an artifact.",
+        "push": "Put an artifact where a serving system or a registry takes it from, complete or not at all.",
         "bench": "Profile an artifact again, or load a server that runs it; find the largest rate.",
         "drift": "Say whether requests still look like the samples of the build.",
         "size": "Say which machines, how many and for how much money hold a traffic.",
     },
     "Installation": {
         "list": "List passes, runtimes, targets, metrics and other plugins.",
+        "tools": "Install servers and converters, each in an environment of its own.",
         "doctor": "Show what is installed, what is missing, and how to install it.",
         "cache": "Show the size of the cache, or clear it.",
     },

@@ -164,10 +164,13 @@ Duration = Annotated[str, _option("Search", "--duration", metavar="TIME", defaul
 # --- a server -----------------------------------------------------------------------------------------------------------
 
 Server = Annotated[
-    str | None, _option("Server", "--server", metavar="URL", help="Load this running server instead of an own replica.")
+    str | None,
+    _option(
+        "Server", "--server", metavar="URL", help="A running server, or the name of a serving system to start on its files."
+    ),
 ]
 Protocol = Annotated[
-    Literal["kserve-http", "kserve-grpc", "bentoml"] | None,
+    Literal["kserve-http", "kserve-grpc", "bentoml", "invocations", "instances"] | None,
     _option("Server", "--protocol", default="found out", help="What the server speaks."),
 ]
 ServedModel = Annotated[
@@ -217,6 +220,9 @@ Name = Annotated[str | None, _option("Output", "--name", metavar="NAME", help="N
 Serve = Annotated[
     list[str] | None,
     _option("Output", "--serve", metavar="NAME", help="Serving system to judge and write files for; repeat for several."),
+]
+JudgeAgain = Annotated[
+    bool, _option("Output", "--judge-again", help="Where it would be served otherwise, judge it again as it is served.")
 ]
 Force = Annotated[bool, _option("Output", "--force", help="Replace what is there.")]
 DryRun = Annotated[bool, _option("Output", "--dry-run", help="Print the plan and stop.")]

@@ -26,7 +26,7 @@ app = command_app()
 
 @app.command("bench", cls=PanelCommand)
 def command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote.")],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote, or its URL.")],
     data: opt.Data = None,
     rate: opt.Rate = None, p99: opt.P99 = None, arrivals: opt.Arrivals = None,
     max_batch: opt.MaxBatch = None, cores: opt.Cores = None, duration: opt.Duration = "10s",
@@ -49,6 +49,7 @@ def command(
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.errors import CheckFailedError
     from mopt.recipe import make_traffic
+    from mopt.storage._fetch import fetched
     from mopt.system.files import check_file
     from mopt.workflows.bench import bench_artifact, make_load_plan
     from mopt.workflows.bench_server import ServerAccess
@@ -60,8 +61,9 @@ def command(
     if out is not None:
         check_file(out, force=force)
     traffic = make_traffic(given(rate=rate, p99=p99, arrivals=arrivals))
-    load = make_load_plan(artifact, traffic, data=data, duration=duration, cores=cores)
     with shown_progress(quiet) as progress:
+        artifact = fetched(artifact, progress)
+        load = make_load_plan(artifact, traffic, data=data, duration=duration, cores=cores)
         if server is None:
             result: Benchmark | ServerBenchmark = bench_artifact(artifact, load, max_batch=max_batch, progress=progress)
         else:
@@ -93,7 +95,7 @@ def _seconds(text: str, option: str) -> float:
     return parse_milliseconds(text, option) / 1e3
 
 
-def _bench_server(artifact: Path, load: LoadPlan, server: ServerAccess, progress: Progress) -> ServerBenchmark:
+def _bench_server(artifact: str, load: LoadPlan, server: ServerAccess, progress: Progress) -> ServerBenchmark:
     from mopt.errors import UserError
     from mopt.workflows.bench_server import bench_server
 

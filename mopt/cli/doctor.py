@@ -28,5 +28,12 @@ def command(as_json: opt.AsJson = False) -> None:
         for entry in report["libraries"]
     ]
     print_table(["part", "library", "version", "to install"], rows)
+    print_table(
+        ["server or converter", "state"],
+        [
+            [tool["name"], f"needs {tool['missing']}" if tool["missing"] else tool["install"] or tool["folder"]]
+            for tool in report["tools"]
+        ],
+    )
     for problem in report["problems"]:
         console.print(f"note      {problem}", markup=False, soft_wrap=True)

@@ -29,7 +29,7 @@ _MARK = "gate.json"
 
 @app.command("gate", cls=PanelCommand)
 def command(
-    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="An artifact or a model.")],
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="An artifact or a model, a path or a URL.")],
     data: opt.Data = None, label: opt.Label = None, group: opt.Group = None, evaluation: opt.Evaluation = None,
     against: opt.Against = None, tolerance: opt.Tolerance = None, metric: opt.Metric = None, limits: opt.Limits = None,
     slices: opt.Slices = None, slice_tolerances: opt.SliceTolerances = None, strict_slices: opt.StrictSlices = None,
@@ -53,6 +53,7 @@ def command(
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
     to tell; --inconclusive accept makes it 0. 2: the request is wrong.
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
+    from mopt.storage._fetch import fetched
     from mopt.system.files import check_file
     from mopt.workflows._recipes import gate_recipe
     from mopt.workflows.gate import run_gate
@@ -71,8 +72,9 @@ def command(
             batch_sizes=parse_batch_sizes(batch_sizes), time_budget=time_budget,
         ),
     )  # fmt: skip
-    merged, use_all_samples = gate_recipe(candidate, baseline, recipe, flags)
     with _report_folder(out, force) as folder, shown_progress(quiet) as progress:
+        candidate, baseline = fetched(candidate, progress), fetched(baseline, progress)
+        merged, use_all_samples = gate_recipe(candidate, baseline, recipe, flags)
         verdict = run_gate(
             candidate, baseline, merged, use_all_samples=use_all_samples, speed=not no_speed, out=folder, progress=progress
         )

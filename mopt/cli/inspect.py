@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["app"]
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +20,7 @@ app = command_app()
 
 @app.command("inspect", cls=PanelCommand)
 def command(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A model or an artifact.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model or an artifact.")],
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what a model or an artifact is: signature, operators, parameters, size, precision."""

@@ -18,7 +18,7 @@ app = command_app()
 
 @app.command("label", cls=PanelCommand)
 def command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote without labels.")],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote without labels.")],
     data: opt.Data = None,
     out: Annotated[Path, opt.out_option("labels")] = Path("labels"),
     force: opt.Force = False, as_json: opt.AsJson = False, quiet: opt.Quiet = False,

@@ -32,7 +32,9 @@ _BALANCERS: dict[str, Literal["random", "round robin", "least loaded"]] = {
 
 @app.command("size", cls=PanelCommand)
 def command(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCES", help="Artifacts, or profiles of mopt bench --out.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCES", help="Artifacts, or profiles of mopt bench --out; paths or URLs.")
+    ],
     rate: opt.Rate = None, p99: opt.P99 = None, arrivals: opt.Arrivals = None, spare: opt.Spare = None,
     utilization: opt.Utilization = None, daily: opt.Daily = None, balancer: opt.Balancer = "random",
     compare: opt.Compare = None, this_machine: opt.ThisMachine = None, price: opt.Price = None, max_cost: opt.MaxCost = None,
@@ -59,10 +61,10 @@ def command(
         compare=compare or (), this_machine=this_machine, price=price, max_cost=max_cost, daily=_hours(daily),
         balancer=_BALANCERS[balancer],
     )  # fmt: skip
-    subjects = [subject for source in sources for subject in read_profiled_models(source)]
-    path = out or Path(f"{subjects[0].name}-sizing.html")
-    check_file(path, force=force or is_sizing_report(path))
     with shown_progress(quiet) as progress:
+        subjects = [subject for source in sources for subject in read_profiled_models(source, progress)]
+        path = out or Path(f"{subjects[0].name}-sizing.html")
+        check_file(path, force=force or is_sizing_report(path))
         sizing = size(subjects, request, progress=progress)
     path.write_text(render_sizing(sizing), encoding="utf-8")
     if as_json:

@@ -5,10 +5,11 @@ from __future__ import annotations
 __all__ = ["RANDOM", "DataSpec", "ImageSpec", "SourceDefaults", "TextSpec"]
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
+from mopt.storage._base import UrlOrPath
 from mopt.system.schema import Schema
 
 RANDOM = "random"
@@ -53,6 +54,10 @@ class ImageSpec(Schema):
             raise ValueError("scale, mean and std need a floating-point dtype")
         return self
 
+    def recipe(self) -> dict[str, Any]:
+        """Return all that is done to a picture as JSON, wherever the picture comes from."""
+        return self.model_dump(mode="json", exclude={"column"} | ({"scale"} if self.dtype == "uint8" else set()))
+
 
 class TextSpec(Schema):
     """How text becomes token numbers."""
@@ -77,7 +82,11 @@ class TextSpec(Schema):
 class DataSpec(Schema):
     """Where the samples are and what is in them."""
 
-    path: Annotated[str, pydantic.Field(min_length=1, description="a file, a folder, file.py:function, or the word random")]
+    path: Annotated[
+        str,
+        pydantic.Field(min_length=1, description="a file, a folder, a URL, file.py:function, or the word random"),
+        UrlOrPath,
+    ]
     label: Annotated[str | None, pydantic.Field(description="column or array with the labels; default: label, labels or y")] = (
         None
     )

@@ -25,6 +25,7 @@ from mopt.datasets.spec import RANDOM, DataSpec, SourceDefaults
 from mopt.errors import UserError
 from mopt.model.samples import Sample, Samples, chunks, write_samples
 from mopt.model.signature import BATCH, Feed, Signature, TensorSpec
+from mopt.storage._fetch import called
 from mopt.system import plugins
 from mopt.system.digests import digest, file_digest, folder_digest
 from mopt.system.store import Store, code_digest
@@ -54,7 +55,8 @@ class Split:
     Attributes:
         digest: Of the content of both, labels included.
         spec: What the user said about them, completed with what the model brings.
-        description: JSON data for the manifest: source, counts, classes, and what was done with small or repeated data.
+        description: JSON data for the manifest: source, counts, classes, what was done with small or repeated data, and how the
+            pictures that an ``input`` takes were made, as ``image``.
     """
 
     calibration: Samples
@@ -155,7 +157,7 @@ def _split(folder: Path, spec: DataSpec, reader: str, defaults: SourceDefaults) 
     calibration, evaluation = Samples.at(folder / "calibration"), Samples.at(folder / "evaluation")
     content = [calibration.digest, calibration.labels, evaluation.digest, evaluation.labels]
     description = {
-        "source": spec.path,
+        "source": called(spec.path),
         "reader": reader,
         **json.loads((folder / "description.json").read_text()),
         "digest": digest(content),
@@ -186,10 +188,12 @@ def find_reader(path: Path) -> tuple[str, type[Reader]]:
             return name, reader
         accepted.append(reader.accepts)
     if not path.exists():
-        raise UserError(f"no such data: {path}", "give an existing file or folder, file.py:function, or the word random")
+        raise UserError(
+            f"no such data: {called(path)}", "give an existing file or folder, file.py:function, or the word random"
+        )
     if path.is_dir() and not any(path.iterdir()):
-        raise UserError(f"the data is empty: {path}", "give a folder with samples in it")
-    raise UserError(f"do not know how to read {path}", f"mopt reads {'; '.join(accepted)}")
+        raise UserError(f"the data is empty: {called(path)}", "give a folder with samples in it")
+    raise UserError(f"do not know how to read {called(path)}", f"mopt reads {'; '.join(accepted)}")
 
 
 def _source_digest(reader: Reader) -> str:
@@ -262,6 +266,8 @@ def _write(folder: Path, reader: Reader, spec: DataSpec, signature: Signature, b
         "note": note,
         "synthetic": False,
     }
+    if limited_by.image is not None and completion.spec.image is not None:
+        description["image"] = {"input": limited_by.image[1], **completion.spec.image.recipe()}
     _describe(folder, description, completion.spec)
 
 

@@ -29,6 +29,7 @@ from mopt.datasets.spec import SourceDefaults
 from mopt.errors import MissingDependencyError
 from mopt.model.signature import Feed, Signature
 from mopt.passes._base import PassResult
+from mopt.storage._fetch import called
 from mopt.system.deadlines import STARTING, TimeLimit
 from mopt.system.digests import describe_fields, digest, file_digest, versions
 from mopt.system.files import make_empty
@@ -76,6 +77,11 @@ class Exporter(abc.ABC):
     def name(self) -> str:
         """The name of the exporter: its file's, or its entry point's."""
         return name_of(type(self))
+
+    @property
+    def called(self) -> str:
+        """What people call the source: its URL where it was fetched from one."""
+        return called(self.source)
 
     @classmethod
     @abc.abstractmethod
@@ -194,7 +200,7 @@ def apply_in_child(exporter: Exporter, folder: Path, memory: int | None = None) 
         make_empty(folder)
         return attempt()
 
-    return retry_hung(f"exporting {exporter.source}", attempt, again)
+    return retry_hung(f"exporting {exporter.called}", attempt, again)
 
 
 def brought_in_child(exporter: Exporter) -> SourceDefaults:
@@ -212,7 +218,7 @@ def brought_in_child(exporter: Exporter) -> SourceDefaults:
         with Worker(_Host, exporter, limit=limit, environment=exporter.environment()) as worker:
             return SourceDefaults.model_validate(worker.call("brings", limit=limit))
 
-    return retry_hung(f"reading {exporter.source}", attempt, attempt)
+    return retry_hung(f"reading {exporter.called}", attempt, attempt)
 
 
 def reference_in_child(
@@ -238,7 +244,7 @@ def reference_in_child(
         outputs: list[Feed] = _ask(exporter, "reference", list(feeds), limit=limit, memory=memory)
         return outputs
 
-    return retry_hung(f"running {exporter.source}", attempt, attempt)
+    return retry_hung(f"running {exporter.called}", attempt, attempt)
 
 
 def _ask(exporter: Exporter, method: str, argument: Any, limit: TimeLimit, memory: int | None) -> Any:

@@ -23,6 +23,7 @@ from mopt.model.onnx_io import LIBRARIES
 from mopt.model.signature import Feed, Signature
 from mopt.passes.convert_dimensions import ConvertDimensions
 from mopt.records.trial import ExportRecord
+from mopt.storage._fetch import called
 from mopt.system import plugins
 from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, versions
@@ -108,9 +109,9 @@ def find_exporter(source: str, *, trust_pickle: bool = False) -> Exporter:
     kind = next((kind for kind in kinds if kind.matches(source)), None)
     path = Path(source)
     if not path.exists() and (kind is None or ":" not in source):
-        raise UserError(f"no such file or folder: {source}", "check the path of the model")
+        raise UserError(f"no such file or folder: {called(source)}", "check the path of the model")
     if kind is None:
-        raise UserError(f"{source} is not a model that mopt knows", _hint(path, [kind.accepts for kind in kinds]))
+        raise UserError(f"{called(source)} is not a model that mopt knows", _hint(path, [kind.accepts for kind in kinds]))
     fields = {field.name for field in dataclasses.fields(kind)}
     exporter: Exporter = kind(source=source, **({"trust_pickle": True} if trust_pickle and "trust_pickle" in fields else {}))
     return exporter
@@ -150,7 +151,7 @@ def export(exporter: Exporter, store: Store, memory: int | None = None) -> Expor
         if (cautious := exporter.cautious()) is not None:
             return export(cautious, store, memory)
         hint = _LIMITS.get(error.rejection, "mopt also takes an .onnx file that you export yourself")
-        raise UserError(f"{exporter.source} cannot be exported: {error.message}", hint) from error
+        raise UserError(f"{exporter.called} cannot be exported: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     return ExportedModel(
         model=Model("onnx", folder / _MODEL, record["digest"]),
@@ -234,7 +235,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
         folder = store.get("bound", key, functools.partial(_make_validated, exported, used, memory))
     except CandidateRejectedError as error:
         hint = _LIMITS.get(error.rejection, "compare the data with the inputs that mopt inspect shows")
-        raise UserError(f"{exported.exporter.source} does not run on the samples: {error.message}", hint) from error
+        raise UserError(f"{exported.exporter.called} does not run on the samples: {error.message}", hint) from error
     record = json.loads((folder / _RECORD).read_text())
     if record["problem"]:
         return _again(exported, feeds, store, record["problem"], memory)
@@ -244,7 +245,7 @@ def validate_export(exported: ExportedModel, feeds: Sequence[Feed], store: Store
         model=Model("onnx", folder / _MODEL, record["digest"]),
         signature=Signature.model_validate(record["signature"]),
         record=ExportRecord(
-            source=exported.exporter.source,
+            source=exported.exporter.called,
             source_digest=exported.source_digest,
             exporter=exported.exporter.name,
             opset=exported.opset,
@@ -261,7 +262,7 @@ def _again(exported: ExportedModel, feeds: Sequence[Feed], store: Store, problem
     cautious = exported.exporter.cautious()
     if cautious is None:
         raise UserError(
-            f"the ONNX export of {exported.exporter.source} is wrong: {problem}",
+            f"the ONNX export of {exported.exporter.called} is wrong: {problem}",
             "another version of the framework may export it right; mopt also takes an .onnx file that you export yourself",
         )
     bound = validate_export(export(cautious, store, memory), feeds, store, memory)

@@ -36,6 +36,7 @@ FORMATS = {
     for known in (
         ONNX,
         ModelFormat("openvino", "model.xml"),
+        ModelFormat("savedmodel", "saved_model.pb"),
         ModelFormat("tensorrt", "model.plan", source_folder="onnx", reduces_precision=True),
     )
 }

@@ -6,17 +6,22 @@ __all__ = [
     "BIG_TENSOR_BYTES",
     "INLINE_LIMIT",
     "LIBRARIES",
+    "Versions",
     "from_proto",
     "load",
     "model_metadata",
+    "read_versions",
     "save",
     "weight_bytes",
     "without_weights",
 ]
 
+import dataclasses
+import io
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     import onnx
@@ -110,3 +115,68 @@ def model_metadata(path: Path) -> dict[str, str]:
 
     # onnx_ir would do, but takes a second to import, which is half of a rebuild that is all in the cache
     return {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
+
+
+@dataclasses.dataclass(frozen=True)
+class Versions:
+    """What a file demands of whoever loads it: the version of ONNX's format, and of each set of operators by domain."""
+
+    ir: int
+    opsets: Mapping[str, int]
+
+
+_IR_VERSION, _OPSET_IMPORT, _DOMAIN, _VERSION = 1, 8, 1, 2
+"""Numbers of fields in onnx.proto: of a ModelProto, and of an OperatorSetIdProto."""
+_SHORT_BYTES = 1024
+"""The graph is longer, and nothing that is read here is."""
+
+
+def read_versions(path: Path) -> Versions | None:
+    """Return what a model demands, without reading its graph and weights; None when it is no ONNX."""
+    ir_version, opsets = 0, {}
+    try:
+        with path.open("rb") as file:
+            for number, value in _fields(file, path.stat().st_size):
+                if number == _IR_VERSION and isinstance(value, int):
+                    ir_version = value
+                elif number == _OPSET_IMPORT and isinstance(value, bytes):
+                    entry = dict(_fields(io.BytesIO(value), len(value)))
+                    domain, version = entry.get(_DOMAIN, b""), entry.get(_VERSION, 0)
+                    if isinstance(domain, bytes) and isinstance(version, int):
+                        opsets[domain.decode()] = version
+    except ValueError:
+        return None
+    return Versions(ir_version, opsets) if ir_version and opsets else None
+
+
+def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message, the long ones without their content; ValueError when it is none."""
+    while file.tell() < size:
+        key = _varint(file)
+        match key & 7:
+            case 0:
+                yield key >> 3, _varint(file)
+            case 2:
+                length = _varint(file)
+                if file.tell() + length > size:
+                    raise ValueError("a field is longer than the file")
+                if length <= _SHORT_BYTES:
+                    yield key >> 3, file.read(length)
+                else:
+                    file.seek(length, 1)
+            case 1 | 5 as kind:
+                file.seek(8 if kind == 1 else 4, 1)
+            case kind:
+                raise ValueError(f"no wire type {kind}")
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("the file ends within a number")
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError("a number is longer than 64 bits")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from mopt.model.files import Model
 from mopt.model.onnx_io import LIBRARIES
 from mopt.model.samples import Samples
-from mopt.system.digests import describe_fields, versions
+from mopt.system.digests import describe_fields
+from mopt.system.environments import versions_in
 from mopt.system.plugins import code_of, name_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Pass(abc.ABC):
     """Distributions whose version changes the result."""
     extra: ClassVar[str] = ""
     """The extra of mopt that installs what the pass needs, when the core does not."""
+    tools: ClassVar[str] = ""
+    """The environment of ``mopt tools`` that has these libraries, and whose Python runs it; empty for mopt's own."""
     modules: ClassVar[tuple[str, ...]] = LIBRARIES
     """What it imports that takes long: one process imports it for all passes that name the same."""
     exclusive: ClassVar[bool] = False
@@ -61,7 +64,7 @@ class Pass(abc.ABC):
 
     def key(self) -> dict[str, Any]:
         """Everything that the result depends on besides the input, as JSON data."""
-        fields = {"pass": self.name, "fields": describe_fields(self), "libraries": versions(self.libraries)}
+        fields = {"pass": self.name, "fields": describe_fields(self), "libraries": versions_in(self.tools, self.libraries)}
         return fields | ({"plugin": code} if (code := code_of(type(self))) else {})
 
     def samples(self) -> Samples | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Benchmark", "LoadTest", "ServerBenchmark", "Verification"]
+__all__ = ["Benchmark", "LoadTest", "ServerBenchmark", "ServerVerification", "Verification"]
 
 
 from mopt.records._base import Record
 from mopt.records.measurement import Estimate
-from mopt.records.serving import Batching, ServingProfile
+from mopt.records.serving import Batching, Proof, ServingProfile
 
 _MISSED = 0.01
 """Share of requests without an answer from which on a rate does not hold."""
@@ -52,6 +52,23 @@ class Verification(Record):
     samples: int
     summary: str
     largest_difference: dict[str, float]
+
+
+class ServerVerification(Record):
+    """What ``mopt verify --server`` came to."""
+
+    system: str
+    version: str
+    """Of the server that ran; empty where none did."""
+    ok: bool
+    """Whether nothing failed; it says nothing of what is not proven."""
+    started: bool
+    """Whether the real server ran."""
+    proofs: tuple[Proof, ...]
+    load: LoadTest | None = None
+    """A short load at a moderate rate."""
+    seconds: dict[str, float] = {}
+    """What the start, the first request and a later one took."""
 
 
 class LoadTest(Record):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Batching", "InstanceGroup", "ServingProfile", "Setting"]
+__all__ = ["Batching", "InstanceGroup", "Proof", "ServingProfile", "Setting"]
+
+from typing import Literal
 
 from mopt.records._base import Record
 from mopt.records.measurement import BatchProfile, Estimate, Machine, OperatorProfile
@@ -38,6 +40,8 @@ class ServingProfile(Record):
     """Start of a replica: loading, the first inference, and all inferences until they are steady, one after the other."""
     memory: dict[int, int]
     """Peak resident bytes of an instance by the largest batch that it has run."""
+    pads: bool = False
+    """Whether the server pads each batch to the largest, so that a lone request takes as long as a full batch."""
     padding: float | None = None
     """Share of the work that is padding when requests of the data's own shapes are put together; None where all are alike."""
     operators: tuple[OperatorProfile, ...] = ()
@@ -101,3 +105,13 @@ class Batching(Record):
     alternatives: tuple[Setting, ...] = ()
     rule_of_thumb: Setting | None = None
     """What the usual advice would take, 32 requests or 10 ms, for comparison."""
+
+
+class Proof(Record):
+    """One part of the proof that a serving system takes an artifact and serves what was judged."""
+
+    part: str
+    """What was looked at, such as ``answers over HTTP``."""
+    state: Literal["proven", "failed", "not proven"]
+    detail: str
+    """The figures, or why it is not proven."""

@@ -17,7 +17,8 @@ from mopt.model.files import Model
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.system.deadlines import MEASURED, STARTING, Pace, TimeLimit
-from mopt.system.digests import describe_fields, versions
+from mopt.system.digests import describe_fields
+from mopt.system.environments import interpreter_of, versions_in
 from mopt.system.forkserver import prestart
 from mopt.system.hangs import named, retry_hung
 from mopt.system.plugins import code_of, load, name_of
@@ -43,6 +44,8 @@ class Runtime(abc.ABC):
     libraries: ClassVar[tuple[str, ...]]
     """Distributions whose version changes what is measured."""
     extra: ClassVar[str] = ""
+    tools: ClassVar[str] = ""
+    """The environment of ``mopt tools`` that has these libraries, and whose Python opens sessions; empty for mopt's own."""
     side_by_side: ClassVar[tuple[int, ...]] = ()
     """How many instances share a device that has no cores to be divided; none where the cores decide."""
     unset: ClassVar[Mapping[str, Any]] = {}
@@ -66,7 +69,7 @@ class Runtime(abc.ABC):
 
     def key(self) -> dict[str, Any]:
         """Everything that a session depends on besides the model, as JSON data."""
-        fields = {"runtime": self.name, "fields": describe_fields(self), "libraries": versions(self.libraries)}
+        fields = {"runtime": self.name, "fields": describe_fields(self), "libraries": versions_in(self.tools, self.libraries)}
         return fields | ({"plugin": code} if (code := code_of(type(self))) else {})
 
     @property
@@ -88,7 +91,8 @@ class Runtime(abc.ABC):
 
     def prestart(self) -> None:
         """Let a process import what sessions need, while something else is waited for."""
-        prestart(_forkable(self), self.environment())
+        if not self.tools:
+            prestart(_forkable(self), self.environment())
 
     def environment(self) -> dict[str, str]:
         """Variables for the child process, for settings that the library reads when it is imported."""
@@ -255,7 +259,13 @@ class HostedProcess(abc.ABC):
     def _start(self) -> Worker:
         limit = MEASURED.limit(self._load_key, self._unmeasured())
         start = time.monotonic()
-        worker = Worker(*self._host(), limit=limit, environment=self._runtime.environment(), modules=_forkable(self._runtime))
+        worker = Worker(
+            *self._host(),
+            limit=limit,
+            environment=self._runtime.environment(),
+            modules=_forkable(self._runtime),
+            python=interpreter_of(self._runtime.tools),
+        )
         self._load_seconds = time.monotonic() - start
         MEASURED.note(self._load_key, self._load_seconds)
         return worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["GraphTraits", "SpaceInputs", "graph_traits", "reference_candidate", "search_space"]
 
+import dataclasses
 import fnmatch
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,7 @@ def search_space(
     Raises:
         UserError: When a pattern names no candidate of this plan, or one of the recipe cannot be made.
     """
+    inputs = dataclasses.replace(inputs, served=_served(serving))
     spaces: dict[str, SearchSpace] = {name: plugins.load("spaces", name)() for name in plugins.names("spaces")}
     ranked = sorted(spaces.values(), key=lambda space: space.rank)
     requested_candidates = recipe_candidates(requested, inputs, _defaults(ranked, inputs))
@@ -103,6 +105,11 @@ def _defaults(spaces: Sequence[SearchSpace], inputs: SpaceInputs) -> dict[str, A
     for space in spaces:
         options = {**space.defaults(inputs), **options}
     return options
+
+
+def _served(serving: Sequence[ServingSystem]) -> frozenset[str]:
+    """Runtimes that every one of the systems runs."""
+    return frozenset.intersection(*(frozenset(system.settable) for system in serving)) if serving else frozenset()
 
 
 def _runs_there(candidate: Candidate, inputs: SpaceInputs) -> bool:

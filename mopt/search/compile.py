@@ -18,6 +18,7 @@ from mopt.passes._base import GraphPass, Pass, run_passes
 from mopt.records.trial import PassRecord
 from mopt.system.deadlines import MEASURED, TimeLimit
 from mopt.system.digests import describe_fields, digest
+from mopt.system.environments import interpreter_of
 from mopt.system.files import make_empty
 from mopt.system.hangs import named, retry_hung
 from mopt.system.process import run
@@ -76,7 +77,14 @@ def _run_group(group: Sequence[Pass], model: Model, folder: Path, memory: int | 
         make_empty(folder)
         start = time.monotonic()
         results: list[dict[str, Any]] = run(
-            run_passes, group, model, folder, limit=limit, memory=memory, modules=group[-1].modules
+            run_passes,
+            group,
+            model,
+            folder,
+            limit=limit,
+            memory=memory,
+            modules=group[-1].modules,
+            python=interpreter_of(group[-1].tools),
         )
         MEASURED.note(duration_key, time.monotonic() - start)
         return results

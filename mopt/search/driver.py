@@ -6,6 +6,7 @@ __all__ = ["search"]
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Sequence
 
@@ -107,7 +108,8 @@ def _prestart(candidates: Sequence[Candidate]) -> None:
         if candidate.refused is None:
             candidate.runtime.prestart()
             for step in candidate.passes:
-                prestart(step.modules, {})
+                if not step.tools:
+                    prestart(step.modules, {})
 
 
 def _with_own_evidence(reference: Trial) -> Trial:
@@ -175,6 +177,7 @@ def _refine(
 def _best_that_holds(task: SearchTask, reference: Trial, trials: Sequence[Trial]) -> float:
     """The estimated objective of the best candidate that is not rejected, or of the reference."""
     least = -float(reference.record.size_bytes or 0) if task.speed.objective == "size" else 1.0
+    least = least if task.speed.ships_reference else -math.inf
     return max([least, *(estimated_objective(task.speed, trial) for trial in trials if trial.alive)])
 
 

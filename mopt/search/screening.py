@@ -12,7 +12,6 @@ from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejectio
 from mopt.model.samples import batch_feeds
 from mopt.model.signature import Feed
 from mopt.profiles.measure import TurnLog, TurnSchedule, glance, interleave, ratio, summarize
-from mopt.profiles.noise import NoiseMonitor
 from mopt.progress import Progress
 from mopt.records.measurement import Profile
 from mopt.runtimes._base import SessionProcess
@@ -37,7 +36,7 @@ def screen_latency(task: SpeedTask, reference: Trial, trials: list[Trial], progr
     progress.stage(SCREENING, len(alive))
     looked: dict[str, Trial] = {trial.record.name: trial for trial in trials}
     for group in memory_groups(task.memory, reference, alive):
-        for trial in _screen_group(task.monitor, reference, group, feeds, batch):
+        for trial in _screen_group(task, reference, group, feeds, batch):
             looked[trial.record.name] = report_step(progress, trial)
     return list(looked.values())
 
@@ -49,9 +48,7 @@ def screening_batch(task: SpeedTask) -> int:
     return min(8, task.max_batch) if task.objective == "throughput" else 1
 
 
-def _screen_group(
-    monitor: NoiseMonitor, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int
-) -> list[Trial]:
+def _screen_group(task: SpeedTask, reference: Trial, group: Sequence[Trial], feeds: Sequence[Feed], batch: int) -> list[Trial]:
     with contextlib.ExitStack() as stack:
         opened: dict[str, SessionProcess] = {REFERENCE: stack.enter_context(open_session(reference))}
         result: dict[str, Trial] = {}
@@ -66,31 +63,31 @@ def _screen_group(
             session.pause()
             opened[trial.record.name] = session
             result[trial.record.name] = with_evidence(trial, evidence)
-        logs, lost = measure_survivors(opened, lambda: _race(monitor, opened, feeds))
+        logs, lost = measure_survivors(opened, lambda: _race(task, opened, feeds))
         result |= {name: reject_failed(result[name], error) for name, error in lost.items()}
         for name in opened.keys() - {REFERENCE}:
             try:
-                result[name] = _quick_profile(result[name], opened[name], logs[name], batch)
+                trial = _quick_profile(result[name], opened[name], logs[name], batch)
+                result[name] = _reject_slower(trial, batch) if task.ships_reference else trial
             except CandidateRejectedError as error:
                 result[name] = reject_failed(result[name], error)
     return list(result.values())
 
 
-def _race(
-    monitor: NoiseMonitor, opened: Mapping[str, SessionProcess], feeds: Sequence[Feed]
-) -> dict[str, tuple[TurnLog, TurnLog]]:
+def _race(task: SpeedTask, opened: Mapping[str, SessionProcess], feeds: Sequence[Feed]) -> dict[str, tuple[TurnLog, TurnLog]]:
     """Return of each candidate the turns of the reference and its own; what is far behind leaves after a first look."""
     glance(opened, feeds)
     first = TurnSchedule(rounds=_FIRST_ROUNDS, fewest=_FIRST_ROUNDS, budget_seconds=60, warm=True)
-    logs = interleave(opened, feeds, first, monitor=monitor)
+    logs = interleave(opened, feeds, first, monitor=task.monitor)
     pairs = {name: (logs[REFERENCE], log) for name, log in logs.items() if name != REFERENCE}
     speeds = {name: ratio(*pair) for name, pair in pairs.items()}
-    least = _BEHIND * max([1.0, *(speed.low for speed in speeds.values())])
+    floor = [1.0] if task.ships_reference else []
+    least = _BEHIND * max([*floor, *(speed.low for speed in speeds.values())], default=0.0)
     ahead = {name: opened[name] for name, speed in speeds.items() if speed.high >= least}
     if ahead:
         second = TurnSchedule(rounds=_QUICK_ROUNDS, budget_seconds=60, warm=True)
         racing = {REFERENCE: opened[REFERENCE], **ahead}
-        logs = interleave(racing, feeds, second, monitor=monitor, reference=REFERENCE, narrow=NARROW)
+        logs = interleave(racing, feeds, second, monitor=task.monitor, reference=REFERENCE, narrow=NARROW)
         pairs |= {name: (logs[REFERENCE], logs[name]) for name in ahead}
     return pairs
 
@@ -107,8 +104,11 @@ def _quick_profile(trial: Trial, session: SessionProcess, pair: tuple[TurnLog, T
         depth="screening",
         limit="screened at one batch size",
     )
-    speed = ratio(reference, log)
-    trial = dataclasses.replace(trial, screened=speed).update(profile=profile)
-    if speed.high < 1:
+    return dataclasses.replace(trial, screened=ratio(reference, log)).update(profile=profile)
+
+
+def _reject_slower(trial: Trial, batch: int) -> Trial:
+    speed = trial.screened
+    if speed is not None and speed.high < 1:
         return trial.reject(Rejection.SLOWER, f"{speedup_text(speed)} the speed of the reference at batch {batch}")
     return trial

@@ -17,7 +17,7 @@ import dataclasses
 import statistics
 from collections.abc import Collection, Sequence
 
-from mopt.errors import Rejection
+from mopt.errors import Rejection, UserError
 from mopt.model.files import Model
 from mopt.progress import Progress
 from mopt.records.measurement import Estimate, Profile
@@ -64,6 +64,8 @@ def select_best(
     measured, control = measure_shortlist(task, reference, shortlist, progress)
     reference, shortlist = measured[0], [trial for trial in measured[1:] if trial.alive]
     winner, equals = break_ties(task, rank_improvements(task, shortlist, reference, control), reference)
+    if winner is reference and not task.ships_reference:
+        raise _nothing_to_serve(trials)
     finished = {
         trial.record.name: _reject_loser(task, trial, winner, reference, control)
         for trial in [*shortlist, *rest]
@@ -81,6 +83,15 @@ def select_best(
         candidate=winner.candidate,
         why=_why(task, winner, reference, equals),
         control=control,
+    )
+
+
+def _nothing_to_serve(trials: Sequence[Trial]) -> UserError:
+    """None of what the named serving systems run is right; the reference, which is, they do not run."""
+    reasons = [f"{trial.record.name} {trial.record.outcome.reason}" for trial in trials if trial.record.outcome][:3]
+    return UserError(
+        f"no candidate that the serving system runs is right: {'; '.join(reasons) or 'there is none'}",
+        "allow more with --tolerance, or name a serving system that runs ONNX Runtime",
     )
 
 
@@ -131,18 +142,18 @@ def _over_all_batches(trial: Trial) -> float:
 
 
 def _is_faster(task: SpeedTask, trial: Trial, reference: Trial, control: Estimate) -> bool:
-    """Whether the whole interval of its speed-up is above 1, at the batch size that the objective looks at.
+    """Whether the whole interval of its speed-up is above 1, at the batch size that the objective looks at; or need not be.
 
     One model in forty that is no faster gets there by chance. The reference itself, measured a second time in the same rounds,
     is such a model: what does not leave its interval behind has not shown more.
     """
     speed = _score_interval(task, trial, reference)
-    return speed.low > 1 and speed.value > control.high
+    return not task.ships_reference or (speed.low > 1 and speed.value > control.high)
 
 
 def _is_smaller(task: SpeedTask, trial: Trial, reference: Trial) -> bool:
     """Whether it has fewer bytes than the reference, where that is what the objective looks at."""
-    return task.objective != "size" or _score(task, trial) > _score(task, reference)
+    return task.objective != "size" or not task.ships_reference or _score(task, trial) > _score(task, reference)
 
 
 def _score_interval(task: SpeedTask, trial: Trial, reference: Trial) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["as_served", "without_twins"]
+__all__ = ["as_served", "served_otherwise", "without_twins"]
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
@@ -27,12 +27,14 @@ def as_served(
 
     Args:
         candidate: As its family or the recipe makes it.
-        systems: That will run it; one that does not serve its runtime takes nothing away.
+        systems: That will run it; where one does not serve its runtime, the candidate is refused.
         isa: Instruction sets of the target.
         requested: Options that the recipe gives its runtime.
     """
     runtime = candidate.runtime
     for system in systems:
+        if runtime.name not in system.settable:
+            return _refuse(candidate, f"{system.name} does not serve {runtime.name}")
         for option, value in _not_settable(system, runtime):
             reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
             if option not in runtime.unset:
@@ -44,6 +46,28 @@ def as_served(
                 return _refuse(candidate, f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}")
             runtime = left
     return dataclasses.replace(candidate, runtime=runtime)
+
+
+def served_otherwise(runtime: Runtime, system: ServingSystem, isa: Sequence[str]) -> str:
+    """Return why a system would run something else than what was judged with this runtime; nothing when it would not.
+
+    Args:
+        runtime: As it was judged.
+        system: That is to run it.
+        isa: Instruction sets of the machine that serves.
+    """
+    if runtime.name not in system.settable:
+        return f"{system.name} does not serve {runtime.name}"
+    for option, value in _not_settable(system, runtime):
+        reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
+        if option not in runtime.unset:
+            return f"{reason}{_otherwise(system, runtime)}"
+        left = dataclasses.replace(runtime, **{option: runtime.unset[option]})
+        judged, served = (getattr(each.resolved(isa), option) for each in (runtime, left))
+        if judged != served:
+            taken = "chooses for itself" if served == runtime.unset[option] else f"takes {served}"
+            return f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}"
+    return ""
 
 
 def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[Candidate]:
@@ -60,9 +84,7 @@ def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[C
 
 def _not_settable(system: ServingSystem, runtime: Runtime) -> Iterator[tuple[str, Any]]:
     """The options with their values that a system would have to set, and cannot."""
-    settable = system.settable.get(runtime.name)
-    if settable is None:
-        return
+    settable = system.settable[runtime.name]
     for field in dataclasses.fields(runtime):
         value = getattr(runtime, field.name)
         nothing_asked = field.name in runtime.unset and value == runtime.unset[field.name]

@@ -74,6 +74,8 @@ class SpeedTask:
         effort: How many rounds and how long.
         memory: Bytes that open sessions may take together.
         monitor: Knows what disturbs a measurement, and how long quiet may be waited for.
+        ships_reference: Whether the reference may be the answer: not where a serving system is named that does not run it. Then
+            the best that is right is shipped, however fast it is.
     """
 
     signature: Signature
@@ -84,6 +86,7 @@ class SpeedTask:
     effort: Effort
     memory: int
     monitor: NoiseMonitor
+    ships_reference: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

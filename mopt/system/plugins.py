@@ -29,9 +29,10 @@ KINDS = {
     "readers": "mopt.datasets.readers",
     "metrics": "mopt.evaluators.metrics",
     "serving": "mopt.artifacts.serving",
+    "storage": "mopt.storage",
 }
 """Where the plugins of mopt itself are, by kind."""
-_WORDS = {"passes": "pass", "spaces": "search space", "serving": "serving system"}
+_WORDS = {"passes": "pass", "spaces": "search space", "serving": "serving system", "storage": "scheme of a URL"}
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
 from mopt.errors import CandidateRejectedError, Rejection, UserError
@@ -35,6 +36,14 @@ _STOPPED_LOOK_SECONDS = 0.001
 _END_SECONDS = 10.0
 """For a process to end after it was killed, and for its pipes to close."""
 _ANY_REQUEST = TimeLimit.from_size(0)
+_OLD_PROTOCOL = 4
+"""In which NumPy 1 reads the arrays of NumPy 2, for a child of another environment."""
+_MOPT_ALONE = (
+    "import importlib.util, sys; "
+    "spec = importlib.util.spec_from_file_location('mopt', {source!r}); "
+    "sys.modules['mopt'] = mopt = importlib.util.module_from_spec(spec); spec.loader.exec_module(mopt)"
+)
+"""Brings this mopt into another Python, and nothing else of this one: libraries of two environments do not mix."""
 
 
 class Worker:
@@ -50,6 +59,8 @@ class Worker:
         limit: How long the factory may take.
         environment: Variables added to the child's environment, for settings that libraries read when imported.
         modules: Libraries that the hosted object imports: where children are forked, they are imported already.
+        python: Interpreter of another environment, of this version of Python and with NumPy and Pydantic in it; None for this
+            one's. Such a child is not forked.
 
     Raises:
         UserError: On Windows.
@@ -63,6 +74,7 @@ class Worker:
         limit: TimeLimit = _ANY_REQUEST,
         environment: dict[str, str] | None = None,
         modules: Sequence[str] = (),
+        python: Path | None = None,
     ) -> None:
         import psutil
 
@@ -70,10 +82,11 @@ class Worker:
             raise UserError("models cannot be run on Windows itself", "use the Windows Subsystem for Linux")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._paused = False
+        self._protocol = _OLD_PROTOCOL if python else pickle.HIGHEST_PROTOCOL
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
         try:
-            self._process = self._start(request_read, answer_write, modules, environment or {})
+            self._process = self._start(request_read, answer_write, modules, environment or {}, python)
         finally:
             os.close(request_read)
             os.close(answer_write)
@@ -88,19 +101,22 @@ class Worker:
             raise
 
     def _start(
-        self, request: int, answer: int, modules: Sequence[str], environment: dict[str, str]
+        self, request: int, answer: int, modules: Sequence[str], environment: dict[str, str], python: Path | None
     ) -> subprocess.Popen[bytes] | ForkedProcess:
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
-        server = find_server(modules, environment)
+        server = None if python else find_server(modules, environment)
         if server is not None:
             with contextlib.suppress(OSError):  # it was killed: a process of its own is as good
                 return server.fork(request, answer, self._log.fileno(), variables)
-        code = (
-            f"import sys; sys.path[:] = {[p or os.getcwd() for p in sys.path]!r}; "
-            f"from mopt.system.child import serve; serve({request}, {answer}, {os.getpid()})"
-        )
+        start = f"from mopt.system.child import serve; serve({request}, {answer}, {os.getpid()})"
+        if python is not None:
+            source = str(Path(__file__).parents[1] / "__init__.py")
+            command = [str(python), "-I", "-c", f"{_MOPT_ALONE.format(source=source)}; {start}"]
+        else:
+            path = [p or os.getcwd() for p in sys.path]
+            command = [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {start}"]
         return subprocess.Popen(
-            [sys.executable, "-c", code],
+            command,
             pass_fds=(request, answer),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -193,7 +209,7 @@ class Worker:
             raise CandidateRejectedError(Rejection.CRASHED, "the process has ended already")
         self.resume()
         buffer = io.BytesIO()
-        pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(request)
+        pickle.Pickler(buffer, protocol=self._protocol).dump(request)
         watch = Watchdog(self._child, limit, memory)
         try:
             with watch:
@@ -242,6 +258,7 @@ def run(
     limit: TimeLimit = _ANY_REQUEST,
     memory: int | None = None,
     modules: Sequence[str] = (),
+    python: Path | None = None,
     **keywords: Any,
 ) -> Any:
     """Call ``function`` in a child process of its own and return its result (JSON data and NumPy arrays).
@@ -252,6 +269,7 @@ def run(
         limit: When it counts as hung.
         memory: Bytes that the child may have resident, with what this process grows by meanwhile; None for any.
         modules: Libraries that it imports: where children are forked, they are imported already.
+        python: Interpreter of another environment; see :class:`Worker`.
         **keywords: As ``arguments``.
 
     Raises:
@@ -259,5 +277,5 @@ def run(
             something that mopt did not foresee.
         MoptError: The same error that the function raised, when it is one of mopt's.
     """
-    with Worker(None, modules=modules) as worker:
+    with Worker(None, modules=modules, python=python) as worker:
         return worker._ask(("run", function, arguments, keywords), limit, memory)

@@ -11,6 +11,7 @@ from typing import Any
 from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import UserError
 from mopt.recipe import Recipe, load_recipe, make_recipe
+from mopt.storage._fetch import called
 from mopt.system.user_code import is_function
 
 
@@ -44,7 +45,8 @@ def recipe_of_artifact(source: str | Path, over: Mapping[str, Any]) -> dict[str,
     ):
         if given is None and isinstance(value, str) and is_function(value):
             raise UserError(
-                f"{source} was built with the code of {value}, which is not run unasked", f"name it yourself: {option} {value}"
+                f"{called(source)} was built with the code of {value}, which is not run unasked",
+                f"name it yourself: {option} {value}",
             )
     return recipe
 

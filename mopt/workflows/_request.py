@@ -16,6 +16,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping
 
+from mopt.artifacts.serving._base import make_system
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.simulate import check_installed
 from mopt.errors import CandidateRejectedError
@@ -35,10 +36,11 @@ from mopt.search.effort import EFFORTS, Effort
 from mopt.search.from_recipe import check_search
 from mopt.search.outlook import expected_by_effort
 from mopt.search.quality import FEW_SAMPLES
+from mopt.search.served import as_served
 from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
-from mopt.system.plugins import load
+from mopt.storage._base import is_url
 from mopt.system.store import Store
 from mopt.workflows._sources import PreparedModel, Source
 
@@ -67,9 +69,10 @@ def check_recipe(recipe: Recipe) -> Site:
     target = load_target(recipe.target, machine)
     check_measurable(target, machine)
     check_buildable(target)
-    find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
+    if not is_url(recipe.model):  # that is known when it has been fetched
+        find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
-        load("serving", system)
+        make_system(system)
     check_search(recipe.search, target)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
@@ -91,7 +94,7 @@ def candidates_of(recipe: Recipe, site: Site, prepared: PreparedModel) -> list[C
     )
     traits = graph_traits(prepared.simplified.model)
     inputs = SpaceInputs(traits, site.target, prepared.calibration, threads_of(recipe, site.machine), engine)
-    serving = [load("serving", name)() for name in recipe.serve]
+    serving = [make_system(name) for name in recipe.serve]
     return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving, options.effort)
 
 
@@ -122,9 +125,16 @@ def task_of(recipe: Recipe, site: Site, source: Source, prepared: PreparedModel,
             effort=_effort(recipe),
             memory=prepared.memory,
             monitor=site.monitor,
+            ships_reference=_is_served(reference_candidate(threads_of(recipe, site.machine)), recipe),
         ),
         time_budget_s=options.time_budget / 1e3,
     )
+
+
+def _is_served(candidate: Candidate, recipe: Recipe) -> bool:
+    """Whether all serving systems of a recipe run a candidate as it is."""
+    systems = [make_system(name) for name in recipe.serve]
+    return as_served(candidate, systems, ()).refused is None
 
 
 def _effort(recipe: Recipe) -> Effort:

@@ -58,9 +58,11 @@ from mopt.search.effort import EFFORTS
 from mopt.search.from_recipe import simplifying_passes
 from mopt.search.memory import export_budget, memory_budget
 from mopt.search.simplify import Simplified, simplify
+from mopt.storage._fetch import called, fetched
 from mopt.system.deadlines import TimeLimit
 from mopt.system.process import run
 from mopt.system.store import Store, default_root
+from mopt.workflows._fetched import fetched_data
 
 _MOST_SAMPLES = 256
 _LOOKED_AT = 256
@@ -98,9 +100,15 @@ def brought_by(manifest: Manifest) -> SourceDefaults:
         UserError: When the manifest does not say it as mopt does.
     """
     try:
-        return source_defaults(manifest.source.brings, manifest.source.source)
+        return source_defaults(manifest.source.brings, _place_of(manifest))
     except pydantic.ValidationError:
         raise UserError(f"the manifest of {manifest.name} is not what mopt wrote", "build it again") from None
+
+
+def _place_of(manifest: Manifest) -> str:
+    """Where the source of an artifact is now; fetched where a tokenizer of it is asked for."""
+    source = manifest.source
+    return fetched(source.source) if source.brings.get("text") else source.source
 
 
 def _metric_options(recipe: Recipe) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def open_source(recipe: Recipe, store: Store, progress: Progress) -> Source:
     exporter = _exporter_of(recipe.model, recipe)
     if recipe.dynamic_axes and not exporter.dynamic_axes:
         raise UserError(
-            f"{recipe.model} has its shapes fixed, and dynamic_axes names some",
+            f"{exporter.called} has its shapes fixed, and dynamic_axes names some",
             "they are for a function that returns a PyTorch module",
         )
     exported = _export_for(exporter, recipe, recipe.data, store)
@@ -310,10 +318,9 @@ def open_model(source: str, samples: Sequence[Feed], recipe: Recipe, store: Stor
 
 def _from_export(exported: ExportedModel, samples: Sequence[Feed], recipe: Recipe, store: Store) -> RunnableModel:
     validated = validate_export(exported, samples, store, _export_budget(recipe))
-    source = exported.exporter.source
     return RunnableModel(
-        name=Path(source.partition(":")[0]).stem,
-        source=source,
+        name=Path(exported.exporter.source.partition(":")[0]).stem,
+        source=exported.exporter.called,
         model=validated.model,
         runtime=OnnxRuntime.reference(recipe.search.threads or detect().cores),
         signature=validated.signature,
@@ -326,7 +333,7 @@ def _from_artifact(artifact: Artifact, samples: Sequence[Feed]) -> RunnableModel
     manifest = artifact.manifest
     return RunnableModel(
         name=manifest.name,
-        source=str(artifact.folder),
+        source=called(artifact.folder),
         model=artifact.model,
         runtime=make_runtime(manifest.runtime, manifest.runtime_fields),
         signature=manifest.signature.as_given(samples),
@@ -357,6 +364,6 @@ def read_samples(artifact: Path, data: str) -> list[Feed]:
         UserError: When they do not fit the model.
     """
     manifest = read_manifest(artifact)
-    spec = make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data
+    spec = fetched_data(make_recipe({**manifest.recipe, "data": {**manifest.recipe["data"], "path": data}}).data)
     split = prepare(spec, manifest.signature, Store(default_root()), Path(), brought_by(manifest))
     return [split.evaluation[index] for index in range(min(_MOST_SAMPLES, len(split.evaluation)))]

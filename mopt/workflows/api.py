@@ -20,6 +20,7 @@ from mopt.records.benchmark import Benchmark, ServerBenchmark
 from mopt.records.explanation import Explanation
 from mopt.records.sizing import Sizing
 from mopt.records.verdict import GateVerdict
+from mopt.storage._fetch import fetched
 from mopt.workflows._recipes import gate_recipe
 from mopt.workflows.bench import bench_artifact, make_load_plan
 from mopt.workflows.bench_server import ServerAccess, bench_server
@@ -58,9 +59,10 @@ def gate(
         UserError: When the two cannot be compared.
     """
     file = Path(recipe) if recipe is not None else None
-    checked, use_all_samples = gate_recipe(str(candidate), str(against), file, values)
+    candidate, against = fetched(candidate, progress), fetched(against, progress)
+    checked, use_all_samples = gate_recipe(candidate, against, file, values)
     return run_gate(
-        str(candidate), str(against), checked, use_all_samples=use_all_samples, speed=speed,
+        candidate, against, checked, use_all_samples=use_all_samples, speed=speed,
         out=Path(out) if out is not None else None, progress=progress,
     )  # fmt: skip
 
@@ -169,5 +171,5 @@ def size(
         make_traffic(traffic), compare=compare, this_machine=this_machine, price=price, max_cost=max_cost, daily=daily,
         balancer=balancer,
     )  # fmt: skip
-    subjects = [subject for source in sources for subject in read_profiled_models(Path(source))]
+    subjects = [subject for source in sources for subject in read_profiled_models(source, progress)]
     return compare_machines(subjects, request, progress=progress)

@@ -23,9 +23,11 @@ from mopt.records._base import stamp
 from mopt.records.baseline import Speed, StoredBaseline, pack_rows
 from mopt.regression.models import RunnableModel, default_batch_sizes
 from mopt.regression.reference_workload import reference_workload
+from mopt.storage._fetch import called, fetched
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recording
 from mopt.system.store import Store, default_root
+from mopt.workflows._fetched import fetched_data
 from mopt.workflows._sources import metrics_of, open_model_with_samples
 
 _PAIRS = 20
@@ -59,8 +61,10 @@ def make_baseline(
     """
     progress, store = progress or Silent(), store or Store(default_root())
     with recording(progress):
+        source = fetched(source, progress, store)
+        data = fetched_data(recipe.data, progress, store)
         progress.stage("reading the model and the data", 2)
-        spec = recipe.data.model_copy(update={"calibration": 0} if use_all_samples else {})
+        spec = data.model_copy(update={"calibration": 0} if use_all_samples else {})
         model, split = open_model_with_samples(source, spec, recipe, store)
         samples = split.evaluation
         progress.step(f"{len(samples):,} samples")
@@ -70,7 +74,7 @@ def make_baseline(
         costs = _costs(model, samples, recipe, progress) if speed else {}
         return StoredBaseline(
             name=model.name,
-            source=source,
+            source=called(source),
             digest=model.model.digest,
             runtime=model.runtime.name,
             runtime_fields=model.manifest.runtime_fields if model.manifest else {"threads": model.runtime.threads},

@@ -26,6 +26,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import Batching, ServingProfile
 from mopt.runtimes._base import make_runtime
 from mopt.runtimes._replica import ReplicaProcess
+from mopt.storage._fetch import fetched
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 from mopt.workflows._sources import read_samples
@@ -57,7 +58,7 @@ def make_load_plan(
         p99_ms=traffic.p99,
         arrivals=parse_arrivals(traffic.arrivals),
         seconds=seconds,
-        samples=read_samples(Path(artifact), data) if data else None,
+        samples=read_samples(Path(fetched(artifact)), data) if data else None,
         cores=cores,
     )
 
@@ -90,7 +91,7 @@ def bench_artifact(
     progress, load = progress or Silent(), load or LoadPlan()
     if load.tests:
         check_installed()
-    built = Artifact.open(artifact)
+    built = Artifact.open(fetched(artifact, progress))
     manifest, model = built.manifest, built.model
     feeds = load.samples if load.samples is not None else [inputs for inputs, _ in built.golden()]
     machine = detect()
@@ -105,6 +106,8 @@ def bench_artifact(
             latency_limit_ms=load.p99_ms,
             progress=progress,
         )
+        served = manifest.serving_profile  # the replica here does not pad; the server that it is written for may
+        profile = profile.model_copy(update={"pads": served is not None and served.pads})
         batching = recommend(profile, rate=load.rate, p99_ms=load.p99_ms, arrivals=load.arrivals)
         result = Benchmark(
             name=manifest.name,
@@ -116,8 +119,8 @@ def bench_artifact(
         )
         if not load.tests:
             return result
-        served = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
-        with ReplicaProcess(served, model, batching.instances) as replica:
+        configured = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
+        with ReplicaProcess(configured, model, batching.instances) as replica:
             replica.keep(_batches(manifest, feeds, batching.max_batch))
             replicas = _ServedReplica(replica, profile, batching)
             tests, largest = load_test(

@@ -6,25 +6,30 @@ __all__ = ["ServerAccess", "bench_server"]
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mopt.artifacts.artifact import Artifact
+from mopt.artifacts.serving._base import make_system
 from mopt.artifacts.serving.triton import model_name
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy, check_installed, largest_rate, simulate
-from mopt.errors import UserError
+from mopt.errors import NotApplicableError, UserError
 from mopt.loadgen.find_rate import LESS, load_test, summarize_load
 from mopt.loadgen.generator import client_limited, generate_load
 from mopt.loadgen.load_plan import LoadPlan
 from mopt.loadgen.observe import observe_server
 from mopt.loadgen.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
+from mopt.loadgen.server_process import running
 from mopt.model.signature import Feed
 from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
+from mopt.storage._fetch import fetched
 from mopt.system.plugins import nearest
+from mopt.workflows._answers import difference, matched
+from mopt.workflows._started_server import is_url, launch_of
 
 _OTHER = "check that it serves this artifact"
 
@@ -34,7 +39,8 @@ class ServerAccess:
     """A running server, and how it is talked to.
 
     Attributes:
-        url: Such as ``http://host:8000`` or ``grpc://host:8001``.
+        url: Such as ``http://host:8000`` or ``grpc://host:8001``; or the name of a serving system, which is started on the
+            artifact's files, and stopped.
         protocol: One of :data:`mopt.loadgen.protocols.PROTOCOLS`; None to find out.
         model: Name on the server, or the route; None for the only one there, else the artifact's.
         headers: Sent with every request, as metadata over gRPC.
@@ -68,7 +74,9 @@ def bench_server(
     if server.predict:
         check_installed()
     progress = progress or Silent()
-    built = Artifact.read(artifact)
+    if not is_url(server.url):
+        return _bench_started(artifact, server, load, progress)
+    built = Artifact.read(fetched(artifact, progress))
     manifest, golden = built.manifest, built.golden()
     endpoint = _endpoint(server, manifest)
     _check_answer(endpoint, manifest, golden)
@@ -88,6 +96,26 @@ def bench_server(
         largest=largest,
         holds=load.holds(tests),
     )
+
+
+def _bench_started(artifact: str | Path, server: ServerAccess, load: LoadPlan, progress: Progress) -> ServerBenchmark:
+    """Start the serving system that is named, on all cores but the generator's."""
+    built, system = Artifact.open(artifact), make_system(server.url)
+    with tempfile.TemporaryDirectory(prefix="mopt-server-") as scratch:
+        try:
+            launch = launch_of(built, system, Path(scratch))
+        except NotApplicableError as error:
+            raise UserError(f"{system.name} does not run here: {error.message}", "give the URL of a running server") from None
+        progress.stage(f"starting {launch.version or system.name}", 1)
+        with running(launch):
+            progress.step()
+            access = dataclasses.replace(
+                server,
+                url=launch.url,
+                protocol=server.protocol or launch.protocol,
+                model=server.model or launch.model,
+            )
+            return bench_server(artifact, access, load, progress=progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +175,13 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
         raise UserError(f"unknown protocol: {server.protocol}", nearest(server.protocol, PROTOCOLS))
     protocol: Protocol | None = server.protocol
     try:
-        return connect(server.url, model=server.model, protocol=protocol, headers=server.headers)
+        return connect(
+            server.url,
+            model=server.model,
+            protocol=protocol,
+            headers=server.headers,
+            batch_axes=manifest.signature.batch_axes or None,
+        )
     except AmbiguousModelError:
         return connect(server.url, model=model_name(manifest.name), protocol=protocol, headers=server.headers)
 
@@ -155,22 +189,9 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
 def _check_answer(endpoint: Endpoint, manifest: Manifest, golden: Sequence[tuple[Feed, Feed]]) -> None:
     inputs, expected = golden[0]
     answer = ask(endpoint, encode(endpoint, [inputs])[0])
+    outputs = matched(answer, expected)
+    if outputs is None:
+        raise UserError(f"{endpoint} answers {', '.join(answer)}, and the artifact {', '.join(expected)}", _OTHER)
     for name, value in expected.items():
-        if name not in answer and len(answer) == len(expected) == 1:
-            (output,) = answer.values()
-        elif name in answer:
-            output = answer[name]
-        else:
-            raise UserError(f"{endpoint} answers {', '.join(answer)}, and the artifact {', '.join(expected)}", _OTHER)
-        if not _alike(output, value, manifest.golden.tolerance.get(name, 0.0)):
+        if not difference(outputs[name], value) <= manifest.golden.tolerance.get(name, 0.0):
             raise UserError(f"{endpoint} answers something else for a golden sample: {name} differs", _OTHER)
-
-
-def _alike(output: Any, expected: Any, tolerance: float) -> bool:
-    import numpy as np
-
-    if output.size != expected.size:
-        return False
-    if expected.dtype.kind != "f":
-        return bool((output.ravel() == expected.ravel()).all())
-    return float(np.abs(output.astype(np.float64).ravel() - expected.astype(np.float64).ravel()).max(initial=0)) <= tolerance

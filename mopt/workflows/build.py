@@ -14,6 +14,7 @@ from typing import Any
 
 from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact, read_manifest
+from mopt.artifacts.serving._base import make_system
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.batching import recommend
 from mopt.capacity.measure import (
@@ -46,10 +47,12 @@ from mopt.search.selection import SearchResult
 from mopt.search.trial import Candidate
 from mopt.search.without_device import NOT_MEASURED, choose_unmeasured, runs_here
 from mopt.system.digests import digest, versions
+from mopt.system.environments import versions_in
 from mopt.system.forkserver import forking, prestart
 from mopt.system.hangs import recorded, recording, warn
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
+from mopt.workflows._fetched import fetched_recipe
 from mopt.workflows._request import (
     Site,
     candidates_of,
@@ -128,10 +131,11 @@ def build(
     bundle.check_destination(destination, force=force)
     with recording(progress):
         progress.expect(_expected(recipe))
+        local = fetched_recipe(recipe, progress, store)
         progress.stage("reading the model and the data", 2)
-        source = open_source(recipe, store, progress)
+        source = open_source(local, store, progress)
         metric = source.metric(recipe)
-        source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
+        source = dataclasses.replace(source, split=with_labels(source.split, local.labels))
         with store.entry("builds", _key(recipe, site, source, metric)) as entry:
             if entry.scratch is not None:
                 _import_ahead(recipe, site.machine)
@@ -162,10 +166,11 @@ def explain_plan(recipe: Recipe, *, progress: Progress | None = None, store: Sto
     """Export the model and read the data, and return what a build would try."""
     progress, store = progress or Silent(), store or Store(default_root())
     site = check_recipe(recipe)
+    local = fetched_recipe(recipe, progress, store)
     progress.stage("reading the model and the data", 2)
-    source = open_source(recipe, store, progress)
+    source = open_source(local, store, progress)
     metric = source.metric(recipe)
-    source = dataclasses.replace(source, split=with_labels(source.split, recipe.labels))
+    source = dataclasses.replace(source, split=with_labels(source.split, local.labels))
     progress.stage("checking the export, simplifying", 2)
     prepared = prepare_model(source, recipe, store, progress)
     return Plan(
@@ -205,16 +210,18 @@ def _key(recipe: Recipe, site: Site, source: Source, metric: Metric) -> dict[str
         "target": site.target.model_dump(mode="json"),
         "machine": site.machine.model_dump(mode="json"),
         "arrivals": digest(parse_arrivals(recipe.traffic.arrivals).trace),
-        "versions": versions(_libraries()),
+        "versions": _versions(),
         "plugins": installed(),
         "code": code_digest(),
     }
 
 
-def _libraries() -> tuple[str, ...]:
-    """Distributions whose version may change what is built or how fast it is: those that passes and runtimes name."""
-    named = {library for kind in ("passes", "runtimes") for name in names(kind) for library in load(kind, name).libraries}
-    return ("numpy", *sorted(named))
+def _versions() -> dict[str, str]:
+    """Versions of what may change what is built or how fast it is: the distributions that passes and runtimes name."""
+    named: dict[str, str] = {}
+    for plugin in (load(kind, name) for kind in ("passes", "runtimes") for name in names(kind)):
+        named |= versions_in(plugin.tools, plugin.libraries)
+    return {**versions(("numpy",)), **dict(sorted(named.items()))}
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -245,6 +252,10 @@ def _outcome(
             warn(f"one instance alone is planned for, since others failed: {error.message}")
     if not serving.operators:
         serving = _with_operators(serving, measured, progress)
+    runtime = result.candidate.runtime.name
+    served = [make_system(system).settable[runtime] for system in recipe.serve]
+    batches = serving.batches and (not served or any(settable.batches for settable in served))
+    serving = serving.model_copy(update={"batches": batches, "pads": batches and any(settable.pads for settable in served)})
     batching = recommend(
         serving,
         rate=traffic.rate,
@@ -252,6 +263,7 @@ def _outcome(
         max_utilization=traffic.utilization,
         spare_replicas=traffic.spare,
         arrivals=parse_arrivals(traffic.arrivals),
+        throughput=recipe.objective == "throughput",
     )
     return _Outcome(result, serving, batching)
 
@@ -295,7 +307,7 @@ def _write(
         manifest=manifest,
         golden_inputs=inputs,
         golden_outputs=outputs,
-        reports=render_files(manifest),
+        reports=render_files,
         serving=recipe.serve,
         sketch=sketch,
         force=False,
@@ -368,7 +380,7 @@ def _manifest(
         machine=site.machine,
         noise=site.monitor.summary(),
         disturbed=disturbed,
-        versions={name: version for name, version in versions(_libraries()).items() if version},
+        versions={name: version for name, version in _versions().items() if version},
         source=prepared.validated.record,
         simplified=prepared.simplified.note,
         signature=signature,

@@ -13,6 +13,7 @@ from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.system.nvidia import devices
 from mopt.system.store import default_root
+from mopt.workflows.tools import list_tools
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -22,7 +23,7 @@ _LITTLE_DISK = 5e9
 
 
 def examine() -> dict[str, Any]:
-    """Return the machine, the libraries of each extra with their versions, and what stands in the way, as JSON data."""
+    """Return the machine, the libraries of each extra, the servers, and what stands in the way, as JSON data."""
     machine = detect()
     root = default_root()
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
@@ -37,6 +38,7 @@ def examine() -> dict[str, Any]:
             "disk free": f"{free / 1e9:.1f} GB",
         },
         "libraries": _libraries(),
+        "tools": list_tools(),
         "problems": _problems(free),
     }
 

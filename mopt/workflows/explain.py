@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.artifact import is_artifact, read_manifest
+from mopt.artifacts.serving._base import make_system
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.inference import evaluate, record_reference_outputs, score
@@ -31,11 +32,13 @@ from mopt.search.candidates import SpaceInputs, graph_traits, reference_candidat
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.mixed_precision import MixedPrecisionPlan, quantizing_pass, rank_sensitivity
 from mopt.search.trial import Candidate
+from mopt.storage._fetch import fetched
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recording
-from mopt.system.plugins import load, nearest
+from mopt.system.plugins import nearest
 from mopt.system.store import Store, default_root
 from mopt.system.user_code import is_function
+from mopt.workflows._fetched import fetched_recipe
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
 from mopt.workflows._sources import PreparedModel, Source, open_source, prepare_model
 
@@ -65,16 +68,17 @@ def read_layers_request(source: str, over: Mapping[str, Any], patterns: Sequence
     Raises:
         UserError: When the recipe is wrong, or names code that was not asked for.
     """
-    if not is_artifact(source):
+    place = fetched(source)
+    if not is_artifact(place):
         return LayersRequest(make_recipe(merge_recipes({"model": source}, over)), tuple(patterns), ())
-    base = recipe_of_artifact(source, over)
+    base = recipe_of_artifact(place, over)
     if is_function(base["model"]):
         raise UserError(
             f"{source} was built from the code of {base['model']}, which is not run unasked",
             f"give the model itself: mopt explain {base['model']}",
         )
     recipe = make_recipe(merge_recipes(base, over))
-    manifest = read_manifest(Path(source))
+    manifest = read_manifest(Path(place))
     for trial in manifest.trials:
         matches = any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns or (manifest.chosen,))
         if matches and trial.float_nodes is not None:
@@ -112,12 +116,13 @@ def explain(
     machine = detect()
     target = _cpu_target(recipe, machine)
     with recording(progress):
+        local = fetched_recipe(recipe, progress, store)
         progress.stage("reading the model and the data", 5)
-        source = open_source(recipe, store, progress)
+        source = open_source(local, store, progress)
         prepared = prepare_model(source, recipe, store, progress)
         threads = recipe.search.threads or machine.cores
         inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
-        serving = [load("serving", name)() for name in recipe.serve]
+        serving = [make_system(name) for name in recipe.serve]
         every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate, serving)
         chosen = _choose(every, _patterns(candidate), float_nodes)
         compiled = _compile(chosen, prepared, store)

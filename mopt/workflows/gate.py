@@ -38,10 +38,12 @@ from mopt.regression.quality import (
     slice_checks,
 )
 from mopt.regression.worst_samples import largest_regressions
+from mopt.storage._fetch import called, fetched
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 from mopt.system.plugins import names, nearest
 from mopt.system.store import Store, default_root
+from mopt.workflows._fetched import fetched_data
 from mopt.workflows._sources import first_samples, metrics_of, open_model, open_model_with_samples
 
 _NOT_DETERMINISTIC = (
@@ -104,8 +106,10 @@ def run_gate(
     monitor = NoiseMonitor()
     _check_limits(recipe)
     with recording(progress):
+        candidate, against = fetched(candidate, progress, store), fetched(against, progress, store)
+        local = recipe.model_copy(update={"data": fetched_data(recipe.data, progress, store)})
         progress.stage("reading the models and the data", 3)
-        model, baseline, split = _read(candidate, against, recipe, store, use_all_samples)
+        model, baseline, split = _read(candidate, against, local, store, use_all_samples)
         if split.evaluation.synthetic:
             raise UserError("a gate on made-up data says nothing", "give real samples with --data")
         progress.step(f"{len(split.evaluation):,} samples to compare on")
@@ -140,10 +144,10 @@ def _read(
     model, split = open_model_with_samples(candidate, _spec(recipe, stored, use_all_samples), recipe, store)
     if stored is not None:
         _check_alike(model, stored.inputs, stored.outputs)
-        return model, Baseline(against, None, stored), _paired(split, stored, against)
+        return model, Baseline(called(against), None, stored), _paired(split, stored, called(against))
     served = open_model(against, first_samples(split), recipe, store)
     _check_alike(model, [spec.name for spec in served.signature.inputs], [spec.name for spec in served.signature.outputs])
-    return model, Baseline(against, served, None), split
+    return model, Baseline(called(against), served, None), split
 
 
 def _spec(recipe: Recipe, stored: StoredBaseline | None, use_all_samples: bool) -> DataSpec:

@@ -15,6 +15,7 @@ from mopt.errors import CandidateRejectedError, UserError
 from mopt.exporters._base import Exporter, brought_in_child
 from mopt.exporters._export import find_exporter
 from mopt.recipe import Recipe, make_recipe
+from mopt.storage._fetch import fetched
 
 _DRAFT_07_WORDS = {"$defs": "definitions", "prefixItems": "items"}
 _MOST_CLASSES = 50
@@ -66,13 +67,14 @@ def render_recipe(source: str, data: str) -> str:
     Raises:
         UserError: When ``source`` is nothing that mopt can build.
     """
-    exporter = find_exporter(source)
+    place = fetched(source)
+    exporter = find_exporter(place)
     defaults, unread = _brought(exporter)
     recipe: Recipe = make_recipe({"model": source, "data": {"path": data or "samples.npz"}})
     return _TEXT.format(
         name=recipe.name,
         model=json.dumps(source),
-        signature=_signature(Path(source)) if exporter.name == "onnx" else "",
+        signature=_signature(Path(place)) if exporter.name == "onnx" else "",
         data=json.dumps(data or "samples.npz"),
         metric_note=f"{defaults.metric or 'accuracy'} where labels are {'numbers' if defaults.metric else 'classes'}",
         classes=_classes(defaults),

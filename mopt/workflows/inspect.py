@@ -14,6 +14,7 @@ from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import UserError
 from mopt.model.formats import model_format
 from mopt.records.description import ModelDescription
+from mopt.storage._fetch import fetched
 
 
 def inspect(source: str | Path) -> ModelDescription:
@@ -22,7 +23,7 @@ def inspect(source: str | Path) -> ModelDescription:
     Raises:
         UserError: When it is none of these, or damaged.
     """
-    source = Path(source)
+    source = Path(fetched(source))
     if is_artifact(source):
         manifest = read_manifest(source)
         name = model_format(manifest.format).readable_file

@@ -27,9 +27,11 @@ from mopt.recipe import make_recipe
 from mopt.records.manifest import Manifest
 from mopt.records.trial import TrialRecord
 from mopt.regression.worst_samples import sample_picture, sample_text, text_reader
+from mopt.storage._fetch import fetched
 from mopt.system.digests import digest
 from mopt.system.forkserver import forking
 from mopt.system.store import Store, default_root
+from mopt.workflows._fetched import fetched_data
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
 from mopt.workflows._sources import brought_by
 
@@ -64,7 +66,7 @@ class LabelRequest:
 
 @forking()
 def write_label_request(
-    artifact: Path,
+    artifact: str | Path,
     *,
     out: Path,
     data: str | None = None,
@@ -89,6 +91,7 @@ def write_label_request(
         UserError: When the build had labels, nothing disagrees, or the data is not that of the build.
     """
     progress, store = progress or Silent(), store or Store(default_root())
+    artifact = Path(fetched(artifact, progress, store))
     manifest = read_manifest(artifact)
     finalists = _finalists(manifest)
     what = "a folder of mopt label"
@@ -138,7 +141,7 @@ def _read(artifact: Path, manifest: Manifest, data: str | None, store: Store) ->
     """Read the samples of the build; the metric is not needed, so that no code of it is named."""
     over: dict[str, Any] = {"metric": AUTO, "data": {} if data is None else {"path": data}}
     recipe = make_recipe(merge_recipes(recipe_of_artifact(artifact, over), over))
-    split = prepare(recipe.data, manifest.signature, store, Path(), brought_by(manifest))
+    split = prepare(fetched_data(recipe.data, store=store), manifest.signature, store, Path(), brought_by(manifest))
     if split.description["digest"] != manifest.data.get("digest"):
         raise UserError(f"{recipe.data.path} is not the data that the artifact was built with", "give the same with --data")
     return split

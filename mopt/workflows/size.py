@@ -38,6 +38,7 @@ from mopt.records.benchmark import Benchmark
 from mopt.records.measurement import Machine
 from mopt.records.serving import ServingProfile, Setting
 from mopt.records.sizing import Range, Sizing, SizingOption
+from mopt.storage._fetch import fetched
 from mopt.system.plugins import nearest
 
 _UNPROFILED = "no operators were profiled: a build and mopt bench --out do that for the chosen model, on a CPU"
@@ -54,22 +55,27 @@ class ProfiledModel:
     profile: ServingProfile
 
 
-def read_profiled_models(path: Path) -> list[ProfiledModel]:
+def read_profiled_models(source: str | Path, progress: Progress | None = None) -> list[ProfiledModel]:
     """Read an artifact, with the reference and the shortlist beside the chosen one, or a profile that mopt bench wrote.
+
+    Args:
+        source: A path or a URL.
+        progress: Receives a stage while it is fetched.
 
     Raises:
         UserError: When it is neither.
     """
+    path = Path(fetched(source, progress))
     if is_artifact(path):
         return _from_artifact(path)
     hint = "give a folder that mopt build wrote, or a file of mopt bench --out"
     if not path.is_file():
-        raise UserError(f"{path} is no artifact and no profile", hint)
+        raise UserError(f"{source} is no artifact and no profile", hint)
     try:
         benchmark = Benchmark.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path} is not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
+        raise UserError(f"{source} is not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
     return [ProfiledModel(benchmark.name, benchmark.chosen, benchmark.profile)]
 
 

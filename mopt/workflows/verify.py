@@ -11,10 +11,11 @@ from mopt.artifacts.artifact import Artifact
 from mopt.errors import CandidateRejectedError
 from mopt.model.signature import Feed
 from mopt.profiles.machine import detect
-from mopt.progress import Silent
+from mopt.progress import Progress, Silent
 from mopt.records.benchmark import Verification
 from mopt.records.manifest import Manifest
 from mopt.runtimes._base import SessionProcess, make_runtime
+from mopt.storage._fetch import fetched
 from mopt.system.forkserver import forking
 from mopt.system.hangs import recorded, recording
 
@@ -23,15 +24,19 @@ if TYPE_CHECKING:
 
 
 @forking()
-def verify(artifact: str | Path) -> Verification:
+def verify(artifact: str | Path, *, progress: Progress | None = None) -> Verification:
     """Check the digest of every file, then replay the golden samples.
 
     A file that is not what was built ends the check: a model that somebody changed is not loaded.
 
+    Args:
+        artifact: A folder that mopt build wrote, or its URL.
+        progress: Receives a stage while it is fetched.
+
     Raises:
         UserError: When the folder is no artifact, or its runtime is not installed.
     """
-    built = Artifact.read(artifact)
+    built = Artifact.read(fetched(artifact, progress))
     manifest, problems = built.manifest, built.problems()
     warnings = _warnings(manifest)
     if problems:

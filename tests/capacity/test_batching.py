@@ -149,3 +149,29 @@ def test_a_setting_is_sized_anew_for_slower_hardware():
     assert again.max_batch == setting.max_batch
     assert again.replicas > setting.replicas
     assert rescale(example(), setting, dataclasses.replace(demand, rate=1)).replicas == 1
+
+
+def padding(*sizes):
+    return example(*sizes).model_copy(update={"pads": True})
+
+
+def test_a_server_that_pads_takes_as_long_for_one_as_for_a_full_batch():
+    demand = Demand(100, 100)
+    alone, padded = (
+        next(each for each in choose_setting(profile, demand).alternatives if each.max_batch == 64)
+        for profile in (example(), padding())
+    )
+    assert alone.p99_ms < linear(64) < padded.p99_ms
+
+
+def test_it_is_sized_with_a_smaller_batch_than_one_that_does_not_pad():
+    demand = Demand(60, 20)
+    assert choose_setting(padding(), demand).max_batch < 16
+    assert next(each for each in choose_setting(padding(), demand).alternatives if each.max_batch == 64).replicas is None
+    assert next(each for each in choose_setting(example(), demand).alternatives if each.max_batch == 64).replicas is not None
+
+
+def test_without_a_rate_it_takes_a_request_at_a_time_unless_throughput_is_asked_for():
+    found = recommend(padding(), rate=None, p99_ms=None)
+    assert (found.max_batch, found.limited_by.partition(":")[0]) == (1, "the latency of a lone request")
+    assert recommend(padding(), rate=None, p99_ms=None, throughput=True).max_batch > 1

@@ -6,8 +6,9 @@ from typing import Any
 
 from mopt.artifacts.artifact import Artifact
 from mopt.records.baseline import Speed, StoredBaseline
-from mopt.records.benchmark import Benchmark, ServerBenchmark, Verification
+from mopt.records.benchmark import Benchmark, ServerBenchmark, ServerVerification, Verification
 from mopt.records.explanation import Explanation, Layer
+from mopt.system.environments import Environment
 from mopt.workflows.label import LabelRequest
 from tests import manifests, sizings, verdicts
 from tests.drift.test_exposition import report as drift_report
@@ -61,6 +62,15 @@ RESULTS: dict[str, Any] = {
     "mopt.workflows.verify.verify": lambda: Verification(
         ok=True, problems=(), warnings=(), files=1, samples=1, summary="", largest_difference={}
     ),
+    "mopt.workflows.verify_server.verify_server": lambda: ServerVerification(
+        system="triton", version="tritonserver 2", ok=True, started=True, proofs=()
+    ),
+    "mopt.workflows.package.package": lambda: Artifact(Path("m.mopt"), manifests.manifest(), False),
+    "mopt.workflows.tools.list_tools": lambda: [
+        {"name": "triton", "about": "a server", "folder": "", "missing": "", "install": "mopt tools install triton"}
+    ],
+    "mopt.workflows.tools.install_tools": lambda: [Environment("triton", Path("tools/triton"))],
+    "mopt.workflows.tools.remove_tools": lambda: [Path("tools/triton")],
     "mopt.reports.gate.render_html": lambda: "<p>gate",
     "mopt.reports.sizing.render_sizing": lambda: "<p>sizing",
 }

@@ -26,6 +26,10 @@ BASES = {
     "explain": ["m.onnx", "--data", "a.npz"],
     "rebuild": ["model.mopt", "--target", "nvidia-l4"],
     "verify": ["model.mopt"],
+    "package": ["model.mopt", "--serve", "triton"],
+    "tools list": [],
+    "tools install": ["triton"],
+    "tools remove": ["triton"],
     "label": ["model.mopt"],
     "gate": ["m.onnx", "--against", "old.onnx", "--data", "a.npz"],
     "baseline set": ["m.onnx", "--data", "a.npz"],
@@ -63,7 +67,11 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
         "--top": ["1"], "--trust-pickle": [],
     },
     "rebuild": {**_OUTPUT, "--target": ["nvidia-t4"], "--out": ["there"], "--force": []},
-    "verify": {"--json": []},
+    "verify": {**_OUTPUT, "--server": ["triton"]},
+    "package": {**_OUTPUT, "--serve": ["bentoml"], "--out": ["there"], "--force": [], "--judge-again": []},
+    "tools list": {"--json": []},
+    "tools install": _OUTPUT,
+    "tools remove": {"--json": []},
     "label": {**_OUTPUT, "--data": ["b.npz"], "--out": ["there"], "--force": []},
     "gate": {
         **_DATA, **_OUTPUT,
@@ -108,6 +116,7 @@ BEFORE: dict[tuple[str, str], list[str]] = {
     ("bench", "--force"): ["--out", "kept.json"],
     ("size", "--force"): ["--out", "kept.json"],
     ("bench", "--server"): ["--rate", "5"],
+    ("verify", "--quiet"): ["--server", "triton"],
     **{
         ("bench", option): _TO_SERVER
         for option in ("--protocol", "--model", "--header", "--timeout", "--predict", "--no-predict")
@@ -246,9 +255,13 @@ def test_every_protocol_can_be_chosen():
     assert set(protocol.type_descriptor.choices) == set(PROTOCOLS)
 
 
+_AT_ONCE = ("baseline show", "tools list", "tools remove")
+"""Commands that are done at once, beside others in their module that are not."""
+
+
 def test_every_command_with_progress_can_be_quiet_and_every_result_is_json():
     for words, _ in _commands():
         names = {option.name for option in OPTIONS if option.command == words}
         source = Path(sys.modules["mopt.cli." + words.split()[0]].__file__).read_text()
         assert "--json" in names
-        assert ("--quiet" in names) == ("shown_progress" in source and words != "baseline show")
+        assert ("--quiet" in names) == ("shown_progress" in source and words not in _AT_ONCE)

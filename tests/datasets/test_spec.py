@@ -65,3 +65,8 @@ def test_images_that_contradict_themselves(values: dict[str, Any]) -> None:
 def test_specs_are_frozen() -> None:
     with pytest.raises(pydantic.ValidationError):
         TextSpec(tokenizer="a").max_length = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("image", [ImageSpec(column="photo", mean=(0.5,)), ImageSpec(dtype="uint8", channels="bgr")])
+def test_what_is_done_to_a_picture_can_be_read_again(image):
+    assert ImageSpec.model_validate(image.recipe()) == image.model_copy(update={"column": ""})

@@ -178,6 +178,8 @@ def test_image_folder(tmp_path: Path, store: Store) -> None:
     signature = _signature(("image", "float32", ("batch", 3, 32, 32)))
     found = _prepare(store, tmp_path, signature, "pictures", image={"resize": 36, "crop": 32})
     assert found.calibration[0]["image"].shape == (1, 3, 32, 32)
+    told = found.description["image"]
+    assert (told["input"], told["resize"], told["crop"], told["layout"], told["mean"]) == ("image", 36, 32, "nchw", [])
     assert found.description["classes"] == ["cat", "dog"]
     assert collections.Counter(found.calibration.labels) == {0: 10, 1: 10}
     for label, name in zip(found.evaluation.labels, found.evaluation.names, strict=True):

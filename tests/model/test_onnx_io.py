@@ -41,3 +41,22 @@ def test_metadata_is_read_without_weights(tmp_path):
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
     (tmp_path / "w").unlink()
     assert model_metadata(tmp_path / "m.onnx") == {"character": "a\nb"}
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_versions_are_read_without_the_graph(tmp_path, size):
+    """The graph lies between the two fields, short enough to be read or so long that it is skipped."""
+    weights = onnx.numpy_helper.from_array(np.zeros(size, np.float32), "w")
+    graph = onnx.helper.make_graph([], "g", [], [], [weights])
+    imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, producer_name="x" * 2000)
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "model.onnx")
+    versions = onnx_io.read_versions(tmp_path / "model.onnx")
+    assert (versions.ir, dict(versions.opsets)) == (10, {"": 21, "com.microsoft": 1})
+
+
+def test_versions_of_what_is_no_onnx(tmp_path):
+    for content in (b"", b"\x08\x0a", b"\x0f", b"\x08" + b"\xff" * 10, b"\x42\x7f"):
+        (tmp_path / "model.onnx").write_bytes(content)
+        assert onnx_io.read_versions(tmp_path / "model.onnx") is None

@@ -63,4 +63,8 @@ def test_every_candidate_is_loaded_once_and_what_is_slower_or_broken_is_out(tmp_
     assert screened["slow"].record.evidence
     assert "the speed of the reference at batch 1" in screened["slow"].record.outcome.reason
     assert screened["broken"].record.profile is None
+    unserved = dataclasses.replace(task, ships_reference=False)
+    (kept,) = screen_latency(unserved, reference_trial(model, candidate(REFERENCE)), trials[:1], Notes())
+    assert kept.alive
+    assert kept.screened.high < 1
     assert len(progress.notes) == 3

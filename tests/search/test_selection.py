@@ -14,6 +14,7 @@ from mopt.search.trial import Candidate, Trial
 class Stub:
     objective: str = "latency"
     latency_limit_ms: float | None = None
+    ships_reference: bool = True
 
 
 def entry(name: str, *speeds: tuple[float, float, float], snr: float = 20.0, size: int = 900) -> Trial:
@@ -79,6 +80,14 @@ def test_what_the_reference_reaches_beside_itself_is_no_gain():
     noisy = Estimate(value=1.02, low=0.99, high=1.04, count=9)
     assert [trial.record.name for trial in rank_improvements(Stub(), candidates, BASE, noisy)] == ["faster"]
     assert len(rank_improvements(Stub(), candidates, BASE, CONTROL)) == 2
+
+
+def test_where_the_reference_is_not_served_the_best_that_is_right_may_be_slower_and_larger():
+    candidates = [entry("slow", (0.5, 0.4, 0.6), size=2000), entry("slower", (0.3, 0.2, 0.4), size=1000)]
+    assert rank_improvements(Stub(), candidates, BASE, CONTROL) == []
+    for objective, order in (("latency", ["slow", "slower"]), ("size", ["slower", "slow"])):
+        stub = Stub(objective=objective, ships_reference=False)
+        assert [trial.record.name for trial in rank_improvements(stub, candidates, BASE, CONTROL)] == order
 
 
 def test_size_knows_no_equals():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mopt.artifacts.serving._base import ANY, ServingSystem, Settable
+from mopt.artifacts.serving._base import ANY, EVERYTHING, ServingSystem, Settable
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import Rejection
 from mopt.model.samples import Samples
@@ -26,7 +26,9 @@ INT8 = Candidate("int8", (CalibrateInt8Nncf(calibration=Samples(Path(), "", 1)),
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Everything(ServingSystem):
-    """Says nothing of runtimes, as a service in Python that sets whatever it finds in the manifest."""
+    """A service in Python, which sets whatever it finds in the manifest."""
+
+    settable = {"openvino": EVERYTHING}
 
     def write(self, folder, *, manifest, model_folder, golden):
         """Write nothing."""
@@ -82,6 +84,11 @@ def test_all_systems_must_be_able_to():
     for systems in ([Everything(), Triton()], [Triton(), Everything()]):
         assert as_served(FLOAT, systems, BF16).refused is not None
         assert as_served(INT8, systems, BF16).runtime.precision == "default"
+
+
+def test_a_runtime_that_a_system_does_not_serve_is_refused():
+    candidate = Candidate("fp32", (), OnnxRuntime(threads=2))
+    assert as_served(candidate, [Everything()], PLAIN).refused.reason == f"{Everything().name} does not serve onnxruntime"
 
 
 def test_an_option_without_a_default_of_the_library_is_refused():

@@ -5,27 +5,43 @@ from __future__ import annotations
 __all__ = ["Triton"]
 
 import dataclasses
-import re
+import json
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mopt.artifacts.serving._base import ANY, ServingSystem, Settable
+from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._provisioning import provision
+from mopt.artifacts.serving._readme import golden_request, write_readme
+from mopt.artifacts.serving._releases import Release, fitting_release, release_warnings
+from mopt.artifacts.serving._triton_config import TYPES, tensor
+from mopt.artifacts.serving._triton_config import model_name as model_name
+from mopt.artifacts.serving._triton_config import quote as quote
+from mopt.artifacts.serving._triton_ensemble import write_ensemble
+from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
 from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
-from mopt.model.signature import Feed, Signature, TensorSpec, raw_bytes
+from mopt.model.signature import Feed, Signature, raw_bytes
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.records.units import digits, milliseconds
+from mopt.system.environments import Environment, find_environment
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
-_TYPES = {
-    "bool": "TYPE_BOOL", "str": "TYPE_STRING", "bfloat16": "TYPE_BF16",
-    "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
-    "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
-    "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
-}  # fmt: skip
 _VERSION = "1"
+_BINARY = frozenset({"float16", "bfloat16"})
+"""What Triton takes and gives as raw bytes alone."""
+_NO_JSON = "FP16 and BF16 travel as raw bytes, which curl cannot write"
+_DOCKER_RUN = "docker run --rm -p 8000:8000 -p 8001:8001 -p 8002:8002"
+_COMMAND = "tritonserver --model-repository=/models --disable-auto-complete-config"
+_ANALYZER = """
+import sys
+from model_analyzer.triton.model.model_config import ModelConfig
+names = [ModelConfig._create_from_file(folder).get_config()["name"] for folder in sys.argv[1:]]
+print("it reads", ", ".join(names))
+"""
 _ACCELERATORS = {"cuda": "", "tensorrt": "tensorrt"}
 """What the onnxruntime backend calls a provider of ONNX Runtime for GPUs; CUDA is there without a name."""
 
@@ -62,22 +78,27 @@ class _Plan:
 class Triton(ServingSystem):
     """A repository for ``tritonserver --model-repository``, with dynamic batching, instances and a warm-up request."""
 
+    environment: ClassVar[str] = "triton"
+    releases: ClassVar[str] = "triton"
     # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     settable: ClassVar[Mapping[str, Settable]] = {
         "onnxruntime": Settable({"threads": ANY}),
         "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
         "openvino": Settable(
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
-            "OpenVINO Model Server can (plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it for no "
-            "server",
+            "openvino_model_server can (by its plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it "
+            "for no server",
+            pads=True,
         ),
         "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY}),
     }
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
+        warnings = release_warnings(manifest, self, model_folder)
         backend = _backend(manifest)
         plan, stored = _plan(manifest, backend), model_format(manifest.format)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *warnings))
         model = folder / model_name(manifest.name)
         version = model / _VERSION
         version.mkdir(parents=True)
@@ -87,14 +108,124 @@ class Triton(ServingSystem):
             target = version / source.relative_to(model_folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(source, target)
-        warmup = _write_warmup(model / "warmup", manifest.signature, plan, golden[0]) if golden else []
+        warmup = _write_warmup(model / "warmup", manifest, plan, golden[0]) if golden else []
         lines = [*_header(manifest, backend, plan), *_body(manifest, backend, plan), *warmup]
         (model / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if note := write_ensemble(folder, manifest, plan.max_batch):
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
+        self._write_readme(folder, manifest, plan, golden, model_folder)
+
+    def _write_readme(self, folder: Path, manifest: Manifest, plan: _Plan, golden: Sequence[Feed], model_folder: Path) -> None:
+        """Write ``README.md``, and ``request.json`` where JSON carries the tensors."""
+        name, planned = model_name(manifest.name), provision(manifest)
+        request = _request(manifest, plan, golden)
+        if request is not None:
+            (folder / "request.json").write_text(json.dumps(request) + "\n", encoding="utf-8")
+        release = fitting_release(manifest, self, model_folder)
+        limits = f"--cpus {planned.cores} --memory {planned.memory_limit_bytes >> 20}m" if planned.measured else ""
+        gpu = "--gpus 1" if _on_gpu(manifest) else ""
+        notes = [
+            f"{_loaded_with(release, manifest)} Health: /v2/health/ready on port 8000; metrics: /metrics on port 8002.",
+            *plan.notes,
+            "The model is warmed up with a real sample, alone and as a full batch, before the server is ready.",
+            *([f"A cold start takes about {planned.start_s:.0f} s."] if planned.measured else []),
+        ]
+        write_readme(
+            folder,
+            title="NVIDIA Triton Inference Server",
+            manifest=manifest,
+            start=" ".join(
+                filter(None, (_DOCKER_RUN, gpu, limits, '-v "$PWD:/models:ro"', "\\\n " + _image(release), _COMMAND))
+            ),
+            request=_curl(name) if request else f"mopt verify ARTIFACT --server http://localhost:8000  # {_NO_JSON}",
+            notes=notes,
+        )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Parse ``config.pbtxt`` with NVIDIA's schema, and read it with Model Analyzer where that is installed."""
+        return [_parsed(folder), _analyzed(folder)]
+
+    def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
+        """Start NVIDIA's tritonserver: that of its container where it is there, else the one of the environment.
+
+        Raises:
+            NotApplicableError: When the model needs a GPU, and its container is not there.
+        """
+        gpu, name = _on_gpu(manifest), model_name(manifest.name)
+        server = find_tritonserver(environment, scratch, _backend(manifest).name, gpu=gpu)
+        reports = scratch / "{model}.json"
+        return Launch(
+            command=server.command(folder, ports),
+            ready=(f"http://127.0.0.1:{ports.http}/v2/models/{name}/ready", f"http://127.0.0.1:{ports.http}/v2/health/ready"),
+            url=f"http://127.0.0.1:{ports.http}",
+            protocol="kserve-http",
+            also=((f"grpc://127.0.0.1:{ports.grpc}", "kserve-grpc"),),
+            model=name,
+            environment={**server.environment, "MOPT_SERVED_REPORT": str(reports)},
+            hopeless=HOPELESS,
+            report=scratch / f"{name}.json" if server.tells else None,
+            version=server.version,
+            not_run=server.not_run,
+        )
 
 
-def model_name(name: str) -> str:
-    """Return what the model is called in the repository: the name of its folder, and part of its URL."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-") or "model"
+def _request(manifest: Manifest, plan: _Plan, golden: Sequence[Feed]) -> dict[str, Any] | None:
+    """A golden sample as Triton takes it in JSON; None where it has to be binary."""
+    signature = manifest.signature
+    if any(spec.dtype in _BINARY for spec in (*signature.inputs, *signature.outputs)):
+        return None
+    request = golden_request(manifest, golden)
+    if request is not None and plan.max_batch > 0:
+        for spec, entry in zip(signature.inputs, request["inputs"], strict=True):
+            entry["shape"] += [1] if len(spec.shape) == 1 else []  # what config.pbtxt reshapes
+    return request
+
+
+def _loaded_with(release: Release | None, manifest: Manifest) -> str:
+    """Which library of the release loads the model."""
+    library = {"onnx": "onnxruntime"}.get(manifest.format, manifest.format)
+    version = release.versions.get(library) if release else None
+    judged = manifest.versions.get(library)
+    beside = f", judged with {judged}" if judged and judged != version else ""
+    return (
+        f"Release {release.name} has {library} {version}{beside}." if release and version else "Choose a release that loads it."
+    )
+
+
+def _image(release: Release | None) -> str:
+    return f"nvcr.io/nvidia/tritonserver:{release.name if release else 'RELEASE'}-py3"
+
+
+def _curl(name: str) -> str:
+    return f"curl -s http://localhost:8000/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json"
+
+
+def _parsed(repository: Path) -> Proof:
+    part = "config.pbtxt against NVIDIA's schema"
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError:
+        return Proof(part=part, state="not proven", detail="tritonclient is not installed: pip install 'mopt[bench]'")
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        try:
+            text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        except text_format.ParseError as error:
+            return Proof(part=part, state="failed", detail=f"{path.parent.name}: {' '.join(str(error).split())}")
+    return Proof(part=part, state="proven", detail="every field is one of ModelConfig")
+
+
+def _analyzed(repository: Path) -> Proof:
+    """Read the repository as Model Analyzer does before it profiles."""
+    part, environment = "Model Analyzer's loader", find_environment("model-analyzer")
+    if environment is None:
+        return Proof(part=part, state="not proven", detail="it is not installed: mopt tools install model-analyzer")
+    models = [path.parent for path in sorted(repository.glob("*/config.pbtxt"))]
+    command = [str(environment.python), "-c", _ANALYZER, *map(str, models)]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    lines = (result.stdout if result.returncode == 0 else result.stderr).strip().splitlines()
+    detail = lines[-1] if lines else f"ended with {result.returncode}"
+    return Proof(part=part, state="failed" if result.returncode else "proven", detail=detail)
 
 
 def _backend(manifest: Manifest) -> _Backend:
@@ -102,7 +233,7 @@ def _backend(manifest: Manifest) -> _Backend:
         raise NotApplicableError(f"Triton has no backend here for a model of the form {manifest.format}")
     backend = _BACKENDS[manifest.format]
     for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
-        if spec.dtype not in _TYPES or spec.dtype in backend.unsupported:
+        if spec.dtype not in TYPES or spec.dtype in backend.unsupported:
             raise NotApplicableError(f"its {backend.name} backend does not take tensors of type {spec.dtype}: {spec.name}")
         if 0 in spec.shape:
             raise NotApplicableError(f"Triton does not take tensors with a dimension of 0: {spec.name}")
@@ -253,8 +384,9 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
         lines.append(f"platform: {quote(backend.platform)}")
     lines.append(f"max_batch_size: {plan.max_batch}")
     for kind, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
-        lines += [line for spec in specs for line in _tensor(kind, spec, batched=plan.max_batch > 0)]
-    lines.append(_instance_group(manifest, backend))
+        lines += [line for spec in specs for line in tensor(kind, spec, batched=plan.max_batch > 0)]
+    # Another version in this folder replaces this one, and answers are computed anew: what was judged is what is served.
+    lines += [_instance_group(manifest), "version_policy { latest { num_versions: 1 } }", "response_cache { enable: false }"]
     if accelerator := _ACCELERATORS.get(manifest.runtime_fields.get("provider", "")):
         named = f"gpu_execution_accelerator: [ {{ name: {quote(accelerator)} }} ]"
         lines.append(f"optimization {{ execution_accelerators {{ {named} }} }}")
@@ -271,9 +403,13 @@ def _body(manifest: Manifest, backend: _Backend, plan: _Plan) -> list[str]:
     return lines
 
 
-def _instance_group(manifest: Manifest, backend: _Backend) -> str:
+def _on_gpu(manifest: Manifest) -> bool:
+    return manifest.format == "tensorrt" or manifest.runtime == "onnxruntime_gpu"
+
+
+def _instance_group(manifest: Manifest) -> str:
     count = max(1, manifest.batching.instances)
-    if backend.name != "tensorrt" and manifest.runtime != "onnxruntime_gpu":
+    if not _on_gpu(manifest):
         return f"instance_group {{ count: {count} kind: KIND_CPU }}"
     profiles = _profiles(manifest)
     named = f" profile: [ {', '.join(quote(str(index)) for index in range(len(profiles)))} ]" if len(profiles) > 1 else ""
@@ -291,22 +427,14 @@ def _preferred(manifest: Manifest, plan: _Plan) -> str:
     return f" preferred_batch_size: [ {', '.join(map(str, sorted(sizes)))} ]" if sizes else ""
 
 
-def _tensor(kind: str, spec: TensorSpec, *, batched: bool) -> list[str]:
-    shape = spec.shape[1:] if batched else spec.shape
-    dims = [dimension if isinstance(dimension, int) else -1 for dimension in shape]
-    lines = [f"{kind} {{", f"  name: {quote(spec.name)}", f"  data_type: {_TYPES[spec.dtype]}"]
-    if dims:
-        lines.append(f"  dims: [ {', '.join(map(str, dims))} ]")
-    else:
-        # Triton takes no empty dims; it takes an empty reshape, but only beside a batch axis.
-        lines.append("  dims: [ 1 ]")
-        lines += ["  reshape { shape: [ ] }"] if batched else []
-    return [*lines, "}"]
+def _write_warmup(folder: Path, manifest: Manifest, plan: _Plan, feed: Feed) -> list[str]:
+    """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch.
 
-
-def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -> list[str]:
-    """Write a real sample as raw bytes; return the lines that make Triton run it, alone and as a full batch."""
+    Alone first: the openvino backend takes the buffers of a full batch as they are, and writes a padded one into the buffers of
+    the last request when no padded one came first.
+    """
     folder.mkdir()
+    signature = manifest.signature
     feed = signature.stack([feed] * (signature.batch_size or 1))
     inputs = []
     for index, spec in enumerate(signature.inputs):
@@ -315,22 +443,14 @@ def _write_warmup(folder: Path, signature: Signature, plan: _Plan, feed: Feed) -
         shape = array.shape[1:] if plan.max_batch > 0 else array.shape
         dims = ", ".join(map(str, shape or (1,)))
         inputs.append(
-            f"  inputs {{ key: {quote(spec.name)} value {{ data_type: {_TYPES[spec.dtype]} dims: [ {dims} ] "
+            f"  inputs {{ key: {quote(spec.name)} value {{ data_type: {TYPES[spec.dtype]} dims: [ {dims} ] "
             f"input_data_file: {quote(f'input-{index}')} }} }}"
         )
     lines = []
     for batch in sorted({1, max(1, plan.max_batch)}):
         lines += ["model_warmup {", f"  name: {quote(f'golden sample, batch {batch}')}", f"  batch_size: {batch}"]
-        lines += [*inputs, "}"]
+        lines += [f"  count: {provision(manifest).warm_up_requests}", *inputs, "}"]
     return lines
-
-
-def quote(text: str) -> str:
-    """Return a string literal of protobuf's text format."""
-    escapes = {ord('"'): '\\"', ord("\\"): "\\\\", ord("\n"): "\\n"}
-    return (
-        '"' + "".join(escapes.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode()) + '"'
-    )
 
 
 def _printable(text: str) -> str:

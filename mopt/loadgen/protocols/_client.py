@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["ask", "connect", "encode"]
+__all__ = ["ask", "connect", "encode", "encode_unchecked", "refusal"]
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mopt.errors import UserError
 from mopt.loadgen.protocols._bentoml import bentoml_outputs, connect_bentoml
 from mopt.loadgen.protocols._endpoint import Endpoint, Protocol, Request, Server, parse
-from mopt.loadgen.protocols._grpc import ask_grpc, connect_grpc, grpc_request
+from mopt.loadgen.protocols._grpc import ask_grpc, connect_grpc, grpc_refusal, grpc_request
 from mopt.loadgen.protocols._http import dictionary, fetch, json_request
 from mopt.loadgen.protocols._kserve import binary_request, connect_kserve, kserve_json_request, kserve_outputs, kserve_path
+from mopt.loadgen.protocols._rows import connect_path, rows_outputs, rows_request
 from mopt.loadgen.protocols._tensors import fit, listed
 from mopt.model.signature import Feed
 
 
 def connect(
-    url: str, *, model: str | None = None, protocol: Protocol | None = None, headers: tuple[tuple[str, str], ...] = ()
+    url: str,
+    *,
+    model: str | None = None,
+    protocol: Protocol | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
+    batch_axes: Mapping[str, int] | None = None,
 ) -> Endpoint:
     """Find a model on a server that is up, and what it takes.
 
@@ -28,6 +34,7 @@ def connect(
         model: The model, or BentoML's route, when it is not in the URL; not needed where the server has only one.
         protocol: Default: what the server turns out to speak.
         headers: Sent with every request.
+        batch_axes: Axis of each input along which samples are stacked, for ``instances``; default: the first.
 
     Raises:
         UserError: When no server answers, it speaks none of the protocols, or the model is not there or not ready.
@@ -44,6 +51,8 @@ def connect(
             return connect_grpc(server, model or path.strip("/"))
         case "bentoml":
             return connect_bentoml(server, model or path.strip("/"))
+        case ("invocations" | "instances") as kind:
+            return connect_path(server, path, kind, model, batch_axes)
         case _:
             return connect_kserve(server, path, model)
 
@@ -54,14 +63,20 @@ def encode(endpoint: Endpoint, feeds: Iterable[Feed]) -> list[Request]:
     Raises:
         UserError: When names, types or shapes are not those that the server asks for, or JSON cannot carry them.
     """
-    fitted = [fit(endpoint, feed) for feed in feeds]
+    return [encode_unchecked(endpoint, fit(endpoint, feed)) for feed in feeds]
+
+
+def encode_unchecked(endpoint: Endpoint, feed: Feed) -> Request:
+    """Serialise inputs, whether or not they are those that the server asks for."""
     match endpoint.protocol:
         case "kserve-grpc":
-            return [grpc_request(endpoint, feed) for feed in fitted]
+            return grpc_request(endpoint, feed)
         case "bentoml":
-            return [json_request({name: listed(value) for name, value in feed.items()}) for feed in fitted]
+            return json_request({name: listed(value) for name, value in feed.items()})
+        case "instances":
+            return rows_request(endpoint, feed)
         case _:
-            return [binary_request(feed) if endpoint.binary else kserve_json_request(feed) for feed in fitted]
+            return binary_request(feed) if endpoint.binary else kserve_json_request(feed)
 
 
 def ask(endpoint: Endpoint, request: Request, *, timeout_s: float = 60.0) -> Feed:
@@ -79,7 +94,13 @@ def ask(endpoint: Endpoint, request: Request, *, timeout_s: float = 60.0) -> Fee
             "check the model's inputs and the server's log",
         )
     try:
-        return bentoml_outputs(answer.json()) if endpoint.protocol == "bentoml" else kserve_outputs(answer)
+        match endpoint.protocol:
+            case "bentoml":
+                return bentoml_outputs(answer.json())
+            case "instances":
+                return rows_outputs(answer.json())
+            case _:
+                return kserve_outputs(answer)
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{endpoint} answers what is not {endpoint.protocol}: {error}", "choose another protocol") from None
 
@@ -95,3 +116,17 @@ def _detect(server: Server, path: str) -> Protocol:
         f"the server at {server} has neither KServe's /v2 nor BentoML's /schema.json",
         "check the port; Triton's gRPC is grpc://host:8001",
     )
+
+
+def refusal(endpoint: Endpoint, request: Request, *, timeout_s: float = 20.0) -> str:
+    """Send a request that must be refused as its sender's mistake; return what happened instead, or nothing.
+
+    Over HTTP such an answer has a status of 400 to 499; over gRPC it is an error that is none of the server's own.
+
+    Raises:
+        UserError: When the server does not answer at all.
+    """
+    if endpoint.protocol == "kserve-grpc":
+        return grpc_refusal(endpoint, request, timeout_s)
+    answer = fetch(endpoint.server, endpoint.path, request, timeout_s)
+    return "" if 400 <= answer.status < 500 else f"HTTP {answer.status}: {answer.text[:120]}"

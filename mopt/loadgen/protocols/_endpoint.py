@@ -26,8 +26,8 @@ from typing import Literal
 from mopt.errors import UserError
 from mopt.model.signature import TensorSpec
 
-Protocol = Literal["kserve-http", "kserve-grpc", "bentoml"]
-PROTOCOLS: tuple[Protocol, ...] = ("kserve-http", "kserve-grpc", "bentoml")
+Protocol = Literal["kserve-http", "kserve-grpc", "bentoml", "invocations", "instances"]
+PROTOCOLS: tuple[Protocol, ...] = ("kserve-http", "kserve-grpc", "bentoml", "invocations", "instances")
 ALIVE = "/inference.GRPCInferenceService/ServerLive"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 """The methods that are called over gRPC."""
@@ -91,6 +91,7 @@ class Endpoint:
         version: Of the model; empty for the one that the server chooses.
         binary: Whether tensors may travel as raw bytes over HTTP.
         inputs: By name what the server says about an input, None where it names it only; None where it tells nothing.
+        batch_axes: Axis of each input that a row of ``instances`` is without; None for the first of each.
     """
 
     protocol: Protocol
@@ -101,6 +102,7 @@ class Endpoint:
     version: str = ""
     binary: bool = False
     inputs: Mapping[str, TensorSpec | None] | None = None
+    batch_axes: Mapping[str, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.model} at {self.server}"

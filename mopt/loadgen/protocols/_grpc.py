@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ask_grpc", "connect_grpc", "grpc_request"]
+__all__ = ["ask_grpc", "connect_grpc", "grpc_refusal", "grpc_request"]
 
 import contextlib
 from collections.abc import Iterator
@@ -92,6 +92,19 @@ def ask_grpc(endpoint: Endpoint, request: Request, timeout_s: float) -> Feed:
         else from_list(_contents(output.contents), output.datatype, output.shape)
         for index, output in enumerate(answer.outputs)
     }
+
+
+def grpc_refusal(endpoint: Endpoint, request: Request, timeout_s: float) -> str:
+    """Send what must be refused; return the code that says otherwise, or nothing."""
+    grpc, messages, services = _services()
+    message = messages.ModelInferRequest.FromString(request.body)
+    with grpc.insecure_channel(str(endpoint.server), [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            services.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=timeout_s, metadata=endpoint.server.metadata)
+        except grpc.RpcError as error:
+            sender = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
+            return "" if error.code() in sender else f"{error.code().name}: {error.details()}"
+    return "answered"
 
 
 def _contents(contents: Any) -> list[Any]:

@@ -77,7 +77,7 @@ def kserve_outputs(answer: Answer) -> Feed:
     entries, rest = json.loads(answer.body[:length])["outputs"], memoryview(answer.body)[length:]
     outputs: Feed = {}
     for entry in entries:
-        size = entry.get("parameters", {}).get("binary_data_size")
+        size = (entry.get("parameters") or {}).get("binary_data_size")
         if size is None:
             outputs[entry["name"]] = from_list(entry["data"], entry["datatype"], entry["shape"])
         else:

@@ -56,7 +56,7 @@ def fit(endpoint: Endpoint, feed: Feed) -> Feed:
 def _fit_one(endpoint: Endpoint, name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if dtype_kind(value.dtype) not in _DATATYPES:
         raise UserError(f"{name} is {value.dtype}, which the protocol does not know", "convert the samples")
-    if endpoint.protocol == "bentoml":
+    if endpoint.protocol in ("bentoml", "instances"):
         return value
     spec = (endpoint.inputs or {}).get(name)
     rank = len(spec.shape) if spec else 1

@@ -54,6 +54,8 @@ class SpaceInputs:
         calibration: Real samples.
         threads: For one inference.
         engine: How TensorRT engines are built; None for a target without.
+        served: Runtimes that all serving systems run that are named; none where none is named. What nobody would choose but for
+            its server is tried for that server alone.
     """
 
     traits: GraphTraits
@@ -61,6 +63,7 @@ class SpaceInputs:
     calibration: Samples
     threads: int
     engine: BuildTensorrt | None = None
+    served: frozenset[str] = frozenset()
 
 
 class SearchSpace(abc.ABC):

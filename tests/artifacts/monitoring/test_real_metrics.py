@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -53,19 +52,17 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     manifest = manifests.manifest(name="double", signature=artifacts.signature(), batching=batching)
     (folder / "repository").mkdir()
     Triton().write(folder / "repository", manifest=manifest, model_folder=model.folder, golden=artifacts.feeds(1))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     flags = re.findall(r"--metrics-config (\S+)", EXPORTED["triton"].start)
-    options = ["--metrics-address=127.0.0.1", f"--metrics-port={port}", *(f"--metrics-config={flag}" for flag in flags)]
+    options = [f"--metrics-config={flag}" for flag in flags]
     with servers.triton(folder / "repository", options=options) as ports:
         url = f"http://127.0.0.1:{ports.http}/v2/models/double/infer"
-        before = scraped(f"http://127.0.0.1:{port}/metrics")
+        before = scraped(f"http://127.0.0.1:{ports.metrics}/metrics")
         for _ in range(_REQUESTS):
             post(url, {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
         with pytest.raises(urllib.error.HTTPError):
             post(url, {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]})
         time.sleep(2.5)  # its summaries are of the past seconds
-        after = scraped(f"http://127.0.0.1:{port}/metrics")
+        after = scraped(f"http://127.0.0.1:{ports.metrics}/metrics")
     return after | {f"before {series}": value for series, value in before.items()}
 
 

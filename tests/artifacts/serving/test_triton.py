@@ -1,12 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from mopt.artifacts.serving.triton import Triton, model_name, quote
+from mopt.artifacts.serving._provisioning import provision
+from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Signature, TensorSpec
 from mopt.records.serving import Batching
+from mopt.system.environments import find_environment
+from tests.artifacts.serving.test_provisioning import served
 from tests.manifests import HOSTILE, manifest, signature
 
 IMAGES = {"images": np.linspace(0, 1, 3 * 224 * 224, dtype=np.float32).reshape(1, 3, 224, 224)}
@@ -276,14 +281,82 @@ def test_hostile_names_stay_text(parse, tmp_path):
     assert "NOT DEPLOYABLE" in path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("resnet50", "resnet50"), ("../../etc", "etc"), ("a b/c:é", "a_b_c"), ("..", "model"), ("", "model")],
-)
-def test_the_folder_has_a_plain_name(name, expected):
-    assert model_name(name) == expected
+# --- README, a request, and releases -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ['a"b\\c', "tab\tline\nnull\0", "naïve 名", "'", "\x7f\x80"])
-def test_quoting_comes_back(text):
-    assert text_format.Parse(f"name: {quote(text)}", pb.ModelConfig()).name == text
+def readme(path):
+    return (path.parent.parent / "README.md").read_text()
+
+
+def test_the_readme_has_one_command_and_one_request(parse):
+    _, path = parse([IMAGES], deployable=False, not_deployable_because="no sample was given")
+    text = readme(path)
+    assert text.count("docker run") == 1
+    assert "nvcr.io/nvidia/tritonserver:" in text
+    assert "http://localhost:8000/v2/models/resnet50/infer" in text
+    assert "Not deployable" in text
+    (entry,) = json.loads((path.parent.parent / "request.json").read_text())["inputs"]
+    assert (entry["name"], entry["datatype"], entry["shape"]) == ("images", "FP32", [1, 3, 224, 224])
+
+
+def test_a_request_has_the_shape_that_triton_reshapes(parse):
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch",))
+    one = Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0})
+    _, path = parse([{"x": np.ones((1,), np.float32)}], signature=one)
+    (entry,) = json.loads((path.parent.parent / "request.json").read_text())["inputs"]
+    assert entry["shape"] == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_fp16_travels_as_raw_bytes_alone(parse, dtype):
+    spec = TensorSpec(name="x", dtype=dtype, shape=("batch", 2))
+    one = Signature(inputs=(spec,), outputs=(spec,), batch_axes={"x": 0})
+    _, path = parse([{"x": np.ones((1, 2), dtype)}], signature=one)
+    assert (path.parent.parent / "request.json").exists() is (dtype == "float32")
+    assert ("which curl cannot write" in readme(path)) is (dtype == "float16")
+
+
+def test_answers_are_computed_anew_and_one_version_is_served(parse):
+    config, _ = parse()
+    assert config.HasField("response_cache")
+    assert config.response_cache.enable is False
+    assert config.version_policy.latest.num_versions == 1
+
+
+def test_the_warm_up_runs_as_often_as_it_took_to_be_steady(parse):
+    profile = served(warm_ms=40.0)
+    config, _ = parse([IMAGES], serving_profile=profile)
+    assert {warm.count for warm in config.model_warmup} == {provision(manifest(serving_profile=profile)).warm_up_requests}
+    assert config.model_warmup[0].count > 1
+
+
+def test_the_release_that_is_named_is_started_and_its_other_version_told(tmp_path):
+    model, folder = tmp_path / "model", tmp_path / "triton"
+    for each in (model, folder):
+        each.mkdir()
+    (model / "model.onnx").write_bytes(b"model.onnx")
+    record = manifest(versions={"onnxruntime": "1.32.0"})
+    Triton(release="26.03").write(folder, manifest=record, model_folder=model, golden=[])
+    assert "tritonserver:26.03-py3" in (folder / "README.md").read_text()
+    assert "# Judged with ONNX Runtime 1.32.0, and the release 26.03 has" in next(folder.glob("*/config.pbtxt")).read_text()
+
+
+def test_the_files_are_held_to_nvidias_schema(parse):
+    _, path = parse()
+    proof = Triton().check(path.parent.parent, manifest=manifest(), environment=None)[0]
+    assert proof.state == "proven"
+    path.write_text(path.read_text() + "max_batch_sizes: 3\n")
+    proof = Triton().check(path.parent.parent, manifest=manifest(), environment=None)[0]
+    assert proof.state == "failed"
+    assert "max_batch_sizes" in proof.detail
+
+
+@pytest.mark.servers
+def test_model_analyzer_reads_them(parse):
+    if find_environment("model-analyzer") is None:
+        pytest.skip("mopt tools install model-analyzer has not run")
+    _, path = parse([IMAGES])
+    proof = Triton().check(path.parent.parent, manifest=manifest(), environment=None)[1]
+    assert (proof.state, proof.detail) == ("proven", "it reads resnet50")
+    path.write_text("no field: 1\n")
+    assert Triton().check(path.parent.parent, manifest=manifest(), environment=None)[1].state == "failed"

@@ -74,3 +74,9 @@ def test_binary_and_json_outputs_may_stand_beside_each_other():
     body = head + np.float32([1, 2]).tobytes() + bytes([7, 8])
     outputs = kserve_outputs(Answer(200, {"inference-header-content-length": str(len(head))}, body))
     assert {name: value.tolist() for name, value in outputs.items()} == {"a": [[1, 2]], "b": [3], "c": [7, 8]}
+
+
+def test_parameters_that_are_null_are_none_as_kserves_own_server_writes_them():
+    entry = {"name": "a", "datatype": "FP32", "shape": [1], "parameters": None, "data": [2.0]}
+    outputs = kserve_outputs(Answer(200, {}, json.dumps({"outputs": [entry], "parameters": None}).encode()))
+    assert outputs["a"].tolist() == [2.0]

@@ -1,0 +1,144 @@
+"""The model in KServe's own server, over its protocols v1 and v2 and over gRPC; requests are put together.
+
+mopt copies this file as model.py; it is started with ``--model_dir`` and what else KServe's server takes.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Served"]
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import kserve
+import kserve.errors
+import kserve.model_server
+import numpy as np
+from batcher import Batcher, ClosedError, OverloadedError
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from served_model import DATATYPES, InvalidRequestError, ServedModel
+
+_VERSIONS = ("", "1", None)
+
+
+class BusyError(kserve.errors.ModelNotReady):
+    """Too many requests wait, or the server ends: HTTP 503, and UNAVAILABLE over gRPC, which looks for a reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.reason = self.error_msg = f"{name} takes no request now: {reason}"
+
+
+class Served(kserve.Model):
+    """What was judged, opened once for each instance, behind one queue.
+
+    Args:
+        folder: Where served_model.json is, and the model below it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        first = ServedModel(folder)
+        super().__init__(first.name)
+        self._model = first
+        self._batcher = Batcher([first, *(ServedModel(folder) for _ in range(first.settings["instances"] - 1))])
+        self.ready = True
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Return the inputs as the protocol describes them."""
+        inputs: list[dict[str, Any]] = self._model.metadata()["inputs"]
+        return inputs
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Return the outputs as the protocol describes them."""
+        outputs: list[dict[str, Any]] = self._model.metadata()["outputs"]
+        return outputs
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        """Answer a request of v1, a dictionary, or of v2."""
+        try:
+            if isinstance(payload, kserve.InferRequest):
+                return self._answer(payload, await self._batcher.infer(self._feed(payload)))
+            feeds = self._model.parse_instances(payload.get("instances") if isinstance(payload, dict) else None)
+            return {"predictions": self._model.predictions(await self._batcher.infer_all(feeds))}
+        except InvalidRequestError as error:
+            raise kserve.errors.InvalidInput(str(error)) from None
+        except (OverloadedError, ClosedError) as error:
+            raise BusyError(self.name, str(error)) from None
+
+    def stop(self) -> None:
+        """Answer what waits, and take no more."""
+        super().stop()
+        self._batcher.close()
+
+    def _feed(self, request: Any) -> dict[str, Any]:
+        if request.model_version not in _VERSIONS:
+            raise InvalidRequestError(f"{self.name} has no version {request.model_version}")
+        if request.from_grpc:
+            return self._from_grpc(request)
+        fields = ("name", "datatype", "shape", "data")
+        return self._model.parse({"inputs": [{field: getattr(entry, field) for field in fields} for entry in request.inputs]})
+
+    def _from_grpc(self, request: Any) -> dict[str, Any]:
+        """Tensors come with their types here, as raw bytes or as typed contents."""
+        feed = {}
+        for entry in request.inputs:
+            try:
+                value = entry.as_numpy()
+                if entry.datatype == "BYTES":
+                    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in value.ravel()]
+                    value = np.array(texts, dtype=object).reshape(value.shape)
+            except ValueError as error:
+                raise InvalidRequestError(f"{entry.name} cannot be read: {error}") from None
+            feed[entry.name] = value
+        for spec in self._model.inputs:
+            if spec["name"] in feed and not spec["shape"]:
+                feed[spec["name"]] = feed[spec["name"]].reshape(())
+        self._model.check(feed)
+        return feed
+
+    def _answer(self, request: Any, outputs: dict[str, Any]) -> Any:
+        entries = []
+        for name, value in outputs.items():
+            text = value.dtype.kind in "OUS"
+            datatype = DATATYPES["str" if text else value.dtype.name]
+            shape = list(value.shape) or [1]
+            data = value.astype(object) if text else value
+            if request.from_grpc:  # the SDK asks an array that is to be sent as bytes whether it is true
+                entries.append(kserve.InferOutput(name, shape, datatype))
+                entries[-1].set_data_from_numpy(data.reshape(shape), binary_data=True)
+            else:
+                entries.append(kserve.InferOutput(name, shape, datatype, data=data.reshape(shape)))
+        return kserve.InferResponse(
+            request.id or "",
+            self.name,
+            entries,
+            model_version="1",
+            use_binary_outputs=request.use_binary_outputs and not request.from_grpc,
+            requested_outputs=None if request.from_grpc else request.request_outputs,
+        )
+
+
+@kserve.model_server.app.middleware("http")
+async def _only_version_1(request: Request, call_next: Any) -> Response:
+    """Take version 1 for what it is, and refuse the others: KServe's server answers 501 to every version."""
+    before, found, after = request.scope["path"].partition("/versions/")
+    if found and before.startswith("/v2/models/"):
+        version, slash, rest = after.partition("/")
+        if version != "1":
+            return JSONResponse({"error": f"there is no version {version}"}, 404)
+        request.scope["path"] = before + slash + rest
+    answer: Response = await call_next(request)
+    return answer
+
+
+def main() -> None:
+    """Serve."""
+    parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
+    parser.add_argument("--model_dir", type=Path, default=Path("/mnt/models"))
+    kserve.ModelServer().start([Served(parser.parse_args().model_dir)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The real tritonserver: NVIDIA's container where this runs in one, else the one in the wheel of nvidia-pytriton."""
+
+from __future__ import annotations
+
+__all__ = ["HOPELESS", "Tritonserver", "find_tritonserver"]
+
+import dataclasses
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from mopt.artifacts.serving._base import Ports
+from mopt.errors import NotApplicableError
+from mopt.system.environments import Environment
+
+HOPELESS = ("UNAVAILABLE", "failed to load")
+"""What its log says of a model that will never be ready."""
+_CONTAINER = "/opt/tritonserver/bin/tritonserver"
+_PYTRITON = "2.51.0"
+"""The server in nvidia-pytriton 0.7.0, which is that of the container 24.10."""
+_STAND_INS = ("onnxruntime", "openvino")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tritonserver:
+    """A server that can load models of one backend.
+
+    Attributes:
+        program: The binary.
+        backends: The folder with its backends.
+        environment: Variables that it needs.
+        version: For people to read.
+        tells: Whether the backend writes ``$MOPT_SERVED_REPORT``, with ``{model}`` in it for the name of the model.
+        not_run: Parts of NVIDIA's that do not run, each with what runs in its place.
+    """
+
+    program: Path
+    backends: Path
+    environment: Mapping[str, str]
+    version: str
+    tells: bool
+    not_run: tuple[str, ...]
+
+    def command(self, repository: Path, ports: Ports, *options: str) -> list[str | Path]:
+        """Return the command that serves a model repository on 127.0.0.1 over HTTP and gRPC, with metrics."""
+        return [
+            self.program,
+            f"--model-repository={repository}", f"--backend-directory={self.backends}",
+            "--http-address=127.0.0.1", f"--http-port={ports.http}",
+            "--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}",
+            "--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}",
+            "--exit-on-error=false", "--disable-auto-complete-config", *options,
+        ]  # fmt: skip
+
+
+def find_tritonserver(environment: Environment, scratch: Path, backend: str, *, gpu: bool = False) -> Tritonserver:
+    """Return a server that has a backend: the one in C++ where NVIDIA's container or a tritonserver on the PATH has it.
+
+    Else it is the server of the environment with a python-based backend in place of the one in C++, which no registry has.
+
+    Args:
+        environment: That of ``triton``.
+        scratch: An empty folder, which holds the python-based backends as long as the server runs.
+        backend: Triton's name of it, such as ``onnxruntime``.
+        gpu: Whether the model needs a GPU, for which there is no other than the one in C++.
+
+    Raises:
+        NotApplicableError: When there is neither.
+    """
+    for program in map(Path, filter(None, (shutil.which("tritonserver"), _CONTAINER))):
+        backends = program.resolve().parents[1] / "backends"
+        if (backends / backend / f"libtriton_{backend}.so").is_file():
+            version = os.environ.get("TRITON_SERVER_VERSION", "")
+            return Tritonserver(program, backends, {}, f"tritonserver {version}".strip(), False, ())
+    if gpu or backend not in _STAND_INS:
+        raise NotApplicableError(f"its {backend} backend{' for GPUs' if gpu else ''} is in NVIDIA's container alone")
+    home = environment.packages / "pytriton" / "tritonserver"
+    libraries = (environment.packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
+    replaced = (
+        f"the {backend} backend in C++, which no registry has: a backend in Python opened {backend} "
+        f"{environment.version(backend)} with the same parameters; configuration, batcher, warm-up and protocols are NVIDIA's"
+    )
+    return Tritonserver(
+        home / "bin" / "tritonserver",
+        _stand_ins(home, scratch / "backends"),
+        # The interpreter in its python backend finds its packages by the first python on the PATH.
+        {"PATH": environment.path, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))},
+        f"tritonserver {_PYTRITON}",
+        True,
+        (replaced,),
+    )
+
+
+def _stand_ins(home: Path, folder: Path) -> Path:
+    """Lay out the python backend, and the backends that are based on it."""
+    shutil.copytree(home / "backends" / "python", folder / "python")
+    stub = folder / "python" / "triton_python_backend_stub"
+    shutil.copy(home / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / stub.name, stub)
+    stub.chmod(0o755)
+    for name in _STAND_INS:
+        (folder / name).mkdir()
+        shutil.copy(Path(__file__).parent / "_files" / "triton_backend.py", folder / name / "model.py")
+    return folder

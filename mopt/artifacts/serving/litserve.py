@@ -1,0 +1,76 @@
+"""LitServe: a program that serves the model by KServe's protocol, version 2."""
+
+from __future__ import annotations
+
+__all__ = ["Litserve"]
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._python import (
+    PYTHON_SETTABLE,
+    copy_file,
+    requirements,
+    service_name,
+    threads,
+    write_served_model,
+)
+from mopt.artifacts.serving._readme import write_readme, write_request
+from mopt.model.signature import Feed
+from mopt.records.manifest import Manifest
+from mopt.system.environments import Environment
+
+_VERSION = "0.2.19"
+_ADDRESS = (
+    "It listens on 127.0.0.1; --host 0.0.0.0 is for a container or a trusted network. With LIT_SERVER_API_KEY it asks for that "
+    "key in the header X-API-Key."
+)
+_BATCHES = (
+    "Batches are made as they were planned: an idle worker takes at once what waits. LitServe's own loop would turn without a "
+    "rest while it is idle."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Litserve(ServingSystem):
+    """A program with one worker for each instance, a queue that all share, and requests that are checked before it."""
+
+    settable: ClassVar[Mapping[str, Settable]] = PYTHON_SETTABLE
+    environment: ClassVar[str] = "litserve"
+
+    def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
+        """Write ``service.py``, ``v2_routes.py``, ``served_model.py``, ``served_model.json`` and the model."""
+        service = {"threads": threads(manifest)}
+        write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden, service=service)
+        copy_file("litserve_service.py", folder, "service.py")
+        copy_file("v2_routes.py", folder)
+        write_request(folder, manifest, golden)
+        name = service_name(manifest.name)
+        write_readme(
+            folder,
+            title="LitServe",
+            manifest=manifest,
+            start=f"pip install {' '.join(requirements(manifest, f'litserve=={_VERSION}'))}\npython service.py",
+            request=f"curl -s localhost:8000/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
+            notes=[_ADDRESS, _BATCHES],
+        )
+
+    def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
+        """Start the program."""
+        url = f"http://127.0.0.1:{ports.http}"
+        name = service_name(manifest.name)
+        return Launch(
+            command=[environment.python, folder / "service.py", "--port", str(ports.http)],
+            ready=[f"{url}/v2/models/{name}/ready"],
+            url=url,
+            protocol="kserve-http",
+            model=name,
+            environment={"PATH": environment.path, "PYTHONDONTWRITEBYTECODE": "1"},
+            folder=scratch,
+            hopeless=["Error setting up worker"],
+            report=scratch / "report.json",
+            version=f"LitServe {environment.version('litserve')}",
+        )

@@ -1,0 +1,124 @@
+"""What MLflow keeps: the artifacts of its runs and of its registry, through mlflow-skinny or mlflow."""
+
+from __future__ import annotations
+
+__all__ = ["Registry", "mlflow_client"]
+
+import abc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mopt.errors import MissingDependencyError, UserError
+from mopt.storage._base import Listing, RemoteFile, Storage
+from mopt.system.digests import digest
+
+_SETTINGS = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
+"""Of its own it prints, and asks a server that is not there for four minutes."""
+_OURS = frozenset({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"})
+"""Settings that hold whatever the user has set."""
+_DESCRIPTION = "MLmodel"
+_FILES = {"onnx": "data", "xgboost": "data", "lightgbm": "data", "transformers": "model_binary", "sklearn": "pickled_model"}
+"""By flavor, the key in MLmodel that names the file or folder with the model, where mopt takes it."""
+
+
+class Registry(Storage):
+    """A folder that MLflow keeps. The server is that of ``MLFLOW_TRACKING_URI``."""
+
+    extra: ClassVar[str] = "mlflow"
+    credentials: ClassVar[str] = "MLFLOW_TRACKING_URI, with MLFLOW_TRACKING_USERNAME and _PASSWORD or MLFLOW_TRACKING_TOKEN"
+    loggers: ClassVar[tuple[str, ...]] = ("mlflow", "urllib3", "alembic", "databricks")
+
+    @property
+    def parts(self) -> list[str]:
+        """Of the path, after the scheme."""
+        return self.rest.split("/")
+
+    def library(self) -> Any:
+        """Import MLflow."""
+        try:
+            import mlflow
+        except ImportError:
+            raise MissingDependencyError("mlflow-skinny", "mlflow") from None
+        return mlflow
+
+    @abc.abstractmethod
+    def resolved(self, client: Any) -> tuple[str, list[Any]]:
+        """Return the URI that names the folder for good, and everything that changes when its content does."""
+
+    def listing(self) -> Listing:
+        """Ask for the version, and list its files; MLflow tells their sizes, and no digests."""
+        with mlflow_client() as client:
+            uri, version = self.resolved(client)
+            files = tuple(sorted(_below(uri, ""), key=lambda file: file.name))
+        return Listing(files, digest([client.tracking_uri, uri, *version]))
+
+    def download(self, listing: Listing, folder: Path, received: Callable[[int], None]) -> None:
+        """Get all files at once, as MLflow does."""
+        with mlflow_client() as client:
+            from mlflow.artifacts import download_artifacts
+
+            download_artifacts(artifact_uri=self.resolved(client)[0], dst_path=str(folder))
+        received(listing.size)
+
+    def main(self, folder: Path) -> Path:
+        """Of a model that MLflow logged, the file that its flavor names, or the folder that it is in.
+
+        Raises:
+            UserError: When it has a flavor that mopt does not take.
+        """
+        description = folder / _DESCRIPTION
+        if not description.is_file():
+            return folder
+        import yaml
+
+        try:
+            flavors = dict(yaml.safe_load(description.read_text(encoding="utf-8"))["flavors"])
+        except (yaml.YAMLError, KeyError, TypeError, ValueError):
+            raise UserError(f"{self.url} has an {_DESCRIPTION} that cannot be read", "log the model again") from None
+        for flavor, key in _FILES.items():
+            name = flavors.get(flavor, {}).get(key)
+            if isinstance(name, str) and (path := folder / name).exists() and path.resolve().is_relative_to(folder.resolve()):
+                return path
+        known = ", ".join(sorted(_FILES))
+        raise UserError(
+            f"{self.url} is a model of {', '.join(sorted(flavors)) or 'no flavor'}, which mopt does not take",
+            f"it takes {known}",
+        )
+
+
+@contextmanager
+def mlflow_client() -> Iterator[Any]:
+    """Yield MLflow's client, which prints nothing: a tracking URI may have a password in it."""
+    from mlflow import MlflowClient
+
+    before = {name: os.environ.get(name) for name in _SETTINGS}
+    os.environ.update({name: value for name, value in _SETTINGS.items() if name in _OURS or before[name] is None})
+    try:
+        yield MlflowClient()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _below(uri: str, folder: str) -> Iterator[RemoteFile]:
+    """Yield every file below a folder of what a URI names."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(uri)
+    folders = [folder]
+    while folders:
+        for entry in repository.list_artifacts(folders.pop() or None):
+            if entry.is_dir:
+                folders.append(entry.path)
+            else:
+                yield RemoteFile(entry.path, int(entry.file_size or 0), "")
