@@ -61,8 +61,8 @@ ROW = {"x": [1.0, 2.0], "kind": [1, 2]}
     "body",
     [
         {"instances": [{**ROW, "kind": [1, 2, 3]}]}, {"instances": [{**ROW, "kind": ["a", "b"]}]},
-        {"instances": [{"x": [1.0]}]}, {"instances": [{**ROW, "z": 1}]}, {"instances": [ROW, 3]}, {"instances": []}, {"instances": ROW}, {}, [], "text", None,
-        b"{", b"", b"[" * 5000, b"\xff",
+        {"instances": [{"x": [1.0]}]}, {"instances": [{**ROW, "z": 1}]}, {"instances": [ROW, 3]}, {"instances": []},
+        {"instances": ROW}, {}, [], "text", None, b"{", b"", b"[" * 5000, b"\xff",
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_and_it_goes_on(body, service):
