@@ -3,8 +3,8 @@
     python -m benchmarks.first_request --model ocr_rec resnet50 --starts 10
 
 The files are those that a build writes; without warm-up means without their ``model_warmup``. Each start is a server of its
-own: it is asked as soon as it is ready, again at once, and then until its latency is steady. The two kinds of starts take turns,
-so that both see the same machine. It needs ``mopt tools install triton``.
+own: it is asked as soon as it is ready, again at once, and then until its latency is steady. The two kinds of starts take
+turns, so that both see the same machine. It needs ``mopt tools install triton``.
 """
 
 from __future__ import annotations

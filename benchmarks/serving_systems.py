@@ -197,7 +197,7 @@ def _write(folder: Path, system: ServingSystem, runtime: Runtime, model: Model, 
         recipe={"serve": [system.name]}, golden=golden,
     )  # fmt: skip
     return bundle.write_artifact(
-        folder, model=model, manifest=record, golden_inputs=subject.feeds, golden_outputs=answers, reports={},
+        folder, model=model, manifest=record, golden_inputs=subject.feeds, golden_outputs=answers,
         serving=[system.name],
     )  # fmt: skip
 

@@ -53,6 +53,7 @@ class Ports:
 
     http: int
     grpc: int = 0
+    metrics: int = 0
 
 
 def missing(server: str) -> str:
@@ -68,7 +69,12 @@ def missing(server: str) -> str:
 
 @contextlib.contextmanager
 def triton(
-    repository: Path, *, backend: str = "onnxruntime", reports: Path | None = None, cores: Collection[int] | None = None
+    repository: Path,
+    *,
+    backend: str = "onnxruntime",
+    reports: Path | None = None,
+    cores: Collection[int] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Ports]:
     """Run the real tritonserver on a model repository; all of its models are ready.
 
@@ -77,6 +83,7 @@ def triton(
         backend: That the models are for.
         reports: Where the backend writes ``NAME.json``, and its batches.
         cores: That it may run on.
+        options: Further ones of its command line.
     """
     environment = find_environment("triton")
     if environment is None:
@@ -89,13 +96,13 @@ def triton(
             variables["MOPT_SERVED_REPORT"] = str(reports / "{model}.json")
         models = sorted(path.name for path in repository.iterdir() if path.is_dir())
         with _running(
-            server.command(repository, serving.Ports(http, grpc, metrics)),
+            [*server.command(repository, serving.Ports(http, grpc, metrics)), *options],
             [f"http://127.0.0.1:{http}/v2/models/{model}/ready" for model in models],
             variables,
             cores=cores,
             hopeless=HOPELESS,
         ):
-            yield Ports(http, grpc)
+            yield Ports(http, grpc, metrics)
 
 
 def launched(launch: serving.Launch) -> contextlib.AbstractContextManager[None]:

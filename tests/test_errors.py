@@ -3,11 +3,20 @@ import pickle
 import pytest
 
 from mopt import errors
-from mopt.errors import CandidateRejectedError, ExitCode, MissingDependencyError, MoptError, Rejection, UserError
+from mopt.errors import (
+    CandidateRejectedError,
+    ExitCode,
+    MissingDependencyError,
+    MissingEnvironmentError,
+    MoptError,
+    Rejection,
+    UserError,
+)
 
 MADE = [
     UserError("message", "hint"),
     MissingDependencyError("numba", "sizing"),
+    MissingEnvironmentError("tensorflow"),
     CandidateRejectedError(Rejection.WORSE, "it is worse"),
     *(
         getattr(errors, name)("message", "hint")

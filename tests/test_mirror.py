@@ -5,8 +5,15 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent / "mopt"
 
+_SERVED = "only a server's own Python can import it"
 ELSEWHERE = {
     "__main__.py": ("cli/test_root.py", "every command line in it starts with python -m mopt"),
+    "artifacts/serving/_files/bentoml_service.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/litserve_service.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/mlserver_runtime.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/ray_serve_app.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/torchserve_handler.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/v2_routes.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_base.py": ("artifacts/serving/test_contract.py", "it is what every serving system keeps to"),
     "profiles/server.py": ("capacity/test_service_times.py", "it holds three arrays, for what is fitted to them"),
     "search/task.py": ("search/test_driver.py", "it holds what a search is asked, and the search is all that reads it"),
@@ -15,6 +22,7 @@ ELSEWHERE = {
 
 TOPICS = {
     "artifacts/serving/test_python_servers.py": "the real servers of the services in Python, on what was written for them",
+    "artifacts/monitoring/test_real_metrics.py": "what real servers export, against the names that the rules use",
     "artifacts/serving/test_served_precision.py": "OpenVINO's candidates in the real tritonserver, and what they compute in",
     "cli/test_root.py": "mopt without a command: help, versions, completion, mistakes",
     "runtimes/test_gpu.py": "both runtimes on a GPU, where there is one",

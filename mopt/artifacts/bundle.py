@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["add_serving", "check_destination", "place", "published", "write_artifact"]
+__all__ = ["add_serving", "check_destination", "place", "published", "serving_warnings", "write_artifact"]
 
 import contextlib
 import errno
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mopt.artifacts.artifact import FILE_NAME, SKETCH_NAME, Artifact, golden_file, hash_once
-from mopt.artifacts.serving._base import make_system
+from mopt.artifacts.monitoring.folder import FOLDER, write_monitoring
+from mopt.artifacts.serving._base import ServingSystem, make_system
+from mopt.artifacts.serving._releases import release_warnings
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.model.samples import write_feed
@@ -74,7 +76,7 @@ def write_artifact(
     manifest: Manifest,
     golden_inputs: Sequence[Feed],
     golden_outputs: Sequence[Feed],
-    reports: Mapping[str, str],
+    reports: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
     serving: Sequence[str] = (),
     sketch: Sketch | None = None,
     force: bool = False,
@@ -91,7 +93,7 @@ def write_artifact(
         manifest: Without ``files``.
         golden_inputs: Single samples.
         golden_outputs: What the chosen model made of each of them.
-        reports: Text by file name.
+        reports: Return text by file name, from the manifest with what became of the serving systems.
         serving: Names of serving systems to write files for.
         sketch: Of the samples, for requests to be compared with.
         force: Replace an artifact that is there already.
@@ -102,11 +104,12 @@ def write_artifact(
     with published(destination, force=force) as partial:
         _copy_model(model, partial / "model")
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
-        for name in serving:
-            _write_serving(name, partial, manifest, golden_inputs)
+        warnings = [text for name in serving for text in _write_serving(name, partial, manifest, golden_inputs)]
+        manifest = manifest.model_copy(update={"warnings": (*manifest.warnings, *warnings)})
+        write_monitoring(partial / FOLDER, manifest, [_plain(name) for name in serving], drift=sketch is not None)
         if sketch is not None:
             (partial / SKETCH_NAME).write_text(sketch.model_dump_json() + "\n", encoding="utf-8")
-        for name, text in reports.items():
+        for name, text in reports(manifest).items():
             (partial / name).write_text(text, encoding="utf-8")
         return _write_manifest(partial, manifest)
 
@@ -134,7 +137,7 @@ def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, f
     inputs = [feed for feed, _ in built.golden()]
     systems = [make_system(name) for name in serving]
     names = {system.name for system in systems}
-    kept = [name for name in built.manifest.recipe.get("serve", ()) if name.partition("@")[0] not in names]
+    kept = [name for name in built.manifest.recipe.get("serve", ()) if _plain(name) not in names]
     recipe = {**built.manifest.recipe, "serve": [*kept, *serving]}
     with published(destination, force=force) as partial:
         _copy_tree(built.folder, partial)
@@ -145,7 +148,14 @@ def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, f
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             system.write(folder, manifest=manifest, model_folder=partial / "model", golden=inputs)
+        served = [_plain(name) for name in recipe["serve"]]
+        write_monitoring(partial / FOLDER, manifest, served, drift=(partial / SKETCH_NAME).is_file())
         return _write_manifest(partial, manifest)
+
+
+def _plain(name: str) -> str:
+    """The name of a serving system without its release."""
+    return name.partition("@")[0]
 
 
 def place(artifact: Path, destination: Path, *, force: bool = False) -> None:
@@ -252,18 +262,30 @@ def _write_golden(folder: Path, inputs: Sequence[Feed], outputs: Sequence[Feed])
         write_feed(golden_file(folder, index, "outputs"), answer)
 
 
-def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequence[Feed]) -> None:
+def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequence[Feed]) -> list[str]:
+    """Write the files of one system, or why there are none; return what people must know of it."""
     system = make_system(name)
     folder = artifact / "serving" / system.name
     folder.mkdir(parents=True)
     try:
         system.write(folder, manifest=manifest, model_folder=artifact / "model", golden=golden)
+        return serving_warnings(system, manifest, artifact / "model")
     except NotApplicableError as error:
         shutil.rmtree(folder)
         folder.mkdir()
-        (folder / "NOT-WRITTEN.md").write_text(
-            f"No files for {name}, since it cannot serve this model: {error.message}.\n", encoding="utf-8"
-        )
+        reason = f"no files for {name}, since it cannot serve this model: {error.message}"
+        (folder / "NOT-WRITTEN.md").write_text(f"{reason[0].upper()}{reason[1:]}.\n", encoding="utf-8")
+        return [reason]
+
+
+def serving_warnings(system: ServingSystem, manifest: Manifest, model_folder: Path) -> list[str]:
+    """Return what people must know before they serve with a system: its release, and whether anybody looks after it.
+
+    Raises:
+        NotApplicableError: When the release that was named cannot load the model.
+    """
+    warnings = [f"{system.name}: {text}" for text in release_warnings(manifest, system, model_folder)]
+    return [*warnings, *([f"{system.name}: {system.unmaintained}"] if system.unmaintained else [])]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ _SHOWN = 12
 
 @app.command("drift", cls=PanelCommand)
 def command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote.")],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote, or its URL.")],
     requests: opt.Requests,
     state: opt.State = None, prometheus: opt.Prometheus = None,
     confidence: opt.Confidence = None, inputs_only: opt.InputsOnly = False,

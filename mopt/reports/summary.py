@@ -177,4 +177,6 @@ def _next_line(manifest: Manifest, folder: Path) -> str:
     path = shlex.quote(str(folder))
     if manifest.winner.profile is None:
         return f"Next: mopt verify {path} and mopt bench {path}, both where it will be served."
-    return f"Next: mopt verify {path} where it will be served, mopt bench {path} to load it."
+    serve = manifest.recipe.get("serve") or ()
+    server = f" --server {str(serve[0]).partition('@')[0]}" if serve else ""
+    return f"Next: mopt verify {path}{server} where it will be served, mopt bench {path} to load it."

@@ -65,7 +65,11 @@ class _TensorFlowSession(Session):
         self._v1: Any = importlib.import_module("tensorflow.compat.v1")
         self._threads = threads
         graph = self._v1.Graph()
-        config = self._v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
+        config = self._v1.ConfigProto(
+            intra_op_parallelism_threads=threads,
+            inter_op_parallelism_threads=1,
+            use_per_session_threads=True,  # instances of one process must not wait for the first one's only thread
+        )
         self._session = self._v1.Session(graph=graph, config=config)
         with graph.as_default():
             meta = self._v1.saved_model.load(self._session, [_TAG], str(folder))

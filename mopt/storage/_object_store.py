@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["ObjectStore"]
 
 import abc
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -32,6 +33,11 @@ class ObjectStore(Storage):
     def filesystem(self) -> Any:
         """Return fsspec's, new and without a cache of listings."""
 
+    @functools.cached_property
+    def _store(self) -> Any:
+        """One for all that is asked of this URL: making one reads the description of a whole service."""
+        return self.filesystem()
+
     @abc.abstractmethod
     def remote_file(self, name: str, info: Mapping[str, Any]) -> RemoteFile:
         """Return what a listing says of one object."""
@@ -46,7 +52,7 @@ class ObjectStore(Storage):
 
         PyTorch and Hugging Face name external data after the model: ``model.onnx.data``, ``model.onnx_data``.
         """
-        store = self.filesystem()
+        store = self._store
         try:
             info = store.info(self.root)
         except FileNotFoundError:
@@ -75,7 +81,7 @@ class ObjectStore(Storage):
 
     def download(self, listing: Listing, folder: Path, received: Callable[[int], None]) -> None:
         """Get one object after the other; each in parts where its library does that."""
-        store, callback = self.filesystem(), _callback(received)
+        store, callback = self._store, _callback(received)
         above = self.root.rpartition("/")[0] if listing.file else self.root
         for file in listing.files:
             target = folder / file.name
@@ -85,7 +91,7 @@ class ObjectStore(Storage):
     def publish(self, upload: Upload, *, replace: bool, sent: Callable[[int], None]) -> str:
         """Write all objects, check them, and write the manifest after that."""
         with answered_by(self, "written"):
-            store = self.filesystem()
+            store = self._store
             present = self.listing()
             if present.file:
                 raise UserError(f"{self.url} is an object", "choose another URL")

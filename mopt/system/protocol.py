@@ -14,7 +14,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection, UserError
+from mopt.errors import (
+    CandidateRejectedError,
+    MissingDependencyError,
+    MissingEnvironmentError,
+    NotApplicableError,
+    Rejection,
+    UserError,
+)
 from mopt.system.arrays import native_array
 
 
@@ -113,6 +120,8 @@ def _dtype(name: str) -> Any:
 
 def describe_error(error: Exception) -> dict[str, Any]:
     """Return an error as JSON data; one that mopt did not foresee becomes a rejection."""
+    if isinstance(error, MissingEnvironmentError):
+        return {"kind": "missing environment", "name": error.library}
     if isinstance(error, MissingDependencyError):
         return {"kind": "missing", "library": error.library, "extra": error.extra}
     if isinstance(error, UserError):
@@ -136,6 +145,8 @@ def rebuild_error(error: dict[str, Any]) -> Exception:
         LookupError: When it describes none; a TypeError or ValueError as well.
     """
     match error["kind"]:
+        case "missing environment":
+            return MissingEnvironmentError(error["name"])
         case "missing":
             return MissingDependencyError(error["library"], error["extra"])
         case "user":

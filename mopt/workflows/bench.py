@@ -106,6 +106,8 @@ def bench_artifact(
             latency_limit_ms=load.p99_ms,
             progress=progress,
         )
+        served = manifest.serving_profile  # the replica here does not pad; the server that it is written for may
+        profile = profile.model_copy(update={"pads": served is not None and served.pads})
         batching = recommend(profile, rate=load.rate, p99_ms=load.p99_ms, arrivals=load.arrivals)
         result = Benchmark(
             name=manifest.name,
@@ -117,8 +119,8 @@ def bench_artifact(
         )
         if not load.tests:
             return result
-        served = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
-        with ReplicaProcess(served, model, batching.instances) as replica:
+        configured = dataclasses.replace(runtime, threads=batching.threads or runtime.threads)
+        with ReplicaProcess(configured, model, batching.instances) as replica:
             replica.keep(_batches(manifest, feeds, batching.max_batch))
             replicas = _ServedReplica(replica, profile, batching)
             tests, largest = load_test(

@@ -307,7 +307,7 @@ def _write(
         manifest=manifest,
         golden_inputs=inputs,
         golden_outputs=outputs,
-        reports=render_files(manifest),
+        reports=render_files,
         serving=recipe.serve,
         sketch=sketch,
         force=False,

@@ -24,11 +24,13 @@ from mopt.recipe import make_recipe
 from mopt.records.drift import DriftReport, DriftState
 from mopt.records.sketch import Sketch
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
+from mopt.storage._fetch import fetched
 from mopt.system.digests import file_digest
 from mopt.system.files import check_file, write_whole
 from mopt.system.forkserver import forking
 from mopt.system.store import Store, default_root
 from mopt.workflows._captured import Request, read_requests
+from mopt.workflows._fetched import fetched_data
 from mopt.workflows._recipes import merge_recipes, recipe_of_artifact
 from mopt.workflows._sources import brought_by
 
@@ -68,7 +70,7 @@ def drift(
     for path in (state, prometheus):
         if path is not None:
             check_file(Path(path), force=True)
-    built = Artifact.open(artifact)
+    built, requests = Artifact.open(fetched(artifact, progress, store)), fetched(requests, progress, store)
     sketch, digest = built.sketch(), built.manifest.files[SKETCH_NAME]
     kept = _read_state(Path(state), digest) if state is not None else None
     progress.stage(_STAGE, 1)
@@ -103,7 +105,7 @@ def _requests(built: Artifact, requests: str | Path, store: Store) -> Iterator[R
     if not path.is_file():
         raise UserError(f"no such file: {path}", "give a file of captured requests")
     data = {"data": {"path": str(path)}, "metric": AUTO}
-    spec = make_recipe(merge_recipes(recipe_of_artifact(built.folder, data), data)).data
+    spec = fetched_data(make_recipe(merge_recipes(recipe_of_artifact(built.folder, data), data)).data)
     return read_requests(spec, built.manifest.signature, store, brought_by(built.manifest))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["package"]
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mopt.storage._base import is_url
 from mopt.storage._fetch import fetched
 from mopt.system.store import Store
 from mopt.workflows.build import build
+
+_VARIANT = re.compile(r"-mixed\d.*$")
 
 
 def package(
@@ -93,7 +96,8 @@ def _again(manifest: Manifest, serve: Sequence[str]) -> Recipe:
     recipe = Recipe.model_validate(manifest.recipe)
     named = {name.partition("@")[0] for name in serve}
     kept = [name for name in recipe.serve if name.partition("@")[0] not in named and _runs(manifest, name)]
-    candidates = () if manifest.chosen == manifest.reference.name else (manifest.chosen,)
+    # A variant with mixed precision is found anew from the candidate that it is one of.
+    candidates = () if manifest.chosen == manifest.reference.name else (_VARIANT.sub("", manifest.chosen),)
     search = recipe.search.model_copy(update={"candidates": candidates or ("*",)})
     return recipe.model_copy(update={"serve": (*kept, *serve), "search": search})
 

@@ -81,7 +81,7 @@ def rebuild(
         manifest=renewed,
         golden_inputs=[inputs for inputs, _ in golden],
         golden_outputs=[outputs for _, outputs in golden],
-        reports=render_files(renewed),
+        reports=render_files,
         serving=manifest.recipe.get("serve", ()),
         force=force,
     )

@@ -17,7 +17,7 @@ def write(destination, model, *, force=False, **changes):
         manifest=manifest(**changes),
         golden_inputs=[INPUT],
         golden_outputs=[OUTPUT],
-        reports=render_files(manifest(**changes)),
+        reports=render_files,
         serving=["triton"],
         force=force,
     )

@@ -37,6 +37,8 @@ def test_the_layout_and_the_modes(tmp_path, model):
         "serving/triton/resnet50/1/model.onnx",
         "serving/triton/resnet50/1/model.onnx.data",
         "serving/triton/resnet50/warmup/input-0",
+        "serving/triton/README.md",
+        "serving/triton/request.json",
     }
     assert {path.stat().st_mode & 0o7777 for path in destination.rglob("*") if path.is_file()} == {0o644}
     assert {path.stat().st_mode & 0o7777 for path in [destination, *destination.rglob("*")] if path.is_dir()} == {0o755}
@@ -194,7 +196,7 @@ from mopt.errors import UserError
 place, entry = map(Path, sys.argv[1:])
 try:
     write_artifact(place / "made" / "artifact", model=Model("onnx", entry, ""), manifest=manifest(),
-                   golden_inputs=[], golden_outputs=[], reports={}, serving=[])
+                   golden_inputs=[], golden_outputs=[], serving=[])
 except UserError as error:
     print(error.message, "|", error.hint)
 print(sorted(path.name for path in place.rglob("*")))
@@ -231,7 +233,6 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, model):
             manifest=manifest(),
             golden_inputs=[INPUT],
             golden_outputs=[OUTPUT],
-            reports={},
             serving=["triton", "trition"],
         )
     assert _snapshot(tmp_path) == before
@@ -251,7 +252,7 @@ print("ready", flush=True)
 for number in itertools.count():
     write_artifact(destination, model=Model("onnx", entry, ""), manifest=manifest(name=f"build{number}"),
                    golden_inputs=[{"images": np.ones((1, 3, 8, 8), "f4")}],
-                   golden_outputs=[{"logits": np.ones((1, 10), "f4")}], reports={}, serving=["triton"], force=True)
+                   golden_outputs=[{"logits": np.ones((1, 10), "f4")}], serving=["triton"], force=True)
     print("written", flush=True)
 """
 

@@ -12,7 +12,9 @@ import onnxruntime
 from mopt.model.files import Model
 from mopt.model.samples import Sample, Samples, write_samples
 from mopt.model.signature import Feed
-from mopt.passes._base import Pass, PassResult
+from mopt.passes._base import Pass, PassResult, run_passes
+from mopt.system.environments import interpreter_of
+from mopt.system.process import run as run_in_child
 
 CNN = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -162,9 +164,12 @@ def run(path: Path, feed: Feed) -> list[np.ndarray]:
 def apply(step: Pass, source: Model, folder: Path) -> tuple[Model, PassResult]:
     """Apply a pass, and see to it that the folder holds a model and nothing else."""
     folder.mkdir(parents=True)
-    result = step.apply(source, folder)
+    if step.tools:
+        result = PassResult(**run_in_child(run_passes, (step,), source, folder, python=interpreter_of(step.tools))[0])
+    else:
+        result = step.apply(source, folder)
     made = Model.at(step.makes, folder)
-    allowed = {"model.onnx", "model.onnx.data", "model.xml", "model.bin", *step.beside}
+    allowed = {"model.onnx", "model.onnx.data", "model.xml", "model.bin", "saved_model.pb", *step.beside}
     assert {path.name for path in folder.iterdir()} <= allowed
     return made, result
 

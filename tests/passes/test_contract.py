@@ -16,6 +16,7 @@ from mopt.model.samples import Samples
 from mopt.passes._base import Pass
 from mopt.system import plugins
 from mopt.system.digests import folder_digest, versions
+from mopt.system.environments import find_environment
 from tests.passes import graphs
 
 NAMES = plugins.names("passes")
@@ -57,6 +58,8 @@ def test_options_are_the_documented_fields_of_a_frozen_dataclass(name: str) -> N
 @pytest.mark.parametrize("make", [graphs.cnn, graphs.transformer], ids=["cnn", "transformer"])
 def test_a_pass_leaves_its_input_alone_and_its_key_is_data(name: str, make: typing.Any, tmp_path: Path) -> None:
     kind = _load(name)
+    if kind.tools and find_environment(kind.tools) is None:
+        pytest.skip(f"needs mopt tools install {kind.tools}")
     if kind.extra and not any(versions(kind.libraries).values()):
         pytest.skip(f"needs mopt[{kind.extra}]")
     source = make(tmp_path / "model")

@@ -19,7 +19,8 @@ from mopt.records.measurement import LayerCost, OperatorCost
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.system import plugins
-from mopt.system.digests import describe_fields, versions
+from mopt.system.digests import describe_fields
+from mopt.system.environments import versions_in
 from tests.passes import graphs
 
 NAMES = plugins.names("runtimes")
@@ -77,8 +78,9 @@ def test_it_says_what_it_loads_where_it_runs_and_what_it_depends_on(name: str) -
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SessionProcess]:
     """A session on a small CNN, where the library and the device are there."""
     runtime = _made(request.param)
-    if not any(versions(runtime.libraries).values()):
-        pytest.skip(f"needs mopt[{runtime.extra}]" if runtime.extra else "its library is not installed")
+    if not any(versions_in(runtime.tools, runtime.libraries).values()):
+        needed = f"needs mopt tools install {runtime.tools}" if runtime.tools else "its library is not installed"
+        pytest.skip(f"needs mopt[{runtime.extra}]" if runtime.extra else needed)
     if why := runtime.unavailable():
         pytest.skip(why)
     try:

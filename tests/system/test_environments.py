@@ -1,10 +1,18 @@
 import subprocess
+from importlib import metadata
 
 import pytest
 
-from mopt.errors import UserError
+from mopt.errors import MissingEnvironmentError, UserError
 from mopt.system import environments
-from mopt.system.environments import environment_names, find_environment, install_environment, load_environment
+from mopt.system.environments import (
+    environment_names,
+    find_environment,
+    install_environment,
+    interpreter_of,
+    load_environment,
+    versions_in,
+)
 
 
 @pytest.mark.parametrize("name", environment_names())
@@ -70,3 +78,25 @@ def test_a_program_that_it_needs_must_be_there(lists, tmp_path):
     with pytest.raises(UserError, match="a needs no-such-program"):
         install_environment("a")
     assert not (tmp_path / "tools").exists()
+
+
+def test_without_an_environment_it_is_this_python_and_its_versions():
+    assert interpreter_of("") is None
+    assert versions_in("", ("numpy", "no-such-thing")) == {"numpy": metadata.version("numpy"), "no-such-thing": ""}
+
+
+def test_an_environment_that_is_not_installed_says_how_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOPT_TOOLS", str(tmp_path))
+    assert versions_in("tensorflow", ("tensorflow-cpu",)) == {"tensorflow-cpu": ""}
+    with pytest.raises(MissingEnvironmentError) as caught:
+        interpreter_of("tensorflow")
+    assert caught.value.hint == "mopt tools install tensorflow"
+
+
+def test_an_environments_python_and_versions_are_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOPT_TOOLS", str(tmp_path))
+    folder = load_environment("tensorflow").folder
+    folder.mkdir()
+    (folder / "installed.txt").write_text("numpy==1.26.4\ntensorflow_cpu==2.19.0\n")
+    assert interpreter_of("tensorflow") == folder / "bin" / "python"
+    assert versions_in("tensorflow", ("tensorflow-cpu", "onnx")) == {"tensorflow-cpu": "2.19.0", "onnx": ""}

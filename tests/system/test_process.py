@@ -1,15 +1,19 @@
 import os
+import pickle
 import signal
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.system import process
+from mopt.system.arrays import native_array
 from mopt.system.deadlines import TimeLimit
 from mopt.system.process import Worker, run
+from mopt.system.store import code_digest
 from tests.hosted import Counter, alive
 
 
@@ -82,3 +86,33 @@ def test_a_paused_child_goes_on_when_it_is_asked():
         worker.pause()
         time.sleep(1.0)
         assert worker.call("add", 1, limit=TimeLimit(30.0, idle_seconds=0.5)) == 2
+
+
+def test_a_child_of_another_python_has_this_mopt_and_nothing_else_of_this_one(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    python = Path(sys.executable)
+    look = "__import__('importlib.util').util.find_spec('only_here') is not None"
+    assert run(eval, look)
+    assert not run(eval, look, python=python)
+    assert run(code_digest, python=python) == code_digest()
+
+
+def test_arrays_go_to_another_python_and_back():
+    value = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(run(native_array, value, python=Path(sys.executable)), value)
+
+
+def test_requests_for_another_python_are_what_numpy_1_reads(monkeypatch):
+    protocols = []
+
+    class Noted(pickle.Pickler):
+        def __init__(self, file, protocol):
+            protocols.append(protocol)
+            super().__init__(file, protocol=protocol)
+
+    monkeypatch.setattr(process.pickle, "Pickler", Noted)
+    run(code_digest, python=Path(sys.executable))
+    run(code_digest)
+    assert protocols == [4, pickle.HIGHEST_PROTOCOL]

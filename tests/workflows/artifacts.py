@@ -59,6 +59,5 @@ def write(folder: Path, model: Model, *, golden_outputs: list[Feed] | None = Non
         manifest=manifests.manifest(**fields),
         golden_inputs=inputs,
         golden_outputs=golden_outputs or answers(inputs),
-        reports={},
         serving=(),
     )

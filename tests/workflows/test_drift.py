@@ -43,7 +43,7 @@ def built(tmp_path_factory):
     inputs = artifacts.feeds(1)
     write_artifact(
         folder / "a", model=model, manifest=manifest, golden_inputs=inputs, golden_outputs=artifacts.answers(inputs),
-        reports={}, sketch=sketch,
+        sketch=sketch,
     )  # fmt: skip
     return folder / "a"
 

@@ -5,7 +5,7 @@ import pytest
 
 from mopt.artifacts.artifact import Artifact
 from mopt.errors import UserError
-from mopt.workflows.package import package
+from mopt.workflows.package import _again, package
 from tests.manifests import manifest
 from tests.workflows import artifacts
 
@@ -89,3 +89,13 @@ def test_or_it_is_judged_again_as_it_is_served(tmp_path, monkeypatch):
     assert again.manifest.recipe["serve"] == ["triton"]
     assert (tmp_path / "b" / "serving" / "triton" / "double" / "config.pbtxt").is_file()
     assert again.manifest.machine.isa != ("avx2", "avx512_bf16")  # measured here
+
+
+def test_a_mixed_variant_is_looked_for_where_it_came_from():
+    winner = manifest().winner
+    recipe = {"model": "m.onnx", "data": {"path": "a.npz"}, "serve": ["triton"]}
+    for name, candidates in (("openvino-int8-mixed3-static", ("openvino-int8",)), ("openvino-int8", ("openvino-int8",))):
+        trials = (manifest().reference, winner.model_copy(update={"name": name}))
+        again = _again(manifest(recipe=recipe, chosen=name, trials=trials), ["bentoml"])
+        assert again.search.candidates == candidates
+        assert again.serve == ("triton", "bentoml")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["PYTHON_SETTABLE", "check_python", "copy_file", "requirements", "service_name", "threads", "write_served_model"]
+__all__ = [
+    "PYTHON_SETTABLE",
+    "check_python",
+    "copy_file",
+    "prove",
+    "requirements",
+    "service_name",
+    "threads",
+    "write_served_model",
+]
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +27,17 @@ from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
+from mopt.system.environments import Environment
 from mopt.system.files import files_below, link_or_copy
 
 _FILES = Path(__file__).parent / "_files"
 PYTHON_SETTABLE: Mapping[str, Settable] = dict.fromkeys(("onnxruntime", "onnxruntime_gpu", "openvino"), EVERYTHING)
 """What a service can tell that opens the session itself, through ``served_model.py``."""
 _DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "onnxruntime_gpu": "onnxruntime-gpu", "openvino": "openvino"}
+_CHECK_SECONDS = 300
+_LINES = 8
+"""Of what a program says."""
 _NOT_IN_JSON = frozenset({"bfloat16", "complex64", "complex128", "float8e4m3fn", "float8e5m2", "int4", "uint4"})
 
 
@@ -105,6 +121,53 @@ def copy_file(name: str, folder: Path, target: str = "") -> None:
 def threads(manifest: Manifest) -> int:
     """Threads of each instance: those of the batch settings, else those that it was measured with."""
     return manifest.batching.threads or int(manifest.runtime_fields.get("threads") or 1)
+
+
+def prove(part: str, command: Sequence[str | Path], environment: Environment | None, proven: str, **variables: str) -> Proof:
+    """Run a program of a system's makers on the files; what it says is the reason where it fails.
+
+    Args:
+        part: What is looked at.
+        command: A program of the environment, and its arguments.
+        environment: Where it is; None where it is not installed.
+        proven: What is known when it ends well.
+        variables: Of its environment, besides.
+    """
+    if environment is None:
+        return Proof(part=part, state="not proven", detail="the server is not installed")
+    program, *arguments = map(str, command)
+    result = subprocess.run(
+        [str(environment.program(program)), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PATH": environment.path, "PYTHONDONTWRITEBYTECODE": "1", **variables},
+        timeout=_CHECK_SECONDS,
+    )
+    if result.returncode == 0:
+        return Proof(part=part, state="proven", detail=proven)
+    lines = (result.stderr.strip() or result.stdout.strip()).splitlines()[-_LINES:]
+    return Proof(part=part, state="failed", detail=" | ".join(lines) or f"{program} ended with {result.returncode}")
+
+
+def check_settings(environment: Environment | None, files: Mapping[str, Path]) -> Proof:
+    """Check files with the server's own types, by ``module:Class``; unlike the server, with an eye on what it would ignore."""
+    part = " and ".join(path.name for path in files.values())
+    if environment is None:
+        return Proof(part=part, state="not proven", detail="the server is not installed")
+    arguments = [text for kind, path in files.items() for text in (kind, str(path))]
+    result = subprocess.run(
+        [str(environment.python), "-P", str(_FILES / "settings_check.py"), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=_CHECK_SECONDS,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"the settings cannot be checked: {result.stderr[-2000:]}")
+    mistakes = result.stdout.splitlines()
+    proven = f"{', '.join(kind.partition(':')[2] for kind in files)} of the server knows every field"
+    return Proof(part=part, state="failed" if mistakes else "proven", detail="; ".join(mistakes) or proven)
 
 
 def requirements(manifest: Manifest, *others: str) -> list[str]:

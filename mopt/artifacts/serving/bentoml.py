@@ -7,6 +7,7 @@ __all__ = ["Bentoml"]
 import dataclasses
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from mopt.artifacts.serving._provisioning import p99_limit_ms, provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
+    prove,
     requirements,
     threads,
     write_served_model,
@@ -23,6 +25,7 @@ from mopt.artifacts.serving._python import (
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.records.units import milliseconds
 from mopt.system.environments import Environment
 
@@ -58,6 +61,13 @@ class Bentoml(ServingSystem):
             request="curl -s localhost:3000/infer -H 'Content-Type: application/json' -d @request.json",
             notes=_notes(manifest, service),
         )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Build a Bento."""
+        with tempfile.TemporaryDirectory() as home:
+            command: list[str | Path] = ["bentoml", "build", folder]
+            proven = "bentoml build makes a Bento of it, with a Dockerfile"
+            return [prove("Bento", command, environment, proven, BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="True")]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``bentoml serve`` with a home of its own."""

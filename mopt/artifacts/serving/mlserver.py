@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
+    check_settings,
     copy_file,
     requirements,
     service_name,
@@ -22,12 +23,14 @@ from mopt.artifacts.serving._python import (
 from mopt.artifacts.serving._readme import DATATYPES, write_readme, write_request
 from mopt.model.signature import Feed, TensorSpec
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
-_VERSION = "1.7.1"
+_SERVER = ("mlserver==1.7.1", "uvloop==0.21.0")
+"""With a later uvloop, its workers end as they start."""
 _ADDRESS = "It listens on 127.0.0.1 (host in settings.json); 0.0.0.0 is for a container or a trusted network."
 _BATCHES = (
-    "Batches are made by request_batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
+    "Batches are made by batcher.py as they were planned, and max_batch_size is not set: MLServer's own batching joins "
     "the values of requests without a look at their shapes and types, and starts a batch beside the one that runs."
 )
 _WORKERS = "MLServer hands requests to its workers in turn, and each has a queue of its own."
@@ -43,7 +46,7 @@ class Mlserver(ServingSystem):
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``settings.json``, ``model-settings.json``, the runtime and the model."""
         write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
-        for name in ("mlserver_runtime.py", "request_batcher.py"):
+        for name in ("mlserver_runtime.py", "batcher.py"):
             copy_file(name, folder)
         name, instances = service_name(manifest.name), max(1, manifest.batching.instances)
         # One instance runs in the server's own process, which saves the way to a worker and back.
@@ -63,10 +66,15 @@ class Mlserver(ServingSystem):
             folder,
             title="MLServer",
             manifest=manifest,
-            start=f"pip install {' '.join(requirements(manifest, f'mlserver=={_VERSION}'))}\n{_omp(manifest)} mlserver start .",
+            start=f"pip install {' '.join(requirements(manifest, *_SERVER))}\n{_omp(manifest)} mlserver start .",
             request=f"curl -s localhost:8080/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
             notes=[_ADDRESS, _BATCHES, *([_WORKERS] if instances > 1 else [])],
         )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Read the settings with MLServer's own types."""
+        types = {"mlserver.settings:Settings": "settings.json", "mlserver.settings:ModelSettings": "model-settings.json"}
+        return [check_settings(environment, {kind: folder / name for kind, name in types.items()})]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``mlserver`` on other ports."""

@@ -168,8 +168,9 @@ def _notes(manifest: Manifest, shapes: Mapping[str, str]) -> list[str]:
             "pick another precision."
         )
     streams = max(1, manifest.batching.instances)
+    where = "the stream" if streams == 1 else f"one of {streams} streams"
     notes.append(
-        f"The server puts no requests together: each runs by itself on {'the stream' if streams == 1 else f'one of {streams} streams'}, "
+        f"The server puts no requests together: each runs by itself on {where}, "
         + ("and takes a batch of one, for which it is compiled." if shapes else "with the batch that the client gives it.")
     )
     if manifest.batching.max_batch > 1 and manifest.signature.batches:

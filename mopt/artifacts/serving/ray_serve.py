@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["RayServe"]
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
+    check_settings,
     copy_file,
     requirements,
     service_name,
@@ -21,8 +21,10 @@ from mopt.artifacts.serving._python import (
     write_served_model,
 )
 from mopt.artifacts.serving._readme import write_readme, write_request
+from mopt.artifacts.serving._yaml import to_yaml
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
+from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
 _VERSION = "2.60.0"
@@ -44,10 +46,10 @@ class RayServe(ServingSystem):
         """Write ``config.yaml``, ``app.py`` and what it imports, and the model."""
         write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
         copy_file("ray_serve_app.py", folder, "app.py")
-        for name in ("request_batcher.py", "v2_routes.py"):
+        for name in ("batcher.py", "v2_routes.py"):
             copy_file(name, folder)
         config = _config(manifest)
-        (folder / "config.yaml").write_text(_as_yaml(config), encoding="utf-8")
+        (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         write_request(folder, manifest, golden)
         name = service_name(manifest.name)
         wanted = " ".join(requirements(manifest, f"'ray[serve]=={_VERSION}'"))
@@ -59,6 +61,10 @@ class RayServe(ServingSystem):
             request=f"curl -s localhost:{_PORT}/v2/models/{name}/infer -H 'Content-Type: application/json' -d @request.json",
             notes=_notes(manifest),
         )
+
+    def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
+        """Read the configuration with Ray's own schema."""
+        return [check_settings(environment, {"ray.serve.schema:ServeDeploySchema": folder / "config.yaml"})]
 
     def launch(self, folder: Path, *, manifest: Manifest, environment: Environment, ports: Ports, scratch: Path) -> Launch:
         """Start ``serve run`` on a Ray of its own, with the instances of one server."""
@@ -72,7 +78,7 @@ class RayServe(ServingSystem):
         variables = application["runtime_env"]["env_vars"]
         variables |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         path = scratch / "config.yaml"
-        path.write_text(_as_yaml(config), encoding="utf-8")
+        path.write_text(to_yaml(config), encoding="utf-8")
         url, name = f"http://127.0.0.1:{ports.http}", service_name(manifest.name)
         return Launch(
             command=[environment.program("serve"), "run", "--address", "local", path],
@@ -133,7 +139,7 @@ def _notes(manifest: Manifest) -> list[str]:
         "working_dir in runtime_env."
     )
     notes.append(
-        "Batches are made by request_batcher.py as they were planned: @serve.batch makes a batch of what has arrived even while "
+        "Batches are made by batcher.py as they were planned: @serve.batch makes a batch of what has arrived even while "
         "the model is busy."
     )
     if manifest.batching.rate is not None:
@@ -142,8 +148,3 @@ def _notes(manifest: Manifest) -> list[str]:
             "may be more than one machine has cores for; it adds some when requests pile up, and takes them away again."
         )
     return notes
-
-
-def _as_yaml(config: Any) -> str:
-    """JSON is YAML, and what is in it needs no quoting of another kind."""
-    return json.dumps(config, indent=2) + "\n"

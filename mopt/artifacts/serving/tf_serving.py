@@ -67,7 +67,7 @@ class TfServing(ServingSystem):
     releases: ClassVar[str] = "tf_serving"
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
-        """Write ``NAME/1/`` with the SavedModel and its warm-up, ``models.config``, ``batching_parameters.txt``, ``README.md``."""
+        """Write ``NAME/1/`` with the SavedModel and its warm-up, the server's two configuration files, a request and how to."""
         if manifest.format != "savedmodel":
             raise NotApplicableError(f"TensorFlow Serving loads a SavedModel, and this model is of the form {manifest.format}")
         name, plan = model_name(manifest.name), _plan(manifest)
@@ -143,8 +143,8 @@ def _why_unbatched(signature: Signature) -> str:
     for spec in signature.inputs:
         if any(isinstance(size, str) for size in spec.shape[1:]):
             return (
-                f"sizes of {spec.name} vary, and TensorFlow Serving fails requests of different sizes that come into one batch, "
-                "or pads them, which changes their answers"
+                f"sizes of {spec.name} vary, and TensorFlow Serving fails requests of different sizes that come into one "
+                "batch, or pads them, which changes their answers"
             )
     return ""
 

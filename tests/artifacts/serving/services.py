@@ -51,6 +51,7 @@ SIGNATURE = Signature(
     ),
     batch_axes={"x": 0, "kind": 0, "y": 0, "total": 0},
 )
+INSTANCES = {"onnxruntime": 2, "openvino": 1}
 FIELDS = {"onnxruntime": {"threads": 1}, "openvino": {"threads": 1, "precision": "f32"}}
 
 
@@ -109,8 +110,8 @@ def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, 
     else:
         onnx.save(parsed, model)
     batching = Batching(
-        max_batch=MOST, queue_delay_us=2_000, instances=1, replicas=1, predicted_p99_ms=None, utilization=None, rate=None,
-        limited_by="", threads=1,
+        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], threads=1, replicas=1, limited_by="",
+        predicted_p99_ms=None, utilization=None, rate=None,
     )  # fmt: skip
     library = "openvino" if runtime == "openvino" else "onnxruntime"
     fields: dict[str, Any] = {

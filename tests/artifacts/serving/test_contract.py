@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,18 +72,19 @@ def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], mo
         _class(name)().write(folder, manifest=manifest(format=form.name), model_folder=model, golden=golden)
     except NotApplicableError as error:
         return error.message
-    assert form.main_file.encode() in _contents(folder)
+    assert form.main_file.encode() in {content for path in folder.rglob("*") if path.is_file() for content in _contents(path)}
     return folder_digest(folder)
 
 
-def _contents(folder: Path) -> Iterator[bytes]:
-    """What each file holds, those in archives too."""
-    for path in folder.rglob("*"):
-        if path.name.endswith(".tar.gz"):
-            with tarfile.open(path) as archive:
-                yield from (file.read() for entry in archive if (file := archive.extractfile(entry)) is not None)
-        elif path.is_file():
-            yield path.read_bytes()
+def _contents(path: Path) -> Iterator[bytes]:
+    """What a file holds, and what the files hold that it is an archive of."""
+    yield path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield from map(archive.read, archive.namelist())
+    elif path.name.endswith(".tar.gz"):
+        with tarfile.open(path) as tar:
+            yield from (file.read() for member in tar if (file := tar.extractfile(member)) is not None)
 
 
 @pytest.mark.parametrize("name", NAMES)

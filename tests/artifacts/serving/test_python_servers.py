@@ -3,16 +3,22 @@
 import concurrent.futures
 import dataclasses
 import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from mopt.artifacts.serving._base import make_system
+from mopt.artifacts.serving._files import served_model
 from mopt.loadgen.protocols import Request, ask, connect, encode, encode_unchecked, refusal
 from mopt.system.digests import folder_digest
 from tests.artifacts.serving.services import MOST, feed, missing, serve
+from tests.manifests import HOSTILE, hostile
 
 LIGHT = ("bentoml", "kserve", "litserve")
-OTHERS = ("mlserver", "ray_serve", "sagemaker")
+OTHERS = ("mlserver", "ray_serve", "sagemaker", "torchserve")
 RUNTIMES = {"kserve": ("openvino",), "sagemaker": ("openvino",)}
 """Where the system serves others in Triton."""
 
@@ -45,8 +51,8 @@ def test_the_answers_are_those_of_the_runtime(service):
 def test_it_answers_the_same_wherever_else_it_listens(service):
     for url, protocol in service.launch.also:
         endpoint = connect(url, model=service.launch.model, protocol=protocol)
-        (request,) = encode(endpoint, [feed(1, batch=2)])
-        equal(ask(endpoint, request), service.expected(feed(1, batch=2)))
+        (request,) = encode(endpoint, [feed(1)])
+        equal(ask(endpoint, request), service.expected(feed(1)))
 
 
 def test_requests_are_put_together_and_each_gets_its_own_answer(service):
@@ -127,3 +133,32 @@ def test_its_golden_request_is_answered_and_its_files_stay_as_they_are(service):
     assert "request.json" in (service.folder / "README.md").read_text()
     json.loads(body)
     assert folder_digest(service.folder)
+
+
+# --- without a server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bentoml", "litserve", "mlserver", "ray_serve", "torchserve"])
+def test_code_is_the_same_for_every_model_and_hostile_names_stay_text(name, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.onnx").write_bytes(b"onnx")
+    (tmp_path / "out").mkdir()
+    make_system(name).write(
+        tmp_path / "out", manifest=hostile().model_copy(update={"runtime": "onnxruntime"}), model_folder=model, golden=[]
+    )
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    for path in list((tmp_path / "out").rglob("*.mar")):
+        with zipfile.ZipFile(path) as archive:
+            files |= {entry: archive.read(entry) for entry in archive.namelist()}
+    sources = {path.read_bytes() for path in Path(served_model.__file__).parent.glob("*.py")}
+    code = {file for file in files if file.endswith(".py")}
+    assert len(code) >= 2
+    assert all(files[file] in sources for file in code)
+    for file, content in files.items():
+        if file.endswith(".json"):
+            json.loads(content)
+        if file.endswith(".yaml"):
+            yaml.safe_load(content)
+    assert b"<script>" not in files["README.md"]
+    assert json.loads(files["served_model.json"])["inputs"][0]["name"] == HOSTILE

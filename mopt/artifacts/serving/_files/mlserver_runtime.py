@@ -10,10 +10,10 @@ __all__ = ["Runtime"]
 from pathlib import Path
 from typing import Any
 
+from batcher import Batcher, ClosedError, OverloadedError
 from mlserver import MLModel
-from mlserver.errors import InferenceError
+from mlserver.errors import InferenceError, MLServerError
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
-from request_batcher import RequestBatcher
 from served_model import InvalidRequestError, ServedModel
 
 FOLDER = Path(__file__).parent
@@ -29,8 +29,7 @@ class Runtime(MLModel):
     async def load(self) -> bool:
         """Open the session and warm it up."""
         self._served = ServedModel(FOLDER)
-        delay_s = self._served.settings["queue_delay_us"] / 1e6
-        self._batcher = RequestBatcher(self._served.run_batch, self._served.max_batch, delay_s)
+        self._batcher = Batcher([self._served])
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -40,10 +39,12 @@ class Runtime(MLModel):
             for each in payload.inputs
         ]
         try:
-            feed = self._served.parse({"inputs": entries})
+            outputs = await self._batcher.infer(self._served.parse({"inputs": entries}))
         except InvalidRequestError as error:
             raise InferenceError(str(error)) from None
-        answer = self._served.answer(await self._batcher.submit(feed))
+        except (OverloadedError, ClosedError) as error:
+            raise MLServerError(str(error), 503) from None
+        answer = self._served.answer(outputs)
         return InferenceResponse(model_name=self.name, outputs=[ResponseOutput(**output) for output in answer["outputs"]])
 
 

@@ -9,9 +9,9 @@ __all__ = ["Service", "app"]
 
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from batcher import Batcher, ClosedError, OverloadedError
+from fastapi import FastAPI, HTTPException, Request, Response
 from ray import serve
-from request_batcher import RequestBatcher
 from served_model import ModelInterface, ServedModel
 from v2_routes import Answer, add_routes, read_feed
 
@@ -38,14 +38,17 @@ class Service:
     """
 
     def __init__(self) -> None:
-        model = ServedModel(FOLDER)
-        self._batcher = RequestBatcher(model.run_batch, model.max_batch, model.settings["queue_delay_us"] / 1e6)
+        self._batcher = Batcher([ServedModel(FOLDER)])
 
     @routes.post(f"/v2/models/{INTERFACE.name}/infer")
     async def infer(self, request: Request) -> Response:
         """Run the model on one request, which may be a batch itself."""
         feed, identity = await read_feed(INTERFACE, request)
-        return Answer(INTERFACE, await self._batcher.submit(feed), identity).rendered()
+        try:
+            outputs = await self._batcher.infer(feed)
+        except (OverloadedError, ClosedError) as error:
+            raise HTTPException(503, str(error)) from None
+        return Answer(INTERFACE, outputs, identity).rendered()
 
 
-app = Service.bind()
+app = Service.bind()  # type: ignore[attr-defined]

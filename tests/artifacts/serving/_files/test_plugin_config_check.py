@@ -1,4 +1,4 @@
-"""A model opened as OpenVINO Model Server opens it; its answers are in tests/artifacts/serving/test_openvino_model_server.py."""
+"""A model opened as OpenVINO Model Server opens it; its answers are in test_openvino_model_server.py."""
 
 import json
 import subprocess

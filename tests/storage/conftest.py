@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mopt.storage._object_store import ObjectStore
+from mopt.system.plugins import load
+from tests import stores
+from tests.workflows import artifacts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment() -> Iterator[None]:
+    """What a server is found by, and no credentials of whoever runs the tests."""
+    ours = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "MLFLOW_", "HF_TOKEN", "HF_ENDPOINT")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(ours)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="module", params=["s3", "gs", pytest.param("az", marks=pytest.mark.servers)])
+def scheme(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An object store with a bucket, its real server running."""
+    name: str = request.param
+    starts = {"s3": stores.s3, "gs": stores.gs, "az": lambda: stores.az(tmp_path_factory.mktemp("az"))}
+    with starts[name]() as environment, pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        with contextlib.suppress(FileExistsError):
+            store(f"{name}://{stores.BUCKET}/x").filesystem().mkdir(stores.BUCKET)
+        yield name
+
+
+def store(url: str) -> ObjectStore:
+    loaded = load("storage", url.partition(":")[0])(url)
+    assert isinstance(loaded, ObjectStore)
+    return loaded
+
+
+@pytest.fixture
+def prefix(scheme: str, request: pytest.FixtureRequest) -> str:
+    """A URL below which nothing is."""
+    return f"{scheme}://{stores.BUCKET}/{request.node.name.partition('[')[0]}"
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    artifacts.write(tmp_path / "double.mopt", artifacts.doubling(tmp_path / "model"))
+    return tmp_path / "double.mopt"
