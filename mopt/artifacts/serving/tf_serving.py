@@ -62,7 +62,11 @@ class _Plan:
 class TfServing(ServingSystem):
     """A folder to mount as ``/models`` of the image ``tensorflow/serving``."""
 
-    settable: ClassVar[Mapping[str, Settable]] = {"tensorflow": Settable({"threads": ANY})}
+    settable: ClassVar[Mapping[str, Settable]] = {
+        "tensorflow": Settable(
+            {"threads": ANY}, by_itself="the precision, FP32; oneDNN where TF_ENABLE_ONEDNN_OPTS=1 asks for it"
+        )
+    }
     environment: ClassVar[str] = "tensorflow"
     releases: ClassVar[str] = "tf_serving"
 
