@@ -89,8 +89,8 @@ class Triton(ServingSystem):
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
             "openvino_model_server can (by its plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it "
             "for no server",
-            by_itself="the precision, which is BF16 on CPUs that have it; one stream for each instance; the batch is fixed at the "
-            "largest, and smaller ones are padded",
+            by_itself="the precision, which is BF16 on CPUs that have it; the batch is fixed at the largest, and smaller ones are "
+            "padded",
             pads=True,
         ),
         "tensorrt": Settable(
@@ -134,7 +134,7 @@ class Triton(ServingSystem):
             f"{_loaded_with(release, manifest)} Health: /v2/health/ready on port 8000; metrics: /metrics on port 8002.",
             *plan.notes,
             "The model is warmed up with a real sample, alone and as a full batch, before the server is ready.",
-            *([f"A cold start takes about {planned.start_s:.0f} s."] if planned.measured else []),
+            *([f"The model takes {planned.model_start_s:.2g} s to load and warm up."] if planned.measured else []),
         ]
         write_readme(
             folder,
