@@ -5,7 +5,9 @@ The model has core 0 for itself; the server's front end and the load generator s
 each the server is looked at from outside (mopt/profiles/probe.py), so that looks and loads see the same machine: on a virtual
 one the speed changes by a third within seconds, and by as much again within minutes. The p99 is predicted from the looks alone.
 
-    python -m benchmarks.serving --triton-venv .venv/triton --torchserve-venv FOLDER
+    python -m benchmarks.serving
+
+It needs ``mopt tools install triton torchserve``.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import itertools
 import json
 import math
 import os
-import shutil
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -30,15 +33,19 @@ import numpy as np
 
 import mopt
 from mopt.artifacts.artifact import Artifact
+from mopt.artifacts.serving._base import Launch
+from mopt.artifacts.serving.torchserve import Torchserve
 from mopt.capacity.arrivals import Arrivals
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy
 from mopt.loadgen.generator import client_limited, closed_loop, generate_load
 from mopt.loadgen.observe import observe_server
-from mopt.loadgen.protocols import Endpoint, Request, Server, connect, encode
+from mopt.loadgen.protocols import Endpoint, Request, connect, encode
+from mopt.loadgen.server_process import running
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.profiles.server import ServerObservation
+from mopt.workflows._started_server import launch_of
 from tests import servers
 from tests.models import Case, case, load_samples, onnx_file
 
@@ -74,37 +81,23 @@ def model():
 """
 HANDLER = """
 import io, os
-import numpy as np, onnxruntime
+import numpy as np
+from served_model import ServedModel
 
 class Handler:
     def initialize(self, context):
         os.sched_setaffinity(0, {%(core)d})
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        model = os.path.join(context.system_properties["model_dir"], "model.onnx")
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.names = [one.name for one in self.session.get_inputs()]
+        self.model = ServedModel(context.system_properties["model_dir"])
 
     def handle(self, data, context):
-        bodies = [np.load(io.BytesIO(request["body"])) for request in data]
-        feed = {name: np.concatenate([body[name] for body in bodies]) for name in self.names}
-        return [row[None].tolist() for row in self.session.run(None, feed)[0]]
-"""
-CONFIG = """
-minWorkers: 1
-maxWorkers: 1
-batchSize: %(cap)d
-maxBatchDelay: 1
-responseTimeout: 60
+        answers = self.model.run_batch([dict(np.load(io.BytesIO(request["body"]))) for request in data])
+        return [next(iter(answer.values())).tolist() for answer in answers]
 """
 
 
 def main() -> None:
     """Measure what has no result yet, and print the report of all."""
     arguments = _arguments()
-    for server in ("triton", "torchserve"):
-        if folder := getattr(arguments, f"{server}_venv"):
-            os.environ[f"MOPT_{server.upper()}_VENV"] = str(folder.resolve())
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for name in arguments.model or MODELS:
@@ -114,7 +107,7 @@ def main() -> None:
             if arguments.again or not all(path.exists() for path in kept):
                 _measure(name, artifact, server, arguments.requests, arguments.out)
             for path in kept:
-                found.append({"model": name, "server": server, **_row(Cell.utilization(path))})
+                found.append({"model": name, "server": server, **_row(Cell.load(path))})
                 print(_line(found[-1]), flush=True)
     (arguments.out / "serving.json").write_text(json.dumps(found, indent=1))
     report = _report(found)
@@ -128,8 +121,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--server", action="append", choices=("triton", "torchserve"))
     parser.add_argument("--requests", type=int, default=10_000, help="of each load, at least")
     parser.add_argument("--again", action="store_true", help="measure what has a result already")
-    parser.add_argument("--triton-venv", type=Path)
-    parser.add_argument("--torchserve-venv", type=Path)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--work", type=Path, default=HERE / "work" / "serving")
     return parser.parse_args()
@@ -308,9 +299,9 @@ class Cell:
         np.savez_compressed(path, cap=self.cap, rate=self.rate, about=json.dumps(self.about), **arrays)
 
     @classmethod
-    def utilization(cls, path: Path) -> Cell:
+    def load(cls, path: Path) -> Cell:
         """Read what :meth:`save` wrote."""
-        with np.utilization(path, allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             found = dict(arrays)
 
         def parts(kind: str, make: Any) -> tuple[Any, ...]:
@@ -400,14 +391,31 @@ def _served(server: str, artifact: Path, cap: int) -> Iterator[Endpoint]:
             _pin("triton_python_backend_stub", "tritonserver")
             yield connect(f"http://127.0.0.1:{ports.http}")
         return
-    folder = artifact.parent / "torchserve"
-    folder.mkdir(exist_ok=True)
-    (folder / "handler.py").write_text(HANDLER % {"core": MODEL_CORE})
-    (folder / "model-config.yaml").write_text(CONFIG % {"cap": cap})
-    shutil.copy(artifact / "model" / "model.onnx", folder)
-    with servers.torchserve(folder, "served", cores=[MODEL_CORE, OTHER_CORE]) as ports:
-        _pin("", "org.pytorch.serve", keep=True)
-        yield Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predictions/served", "/ping", "served")
+    with tempfile.TemporaryDirectory() as scratch:
+        launch = _torchserve(Artifact.read(artifact), Path(scratch))
+        with running(launch, cores=[MODEL_CORE, OTHER_CORE]):
+            _pin("", "org.pytorch.serve", keep=True)
+            endpoint = connect(launch.url, model=launch.model, protocol=launch.protocol)  # type: ignore[arg-type]
+            yield dataclasses.replace(endpoint, protocol="bentoml", health="/ping")
+
+
+def _torchserve(built: Artifact, scratch: Path) -> Launch:
+    """Write TorchServe's files for one instance, with a handler that reads NumPy's format and holds to a core."""
+    one = built.manifest.batching.model_copy(update={"instances": 1})
+    manifest, system = built.manifest.model_copy(update={"batching": one}), Torchserve()
+    folder = scratch / "artifact" / "serving" / system.name
+    folder.mkdir(parents=True)
+    golden = [inputs for inputs, _ in built.golden()]
+    system.write(folder, manifest=manifest, model_folder=built.folder / "model", golden=golden)
+    (archive,) = (folder / "model-store").iterdir()
+    with zipfile.ZipFile(archive) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    members["torchserve_handler.py"] = (HANDLER % {"core": MODEL_CORE}).encode()
+    with zipfile.ZipFile(archive, "w") as target:
+        for name, content in members.items():
+            target.writestr(name, content)
+    (scratch / "server").mkdir()
+    return launch_of(Artifact(scratch / "artifact", manifest), system, scratch / "server")
 
 
 def _pin(model: str, rest: str, *, keep: bool = False) -> None:
