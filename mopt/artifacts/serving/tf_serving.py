@@ -17,6 +17,7 @@ from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Sett
 from mopt.artifacts.serving._provisioning import p99_limit_ms, provision
 from mopt.artifacts.serving._python import threads
 from mopt.artifacts.serving._readme import write_readme
+from mopt.artifacts.serving._releases import release_warnings
 from mopt.artifacts.serving._savedmodel_loader import parse_configuration, run_batched, run_in_cpp, run_warmup
 from mopt.artifacts.serving._warmup_records import prediction_log, records
 from mopt.artifacts.serving.triton import model_name, quote
@@ -94,7 +95,7 @@ class TfServing(ServingSystem):
             manifest=manifest,
             start=_docker(manifest, plan, self.release or _RELEASE),
             request=f"curl -s localhost:8501/v1/models/{name}:predict -d @request.json",
-            notes=list(_notes(manifest, plan, name)),
+            notes=[*release_warnings(manifest, self, model_folder), *_notes(manifest, plan, name)],
         )
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
