@@ -237,8 +237,8 @@ def _docker(manifest: Manifest, plan: _Plan, release: str) -> str:
 def _notes(manifest: Manifest, plan: _Plan, name: str) -> Iterator[str]:
     judged = manifest.versions.get("tensorflow-cpu", "")
     yield (
-        f"Judged with TensorFlow {judged or 'as installed'} from the package index; the image has its own build of the same "
-        "kernels, so that a figure here may differ there. TF_ENABLE_ONEDNN_OPTS=1 asks for oneDNN, as it was judged with."
+        f"Judged with TensorFlow {judged or 'as installed'} from the package index; the image has a build of its own of the "
+        "same kernels, so that a figure here may differ there. TF_ENABLE_ONEDNN_OPTS=1 asks for oneDNN, as it was judged with."
     )
     if plan.why_unbatched:
         yield f"Requests are not batched: {plan.why_unbatched}."
