@@ -14,6 +14,7 @@ from mopt.artifacts.artifact import is_artifact, read_manifest
 from mopt.errors import UserError
 from mopt.model.formats import model_format
 from mopt.records.description import ModelDescription
+from mopt.records.manifest import Manifest
 from mopt.storage._fetch import fetched
 
 
@@ -27,13 +28,28 @@ def inspect(source: str | Path) -> ModelDescription:
     if is_artifact(source):
         manifest = read_manifest(source)
         name = model_format(manifest.format).readable_file
-        described = inspect(source / "model" / name)
+        path = source / "model" / name
+        described = inspect(path) if path.suffix in (".onnx", ".xml") else _as_recorded(manifest, path)
         return described.model_copy(update={"artifact": manifest.name, "chosen": manifest.chosen})
     if source.suffix == ".xml" and source.is_file():
         return _openvino(source)
     if source.suffix == ".onnx" or source.is_file():
         return _onnx(source)
     raise UserError(f"{source} is not a model file or an artifact", "give a .onnx file, a .xml file or an artifact's folder")
+
+
+def _as_recorded(manifest: Manifest, path: Path) -> ModelDescription:
+    """What the build has recorded of a model whose file nothing here reads."""
+    passes = manifest.winner.passes
+    return ModelDescription(
+        format=manifest.format,
+        file=str(path),
+        size_bytes=manifest.winner.size_bytes or 0,
+        inputs=tuple(spec.model_dump(mode="json") for spec in manifest.signature.inputs),
+        outputs=tuple(spec.model_dump(mode="json") for spec in manifest.signature.outputs),
+        weights={},
+        operators=passes[-1].detail.get("operators", {}) if passes else {},
+    )
 
 
 def _onnx(source: Path) -> ModelDescription:

@@ -60,6 +60,7 @@ def package(
     built = Artifact.open(fetched(artifact, progress, store))
     destination, replaced = (Path(out), force) if out is not None else (Path(artifact), True)
     bundle.check_destination(destination, force=replaced)
+    _check_runtime(built.manifest, systems)
     reasons = {system.name: reason for system in systems if (reason := _served_otherwise(built.manifest, system))}
     if reasons and not judge_again:
         name, reason = next(iter(reasons.items()))
@@ -76,6 +77,16 @@ def package(
     except NotApplicableError as error:
         raise UserError(error.message, "choose another serving system with mopt list serving") from None
     return Artifact(destination, manifest)
+
+
+def _check_runtime(manifest: Manifest, systems: Sequence[ServingSystem]) -> None:
+    """Refuse a system that does not run the chosen candidate's runtime: judging that candidate again changes nothing then."""
+    for system in systems:
+        if manifest.runtime not in system.settable:
+            raise UserError(
+                f"{system.name} does not serve {manifest.runtime}, which runs {manifest.chosen}",
+                f"mopt build with --serve {system.name} searches among what it serves",
+            )
 
 
 def _served_otherwise(manifest: Manifest, system: ServingSystem) -> str:

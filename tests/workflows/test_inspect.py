@@ -1,3 +1,4 @@
+import json
 import random
 
 import onnx
@@ -44,6 +45,22 @@ def test_operators_of_other_domains_have_theirs_before_the_name(tmp_path):
     )
     onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
     assert inspect(tmp_path / "m.onnx").operators == {"com.microsoft::Gelu": 1}
+
+
+def test_a_form_that_nothing_here_reads_is_told_as_the_build_recorded_it(tmp_path):
+    artifacts.write(tmp_path / "a", artifacts.doubling(tmp_path / "model"))
+    path = tmp_path / "a" / "manifest.json"
+    record = json.loads(path.read_text())
+    record["format"] = "savedmodel"
+    for trial in record["trials"]:
+        passes = trial["passes"] or [
+            {"name": "build_savedmodel", "fields": {}, "modified": True, "cached": False, "seconds": 0}
+        ]
+        trial["passes"] = [{**step, "detail": {"operators": {"AddV2": 1}}} for step in passes]
+    path.write_text(json.dumps(record))
+    described = inspect(tmp_path / "a")
+    assert (described.format, described.operators) == ("savedmodel", {"AddV2": 1})
+    assert [spec["name"] for spec in described.inputs] == [spec["name"] for spec in record["signature"]["inputs"]]
 
 
 def test_an_artifact_is_the_model_in_it(tmp_path):

@@ -70,6 +70,14 @@ def test_what_a_system_would_serve_otherwise_is_refused_with_the_way_out(tmp_pat
     assert files(tmp_path / "a") == before
 
 
+@pytest.mark.parametrize("judge_again", [False, True])
+def test_a_system_that_does_not_run_the_runtime_needs_another_build(tmp_path, judge_again):
+    artifacts.write(tmp_path / "a", artifacts.doubling(tmp_path / "model"))
+    with pytest.raises(UserError, match="tf_serving does not serve onnxruntime, which runs") as caught:
+        package(tmp_path / "a", ["tf_serving"], judge_again=judge_again)
+    assert caught.value.hint == "mopt build with --serve tf_serving searches among what it serves"
+
+
 @pytest.mark.slow
 def test_or_it_is_judged_again_as_it_is_served(tmp_path, monkeypatch):
     monkeypatch.setenv("MOPT_CACHE", str(tmp_path / "cache"))

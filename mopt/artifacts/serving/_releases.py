@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mopt.artifacts.serving._base import ServingSystem
 
 _LIBRARIES = {"onnxruntime": "onnxruntime", "onnxruntime_gpu": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
-_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorflow": "TensorFlow", "tensorrt": "TensorRT"}
 _DEMANDS = {"opset": "opset", "ml": "opset of ai.onnx.ml", "ir": "IR version"}
 _OPENVINO_OPSET = re.compile(rb'\bversion="opset(\d+)"')
 
@@ -119,6 +119,11 @@ def release_warnings(manifest: Manifest, system: ServingSystem, model_folder: Pa
         return [f"{warning}makes one for another."]
     if judged and served and _version(judged) != _version(served):
         name = _NAMES[library]
+        if library == "tensorflow" and _version(served) < _version(judged):
+            older = f"TensorFlow {judged}, and the release {release.name} has TensorFlow {served}"
+            return [
+                f"Judged with {older}: an older one need not load what a newer one has written. Take {_of(release, judged)}."
+            ]
         warning = (
             f"Judged with {name} {judged}, and the release {release.name} has {name} {served}: it loads the model, and speed "
         )
@@ -126,11 +131,23 @@ def release_warnings(manifest: Manifest, system: ServingSystem, model_folder: Pa
     return []
 
 
+def _of(release: Release, judged: str) -> str:
+    """The newest release of a system that has a version of its library, patches apart."""
+    wanted = _version(judged).release[:2]
+    fitting = [
+        each
+        for each in known_releases(release.system)
+        if any(_version(v).release[:2] == wanted for v in each.versions.values())
+    ]
+    return fitting[-1].name if fitting else "a newer one"
+
+
 def _judged(manifest: Manifest, library: str) -> str:
     """The version of the library that the model was judged with."""
     if library == "tensorrt":
         return str(manifest.runtime_fields.get("version") or "")
-    return manifest.versions.get(library) or manifest.versions.get(f"{library}-gpu", "")
+    names = (library, f"{library}-gpu", f"{library}-cpu")
+    return next((manifest.versions[name] for name in names if manifest.versions.get(name)), "")
 
 
 def _demands(manifest: Manifest, model_folder: Path) -> tuple[str, dict[str, int]]:

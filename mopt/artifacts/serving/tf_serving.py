@@ -17,6 +17,7 @@ from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Sett
 from mopt.artifacts.serving._provisioning import p99_limit_ms, provision
 from mopt.artifacts.serving._python import threads
 from mopt.artifacts.serving._readme import write_readme
+from mopt.artifacts.serving._releases import release_warnings
 from mopt.artifacts.serving._savedmodel_loader import parse_configuration, run_batched, run_in_cpp, run_warmup
 from mopt.artifacts.serving._warmup_records import prediction_log, records
 from mopt.artifacts.serving.triton import model_name, quote
@@ -94,7 +95,7 @@ class TfServing(ServingSystem):
             manifest=manifest,
             start=_docker(manifest, plan, self.release or _RELEASE),
             request=f"curl -s localhost:8501/v1/models/{name}:predict -d @request.json",
-            notes=list(_notes(manifest, plan, name)),
+            notes=[*release_warnings(manifest, self, model_folder), *_notes(manifest, plan, name)],
         )
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
@@ -236,8 +237,8 @@ def _docker(manifest: Manifest, plan: _Plan, release: str) -> str:
 def _notes(manifest: Manifest, plan: _Plan, name: str) -> Iterator[str]:
     judged = manifest.versions.get("tensorflow-cpu", "")
     yield (
-        f"Judged with TensorFlow {judged or 'as installed'} from the package index; the image has its own build of the same "
-        "kernels, so that a figure here may differ there. TF_ENABLE_ONEDNN_OPTS=1 asks for oneDNN, as it was judged with."
+        f"Judged with TensorFlow {judged or 'as installed'} from the package index; the image has a build of its own of the "
+        "same kernels, so that a figure here may differ there. TF_ENABLE_ONEDNN_OPTS=1 asks for oneDNN, as it was judged with."
     )
     if plan.why_unbatched:
         yield f"Requests are not batched: {plan.why_unbatched}."

@@ -1,9 +1,12 @@
+import re
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from mopt.artifacts.serving._base import make_system
 from mopt.artifacts.serving._releases import find_release, fitting_release, known_releases, release_warnings
+from mopt.artifacts.serving.tf_serving import TfServing
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError, UserError
 from mopt.system import plugins
@@ -107,6 +110,15 @@ def test_openvino_goes_by_its_own_operators(tmp_path, opset, release):
     else:
         (warning,) = release_warnings(record, Triton(release="26.05"), tmp_path)
         assert "Judged with OpenVINO 2026.4.1" in warning
+
+
+@pytest.mark.parametrize(
+    ("release", "words"), [("2.18.1", "need not load.*Take 2.19.1"), ("2.21.0", "has TensorFlow 2.21.0: it loads the model")]
+)
+def test_an_older_tensorflow_need_not_load_what_a_newer_one_wrote(tmp_path, release, words):
+    record = manifest(format="savedmodel", runtime="tensorflow", versions={"tensorflow-cpu": "2.19.0"})
+    (warning,) = release_warnings(record, TfServing(release=release), tmp_path)
+    assert re.search(words, warning)
 
 
 def test_an_engine_loads_in_its_own_version_alone(tmp_path):
