@@ -155,7 +155,7 @@ def test_without_traffic_nothing_is_wrong(tmp_path: Path) -> None:
 def test_a_histogram_is_added_up_over_replicas_before_the_quantile_is_taken(tmp_path: Path) -> None:
     def bento(metric: str, values: str, host: str, **labels: str) -> dict[str, str]:
         extra = "".join(f',{name}="{value}"' for name, value in labels.items())
-        return {f'bentoml_service_{metric}{{endpoint="/predict",instance="{host}"{extra}}}': values}
+        return {f'bentoml_service_{metric}{{service_name="m",endpoint="/infer",instance="{host}"{extra}}}': values}
 
     series: dict[str, str] = {}
     for host, slow in (("a:3000", 0), ("b:3000", 40)):
@@ -165,7 +165,7 @@ def test_a_histogram_is_added_up_over_replicas_before_the_quantile_is_taken(tmp_
         series |= bento("request_duration_seconds_count", "0+1x60", host, http_response_code="500")
         series |= bento("request_duration_seconds_count", "0+50x60", host, http_response_code="404")
         series |= bento("request_in_progress", "2x60", host)
-    series |= {name.replace("/predict", "/readyz"): "0+900x60" for name in series if "_count" in name and '"200"' in name}
+    series |= {name.replace("/infer", "/readyz"): "0+900x60" for name in series if "_count" in name and '"200"' in name}
     run_rules(
         tmp_path, written(tmp_path, "bentoml"), series, at="30m",
         values={
