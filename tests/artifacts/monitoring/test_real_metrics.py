@@ -1,4 +1,4 @@
-"""Every metric that the rules use is one that the real server exports, started on the artifact's files and asked for answers."""
+"""Every metric that the rules use is one that the real server exports, started on the files and asked for answers."""
 
 from __future__ import annotations
 
