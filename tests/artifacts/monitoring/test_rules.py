@@ -113,7 +113,7 @@ def test_a_server_that_counts_from_0_again_is_no_negative_rate_and_no_burst(tmp_
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_and_nothing_else(change: dict[str, float], firing: tuple[str, ...], tmp_path: Path) -> None:
-    run_rules(tmp_path, written(tmp_path), traffic(1200, **change), at="61m", firing=firing, quiet=but(*firing))
+    run_rules(tmp_path, written(tmp_path), traffic(1200, **change), at="70m", firing=firing, quiet=but(*firing))
 
 
 @needs_promtool
@@ -139,6 +139,11 @@ def test_a_short_burst_of_errors_ends_its_alert_when_it_has_ended(tmp_path: Path
 
 
 @needs_promtool
+def test_the_first_minute_of_a_new_service_tells_nobody(tmp_path: Path) -> None:
+    run_rules(tmp_path, written(tmp_path), traffic(1200, failed=600, p99_us=900_000), at="1m", quiet=ALERTS)
+
+
+@needs_promtool
 def test_a_service_that_is_gone_is_told_and_one_replica_of_two_as_well(tmp_path: Path) -> None:
     rules = written(tmp_path)
     run_rules(tmp_path, rules, {}, at="30m", firing=("MoptTooFewReplicas",), values={"mopt:replicas:count": 0})
@@ -148,7 +153,7 @@ def test_a_service_that_is_gone_is_told_and_one_replica_of_two_as_well(tmp_path:
 
 @needs_promtool
 def test_without_traffic_nothing_is_wrong(tmp_path: Path) -> None:
-    run_rules(tmp_path, written(tmp_path), traffic(0), at="61m", quiet=ALERTS, values={"mopt:requests:rate5m": 0})
+    run_rules(tmp_path, written(tmp_path), traffic(0), at="70m", quiet=ALERTS, values={"mopt:requests:rate5m": 0})
 
 
 @needs_promtool
