@@ -99,7 +99,7 @@ def _rows(limits: Thresholds) -> list[tuple[str, list[_Panel]]]:
         _Panel("Replicas", "timeseries", [("mopt:replicas:count{$model}", "replicas")], "none",
                about=f"Planned: {figures.replicas}; at least {figures.min_replicas}."),
     ]  # fmt: skip
-    windows = [long for _, _, long, _, _ in BURN_RATES]
+    windows = [long for _, _, long, _, _, _ in BURN_RATES]
     budget = [
         _Panel("Errors: how fast the budget burns", "timeseries",
                [(f"mopt:errors:ratio_rate{window}{{$model}} / {ERROR_BUDGET:g}", window) for window in windows], "none", 1.0,

@@ -8,7 +8,9 @@ import dataclasses
 import json
 import re
 import string
+from collections.abc import Callable
 
+from mopt.artifacts.serving._python import service_name
 from mopt.artifacts.serving.triton import model_name
 
 
@@ -16,14 +18,15 @@ from mopt.artifacts.serving.triton import model_name
 class Exported:
     """Expressions of PromQL about one model, over all of its replicas.
 
-    ``$m`` stands for the matchers of the model and ``$w`` for the window. A counter goes through ``rate`` before it is summed,
-    so that a server that starts again, and counts from 0, is no negative rate. Means are ratios of such sums, never means of
-    means. What a system does not tell is empty, and the rules about it are left out.
+    ``$m`` stands for the matchers of the model, ``$name`` for its name on the server, and ``$w`` for the window. A counter goes
+    through ``rate`` before it is summed, so that a server that starts again, and counts from 0, is no negative rate. Means are
+    ratios of such sums, never means of means. What a system does not tell is empty, and the rules about it are left out.
 
     Attributes:
         source: Where the names were seen.
         start: How the server is started so that it exports them.
-        matchers: What selects the model; ``$name`` is its name there.
+        named: Makes of the artifact's name the one that the server's files give it.
+        matchers: What selects the model.
         answered: Requests per second that were answered.
         failed: Requests per second that failed for another reason than the client's.
         inferences: Samples per second; as ``answered`` where empty.
@@ -38,6 +41,7 @@ class Exported:
 
     source: str
     start: str
+    named: Callable[[str], str]
     matchers: str
     answered: str
     failed: str = ""
@@ -52,9 +56,9 @@ class Exported:
 
     def expression(self, field: str, name: str, window: str = "5m") -> str:
         """Return one of the expressions for a model and a window; empty where the system does not tell."""
-        quoted = json.dumps(model_name(name))[1:-1]
+        quoted = json.dumps(self.named(name))[1:-1]
         matchers = string.Template(self.matchers).substitute(name=quoted)
-        return string.Template(getattr(self, field)).substitute(m=matchers, w=window)
+        return string.Template(getattr(self, field)).substitute(m=matchers, name=quoted, w=window)
 
     @property
     def metrics(self) -> frozenset[str]:
@@ -68,7 +72,8 @@ _FIELDS = frozenset(("answered", "failed", "inferences", "p99", "queue", "batch"
 EXPORTED = {
     "triton": Exported(
         source="scraped from tritonserver 2.51 (container 24.10)",
-        start="tritonserver ... --metrics-config summary_latencies=true",
+        start="tritonserver ... --metrics-config=summary_latencies=true (metrics are at /metrics of port 8002)",
+        named=model_name,
         matchers='model="$name"',
         answered="sum(rate(nv_inference_request_success{$m}[$w]))",
         failed='sum(rate(nv_inference_request_failure{$m,reason!="CANCELED"}[$w]))',
@@ -88,8 +93,10 @@ EXPORTED = {
     ),
     "bentoml": Exported(
         source="scraped from BentoML 1.4.39",
-        start="bentoml serve ... (metrics are on by default, at /metrics)",
-        matchers='endpoint!~"/(readyz|livez|healthz|metrics|docs.json)?"',
+        start="bentoml serve . (metrics are at /metrics of its port)",
+        named=service_name,
+        # The service that requests come to; the one that runs the model is behind it, and called NAME-model.
+        matchers='service_name="$name",endpoint="/infer"',
         answered='sum(rate(bentoml_service_request_duration_seconds_count{$m,http_response_code!~"5.."}[$w]))',
         failed='sum(rate(bentoml_service_request_duration_seconds_count{$m,http_response_code=~"5.."}[$w]))',
         p99="histogram_quantile(0.99, sum by (le) (rate(bentoml_service_request_duration_seconds_bucket{$m}[$w])))",
@@ -98,14 +105,32 @@ EXPORTED = {
             "others."
         ),
         batch=(
-            "sum(rate(bentoml_service_adaptive_batch_size_sum{method_name!=\"\"}[$w])) / "
-            "sum(rate(bentoml_service_adaptive_batch_size_count{method_name!=\"\"}[$w]))"
+            'sum(rate(bentoml_service_adaptive_batch_size_sum{service_name="$name-model"}[$w])) / '
+            'sum(rate(bentoml_service_adaptive_batch_size_count{service_name="$name-model"}[$w]))'
         ),
         pending="sum(bentoml_service_request_in_progress{$m})",
         replicas="count(count by (instance) (bentoml_service_request_in_progress{$m}))",
+        silent=("how long a request waits for its batch is not exported",),
+    ),
+    "mlserver": Exported(
+        source="scraped from MLServer 1.7.1",
+        start="mlserver start . (metrics are at /metrics of port 8082)",
+        named=service_name,
+        matchers='model="$name"',
+        answered="sum(rate(model_infer_request_success_total{$m}[$w]))",
+        failed="sum(rate(model_infer_request_failure_total{$m}[$w]))",
+        p99=(
+            'histogram_quantile(0.99, sum by (le) (rate(rest_server_request_duration_seconds_bucket{method="POST",'
+            'path=~".*/infer"}[$w])))'
+        ),
+        p99_note=(
+            "Of requests over HTTP, to whatever model of the server; interpolated between buckets at 5, 10, 25, 50, 75, 100, "
+            "250, 500 ms and so on."
+        ),
+        replicas="count(count by (instance) (model_infer_request_success_total{$m}))",
         silent=(
-            "how long a request waits for its batch is not exported",
-            "its metrics do not name the model: where one Prometheus sees several services, add a matcher such as service_name",
+            "the size of batches, the wait for one and pending requests are not exported",
+            "requests that it refuses before they reach the model (HTTP 422) are in none of its counters",
         ),
     ),
 }  # fmt: skip

@@ -26,7 +26,7 @@ def write_monitoring(folder: Path, manifest: Manifest, systems: Sequence[str], *
     Args:
         folder: To be made, or to be added to.
         manifest: What was built.
-        systems: Names of serving systems; those that export nothing to Prometheus are named in the README.
+        systems: Names of serving systems; those without rules are named in the README.
         drift: Whether the artifact has a sketch for ``mopt drift``.
     """
     folder.mkdir(exist_ok=True)
@@ -65,7 +65,8 @@ def _readme(systems: Sequence[str], *, drift: bool) -> list[str]:
     for system in told:
         files = f"add `{system}/{_RULES}` to `rule_files` of Prometheus, and import `{system}/{_DASHBOARD}` in Grafana"
         lines.append(f"- **{system}**: start it as `{EXPORTED[system].start}`, {files}.")
-    lines += [f"- **{system}** exports nothing to Prometheus that is known here." for system in systems if system not in told]
+    inside = "where it runs another of these systems inside, as KServe does with Triton, the rules of that one hold"
+    lines += [f"- **{system}** has no rules here; {inside}." for system in systems if system not in told]
     if drift:
         lines += [
             f"- **Drift**: add `{_DRIFT}` to `rule_files`, and run daily, where the node exporter has a textfile collector:",

@@ -12,12 +12,13 @@ from mopt.artifacts.monitoring.exported import Exported
 from mopt.artifacts.monitoring.thresholds import ERROR_BUDGET, LATENCY_BUDGET, Thresholds
 
 BURN_RATES = (
-    ("page", 14.4, "1h", "5m", "2 % of the budget of 30 days in an hour"),
-    ("page", 6.0, "6h", "30m", "5 % of it in 6 hours"),
-    ("ticket", 1.0, "3d", "6h", "10 % of it in 3 days"),
+    ("page", 14.4, "1h", "5m", "2m", "2 % of the budget of 30 days in an hour"),
+    ("page", 6.0, "6h", "30m", "15m", "5 % of it in 6 hours"),
+    ("ticket", 1.0, "3d", "6h", "1h", "10 % of it in 3 days"),
 )
 """Severity, how many times as fast as allowed, long window, short window: Google's SRE Workbook, "Alerting on SLOs", table 5-8.
-The short window ends the alert soon after the trouble has ended."""
+The short window ends the alert soon after the trouble has ended. After it comes how long it must last, so that the first
+seconds of a new service, which are all that its windows hold, tell nobody."""
 _WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 _SUSTAINED = "15m"
 _FULL_BATCH = 0.95
@@ -184,10 +185,10 @@ def _alerts(series: set[str], name: str, limits: Thresholds) -> Iterator[Rule]:
 
 
 def _burn_alerts(alert: str, series: str, budget: float, what: str, goal: str) -> Iterator[Rule]:
-    for severity, factor, long, short, spent in BURN_RATES:
+    for severity, factor, long, short, wait, spent in BURN_RATES:
         limit = f"{factor * budget:.6g}"
         yield Rule(
-            name=f"{alert}Burn{long}", severity=severity,
+            name=f"{alert}Burn{long}", severity=severity, wait=wait,
             expression=f"{series.format(long)}{{{_MODEL}}} > {limit} and {series.format(short)}{{{_MODEL}}} > {limit}",
             comment=f"{goal} {factor:g} times as fast as allowed spends {spent}.",
             summary=f"{{{{ $labels.model }}}}: {{{{ $value | humanizePercentage }}}} {what}, over {long}",

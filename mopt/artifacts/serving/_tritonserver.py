@@ -52,6 +52,7 @@ class Tritonserver:
             "--http-address=127.0.0.1", f"--http-port={ports.http}",
             "--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}",
             "--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}",
+            "--metrics-config=summary_latencies=true",
             "--exit-on-error=false", "--disable-auto-complete-config", *options,
         ]  # fmt: skip
 

@@ -36,7 +36,7 @@ _BINARY = frozenset({"float16", "bfloat16"})
 """What Triton takes and gives as raw bytes alone."""
 _NO_JSON = "FP16 and BF16 travel as raw bytes, which curl cannot write"
 _DOCKER_RUN = "docker run --rm -p 8000:8000 -p 8001:8001 -p 8002:8002"
-_COMMAND = "tritonserver --model-repository=/models --disable-auto-complete-config"
+_COMMAND = "tritonserver --model-repository=/models --disable-auto-complete-config --metrics-config=summary_latencies=true"
 _ANALYZER = """
 import sys
 from model_analyzer.triton.model.model_config import ModelConfig

@@ -22,7 +22,7 @@ def test_each_system_that_exports_something_has_rules_and_a_dashboard(tmp_path: 
     write_monitoring(tmp_path / "m", built(), ["triton", "litserve"], drift=True)
     assert files(tmp_path / "m") == {"README.md", "drift.rules.yml", "triton/rules.yml", "triton/dashboard.json"}
     readme = (tmp_path / "m" / "README.md").read_text()
-    assert "**litserve** exports nothing" in readme
+    assert "**litserve** has no rules here" in readme
     assert "summary_latencies=true" in readme
     write_monitoring(tmp_path / "m", built(), ["bentoml"], drift=False)
     assert "bentoml/rules.yml" in files(tmp_path / "m"), "a system that comes later is added"
@@ -55,7 +55,7 @@ def test_promtool_takes_what_is_written(record, tmp_path: Path) -> None:
 def test_an_artifact_carries_it_and_its_digests(sketch: Sketch | None, tmp_path: Path) -> None:
     made = write_artifact(
         tmp_path / "a", model=artifacts.doubling(tmp_path / "model"), manifest=built(), golden_inputs=[], golden_outputs=[],
-        reports={}, serving=("triton",), sketch=sketch,
+        reports=lambda _: {}, serving=("triton",), sketch=sketch,
     )  # fmt: skip
     carried = {name for name in made.files if name.startswith("monitoring/")}
     assert "monitoring/triton/rules.yml" in carried

@@ -1,8 +1,7 @@
-"""Every metric that the rules use is one that the real server exports, after real requests."""
+"""Every metric that the rules use is one that the real server exports, started on the files and asked for answers."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import urllib.error
@@ -12,104 +11,107 @@ from pathlib import Path
 import pytest
 
 from mopt.artifacts.monitoring.exported import EXPORTED
-from mopt.artifacts.serving.triton import Triton
-from mopt.records.serving import Batching
-from tests import manifests, servers
+from mopt.artifacts.serving._base import make_system
+from mopt.loadgen.server_process import free_ports, running
+from mopt.system.environments import find_environment
+from tests import manifests
 from tests.workflows import artifacts
 
-pytestmark = pytest.mark.slow
-_REQUESTS = 30
+_REQUESTS = 12
+_NAME = "Twice 1"
+"""Of the artifact: the systems make other names of it."""
+_SLOW_SUMMARY_S = 2.5
+"""Triton's summaries are of the past seconds."""
 
 
-def scraped(url: str) -> dict[str, float]:
-    """Every series of a server with its value."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return {series: float(value) for line in lines if line[:1] not in ("", "#") for series, _, value in [line.rpartition(" ")]}
+def scraped(ports: tuple[int, ...]) -> dict[str, float]:
+    """Every series of a server with its value, from whichever of its ports has them."""
+    for port in ports:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+        except (OSError, urllib.error.URLError):
+            continue
+        pairs = (line.rpartition(" ") for line in lines if line[:1] not in ("", "#"))
+        if series := {name: float(value) for name, _, value in pairs}:
+            return series
+    raise AssertionError(f"no metrics at {ports}")
 
 
-def names(series: dict[str, float]) -> set[str]:
-    return {name.partition("{")[0] for name in series}
+def asked(folder: Path, port: int, times: int) -> None:
+    """Send the request of the README as often as that."""
+    path = re.search(r"curl [^\n]*localhost:\d+(/\S+)", (folder / "README.md").read_text())
+    assert path is not None
+    for _ in range(times):
+        body = (folder / "request.json").read_bytes()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path[1]}", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            answer.read()
 
 
-def post(url: str, body: object) -> None:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        answer.read()
-
-
-@pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """What tritonserver exports after requests for one sample each, and one that fails."""
-    if why := servers.missing("triton"):
-        pytest.skip(why)
-    folder = tmp_path_factory.mktemp("metrics")
-    model = artifacts.doubling(folder / "model")
-    batching = Batching(
-        max_batch=4, queue_delay_us=0, instances=1, threads=1, replicas=1, predicted_p99_ms=None, utilization=None, rate=None,
-        limited_by="",
+def served(name: str, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """What a server exports before and after requests."""
+    system = make_system(name)
+    environment = find_environment(system.environment)
+    if environment is None:
+        pytest.skip(f"mopt tools install {system.environment} has not run")
+    model, record = artifacts.doubling(folder / "model"), manifests.manifest(
+        name=_NAME, signature=artifacts.signature(), runtime_fields={"threads": 1},
+        batching=manifests.manifest().batching.model_copy(update={"max_batch": 4, "instances": 1, "threads": 1}),
     )  # fmt: skip
-    manifest = manifests.manifest(name="double", signature=artifacts.signature(), batching=batching)
-    (folder / "repository").mkdir()
-    Triton().write(folder / "repository", manifest=manifest, model_folder=model.folder, golden=artifacts.feeds(1))
-    flags = re.findall(r"--metrics-config (\S+)", EXPORTED["triton"].start)
-    options = [f"--metrics-config={flag}" for flag in flags]
-    with servers.triton(folder / "repository", options=options) as ports:
-        url = f"http://127.0.0.1:{ports.http}/v2/models/double/infer"
-        before = scraped(f"http://127.0.0.1:{ports.metrics}/metrics")
-        for _ in range(_REQUESTS):
-            post(url, {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
-        with pytest.raises(urllib.error.HTTPError):
-            post(url, {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]})
-        time.sleep(2.5)  # its summaries are of the past seconds
-        after = scraped(f"http://127.0.0.1:{ports.metrics}/metrics")
-    return after | {f"before {series}": value for series, value in before.items()}
+    (folder / "serving").mkdir()
+    (folder / "scratch").mkdir()
+    system.write(folder / "serving", manifest=record, model_folder=model.folder, golden=artifacts.feeds(1))
+    ports = free_ports()
+    launch = system.launch(
+        folder / "serving", manifest=record, environment=environment, ports=ports, scratch=folder / "scratch"
+    )
+    with running(launch):
+        asked(folder / "serving", ports.http, 1)
+        before = scraped((ports.http, ports.metrics))
+        asked(folder / "serving", ports.http, _REQUESTS)
+        time.sleep(_SLOW_SUMMARY_S)
+        return before, scraped((ports.http, ports.metrics))
 
 
-def test_triton_exports_all_that_its_rules_use(triton: dict[str, float]) -> None:
-    assert EXPORTED["triton"].metrics <= names(triton)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.servers] if name == "mlserver" else []) for name in EXPORTED]
+)
+def test_a_server_exports_all_that_its_rules_use_with_the_labels_that_select_it(name: str, tmp_path: Path) -> None:
+    exported = EXPORTED[name]
+    before, after = served(name, tmp_path)
+    assert exported.metrics <= {series.partition("{")[0] for series in after}
+    for selector in re.findall(r"[\w:]+\{[^}]*\}", " ".join(exported.expression(field, _NAME) for field in _FIELDS)):
+        metric, _, matchers = selector.partition("{")
+        assert _selected(after, metric, matchers), f"{selector} selects nothing"
+    assert _counted(exported.expression("answered", _NAME), after) - _counted(
+        exported.expression("answered", _NAME), before
+    ) == (_REQUESTS)
 
 
-def test_tritons_series_have_the_labels_that_select_them(triton: dict[str, float]) -> None:
-    for metric in EXPORTED["triton"].metrics:
-        assert any(series.startswith(f"{metric}{{") and 'model="double"' in series for series in triton), metric
-    quantile = [series for series in triton if series.startswith("nv_inference_request_summary_us{") and '"0.99"' in series]
-    assert len(quantile) == 1
-    assert 0 < triton[quantile[0]] < 10e6, "microseconds"
-    assert any('reason="CANCELED"' in series for series in triton)
+_FIELDS = ("answered", "inferences", "p99", "queue", "batch", "pending", "replicas")
+"""What is there without a failure."""
 
 
-def test_tritons_counters_count_the_requests_that_were_answered(triton: dict[str, float]) -> None:
-    for metric in ("nv_inference_request_success", "nv_inference_count"):
-        series = f'{metric}{{model="double",version="1"}}'
-        assert triton[series] - triton[f"before {series}"] == _REQUESTS
-    waited = 'nv_inference_queue_duration_us{model="double",version="1"}'
-    assert triton[waited] > triton[f"before {waited}"]
+def _counted(expression: str, series: dict[str, float]) -> float:
+    """The counters of an expression ``sum(rate(counter{...}[5m]))``, added up."""
+    selector = re.fullmatch(r"sum\(rate\(([\w:]+)\{(.*)\}\[5m\]\)\)", expression)
+    assert selector is not None
+    return sum(_selected(series, selector[1], selector[2]).values())
 
 
-SERVICE = """
-import bentoml
-import numpy as np
+def _selected(series: dict[str, float], metric: str, matchers: str) -> dict[str, float]:
+    """Select series as Prometheus does."""
+    wanted = re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', matchers)
 
+    def fits(name: str) -> bool:
+        found, _, labels = name.partition("{")
+        values = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        return found == metric and all(
+            (re.fullmatch(value, values.get(label, "")) is not None if "~" in kind else values.get(label, "") == value)
+            != kind.startswith("!")
+            for label, kind, value in wanted
+        )
 
-@bentoml.service
-class Double:
-    @bentoml.api(batchable=True, batch_dim=0, max_batch_size=4, max_latency_ms=500)
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return 2 * x
-"""
-
-
-def test_bentoml_exports_all_that_its_rules_use(tmp_path: Path) -> None:
-    if why := servers.missing("bentoml"):
-        pytest.skip(why)
-    (tmp_path / "service.py").write_text(SERVICE)
-    with servers.bentoml(tmp_path, "service:Double") as ports:
-        for _ in range(3):
-            post(f"http://127.0.0.1:{ports.http}/predict", {"x": [[1.0, 2.0]]})
-        series = scraped(f"http://127.0.0.1:{ports.http}/metrics")
-    assert EXPORTED["bentoml"].metrics <= names(series)
-    endpoints = {found[1] for name in series if (found := re.search(r'endpoint="([^"]*)"', name))}
-    left_out = re.search(r'endpoint!~"(.*)"$', EXPORTED["bentoml"].matchers)
-    assert left_out is not None
-    assert {endpoint for endpoint in endpoints if not re.fullmatch(left_out[1], endpoint)} == {"/predict"}
+    return {name: value for name, value in series.items() if fits(name)}

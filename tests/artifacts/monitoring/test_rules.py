@@ -113,7 +113,7 @@ def test_a_server_that_counts_from_0_again_is_no_negative_rate_and_no_burst(tmp_
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_and_nothing_else(change: dict[str, float], firing: tuple[str, ...], tmp_path: Path) -> None:
-    run_rules(tmp_path, written(tmp_path), traffic(1200, **change), at="61m", firing=firing, quiet=but(*firing))
+    run_rules(tmp_path, written(tmp_path), traffic(1200, **change), at="70m", firing=firing, quiet=but(*firing))
 
 
 @needs_promtool
@@ -139,6 +139,11 @@ def test_a_short_burst_of_errors_ends_its_alert_when_it_has_ended(tmp_path: Path
 
 
 @needs_promtool
+def test_the_first_minute_of_a_new_service_tells_nobody(tmp_path: Path) -> None:
+    run_rules(tmp_path, written(tmp_path), traffic(1200, failed=600, p99_us=900_000), at="1m", quiet=ALERTS)
+
+
+@needs_promtool
 def test_a_service_that_is_gone_is_told_and_one_replica_of_two_as_well(tmp_path: Path) -> None:
     rules = written(tmp_path)
     run_rules(tmp_path, rules, {}, at="30m", firing=("MoptTooFewReplicas",), values={"mopt:replicas:count": 0})
@@ -148,14 +153,14 @@ def test_a_service_that_is_gone_is_told_and_one_replica_of_two_as_well(tmp_path:
 
 @needs_promtool
 def test_without_traffic_nothing_is_wrong(tmp_path: Path) -> None:
-    run_rules(tmp_path, written(tmp_path), traffic(0), at="61m", quiet=ALERTS, values={"mopt:requests:rate5m": 0})
+    run_rules(tmp_path, written(tmp_path), traffic(0), at="70m", quiet=ALERTS, values={"mopt:requests:rate5m": 0})
 
 
 @needs_promtool
 def test_a_histogram_is_added_up_over_replicas_before_the_quantile_is_taken(tmp_path: Path) -> None:
     def bento(metric: str, values: str, host: str, **labels: str) -> dict[str, str]:
         extra = "".join(f',{name}="{value}"' for name, value in labels.items())
-        return {f'bentoml_service_{metric}{{endpoint="/predict",instance="{host}"{extra}}}': values}
+        return {f'bentoml_service_{metric}{{service_name="m",endpoint="/infer",instance="{host}"{extra}}}': values}
 
     series: dict[str, str] = {}
     for host, slow in (("a:3000", 0), ("b:3000", 40)):
@@ -165,7 +170,7 @@ def test_a_histogram_is_added_up_over_replicas_before_the_quantile_is_taken(tmp_
         series |= bento("request_duration_seconds_count", "0+1x60", host, http_response_code="500")
         series |= bento("request_duration_seconds_count", "0+50x60", host, http_response_code="404")
         series |= bento("request_in_progress", "2x60", host)
-    series |= {name.replace("/predict", "/readyz"): "0+900x60" for name in series if "_count" in name and '"200"' in name}
+    series |= {name.replace("/infer", "/readyz"): "0+900x60" for name in series if "_count" in name and '"200"' in name}
     run_rules(
         tmp_path, written(tmp_path, "bentoml"), series, at="30m",
         values={
