@@ -6,6 +6,7 @@ __all__ = [
     "CLOUD_SETTABLE",
     "checked_by",
     "dockerfile",
+    "fill_lines",
     "in_triton",
     "launch_triton",
     "on_gpu",
@@ -148,6 +149,15 @@ def launch_triton(folder: Path, *, manifest: Manifest, ports: Ports, scratch: Pa
         raise NotApplicableError(f"its image is Triton's, and mopt tools install {Triton.environment} has not run")
     launch = Triton().launch(folder, manifest=manifest, environment=environment, ports=ports, scratch=scratch)
     return dataclasses.replace(launch, not_run=(*launch.not_run, not_run))
+
+
+def fill_lines(names: Sequence[str]) -> list[str]:
+    """Return shell functions of which ``fill FILE`` prints it with variables in place of ``MOPT_`` and their names."""
+    fills = "; ".join(f's|MOPT_{name}|$(literal "${name}")|' for name in names)
+    return [
+        "literal() { printf %s \"$1\" | sed 's/[\\\\&|]/\\\\&/g'; }",
+        f'fill() {{ sed "{fills}" "$1"; }}',
+    ]
 
 
 def scaled_by(manifest: Manifest) -> str:

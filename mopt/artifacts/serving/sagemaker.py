@@ -18,6 +18,7 @@ from mopt.artifacts.serving._images import (
     CLOUD_SETTABLE,
     checked_by,
     dockerfile,
+    fill_lines,
     in_triton,
     launch_triton,
     on_gpu,
@@ -238,7 +239,6 @@ class _Endpoint:
 
     def scripts(self) -> dict[str, list[str]]:
         """Lines by file: the endpoint, and the endpoint with this model as a shadow of the one that is live."""
-        fills = "; ".join(f"s|MOPT_{name}|${name}|" for name in [*self._variables(), "LIVE_MODEL"])
         scale = [
             f"aws application-autoscaling {command} --cli-input-json file://{file}"
             for command, file in (
@@ -250,7 +250,7 @@ class _Endpoint:
         begin = [
             *(f': "${{{name}:?}}"' for name in self._variables()),
             'cd "$(dirname "$0")"',
-            f'fill() {{ sed "{fills}" "$1"; }}',
+            *fill_lines([*self._variables(), "LIVE_MODEL"]),
             'aws s3 cp model.tar.gz "$MODEL_URL"',
             'aws sagemaker create-model --cli-input-json "$(fill create-model.json)"',
         ]

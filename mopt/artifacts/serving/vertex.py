@@ -16,6 +16,7 @@ from mopt.artifacts.serving._images import (
     CLOUD_SETTABLE,
     checked_by,
     dockerfile,
+    fill_lines,
     in_triton,
     launch_triton,
     on_gpu,
@@ -221,7 +222,6 @@ class _Deployment:
 
     def script(self) -> str:
         """Send the requests, one after the other; each begins an operation that is waited for."""
-        fills = "; ".join(f"s|MOPT_{name}|${name}|" for name in ("IMAGE", "ARTIFACT_URI", "MACHINE_TYPE", "MODEL", "LIVE_ID"))
         return "\n".join(
             [
                 "#!/bin/sh",
@@ -233,9 +233,10 @@ class _Deployment:
                 'LOCATION="projects/$PROJECT/locations/$REGION"',
                 f'MODEL="$LOCATION/models/{self.model}" ENDPOINT="$LOCATION/endpoints/{self.name}"',
                 'API="${API:-https://$REGION-aiplatform.googleapis.com/v1}"',
+                *fill_lines(["IMAGE", "ARTIFACT_URI", "MACHINE_TYPE", "MODEL", "LIVE_ID"]),
                 'ask() { curl -sS --fail-with-body -H "Authorization: Bearer $(gcloud auth print-access-token)" "$@"; }',
                 "send() {",
-                f'  answer=$(sed "{fills}" "$2" | ask -H "Content-Type: application/json" -d @- "$API/$1")',
+                '  answer=$(fill "$2" | ask -H "Content-Type: application/json" -d @- "$API/$1")',
                 f"  operation=$(printf %s \"$answer\" | tr -d '\\n' | sed '{_OPERATION}')",
                 '  until printf %s "$answer" | grep -q \'"done": *true\'; do',
                 '    sleep "${PAUSE:-10}"',

@@ -25,5 +25,5 @@ def transform_fn(model: ServedModel, data: str | bytes, content_type: str, accep
         request = json.loads(data)
         feed = model.parse(request)
     except (InvalidRequestError, ValueError, RecursionError) as error:
-        raise BaseInferenceToolkitError(HTTPStatus.BAD_REQUEST, HTTPStatus.BAD_REQUEST.phrase, str(error)) from None
+        raise BaseInferenceToolkitError(HTTPStatus.BAD_REQUEST, str(error), HTTPStatus.BAD_REQUEST.phrase) from None
     return json.dumps(model.answer(model.run(feed), request.get("id"))), "application/json"
