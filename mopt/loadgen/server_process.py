@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mopt.artifacts.serving._base import Launch, Ports
@@ -24,6 +24,7 @@ _GOODBYE_SECONDS = 8.0
 _LOOK_SECONDS = 0.1
 _LOG_BYTES = 4000
 _LOG_LINES = 12
+_TELLING_LINES = 2
 
 
 class ServerDiedError(UserError):
@@ -96,11 +97,15 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, deadline: float
             break
         time.sleep(_LOOK_SECONDS)
     state = "is not ready" if process.poll() is None else f"ended with {process.returncode}"
-    raise ServerDiedError(f"{launch.version or launch.command[0]} {state}: {_tail(log)}", "look at what it says")
+    raise ServerDiedError(
+        f"{launch.version or launch.command[0]} {state}: {_tail(log, launch.hopeless)}", "look at what it says"
+    )
 
 
-def _tail(log: Path) -> str:
-    lines = log.read_bytes()[-_LOG_BYTES:].decode(errors="replace").splitlines()[-_LOG_LINES:]
+def _tail(log: Path, hopeless: Sequence[str] = ()) -> str:
+    """The first lines that say why it is hopeless; else the last lines."""
+    telling = [line for line in log.read_text(errors="replace").splitlines() if any(word in line for word in hopeless)]
+    lines = telling[:_TELLING_LINES] or log.read_bytes()[-_LOG_BYTES:].decode(errors="replace").splitlines()[-_LOG_LINES:]
     return " | ".join(" ".join(line.split()) for line in lines if line.strip()) or "it said nothing"
 
 

@@ -66,7 +66,8 @@ def test_one_that_ends_is_told_with_what_it_said():
 
 
 def test_one_that_is_hopeless_is_not_waited_for():
-    code = "import time; print('UNAVAILABLE: bad', flush=True); time.sleep(600)"
+    said = "UNAVAILABLE: bad" + "\\n| a table" * 20
+    code = f"import time; print('{said}', flush=True); time.sleep(600)"
     start = time.monotonic()
     with pytest.raises(ServerDiedError, match="is not ready: UNAVAILABLE"), running(launch(code, 1, hopeless=("UNAVAILABLE",))):
         pass

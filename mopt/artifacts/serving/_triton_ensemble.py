@@ -17,6 +17,7 @@ from mopt.records.manifest import Manifest
 _PIXELS, _PREPARED = "pixels", "prepared"
 _OPSET, _IR_VERSION = 13, 8
 """Old enough for every release of Triton that is known here."""
+_NO_MODEL = "An ensemble has no model of its own. Triton wants the folder of its version, and no copy keeps an empty one.\n"
 
 
 def write_ensemble(repository: Path, manifest: Manifest, max_batch: int) -> str:
@@ -61,7 +62,8 @@ def write_ensemble(repository: Path, manifest: Manifest, max_batch: int) -> str:
         *_outside("output", *signature.outputs),
         f"ensemble_scheduling {{ {' '.join(steps)} }}",
     ]
-    _write(repository / f"{name}_ensemble", lines).mkdir()
+    version = _write(repository / f"{name}_ensemble", lines)
+    (version / "README.md").write_text(_NO_MODEL, encoding="utf-8")
     size = " x ".join(str(size) if isinstance(size, int) else "any" for size in pixels.shape[1:])
     before = " that were resized and cropped as [data.image] says" if image.resize or image.crop else ""
     return (
@@ -111,15 +113,15 @@ def _write_pixels(folder: Path, image: ImageSpec, pixels: TensorSpec, prepared: 
         'parameters { key: "inter_op_thread_count" value { string_value: "1" } }',
     ]
     version = _write(folder, lines)
-    version.mkdir()
     (version / "model.onnx").write_bytes(_graph(image, pixels, prepared))
 
 
 def _write(folder: Path, lines: list[str]) -> Path:
-    """Write the configuration of a model; return the folder of its version, which is not there yet."""
-    folder.mkdir()
+    """Write the configuration of a model; return the folder of its only version."""
+    version = folder / "1"
+    version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / "1"
+    return version
 
 
 def _graph(image: ImageSpec, pixels: TensorSpec, prepared: TensorSpec) -> bytes:

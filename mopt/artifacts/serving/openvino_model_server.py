@@ -47,7 +47,11 @@ class OpenvinoModelServer(ServingSystem):
 
     releases: ClassVar[str] = "openvino_model_server"
     # Every property of OpenVINO's CPU plugin goes through plugin_config, and what is not there is OpenVINO's own choice.
-    settable: ClassVar[Mapping[str, Settable]] = {"openvino": Settable({}, everything=True, batches=False)}
+    settable: ClassVar[Mapping[str, Settable]] = {
+        "openvino": Settable(
+            {}, by_itself="pinning threads to cores, unless its container has a quota of them", everything=True, batches=False
+        )
+    }
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``config.json``, ``<name>/1/``, ``README.md`` and a request."""

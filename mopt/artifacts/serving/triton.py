@@ -89,7 +89,8 @@ class Triton(ServingSystem):
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
             "openvino_model_server can (by its plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it "
             "for no server",
-            by_itself="the precision, which is BF16 on CPUs that have it; the batch is fixed, and smaller ones are padded",
+            by_itself="the precision, which is BF16 on CPUs that have it; the batch is fixed at the largest, and smaller ones "
+            "are padded",
             pads=True,
         ),
         "tensorrt": Settable(

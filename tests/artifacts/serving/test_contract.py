@@ -68,10 +68,12 @@ def test_it_writes_the_same_files_each_time_and_leaves_the_model_alone(
 def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], model: Path, folder: Path) -> str:
     """The digest of what is written; the reason where this system does not serve such a model."""
     folder.mkdir()
+    record = manifest(format=form.name, data={"image": {"input": "images", "mean": [0.5]}})
     try:
-        _class(name)().write(folder, manifest=manifest(format=form.name), model_folder=model, golden=golden)
+        _class(name)().write(folder, manifest=record, model_folder=model, golden=golden)
     except NotApplicableError as error:
         return error.message
+    assert all(any(path.iterdir()) for path in folder.rglob("*") if path.is_dir()), "no copy keeps an empty folder"
     assert form.main_file.encode() in {content for path in folder.rglob("*") if path.is_file() for content in _contents(path)}
     return folder_digest(folder)
 
