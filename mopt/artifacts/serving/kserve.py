@@ -33,6 +33,8 @@ from mopt.system.environments import Environment
 
 _SDK = "kserve==0.21.0"
 _CODE = ("model.py", "batcher.py")
+_QUIET = "--enable_latency_logging=False"
+"""Not a line in the log for each request: Prometheus counts them."""
 _MOUNT = "/mnt/models"
 _PORT = 8080
 _CANARY_PERCENT = 10
@@ -116,6 +118,7 @@ class Kserve(ServingSystem):
                 str(ports.http),
                 "--grpc_port",
                 str(ports.grpc),
+                _QUIET,
             ],
             ready=[f"{url}/v2/models/{name}/ready"],
             url=url,
@@ -207,7 +210,7 @@ class _Resources:
         return {
             "name": "kserve-container",
             "image": self.image if self.triton else _IMAGE,
-            "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}"],
+            "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}", _QUIET],
             "ports": [{"name": "http1", "containerPort": _PORT, "protocol": "TCP"}],
             "resources": self._cores_and_memory(),
             "startupProbe": _probe("/v2/health/ready", self.provisioning.startup),
