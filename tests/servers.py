@@ -1,70 +1,32 @@
-"""Real servers on ports of this machine, each in a process group that is gone when the test is, and a queue to test against.
-
-Triton lives in its environment of ``mopt tools``, the others in virtual environments that variables name:
-
-- ``MOPT_BENTOML_VENV``: ``pip install bentoml==1.4.39 onnxruntime``.
-- ``MOPT_LITSERVE_VENV``: ``pip install litserve==0.2.19 onnxruntime``.
-- ``MOPT_TORCHSERVE_VENV``: ``pip install 'torch>=2.9,<2.14' torchserve==0.12.0 torch-model-archiver==0.12.0 onnxruntime pyyaml
-  requests``, and a Java 17 on the PATH.
-- ``MOPT_MLSERVER_VENV``: ``pip install mlserver==1.7.1 onnxruntime``.
-"""
+"""Real servers on ports of this machine, each gone when the test is, and a queue to test against."""
 
 from __future__ import annotations
 
 import array
 import asyncio
 import contextlib
-import dataclasses
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
-import time
-import urllib.request
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mopt.artifacts.serving import _base as serving
+from mopt.artifacts.serving._base import Launch, Ports, make_system
 from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
+from mopt.loadgen.server_process import free_ports, running
+from mopt.model.signature import Feed
+from mopt.records.manifest import Manifest
 from mopt.system.environments import find_environment
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-_DEADLINE_SECONDS = 90
-_GOODBYE_SECONDS = 5
-_PROOFS = {
-    "bentoml": "bin/bentoml",
-    "litserve": f"lib/{PYTHON}/site-packages/litserve",
-    "torchserve": "bin/torchserve",
-    "mlserver": "bin/mlserver",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ports:
-    """Where a server listens on 127.0.0.1; 0 where it speaks no gRPC."""
-
-    http: int
-    grpc: int = 0
-    metrics: int = 0
-
 
 def missing(server: str) -> str:
     """Say why a server cannot run here; empty when it can."""
-    if server == "triton":
-        return "" if find_environment("triton") else "mopt tools install triton has not run"
-    variable = f"MOPT_{server.upper()}_VENV"
-    folder = os.environ.get(variable)
-    return (
-        "" if folder and (Path(folder) / _PROOFS[server]).exists() else f"{variable} names no virtual environment with {server}"
-    )
+    return "" if find_environment(server) else f"mopt tools install {server} has not run"
 
 
 @contextlib.contextmanager
@@ -88,199 +50,54 @@ def triton(
     environment = find_environment("triton")
     if environment is None:
         raise RuntimeError(missing("triton"))
-    http, grpc, metrics = _free_ports(3)
+    ports = free_ports()
     with tempfile.TemporaryDirectory() as scratch:
         server = find_tritonserver(environment, Path(scratch), backend)
         variables = dict(server.environment)
         if reports is not None:
             variables["MOPT_SERVED_REPORT"] = str(reports / "{model}.json")
         models = sorted(path.name for path in repository.iterdir() if path.is_dir())
-        with _running(
-            [*server.command(repository, serving.Ports(http, grpc, metrics)), *options],
-            [f"http://127.0.0.1:{http}/v2/models/{model}/ready" for model in models],
-            variables,
-            cores=cores,
+        launch = Launch(
+            command=[*server.command(repository, ports), *options],
+            ready=[f"http://127.0.0.1:{ports.http}/v2/models/{model}/ready" for model in models],
+            url=f"http://127.0.0.1:{ports.http}",
+            protocol="kserve-http",
+            model="",
+            environment=variables,
             hopeless=HOPELESS,
-        ):
-            yield Ports(http, grpc, metrics)
-
-
-def launched(launch: serving.Launch) -> contextlib.AbstractContextManager[None]:
-    """Run the server of a launch until it is ready, and end it."""
-    return _running(launch.command, launch.ready, launch.environment, folder=launch.folder, hopeless=launch.hopeless)
-
-
-def free_ports() -> serving.Ports:
-    """Ports for a launch."""
-    http, grpc, metrics, *others = _free_ports(6)
-    return serving.Ports(http, grpc, metrics, tuple(others))
-
-
-def bentoml(project: Path, service: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
-    """Run a BentoML service, such as ``service:Digits``, from a folder with its code."""
-    return _bentoml(project, service, cores)
-
-
-@contextlib.contextmanager
-def _bentoml(project: Path, service: str, cores: Collection[int] | None) -> Iterator[Ports]:
-    (http,) = _free_ports(1)
-    program = _environment("bentoml") / "bin" / "bentoml"
-    with (
-        tempfile.TemporaryDirectory() as home,
-        _running(
-            [program, "serve", service, "--host", "127.0.0.1", "--port", str(http)],
-            [f"http://127.0.0.1:{http}/readyz"],
-            {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "1", "PATH": f"{program.parent}:{os.environ['PATH']}"},
-            folder=project,
-            cores=cores,
-        ),
-    ):
-        yield Ports(http)
-
-
-def litserve(script: Path, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
-    """Run a script that serves a LitServe application on 127.0.0.1, on the port that is its first argument."""
-    return _litserve(script, cores)
-
-
-@contextlib.contextmanager
-def _litserve(script: Path, cores: Collection[int] | None) -> Iterator[Ports]:
-    (http,) = _free_ports(1)
-    python = _environment("litserve") / "bin" / "python"
-    with _running([python, script, str(http)], [f"http://127.0.0.1:{http}/health"], {}, folder=script.parent, cores=cores):
-        yield Ports(http)
-
-
-def torchserve(folder: Path, model: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
-    """Run TorchServe on a folder with ``handler.py``, ``model-config.yaml`` and what else the handler reads."""
-    return _torchserve(folder, model, cores)
-
-
-@contextlib.contextmanager
-def _torchserve(folder: Path, model: str, cores: Collection[int] | None) -> Iterator[Ports]:
-    programs = _environment("torchserve") / "bin"
-    http, management, metrics, grpc, grpc_management = _free_ports(5)
-    settings = {
-        "inference_address": f"http://127.0.0.1:{http}",
-        "management_address": f"http://127.0.0.1:{management}",
-        "metrics_address": f"http://127.0.0.1:{metrics}",
-        "grpc_inference_port": grpc,
-        "grpc_management_port": grpc_management,
-        "job_queue_size": 10_000,
-        "disable_token_authorization": "true",
-    }
-    extra = [str(path) for path in folder.iterdir() if path.name not in {"handler.py", "model-config.yaml"}]
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "config.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        store = Path(scratch) / "store"
-        store.mkdir()
-        archive = [
-            programs / "torch-model-archiver", "--model-name", model, "--version", "1", "--handler", folder / "handler.py",
-            "--config-file", folder / "model-config.yaml", "--archive-format", "no-archive", "--export-path", store,
-        ]  # fmt: skip
-        if extra:
-            archive += ["--extra-files", ",".join(extra)]
-        subprocess.run(list(map(str, archive)), check=True, capture_output=True)
-        environment = {
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "LOG_LOCATION": scratch,
-            "METRICS_LOCATION": scratch,
-            "TMPDIR": scratch,
-        }
-        command = [
-            programs / "torchserve", "--start", "--foreground", "--ncs", "--model-store", store,
-            "--ts-config", Path(scratch) / "config.properties", "--models", f"{model}={model}",
-        ]  # fmt: skip
-        with _running(command, [f"http://127.0.0.1:{http}/ping"], environment, folder=Path(scratch), cores=cores):
-            yield Ports(http)
-
-
-def mlserver(folder: Path, model: str, *, cores: Collection[int] | None = None) -> contextlib.AbstractContextManager[Ports]:
-    """Run MLServer on a folder with a ``model-settings.json`` and the code that it names; the model is ready."""
-    return _mlserver(folder, model, cores)
-
-
-@contextlib.contextmanager
-def _mlserver(folder: Path, model: str, cores: Collection[int] | None) -> Iterator[Ports]:
-    http, grpc, metrics = _free_ports(3)
-    settings = {"HOST": "127.0.0.1", "HTTP_PORT": http, "GRPC_PORT": grpc, "METRICS_PORT": metrics, "PARALLEL_WORKERS": 0}
-    with _running(
-        [_environment("mlserver") / "bin" / "mlserver", "start", folder],
-        [f"http://127.0.0.1:{http}/v2/models/{model}/ready"],
-        {f"MLSERVER_{name}": str(value) for name, value in settings.items()},
-        folder=folder,
-        cores=cores,
-    ):
-        yield Ports(http, grpc)
-
-
-def _environment(server: str) -> Path:
-    if reason := missing(server):
-        raise RuntimeError(reason)
-    return Path(os.environ[f"MOPT_{server.upper()}_VENV"])
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
-@contextlib.contextmanager
-def _running(
-    command: Sequence[str | Path],
-    ready: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    folder: Path | None = None,
-    cores: Collection[int] | None = None,
-    hopeless: Sequence[str] = (),
-) -> Iterator[None]:
-    """Start a server, wait until all URLs answer, and end it with all of its children.
-
-    Raises:
-        RuntimeError: When it ends, says that it is hopeless, or is not ready in time; with the end of its log.
-    """
-    with tempfile.NamedTemporaryFile() as log:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **environment},
-            start_new_session=True,
-            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         )
-        try:
-            deadline = time.monotonic() + _DEADLINE_SECONDS
-            for url in ready:
-                _wait(process, url, Path(log.name), deadline, hopeless)
-            yield
-        finally:
-            _end(process)
+        with running(launch, cores=cores):
+            yield ports
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, deadline: float, hopeless: Sequence[str]) -> None:
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        text = log.read_text(errors="replace")
-        if any(word in text for word in hopeless):
-            break
-        time.sleep(0.1)
-    raise RuntimeError(f"{url} did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
+def launched(launch: Launch) -> contextlib.AbstractContextManager[float]:
+    """Run the server of a launch until it is ready, and end it."""
+    return running(launch)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask politely, for a server has children and shared memory to clear away; then end the whole group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GOODBYE_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+@contextlib.contextmanager
+def written(name: str, record: Manifest, model: Path, golden: Sequence[Feed], folder: Path) -> Iterator[Launch]:
+    """Write a serving system's files into an empty folder, and run its real server on them.
+
+    Args:
+        name: Of the serving system.
+        record: What was built.
+        model: The folder with the model's files.
+        golden: Real inputs for a batch of one.
+        folder: Where the files go, and what the server writes.
+    """
+    system = make_system(name)
+    environment = find_environment(system.environment)
+    if environment is None:
+        raise RuntimeError(missing(system.environment))
+    (folder / name).mkdir()
+    system.write(folder / name, manifest=record, model_folder=model, golden=golden)
+    (folder / "scratch").mkdir()
+    launch = system.launch(
+        folder / name, manifest=record, environment=environment, ports=free_ports(), scratch=folder / "scratch"
+    )
+    with running(launch):
+        yield launch
 
 
 class Queue:

@@ -53,7 +53,7 @@ def gs() -> Iterator[dict[str, str]]:
     pytest.importorskip("gcsfs", reason="gcsfs is not installed: pip install 'mopt[gcs]'")
     emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
     port = servers.free_ports().http
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+    server = emulator.create_server("127.0.0.1", port, in_memory=True)
     server.start()
     try:
         yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
@@ -93,7 +93,15 @@ def mlflow(folder: Path) -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def _running(command: Sequence[str], port: int, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Run a server until somebody listens on its port, and end it with all of its children."""
-    launch = Launch(command, [], f"http://127.0.0.1:{port}", "", "", environment=environment or {}, folder=folder)
+    launch = Launch(
+        command=command,
+        ready=[],
+        url=f"http://127.0.0.1:{port}",
+        protocol="",
+        model="",
+        environment=environment or {},
+        folder=folder,
+    )
     with servers.launched(launch):
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while True:

@@ -21,7 +21,11 @@ __all__ = ["Evidence", "evidence", "kept_starts", "log_probability"]
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 CONCENTRATIONS = (8.0, 40.0, 200.0)
 """Of the alternatives: with 16 bins they expect a population stability index of about 1.7, 0.4 and 0.07."""
@@ -32,18 +36,19 @@ _KEPT = 4
 """Starts are kept at each look of the last few, then at every second, every fourth and so on."""
 
 
-def log_probability(weights: Sequence[float], counts: Sequence[int]) -> float:
+def log_probability(weights: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the logarithm of the probability of a sequence with these counts, in any one order.
 
     Its bins are drawn from an urn with these weights, each drawn one being put back with another of its kind:
-    Dirichlet-multinomial without the multinomial coefficient.
+    Dirichlet-multinomial without the multinomial coefficient. Bins lie along the last axis; the others are broadcast.
     """
-    total = math.fsum(weights)
-    probability = math.lgamma(total) - math.lgamma(total + sum(counts))
-    for weight, count in zip(weights, counts, strict=True):
-        if count:
-            probability += math.lgamma(weight + count) - math.lgamma(weight)
-    return probability
+    import numpy as np
+    from scipy.special import gammaln
+
+    urn, drawn = np.asarray(weights, np.float64), np.asarray(counts, np.float64)
+    total = urn.sum(-1)
+    each: npt.NDArray[np.float64] = gammaln(urn + drawn) - gammaln(urn)
+    return gammaln(total) - gammaln(total + drawn.sum(-1)) + each.sum(-1)  # type: ignore[no-any-return]
 
 
 class Evidence(NamedTuple):
@@ -67,29 +72,30 @@ def evidence(weights: Sequence[int], counts: Sequence[int], starts: Mapping[int,
         starts: By look at which a drift may have begun, the counts before it; 0 is the first look.
         looks: How many there were.
     """
-    terms = {-1: -math.log(looks + 1)}  # the weight of all looks to come, before which nothing is known to differ
-    alternatives = _alternatives(tuple(weights))
-    for look, before in starts.items():
-        segment = [count - earlier for count, earlier in zip(counts, before, strict=True)]
-        urn = [weight + earlier for weight, earlier in zip(weights, before, strict=True)]
-        usual = log_probability(urn, segment) + math.log((look + 1) * (look + 2))
-        terms[look] = _log_sum([prior + log_probability(drifted, segment) - usual for prior, drifted in alternatives])
-    since = max(starts, key=lambda look: terms[look])
-    return Evidence(_log_sum(list(terms.values())), since)
+    import numpy as np
+    from scipy.special import logsumexp
 
-
-def _log_sum(terms: Sequence[float]) -> float:
-    largest = max(terms)
-    return largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    looks_begun = np.array(list(starts))
+    before = np.array([starts[look] for look in starts])
+    segments = np.array(counts) - before
+    priors, urns = _alternatives(tuple(weights))
+    drifted = logsumexp(priors + log_probability(urns, segments[:, None]), axis=1)
+    usual = log_probability(np.array(weights) + before, segments)
+    terms = drifted - usual - np.log((looks_begun + 1.0) * (looks_begun + 2.0))
+    later = -math.log(looks + 1)  # the weight of all looks to come, before which nothing is known to differ
+    return Evidence(float(logsumexp([later, *terms])), int(looks_begun[terms.argmax()]))
 
 
 @functools.lru_cache(maxsize=512)
-def _alternatives(weights: tuple[int, ...]) -> list[tuple[float, list[float]]]:
-    """Return the weights of other urns, each with the logarithm of its own weight in the mixture."""
+def _alternatives(weights: tuple[int, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the logarithm of the weight of each alternative in the mixture, and their urns, one in a row."""
+    import numpy as np
+
     total = sum(weights)
     around = [[concentration * weight / total for weight in weights] for concentration in CONCENTRATIONS]
     tilted = [_tilted(weights, form, factor) for form, factor in TILTS]
-    return [(-math.log(2 * len(group)), urn) for group in (around, tilted) for urn in group]
+    priors = [-math.log(2 * len(group)) for group in (around, tilted) for _ in group]
+    return np.array(priors), np.array([*around, *tilted])
 
 
 def _tilted(weights: Sequence[int], form: int, factor: float) -> list[float]:

@@ -22,8 +22,10 @@ _COMPUTE = ("Conv2D", "Conv3D", "DepthwiseConv2dNative", "MatMul", "BatchMatMul"
 """What is in the name of an operator that does the work, whoever's kernel it is."""
 _CONVOLUTIONS = frozenset(("Conv2D", "Conv3D", "DepthwiseConv2dNative"))
 _KINDS = {
-    **dict.fromkeys(_CONVOLUTIONS, "Conv"), "MatMul": "MatMul", "BatchMatMulV2": "MatMul", "BatchMatMulV3": "MatMul", "Transpose": "Transpose", "ConcatV2": "Concat", "GatherV2": "Gather", "SelectV2": "Where",
-    "AvgPool": "AveragePool", "MaxPool": "MaxPool", "Mean": "ReduceMean", "Sum": "ReduceSum", "Max": "ReduceMax",
+    **dict.fromkeys(_CONVOLUTIONS, "Conv"),
+    **dict.fromkeys(("BatchMatMulV2", "BatchMatMulV3"), "MatMul"),
+    "AvgPool": "AveragePool", "ConcatV2": "Concat", "GatherV2": "Gather", "SelectV2": "Where",
+    "Max": "ReduceMax", "Mean": "ReduceMean", "Sum": "ReduceSum",
 }  # fmt: skip
 """What the field calls TensorFlow's operators, as far as their cost depends on it."""
 _DECORATION = re.compile(r"^_?(Mkl)?(Native)?_?(Pad)?(With)?(Fused)?(?=[A-Z])")

@@ -7,6 +7,7 @@ __all__ = [
     "alike",
     "break_ties",
     "estimated_objective",
+    "nothing_to_serve",
     "output_sqnr_db",
     "rank_by_estimate",
     "rank_improvements",
@@ -65,7 +66,7 @@ def select_best(
     reference, shortlist = measured[0], [trial for trial in measured[1:] if trial.alive]
     winner, equals = break_ties(task, rank_improvements(task, shortlist, reference, control), reference)
     if winner is reference and not task.ships_reference:
-        raise _nothing_to_serve(trials)
+        raise nothing_to_serve(trials)
     finished = {
         trial.record.name: _reject_loser(task, trial, winner, reference, control)
         for trial in [*shortlist, *rest]
@@ -86,9 +87,11 @@ def select_best(
     )
 
 
-def _nothing_to_serve(trials: Sequence[Trial]) -> UserError:
+def nothing_to_serve(trials: Sequence[Trial]) -> UserError:
     """None of what the named serving systems run is right; the reference, which is, they do not run."""
-    reasons = [f"{trial.record.name} {trial.record.outcome.reason}" for trial in trials if trial.record.outcome][:3]
+    failed = [trial for trial in trials if trial.record.outcome]
+    tried = [trial for trial in failed if trial.candidate.refused is None]  # of the others everybody knew before
+    reasons = [f"{trial.record.name}: {trial.record.outcome.reason}" for trial in tried or failed if trial.record.outcome][:3]
     return UserError(
         f"no candidate that the serving system runs is right: {'; '.join(reasons) or 'there is none'}",
         "allow more with --tolerance, or name a serving system that runs ONNX Runtime",

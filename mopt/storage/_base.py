@@ -95,7 +95,7 @@ class Upload:
         title: What people call it.
         metrics: Figures by name.
         parameters: Texts by name.
-        report: The name of a file for people.
+        report: The name of a file for people; empty where there is none.
     """
 
     folder: Path

@@ -6,6 +6,7 @@ __all__ = ["Registry", "mlflow_client"]
 
 import abc
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ _SETTINGS = {
 _OURS = frozenset({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"})
 """Settings that hold whatever the user has set."""
 _DESCRIPTION = "MLmodel"
+_SCRATCH = ".download"
 _FILES = {"onnx": "data", "xgboost": "data", "lightgbm": "data", "transformers": "model_binary", "sklearn": "pickled_model"}
 """By flavor, the key in MLmodel that names the file or folder with the model, where mopt takes it."""
 
@@ -48,23 +50,41 @@ class Registry(Storage):
             raise MissingDependencyError("mlflow-skinny", "mlflow") from None
         return mlflow
 
+    @property
+    @abc.abstractmethod
+    def inside(self) -> str:
+        """The path in what MLflow keeps under the name; empty for all of it."""
+
     @abc.abstractmethod
     def resolved(self, client: Any) -> tuple[str, list[Any]]:
-        """Return the URI that names the folder for good, and everything that changes when its content does."""
+        """Return the URI that names it for good, without a path inside, and everything that changes when its content does."""
 
     def listing(self) -> Listing:
         """Ask for the version, and list its files; MLflow tells their sizes, and no digests."""
         with mlflow_client() as client:
-            uri, version = self.resolved(client)
-            files = tuple(sorted(_below(uri, ""), key=lambda file: file.name))
-        return Listing(files, digest([client.tracking_uri, uri, *version]))
+            root, version = self.resolved(client)
+            identity = digest([client.tracking_uri, root, *version])
+            if not self.inside:
+                return Listing(tuple(_below(root, "")), identity)
+            above, _, name = self.inside.rpartition("/")  # a list below a file is an error to MLflow
+            entry = next((entry for entry in _entries(root, above) if entry.path == self.inside), None)
+            if entry is None:
+                return Listing((), identity)
+            if entry.is_dir:
+                return Listing(tuple(_below(root, self.inside)), identity)
+            return Listing((_remote_file(entry, above),), identity, name)
 
     def download(self, listing: Listing, folder: Path, received: Callable[[int], None]) -> None:
         """Get all files at once, as MLflow does."""
         with mlflow_client() as client:
             from mlflow.artifacts import download_artifacts
 
-            download_artifacts(artifact_uri=self.resolved(client)[0], dst_path=str(folder))
+            scratch, root = folder / _SCRATCH, self.resolved(client)[0]
+            place = Path(download_artifacts(artifact_uri="/".join(filter(None, [root, self.inside])), dst_path=str(scratch)))
+        for file in listing.files:
+            (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
+            (place if listing.file else place / file.name).rename(folder / file.name)
+        shutil.rmtree(scratch)
         received(listing.size)
 
     def main(self, folder: Path) -> Path:
@@ -110,15 +130,25 @@ def mlflow_client() -> Iterator[Any]:
                 os.environ[name] = value
 
 
-def _below(uri: str, folder: str) -> Iterator[RemoteFile]:
-    """Yield every file below a folder of what a URI names."""
+def _entries(root: str, folder: str) -> list[Any]:
+    """What MLflow lists directly in a folder of what a URI names; paths start from there."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    repository = get_artifact_repository(uri)
-    folders = [folder]
+    entries: list[Any] = get_artifact_repository(root).list_artifacts(folder or None)
+    return entries
+
+
+def _below(root: str, folder: str) -> list[RemoteFile]:
+    """Return every file below a folder, in order of name."""
+    files, folders = [], [folder]
     while folders:
-        for entry in repository.list_artifacts(folders.pop() or None):
+        for entry in _entries(root, folders.pop()):
             if entry.is_dir:
                 folders.append(entry.path)
             else:
-                yield RemoteFile(entry.path, int(entry.file_size or 0), "")
+                files.append(_remote_file(entry, folder))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _remote_file(entry: Any, folder: str) -> RemoteFile:
+    return RemoteFile(entry.path.removeprefix(f"{folder}/" if folder else ""), int(entry.file_size or 0), "")

@@ -47,21 +47,25 @@ class RegisteredModel(Registry):
         """The name of the model; a version is a number."""
         return self.name
 
+    @property
+    def inside(self) -> str:
+        """Behind the version, or the alias."""
+        return "/".join(self.parts[1 if "@" in self.parts[0] else 2 :])
+
     def resolved(self, client: Any) -> tuple[str, list[Any]]:
         """Return the URI of a version; what a version is of does not change."""
         alias = self.parts[0].partition("@")[2]
-        rest = self.parts[1:]
+        number = self.parts[1] if len(self.parts) > 1 else ""
         if alias:
             version = client.get_model_version_by_alias(self.name, alias)
-        elif rest and rest[0] == _NEWEST:
+        elif number == _NEWEST:
             versions = client.search_model_versions(f"name='{self.name}'")
-            version, rest = max(versions, key=lambda version: int(version.version)), rest[1:]
-        elif rest and rest[0].isdecimal():
-            version, rest = client.get_model_version(self.name, rest[0]), rest[1:]
+            version = max(versions, key=lambda version: int(version.version))
+        elif number.isdecimal():
+            version = client.get_model_version(self.name, number)
         else:
             raise UserError(f"{self.url} names no version of a model", f"write {self.takes}")
-        uri = "/".join([f"models:/{self.name}/{version.version}", *rest])
-        return uri, [version.source, version.run_id, version.creation_timestamp]
+        return f"models:/{self.name}/{version.version}", [version.source, version.run_id, version.creation_timestamp]
 
     def publish(self, upload: Upload, *, replace: bool, sent: Callable[[int], None]) -> str:
         """Log a run, read its artifact back, and register it last: a push that is killed leaves a run and no version.
@@ -124,5 +128,6 @@ def _log(client: Any, identity: str, upload: Upload) -> None:
     now = int(time.time() * 1e3)
     metrics = [Metric(name, value, now, 0) for name, value in upload.metrics.items()]
     client.log_batch(identity, metrics, [Param(name, text[:_LONGEST]) for name, text in upload.parameters.items()])
-    client.log_artifact(identity, str(upload.folder / upload.report))
+    if upload.report:
+        client.log_artifact(identity, str(upload.folder / upload.report))
     client.log_artifacts(identity, str(upload.folder), _FOLDER)

@@ -21,7 +21,12 @@ class RunArtifacts(Registry):
         """The path, else the run."""
         return self.rest
 
+    @property
+    def inside(self) -> str:
+        """Behind the run."""
+        return "/".join(self.parts[1:])
+
     def resolved(self, client: Any) -> tuple[str, list[Any]]:
-        """Return the URI as it is; a run may log more until it ends."""
+        """Return the URI of the run, which may log more until it ends."""
         run = client.get_run(self.parts[0])
-        return f"runs:/{self.rest}", [run.info.artifact_uri, run.info.status, run.info.end_time]
+        return f"runs:/{self.parts[0]}", [run.info.artifact_uri, run.info.status, run.info.end_time]

@@ -16,10 +16,10 @@ import dataclasses
 import statistics
 from collections.abc import Mapping
 
-from mopt.artifacts.serving._base import make_system
+from mopt.artifacts.serving._base import ServingSystem, make_system
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.simulate import check_installed
-from mopt.errors import CandidateRejectedError
+from mopt.errors import CandidateRejectedError, MissingEnvironmentError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._export import find_exporter
@@ -41,6 +41,8 @@ from mopt.search.task import CompileTask, QualityTask, SearchTask, SpeedTask
 from mopt.search.trial import Candidate
 from mopt.search.without_device import check_buildable, engine_pass, runs_here
 from mopt.storage._base import is_url
+from mopt.system.environments import find_environment
+from mopt.system.plugins import load
 from mopt.system.store import Store
 from mopt.workflows._sources import PreparedModel, Source
 
@@ -72,11 +74,18 @@ def check_recipe(recipe: Recipe) -> Site:
     if not is_url(recipe.model):  # that is known when it has been fetched
         find_exporter(recipe.model, trust_pickle=recipe.trust_pickle)
     for system in recipe.serve:
-        make_system(system)
+        _check_environments(make_system(system))
     check_search(recipe.search, target)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
     return Site(machine, target, NoiseMonitor())
+
+
+def _check_environments(system: ServingSystem) -> None:
+    """Refuse a serving system when each runtime that it runs lives in an environment that is not installed."""
+    tools = [load("runtimes", name).tools for name in system.settable]
+    if tools and all(name and find_environment(name) is None for name in tools):
+        raise MissingEnvironmentError(tools[0])
 
 
 def threads_of(recipe: Recipe, machine: Machine) -> int:

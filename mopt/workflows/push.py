@@ -78,7 +78,7 @@ def _upload(built: Artifact) -> Upload:
         title=manifest.name,
         metrics=_metrics(manifest),
         parameters=_parameters(manifest),
-        report=_REPORT,
+        report=_REPORT if _REPORT in manifest.files else "",
     )
 
 

@@ -54,14 +54,14 @@ def test_without_requests_there_is_no_evidence() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 300])
 def test_false_alarms_over_many_looks_are_no_more_than_allowed(count: int) -> None:
-    """200 times 25 looks: more than 18 alarms at a true rate of 5 % have a probability of 0.5 %."""
+    """120 times 20 looks: more than 13 alarms at a true rate of 5 % have a probability of 0.3 %."""
     random = np.random.default_rng(7)
     draw = functools.partial(lambda index, size: random.gamma(2.0, size=size))
     alarms = [
-        first_alarm(random, random.gamma(2.0, size=count), draw, looks=25, requests=40, alpha=0.05) is not None
-        for _ in range(200)
+        first_alarm(random, random.gamma(2.0, size=count), draw, looks=20, requests=40, alpha=0.05) is not None
+        for _ in range(120)
     ]
-    assert sum(alarms) <= 18
+    assert sum(alarms) <= 13
 
 
 @pytest.mark.slow
@@ -70,17 +70,16 @@ def test_many_looks_at_a_test_for_one_look_would_raise_false_alarms() -> None:
     from scipy import stats
 
     random, alarms = np.random.default_rng(8), 0
-    for _ in range(100):
+    for _ in range(60):
         sketch = sketch_feature(KEY, random.standard_normal(300), random)
         counts = np.zeros(len(sketch.weights))
         expected = np.array(sketch.weights) / sum(sketch.weights)
         for _ in range(25):
             counts += bin_counts(sketch, random.standard_normal(40), random)
-            alarms_here = stats.chisquare(counts, expected * counts.sum()).pvalue < 0.05
-            if alarms_here:
+            if stats.chisquare(counts, expected * counts.sum()).pvalue < 0.05:
                 alarms += 1
                 break
-    assert alarms > 50
+    assert alarms > 30
 
 
 @pytest.mark.parametrize(

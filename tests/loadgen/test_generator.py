@@ -3,7 +3,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import http.client
-import json
 import os
 import selectors
 import sys
@@ -253,82 +252,6 @@ SIGNATURE = Signature(
     outputs=(TensorSpec(name="scores", dtype="float32", shape=("batch", 10)),),
     batch_axes={"pixels": 0, "scores": 0},
 )
-BENTO = """
-from __future__ import annotations
-import bentoml, numpy as np, onnxruntime
-
-@bentoml.service(workers=1)
-class Digits:
-    def __init__(self):
-        self.session = onnxruntime.InferenceSession("digits.onnx", providers=["CPUExecutionProvider"])
-
-    @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60000)
-    def predict(self, pixels: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {"pixels": pixels.astype(np.float32)})[0]
-
-    @bentoml.api
-    def status(self) -> str:
-        return "fine"
-"""
-TORCHSERVE = """
-import os
-import numpy as np, onnxruntime
-
-class Digits:
-    def initialize(self, context):
-        model = os.path.join(context.system_properties["model_dir"], "digits.onnx")
-        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-
-    def handle(self, data, context):
-        x = np.concatenate([np.asarray(request["body"]["pixels"], np.float32) for request in data])
-        return [row[None].tolist() for row in self.session.run(None, {"pixels": x})[0]]
-"""
-LIT = """
-import sys
-import litserve, numpy as np, onnxruntime
-
-class Digits(litserve.LitAPI):
-    def setup(self, device):
-        self.session = onnxruntime.InferenceSession("digits.onnx", providers=["CPUExecutionProvider"])
-
-    def decode_request(self, request):
-        return np.asarray(request["pixels"], np.float32)
-
-    def batch(self, inputs):
-        return np.concatenate(inputs)
-
-    def predict(self, x):
-        return self.session.run(None, {"pixels": x})[0]
-
-    def unbatch(self, y):
-        return list(y[:, None])
-
-    def encode_response(self, y):
-        return y.tolist()
-
-if __name__ == "__main__":
-    # With no time-out a worker that is idle takes at once all that wait.
-    server = litserve.LitServer(Digits(max_batch_size=16, batch_timeout=0), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)
-"""
-
-
-MLSERVER = """
-import numpy as np, onnxruntime
-from mlserver import MLModel
-from mlserver.codecs import NumpyCodec
-from mlserver.types import InferenceResponse
-
-class Digits(MLModel):
-    async def load(self):
-        self.session = onnxruntime.InferenceSession("digits.onnx", providers=["CPUExecutionProvider"])
-        return True
-
-    async def predict(self, payload):
-        feed = {each.name: NumpyCodec.decode_input(each) for each in payload.inputs}
-        outputs = zip(["scores"], self.session.run(["scores"], feed))
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output(*each) for each in outputs])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -402,53 +325,25 @@ def test_mistakes_about_a_model_on_triton_are_told(triton, scheme):
         connect(f"{'grpc' if scheme == 'http' else 'http'}://127.0.0.1:{port}")
 
 
-@pytest.mark.slow
-@needs("bentoml")
-def test_bentoml_answers_every_request(small, tmp_path):
-    (tmp_path / "service.py").write_text(BENTO)
-    (tmp_path / "digits.onnx").write_bytes(small.model.read_bytes())
-    with servers.bentoml(tmp_path, "service:Digits") as ports:
-        endpoint = connect(f"http://127.0.0.1:{ports.http}")
-        assert (endpoint.protocol, endpoint.path) == ("bentoml", "/predict")
-        check(endpoint, small, "output")
-        with pytest.raises(UserError, match="takes pixels, and the samples have images"):
-            encode(endpoint, [{"images": np.zeros((1, 64), np.float32)}])
-        with pytest.raises(UserError, match="no route /letters"):
-            connect(f"http://127.0.0.1:{ports.http}/letters")
+def _others():
+    for name in ("bentoml", "litserve", "mlserver", "torchserve"):
+        light = name in ("bentoml", "litserve")
+        reason = servers.missing(name)
+        marks = [pytest.mark.slow, pytest.mark.skipif(bool(reason), reason=reason), *([] if light else [pytest.mark.servers])]
+        yield pytest.param(name, marks=marks)
 
 
-@pytest.mark.slow
-@needs("litserve")
-def test_litserve_answers_every_request(small, tmp_path):
-    (tmp_path / "serve.py").write_text(LIT)
-    (tmp_path / "digits.onnx").write_bytes(small.model.read_bytes())
-    with servers.litserve(tmp_path / "serve.py") as ports:
-        # It tells nothing about itself, and takes JSON as BentoML does.
-        check(Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predict", "/health", "digits"), small, "output")
-
-
-@pytest.mark.slow
-@needs("torchserve")
-def test_torchserve_answers_every_request(small, tmp_path):
-    (tmp_path / "handler.py").write_text(TORCHSERVE)
-    (tmp_path / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 16\nmaxBatchDelay: 1\n")
-    (tmp_path / "digits.onnx").write_bytes(small.model.read_bytes())
-    with servers.torchserve(tmp_path, "digits") as ports:
-        check(Endpoint("bentoml", Server("127.0.0.1", ports.http), "/predictions/digits", "/ping", "digits"), small, "output")
-
-
-@pytest.mark.slow
-@needs("mlserver")
-def test_mlserver_answers_every_request(small, tmp_path):
-    (tmp_path / "digits_model.py").write_text(MLSERVER)
-    (tmp_path / "digits.onnx").write_bytes(small.model.read_bytes())
-    inputs = [{"name": "pixels", "datatype": "FP32", "shape": [-1, 64]}]
-    settings = {"name": "digits", "implementation": "digits_model.Digits", "max_batch_size": 16, "max_batch_time": 0.001}
-    (tmp_path / "model-settings.json").write_text(json.dumps({**settings, "inputs": inputs}))
-    with servers.mlserver(tmp_path, "digits") as ports:
-        over_http = connect(f"http://127.0.0.1:{ports.http}")
-        assert (over_http.protocol, over_http.model, over_http.binary) == ("kserve-http", "digits", False)
-        check(over_http, small)
-        over_grpc = connect(f"grpc://127.0.0.1:{ports.grpc}/digits")
-        assert over_grpc.inputs == over_http.inputs == {"pixels": TensorSpec(name="pixels", dtype="float32", shape=("any", 64))}
-        check(over_grpc, small)
+@pytest.mark.parametrize("name", list(_others()))
+def test_other_servers_answer_every_request(name, small, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_bytes(small.model.read_bytes())
+    record = manifest(name="digits", signature=SIGNATURE)
+    with servers.written(name, record, tmp_path / "model", [{"pixels": np.zeros((1, 64), np.float32)}], tmp_path) as launch:
+        endpoint = connect(launch.url, model=launch.model, protocol=launch.protocol)
+        check(endpoint, small)
+        for url, protocol in launch.also:
+            check(connect(url, model=launch.model, protocol=protocol), small)
+        if protocol := {"bentoml": "bentoml", "litserve": "kserve-http", "mlserver": "kserve-http"}.get(name):
+            assert connect(launch.url).protocol == protocol
+            with pytest.raises(UserError, match=r"takes .*pixels.*, and the samples have images"):
+                encode(endpoint, [{"images": np.zeros((1, 64), np.float32)}])

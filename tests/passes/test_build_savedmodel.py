@@ -90,5 +90,5 @@ def test_the_same_model_makes_the_same_bytes_and_stays_as_it_is(tmp_path):
 
 
 def test_an_operator_that_cannot_be_converted_is_the_reason(tmp_path):
-    with pytest.raises(NotApplicableError, match="onnx2tf cannot convert this model.*mopt does not translate If"):
+    with pytest.raises(NotApplicableError, match=r"onnx2tf cannot convert this model.*mopt does not translate If"):
         graphs.apply(BuildSavedmodel(), graphs.branches(tmp_path / "onnx"), tmp_path / "made")

@@ -17,26 +17,25 @@ pytestmark = [pytest.mark.servers, needs_tensorflow]
 
 X = "float[batch, 3, 8, 8] x"
 CASES = {
-    "elementwise": (X, "a = Abs (x) b = Sqrt (a) c = Exp (x) d = Div (c, b) e = Sub (d, x) y = Clip (e, low, high)"),
-    "activations": (X, "a = HardSigmoid <alpha = 0.3> (x) b = LeakyRelu (x) c = Elu (x) d = Sum (a, b, c) y = HardSwish (d)"),
-    "comparisons": (X, "a = Greater (x, low) b = Less (x, high) c = And (a, b) d = Max (x, low) y = Where (c, x, d)"),
-    "convolution": (X, "y = Conv <pads = [1, 0, 1, 2], strides = [2, 1], dilations = [1, 2]> (x, w, bias)"),
-    "groups": (X, "y = Conv <group = 3, pads = [1, 1, 1, 1]> (x, depthwise)"),
-    "pools": (X, "a = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x) "
-                 "b = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x) y = Add (a, b)"),
-    "statistics": (X, "a = InstanceNormalization (x, three, three) b = ReduceMean <axes = [2]> (a) "
-                      "c = ReduceMax <axes = [1], keepdims = 0> (b) y = LogSoftmax <axis = 1> (c)"),
-    "shapes": (X, "s = Shape (x) n = Gather (s, zero) one = Constant <value_ints = [1]> () m = Unsqueeze (n, zeros) "
-                  "t = Concat <axis = 0> (m, rest) y = Reshape (x, t)"),
-    "kept-sizes": (X, "a = Reshape (x, keep) y = Transpose <perm = [0, 2, 1]> (a)"),
-    "slices": (X, "y = Slice (x, starts, ends, axes, steps)"),
-    "gathers": (X, "a = Gather <axis = 2> (x, indices) y = Flatten <axis = 2> (a)"),
-    "triangle": (X, "a = Trilu <upper = 0> (x) y = Pad (a, pads)"),
-    "parts": (X, "a, b = Split <axis = 3> (x, five_three) c = Expand (b, wide) y = Concat <axis = 3> (a, c)"),
-    "normal": (X, "y = LayerNormalization <axis = -1> (x, eight, eight)"),
-    "product": (X, "a = Flatten (x) y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (a, wide_weight, four)"),
-}  # fmt: skip
-"""Inputs and nodes of a graph that makes ``y``."""
+    "elementwise": "a = Abs (x) b = Sqrt (a) c = Exp (x) d = Div (c, b) e = Sub (d, x) y = Clip (e, low, high)",
+    "activations": "a = HardSigmoid <alpha = 0.3> (x) b = LeakyRelu (x) c = Elu (x) d = Sum (a, b, c) y = HardSwish (d)",
+    "comparisons": "a = Greater (x, low) b = Less (x, high) c = And (a, b) d = Max (x, low) y = Where (c, x, d)",
+    "convolution": "y = Conv <pads = [1, 0, 1, 2], strides = [2, 1], dilations = [1, 2]> (x, w, bias)",
+    "groups": "y = Conv <group = 3, pads = [1, 1, 1, 1]> (x, depthwise)",
+    "largest": "y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)",
+    "averages": "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (x)",
+    "statistics": "a = InstanceNormalization (x, three, three) b = ReduceMean <axes = [2]> (a) y = LogSoftmax <axis = 1> (b)",
+    "reductions": "a = ReduceMax <axes = [1], keepdims = 0> (x) b = ReduceSum (a, zeros) y = ArgMax <axis = 2> (b)",
+    "shapes": "s = Shape (x) n = Gather (s, zeros) t = Concat <axis = 0> (n, rest) y = Reshape (x, t)",
+    "kept-sizes": "a = Reshape (x, keep) y = Transpose <perm = [0, 2, 1]> (a)",
+    "slices": "y = Slice (x, starts, ends, axes, steps)",
+    "gathers": "a = Gather <axis = 2> (x, indices) y = Flatten <axis = 2> (a)",
+    "triangle": "a = Trilu <upper = 0> (x) y = Pad (a, pads)",
+    "parts": "a, b = Split <axis = 3> (x, five_three) c = Expand (b, wide) y = Concat <axis = 3> (a, c)",
+    "normal": "y = LayerNormalization <axis = -1> (x, eight, eight)",
+    "product": "a = Flatten (x) y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (a, wide_weight, four)",
+}
+"""Nodes that make ``y`` of ``x``."""
 RNG = np.random.default_rng(0)
 
 
@@ -45,9 +44,10 @@ def _random(*shape):
 
 
 WEIGHTS = {
-    "low": np.float32(-1), "high": np.float32(1.5), "w": _random(4, 3, 3, 3), "bias": _random(4), "depthwise": _random(6, 1, 3, 3),
-    "three": _random(3), "eight": _random(8), "four": _random(4), "wide_weight": _random(4, 192),
-    "zero": np.int64(0), "zeros": np.int64([0]), "rest": np.int64([3, -1]), "keep": np.int64([0, 0, -1]),
+    "low": np.float32(-1), "high": np.float32(1.5), "w": _random(4, 3, 3, 3), "bias": _random(4),
+    "depthwise": _random(6, 1, 3, 3), "wide_weight": _random(4, 192), "three": _random(3), "four": _random(4),
+    "eight": _random(8),
+    "zeros": np.int64([0]), "rest": np.int64([3, -1]), "keep": np.int64([0, 0, -1]),
     "starts": np.int64([-1, 1]), "ends": np.int64([-(2**62), 2**62]), "axes": np.int64([3, 2]), "steps": np.int64([-2, 3]),
     "indices": np.int64([[0, -1], [3, 2]]), "pads": np.int64([0, 0, 1, 2, 0, 0, 0, 1]), "five_three": np.int64([5, 3]),
     "wide": np.int64([1, 1, 8, 3]),
@@ -58,9 +58,9 @@ def _all_in_one(folder):
     """All cases as one graph, each with an output of its name."""
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({X}) => (float y) {{ y = Identity (x) }}')
     del proto.graph.node[:], proto.graph.output[:]
-    for case, (inputs, nodes) in CASES.items():
+    for case, nodes in CASES.items():
         part = onnx.parser.parse_model(
-            f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float y) {{ {nodes} }}'
+            f'<ir_version: 8, opset_import: ["" : 17]> g ({X}) => (float y) {{ {nodes} }}'
         ).graph.node
         for node in part:
             node.input[:] = [name if name in WEIGHTS or name == "x" else f"{case}.{name}" for name in node.input]

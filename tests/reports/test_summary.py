@@ -85,7 +85,9 @@ def test_three_lines_say_what_was_chosen_what_it_gains_and_what_is_next():
 
 def test_what_is_next_names_the_server_that_it_was_built_for():
     served = manifest(recipe={**manifest().recipe, "serve": ["triton@26.04", "bentoml"]})
-    assert closing_lines(served, FOLDER)[2].startswith("Next: mopt verify 'my model.mopt' --server triton where it will be served")
+    assert closing_lines(served, FOLDER)[2].startswith(
+        "Next: mopt verify 'my model.mopt' --server triton where it will be served"
+    )
 
 
 def test_a_reference_that_is_kept_gains_nothing_and_says_so():

@@ -2,11 +2,12 @@ import dataclasses
 
 import pytest
 
+from mopt.errors import Rejection
 from mopt.records.measurement import BatchProfile, Estimate, Profile
 from mopt.records.quality import Quality
-from mopt.records.trial import TrialRecord
+from mopt.records.trial import Outcome, TrialRecord
 from mopt.runtimes.onnxruntime import OnnxRuntime
-from mopt.search.selection import break_ties, rank_by_estimate, rank_improvements
+from mopt.search.selection import break_ties, nothing_to_serve, rank_by_estimate, rank_improvements
 from mopt.search.trial import Candidate, Trial
 
 
@@ -110,3 +111,12 @@ def test_the_smallest_is_smaller_than_the_reference_and_surely_faster():
     assert [trial.record.name for trial in ranked] == ["smallest", "small"]
     ranked = rank_improvements(Stub(), candidates, BASE, CONTROL)
     assert [trial.record.name for trial in ranked] == ["as large", "small", "smallest"]
+
+
+def test_where_nothing_can_be_served_the_reasons_are_those_of_what_was_tried():
+    refused = Outcome(rejection=Rejection.UNSUPPORTED, reason="it does not serve openvino")
+    others = [entry(f"openvino-{index}", (1.0, 1.0, 1.0)).update(outcome=refused) for index in range(4)]
+    others = [dataclasses.replace(trial, candidate=dataclasses.replace(trial.candidate, refused=refused)) for trial in others]
+    tried = entry("tensorflow-fp32", (1.0, 1.0, 1.0)).reject(Rejection.UNSUPPORTED, "it has a Loop")
+    assert "right: tensorflow-fp32: it has a Loop" in nothing_to_serve([*others, tried]).message
+    assert "openvino-0: it does not serve openvino" in nothing_to_serve(others).message

@@ -49,7 +49,7 @@ def test_what_is_all_precision_is_refused_where_the_server_computes_in_another_o
     refused = as_served(FLOAT, [Triton()], BF16).refused
     assert refused.rejection == Rejection.UNSUPPORTED
     assert (
-        "triton cannot set precision = f32 for openvino, which takes bf16 on this CPU; OpenVINO Model Server" in refused.reason
+        "triton cannot set precision = f32 for openvino, which takes bf16 on this CPU; openvino_model_server" in refused.reason
     )
     for route in ("plugin_config", "onnxruntime backend", "serve = []"):
         assert route in refused.reason

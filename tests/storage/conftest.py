@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mopt.storage._object_store import ObjectStore
+from mopt.system.digests import file_digest
 from mopt.system.plugins import load
 from tests import stores
 from tests.workflows import artifacts
@@ -23,7 +25,7 @@ def _environment() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["s3", "gs", pytest.param("az", marks=pytest.mark.servers)])
+@pytest.fixture(scope="module", params=["s3", *(pytest.param(name, marks=pytest.mark.servers) for name in ("gs", "az"))])
 def scheme(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An object store with a bucket, its real server running."""
     name: str = request.param
@@ -31,8 +33,7 @@ def scheme(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with starts[name]() as environment, pytest.MonkeyPatch.context() as patch:
         for variable, value in environment.items():
             patch.setenv(variable, value)
-        with contextlib.suppress(FileExistsError):
-            store(f"{name}://{stores.BUCKET}/x").filesystem().mkdir(stores.BUCKET)
+        store(f"{name}://{stores.BUCKET}/x").filesystem().mkdir(stores.BUCKET)
         yield name
 
 
@@ -51,4 +52,31 @@ def prefix(scheme: str, request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     artifacts.write(tmp_path / "double.mopt", artifacts.doubling(tmp_path / "model"))
+    add_file(tmp_path / "double.mopt", "report.html", b"<p>a report</p>")
     return tmp_path / "double.mopt"
+
+
+def add_file(artifact: Path, name: str, content: bytes) -> None:
+    """Make a file a part of an artifact."""
+    (artifact / name).write_bytes(content)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["files"][name] = file_digest(artifact / name)
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment that leads to MLflow's real server, which runs."""
+    with stores.mlflow(tmp_path_factory.mktemp("mlflow")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def mlflow(mlflow_server: dict[str, str]) -> Iterator[Any]:
+    """The client of that server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in mlflow_server.items():
+            patch.setenv(variable, value)
+        from mlflow import MlflowClient
+
+        yield MlflowClient()

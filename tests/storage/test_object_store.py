@@ -1,12 +1,12 @@
 """Every object store against a real server of its kind."""
 
 import functools
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +17,7 @@ from mopt.system.plugins import load
 from mopt.workflows.push import push
 from mopt.workflows.verify import verify
 from tests import stores
+from tests.storage.conftest import add_file
 from tests.workflows import artifacts
 
 
@@ -53,13 +54,13 @@ def test_a_file_is_fetched_once_until_it_changes(prefix, monkeypatch):
     put(prefix, **{"samples.npz": b"one"})
     url = f"{prefix}/samples.npz"
     first = fetched(url)
-    assert open(first, "rb").read() == b"one"
+    assert Path(first).read_bytes() == b"one"
     with monkeypatch.context() as patch:
         patch.setattr(type(place(url)), "download", lambda *_: pytest.fail("it is in the cache"))
         assert fetched(url) == first
     put(prefix, **{"samples.npz": b"two"})
-    assert open(fetched(url), "rb").read() == b"two"
-    assert open(first, "rb").read() == b"one", "what was fetched is not written over"
+    assert Path(fetched(url)).read_bytes() == b"two"
+    assert Path(first).read_bytes() == b"one", "what was fetched is not written over"
 
 
 def test_an_onnx_file_comes_with_its_external_data_and_nothing_else(prefix):
@@ -83,12 +84,14 @@ def test_where_nothing_is_there_is_nothing(prefix):
 
 def test_an_artifact_is_replaced_only_when_that_is_asked_for(prefix, artifact, tmp_path):
     push(artifact, prefix)
-    with pytest.raises(UserError, match="an artifact is at .* already") as refused:
+    with pytest.raises(UserError, match=r"an artifact is at .* already") as refused:
         push(artifact, prefix)
     assert "--force" in refused.value.hint
     artifacts.write(tmp_path / "other", artifacts.doubling(tmp_path / "again"), name="other")
     push(tmp_path / "other", prefix, force=True)
-    assert objects(prefix).keys() == {*Artifact.read(tmp_path / "other").manifest.files, "manifest.json"}, "nothing of the old one"
+    assert objects(prefix).keys() == {*Artifact.read(tmp_path / "other").manifest.files, "manifest.json"}, (
+        "nothing of the old one"
+    )
     assert Artifact.open(fetched(prefix)).manifest.name == "other"
 
 
@@ -112,7 +115,7 @@ def test_what_is_no_artifact_is_never_touched(prefix, artifact, force):
 
 def test_a_changed_artifact_is_not_pushed(prefix, artifact):
     (artifact / "model" / "model.onnx").write_bytes(b"something else")
-    with pytest.raises(UserError, match="is not what was built: changed: model/model.onnx"):
+    with pytest.raises(UserError, match=r"is not what was built: changed: model/model.onnx"):
         push(artifact, prefix)
     assert objects(prefix) == {}
 
@@ -190,7 +193,7 @@ def test_what_changes_while_it_is_fetched_is_not_kept(prefix, monkeypatch):
         patch.setattr(storage, "download", download)
         with pytest.raises(UserError, match="was changed while it was fetched"):
             fetched(prefix)
-    assert open(f"{fetched(prefix)}/two", "rb").read() == b"3"
+    assert Path(f"{fetched(prefix)}/two").read_bytes() == b"3"
 
 
 def test_a_part_of_a_file_never_counts(prefix, monkeypatch):
@@ -205,7 +208,7 @@ def test_a_part_of_a_file_never_counts(prefix, monkeypatch):
         patch.setattr(files, "get_file", get_file)
         with pytest.raises(UserError, match="did not arrive whole: one"):
             fetched(f"{prefix}/one")
-    assert open(fetched(f"{prefix}/one"), "rb").read() == b"1" * 100
+    assert Path(fetched(f"{prefix}/one")).read_bytes() == b"1" * 100
 
 
 def test_a_bucket_that_is_not_there_is_said_in_a_line(scheme, artifact):
@@ -217,12 +220,7 @@ def test_a_bucket_that_is_not_there_is_said_in_a_line(scheme, artifact):
 def test_a_push_that_is_killed_leaves_no_artifact(prefix, artifact, tmp_path):
     large = tmp_path / "large.mopt"
     artifacts.write(large, artifacts.doubling(tmp_path / "m"), name="large")
-    manifest = json.loads((large / "manifest.json").read_text())
-    (large / "golden" / "large.bin").write_bytes(os.urandom(30_000_000))
-    from mopt.system.digests import file_digest
-
-    manifest["files"]["golden/large.bin"] = file_digest(large / "golden" / "large.bin")
-    (large / "manifest.json").write_text(json.dumps(manifest))
+    add_file(large, "golden/large.bin", os.urandom(30_000_000))
     process = subprocess.Popen([sys.executable, "-P", "-m", "mopt", "push", str(large), prefix, "--quiet"])
     deadline = time.monotonic() + 60
     while not objects(prefix) and time.monotonic() < deadline:
@@ -231,7 +229,7 @@ def test_a_push_that_is_killed_leaves_no_artifact(prefix, artifact, tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert objects(prefix), "it was killed before it began"
     assert "manifest.json" not in objects(prefix)
-    with pytest.raises(UserError, match="is not an artifact: it has no manifest.json"):
+    with pytest.raises(UserError, match=r"is not an artifact: it has no manifest.json"):
         verify(prefix)
     push(large, prefix)
     assert "manifest.json" in objects(prefix)

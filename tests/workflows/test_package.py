@@ -25,10 +25,9 @@ def test_files_are_added_in_place_and_belong_to_the_artifact(built):
     packaged = package(built, ["triton"])
     assert packaged.folder == built
     after = files(built)
-    assert {name: after[name] for name in before if name != "manifest.json"} == {
-        name: content for name, content in before.items() if name != "manifest.json"
-    }
-    assert "serving/triton/double/config.pbtxt" in after
+    kept = before.keys() - {"manifest.json", "monitoring/README.md"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert {"serving/triton/double/config.pbtxt", "monitoring/triton/rules.yml"} <= after.keys()
     assert Artifact.open(built).manifest.recipe["serve"] == ["triton"]
     assert package(built, ["triton@26.07"]).manifest.recipe["serve"] == ["triton@26.07"]
     assert Artifact.open(built).problems() == []

@@ -28,10 +28,16 @@ VALUES = {"model": "model.onnx", "data": "none.npz"}
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"tolerance": "a bit"}, "a bit"), ({"target": "abacus"}, "abacus"), ({"serve": ["nobody"]}, "nobody")],
+    [
+        ({"tolerance": "a bit"}, "a bit"),
+        ({"target": "abacus"}, "abacus"),
+        ({"serve": ["nobody"]}, "nobody"),
+        ({"serve": ["tf_serving"]}, "the environment tensorflow is not installed"),
+    ],
 )
 def test_what_cannot_be_built_is_refused_before_any_work(tmp_path, monkeypatch, values, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOPT_TOOLS", str(tmp_path))
     Path("model.onnx").touch()
     recipe = make_recipe({**VALUES, **values})
     with pytest.raises(UserError, match=message):

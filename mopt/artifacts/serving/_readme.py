@@ -41,7 +41,9 @@ def write_readme(
     parts += ["Start it, from this folder:", "", "```console", *start.splitlines(), "```", ""]
     parts += ["Ask it, with a real sample:", "", "```console", *request.splitlines(), "```", ""]
     precision = f", {manifest.winner.effective_precision}" if manifest.winner.effective_precision else ""
-    parts += [f"It serves {_plain(manifest.chosen)} ({manifest.runtime}{precision}), as mopt {manifest.mopt_version} judged it."]
+    parts += [
+        f"It serves {_plain(manifest.chosen)} ({manifest.runtime}{precision}), as mopt {manifest.mopt_version} judged it."
+    ]
     if batching.rate is not None:
         latency = f", p99 {milliseconds(batching.predicted_p99_ms)}" if batching.predicted_p99_ms is not None else ""
         parts += [

@@ -95,11 +95,13 @@ def find_tritonserver(environment: Environment, scratch: Path, backend: str, *, 
 
 
 def _stand_ins(home: Path, folder: Path) -> Path:
-    """Lay out the python backend, and the backends that are based on it."""
-    shutil.copytree(home / "backends" / "python", folder / "python")
-    stub = folder / "python" / "triton_python_backend_stub"
-    shutil.copy(home / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / stub.name, stub)
-    stub.chmod(0o755)
+    """Lay out the python backend, and the backends that are based on it.
+
+    Its program is linked, not copied: what was just written cannot be run while a process forked meanwhile has it open.
+    """
+    stub = home / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / "triton_python_backend_stub"
+    shutil.copytree(home / "backends" / "python", folder / "python")  # Triton takes no library that is linked to another folder
+    (folder / "python" / stub.name).symlink_to(stub)
     for name in _STAND_INS:
         (folder / name).mkdir()
         shutil.copy(Path(__file__).parent / "_files" / "triton_backend.py", folder / name / "model.py")

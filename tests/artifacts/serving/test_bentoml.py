@@ -22,10 +22,10 @@ def service(folder):
 @pytest.mark.parametrize(
     ("recipe", "predicted", "expected"),
     [
-        ({"traffic": {"p99": 250.0}}, 23.4, 2_500),
-        ({}, 23.4, 1_000),
+        ({"traffic": {"p99": 2_500.0}}, 23.4, 25_000),
+        ({}, 1_500.0, 15_000),
         ({}, None, 60_000),
-        ({"traffic": {"p99": 5.0}}, 4.0, 1_000),
+        ({"traffic": {"p99": 5.0}}, 4.0, 10_000),
     ],
     ids=["asked for", "predicted", "nothing known", "short"],
 )

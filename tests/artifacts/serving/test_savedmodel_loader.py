@@ -14,6 +14,10 @@ from mopt.runtimes._base import SessionProcess
 from mopt.runtimes.tensorflow import TensorFlow
 from mopt.system.environments import find_environment
 from mopt.system.process import run
+from mopt.system.store import Store
+from mopt.workflows.build import build
+from mopt.workflows.verify import verify
+from mopt.workflows.verify_server import verify_server
 from tests.manifests import manifest
 from tests.passes import graphs
 
@@ -52,10 +56,32 @@ def artifact(tmp_path_factory):
         manifest=record,
         golden_inputs=inputs,
         golden_outputs=outputs,
-        reports={},
+        reports=lambda _: {},
         serving=["tf_serving"],
     )
     return folder / "artifact", record
+
+
+@pytest.mark.parametrize("make", [graphs.cnn, graphs.transformer], ids=["image", "dynamic-width"])
+def test_a_build_for_this_server_ships_what_it_loads(make, tmp_path):
+    """Whatever is faster elsewhere; and the proof says that the server itself did not run."""
+    source, rng = make(tmp_path / "onnx"), np.random.default_rng(0)
+    shape = (3, 16, 16) if make is graphs.cnn else (12, 64)
+    name = "image" if make is graphs.cnn else "x"
+    np.savez(tmp_path / "samples.npz", **{name: rng.standard_normal((60, *shape)).astype(np.float32)})
+    built = build(
+        model=str(source.file), data=str(tmp_path / "samples.npz"), serve=["tf_serving"], out=tmp_path / "made.mopt",
+        search={"max_batch": 4, "rounds": 5, "effort": "quick"}, store=Store(tmp_path / "cache"),
+    )  # fmt: skip
+    assert built.manifest.chosen == "tensorflow-fp32"
+    assert built.manifest.winner.effective_precision == "fp32"
+    assert built.manifest.versions["tensorflow-cpu"] == ENVIRONMENT.version("tensorflow-cpu")
+    assert verify(built.folder).ok
+    proven = verify_server(built.folder, "tf_serving")
+    states = {proof.part: proof.state for proof in proven.proofs}
+    assert not proven.started
+    assert states.pop("server") == "not proven"
+    assert set(states.values()) == {"proven"}, proven.proofs
 
 
 def check(artifact):

@@ -36,6 +36,8 @@ def add_routes(app: FastAPI, model: ModelInterface, ready: Callable[[], Awaitabl
     }
     for path, endpoint in routes.items():
         app.add_api_route(path, endpoint, methods=["GET"])
+    index = [{"name": model.name, "version": "1", "state": "READY"}]
+    app.add_api_route("/v2/repository/index", _told(index), methods=["POST"])
     app.add_exception_handler(InvalidRequestError, refuse)
 
 
