@@ -18,6 +18,7 @@ from mopt.artifacts.serving._images import (
     in_triton,
     launch_triton,
     on_gpu,
+    publish_line,
     scaled_by,
     write_models,
 )
@@ -298,7 +299,7 @@ class _Resources:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models")
         else:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models IMAGE=REGISTRY/NAME:TAG")
-            lines.append('docker build -t "$IMAGE" . && docker push "$IMAGE"')
+            lines.append(publish_line(self.manifest, self.image))
             fill += f"; s|{_IMAGE}|$IMAGE|"
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")
