@@ -170,7 +170,9 @@ def _settable_facts(kind: type) -> Iterator[tuple[str, str]]:
             f"`{option}`" + (f" ({', '.join(map(str, values))})" if values else "")
             for option, values in settable.options.items()
         ]
-        yield f"can tell {runtime}", ", ".join(options)
+        yield f"can tell {runtime}", ", ".join(options) or "everything"
+        if settable.by_itself:
+            yield f"leaves to {runtime}", settable.by_itself
     yield from _needs(kind)
 
 

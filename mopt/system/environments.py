@@ -169,7 +169,7 @@ def interpreter_of(name: str) -> Path | None:
 
 
 def versions_in(name: str, libraries: Sequence[str]) -> dict[str, str]:
-    """Return the version of each distribution in an environment, in mopt's own where none is named; empty when it is missing."""
+    """Return the version of each distribution in an environment, or in mopt's own; empty when it is missing."""
     if not name:
         return versions(libraries)
     environment = find_environment(name)

@@ -29,6 +29,7 @@ class Settable:
     Attributes:
         options: Options of the runtime that can be set, each with the values that it may be set to.
         otherwise: Where to turn for another value, for people to read.
+        by_itself: What the runtime does there besides, for people to read.
         everything: Whether all options can be set to all values, as by a service in Python.
         pads: Whether each batch is padded to the largest, so that a lone request takes as long as a full batch.
         batches: Whether requests are put together at all; where not, a batch is what one client sends.
@@ -36,6 +37,7 @@ class Settable:
 
     options: Mapping[str, tuple[object, ...]]
     otherwise: str = ""
+    by_itself: str = ""
     everything: bool = False
     pads: bool = False
     batches: bool = True
@@ -47,7 +49,7 @@ class Settable:
         return option in self.options and (self.options[option] == ANY or value in self.options[option])
 
 
-EVERYTHING = Settable({}, everything=True)
+EVERYTHING = Settable({}, by_itself="spinning, memory arenas and graph optimizations, as it was judged", everything=True)
 """Of a service in Python that opens the session itself."""
 
 

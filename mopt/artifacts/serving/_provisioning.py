@@ -64,6 +64,7 @@ class Provisioning:
 
     Attributes:
         start_s: From an empty process to steady inferences of all instances, as measured, with the server's own start.
+        model_start_s: Of that, what was measured of the model.
         warm_up_requests: Inferences at each batch size and in each instance before the first user's.
         startup: Until the server is ready for the first time; nothing else is checked before.
         readiness: Whether requests may be sent; never takes a busy server for a dead one.
@@ -79,6 +80,7 @@ class Provisioning:
     """
 
     start_s: float
+    model_start_s: float
     warm_up_requests: int
     startup: Probe
     readiness: Probe
@@ -111,6 +113,7 @@ def provision(manifest: Manifest, *, server_start_s: float = SERVER_START_S, ser
     fewest = _min_replicas(manifest, start)
     return Provisioning(
         start_s=round(start, 3),
+        model_start_s=round(instances * model_s, 3),
         warm_up_requests=_warm_up_requests(profile),
         startup=_startup(model_s, start, period, timeout),
         readiness=Probe(0, period, timeout, _FAILURES),

@@ -327,7 +327,8 @@ class _Resources:
         )  # fmt: skip
         notes = [
             f"The image is {server}.",
-            f"Memory, probes and cores are from what was measured: ready after about {math.ceil(given.start_s)} s."
+            f"Memory, probes and cores are from what was measured: the model takes {given.model_start_s:.2g} s to be ready, and up to "
+            f"{given.start_s - given.model_start_s:.0f} s are planned for the server."
             if given.measured
             else "Nothing was measured: memory, probes and cores are guesses.",
             scaled_by(self.manifest),

@@ -62,7 +62,11 @@ class _Plan:
 class TfServing(ServingSystem):
     """A folder to mount as ``/models`` of the image ``tensorflow/serving``."""
 
-    settable: ClassVar[Mapping[str, Settable]] = {"tensorflow": Settable({"threads": ANY})}
+    settable: ClassVar[Mapping[str, Settable]] = {
+        "tensorflow": Settable(
+            {"threads": ANY}, by_itself="the precision, FP32; oneDNN where TF_ENABLE_ONEDNN_OPTS=1 asks for it"
+        )
+    }
     environment: ClassVar[str] = "tensorflow"
     releases: ClassVar[str] = "tf_serving"
 
@@ -232,7 +236,7 @@ def _docker(manifest: Manifest, plan: _Plan, release: str) -> str:
 def _notes(manifest: Manifest, plan: _Plan, name: str) -> Iterator[str]:
     judged = manifest.versions.get("tensorflow-cpu", "")
     yield (
-        f"Judged with TensorFlow {judged or 'as installed'} from the package index; the image has a build of its own of the same "
+        f"Judged with TensorFlow {judged or 'as installed'} from the package index; the image has its own build of the same "
         "kernels, so that a figure here may differ there. TF_ENABLE_ONEDNN_OPTS=1 asks for oneDNN, as it was judged with."
     )
     if plan.why_unbatched:

@@ -30,6 +30,7 @@ from mopt.system.environments import Environment, find_environment
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
+_ONNXRUNTIME = "spinning, which cannot be set, memory arenas and patterns, and all graph optimizations, as it was judged"
 _VERSION = "1"
 _BINARY = frozenset({"float16", "bfloat16"})
 """What Triton takes and gives as raw bytes alone."""
@@ -82,15 +83,20 @@ class Triton(ServingSystem):
     releases: ClassVar[str] = "triton"
     # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     settable: ClassVar[Mapping[str, Settable]] = {
-        "onnxruntime": Settable({"threads": ANY}),
-        "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}),
+        "onnxruntime": Settable({"threads": ANY}, by_itself=_ONNXRUNTIME),
+        "onnxruntime_gpu": Settable({"threads": ANY, "provider": tuple(_ACCELERATORS)}, by_itself=_ONNXRUNTIME),
         "openvino": Settable(
             {"threads": ANY, "precision": ("bf16",), "shapes": ANY},
             "openvino_model_server can (by its plugin_config), Triton's onnxruntime backend is FP32, and serve = [] judges it "
             "for no server",
+            by_itself="the precision, which is BF16 on CPUs that have it; the batch is fixed at the largest, and smaller ones are "
+            "padded",
             pads=True,
         ),
-        "tensorrt": Settable({"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY}),
+        "tensorrt": Settable(
+            {"threads": ANY, "library": ANY, "version": ANY, "capabilities": ANY, "graph": ANY},
+            by_itself="nothing: precision and shapes are in the engine",
+        ),
     }
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
@@ -128,7 +134,7 @@ class Triton(ServingSystem):
             f"{_loaded_with(release, manifest)} Health: /v2/health/ready on port 8000; metrics: /metrics on port 8002.",
             *plan.notes,
             "The model is warmed up with a real sample, alone and as a full batch, before the server is ready.",
-            *([f"A cold start takes about {planned.start_s:.0f} s."] if planned.measured else []),
+            *([f"The model takes {planned.model_start_s:.2g} s to load and warm up."] if planned.measured else []),
         ]
         write_readme(
             folder,
