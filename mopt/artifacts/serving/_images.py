@@ -10,6 +10,7 @@ __all__ = [
     "in_triton",
     "launch_triton",
     "on_gpu",
+    "publish_line",
     "scaled_by",
     "write_models",
 ]
@@ -149,6 +150,18 @@ def launch_triton(folder: Path, *, manifest: Manifest, ports: Ports, scratch: Pa
         raise NotApplicableError(f"its image is Triton's, and mopt tools install {Triton.environment} has not run")
     launch = Triton().launch(folder, manifest=manifest, environment=environment, ports=ports, scratch=scratch)
     return dataclasses.replace(launch, not_run=(*launch.not_run, not_run))
+
+
+def publish_line(manifest: Manifest, image: str) -> str:
+    """Return the command that puts NVIDIA's image, or without one what the Dockerfile makes, where ``$IMAGE`` is.
+
+    It names the target's platform: who builds on another kind of processor would make an image that does not start.
+    """
+    arm = "asimd" in (manifest.target.get("isa") or manifest.machine.isa)
+    platform = f"--platform linux/{'arm64' if arm else 'amd64'}"
+    if not image:
+        return f'docker build {platform} -t "$IMAGE" . && docker push "$IMAGE"'
+    return f'docker pull {platform} {image} && docker tag {image} "$IMAGE" && docker push "$IMAGE"'
 
 
 def fill_lines(names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from mopt.artifacts.serving._images import (
     in_triton,
     launch_triton,
     on_gpu,
+    publish_line,
     scaled_by,
     write_models,
 )
@@ -33,6 +34,8 @@ from mopt.system.environments import Environment
 
 _SDK = "kserve==0.21.0"
 _CODE = ("model.py", "batcher.py")
+_QUIET = "--enable_latency_logging=False"
+"""Not a line in the log for each request: Prometheus counts them."""
 _MOUNT = "/mnt/models"
 _PORT = 8080
 _CANARY_PERCENT = 10
@@ -116,6 +119,7 @@ class Kserve(ServingSystem):
                 str(ports.http),
                 "--grpc_port",
                 str(ports.grpc),
+                _QUIET,
             ],
             ready=[f"{url}/v2/models/{name}/ready"],
             url=url,
@@ -207,7 +211,7 @@ class _Resources:
         return {
             "name": "kserve-container",
             "image": self.image if self.triton else _IMAGE,
-            "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}"],
+            "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}", _QUIET],
             "ports": [{"name": "http1", "containerPort": _PORT, "protocol": "TCP"}],
             "resources": self._cores_and_memory(),
             "startupProbe": _probe("/v2/health/ready", self.provisioning.startup),
@@ -295,7 +299,7 @@ class _Resources:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models")
         else:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models IMAGE=REGISTRY/NAME:TAG")
-            lines.append('docker build -t "$IMAGE" . && docker push "$IMAGE"')
+            lines.append(publish_line(self.manifest, self.image))
             fill += f"; s|{_IMAGE}|$IMAGE|"
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")

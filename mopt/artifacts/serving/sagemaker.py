@@ -22,6 +22,7 @@ from mopt.artifacts.serving._images import (
     in_triton,
     launch_triton,
     on_gpu,
+    publish_line,
     scaled_by,
     write_models,
 )
@@ -285,11 +286,7 @@ class _Endpoint:
         lines = ["# In your account, with your own values:"]
         lines += [f"export {name}={values[name]}" for name in self._variables()]
         unpacked = f"/tmp/{self.model}"  # noqa: S108 - a line for people to read
-        lines.append(
-            f'docker pull {self.image} && docker tag {self.image} "$IMAGE" && docker push "$IMAGE"'
-            if self.triton
-            else 'docker build -t "$IMAGE" . && docker push "$IMAGE"'
-        )
+        lines.append(publish_line(self.manifest, self.image))
         lines += [
             "sh create-endpoint.sh",
             "# Or on this machine alone:",

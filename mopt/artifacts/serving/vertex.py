@@ -20,6 +20,7 @@ from mopt.artifacts.serving._images import (
     in_triton,
     launch_triton,
     on_gpu,
+    publish_line,
     scaled_by,
     write_models,
 )
@@ -269,9 +270,7 @@ class _Deployment:
         lines = [
             "# In your project, with your own values:",
             *(f"export {name}={values[name]}" for name in self._variables()),
-            f'docker pull {self.image} && docker tag {self.image} "$IMAGE" && docker push "$IMAGE"'
-            if self.triton
-            else 'docker build -t "$IMAGE" . && docker push "$IMAGE"',
+            publish_line(self.manifest, self.image),
             "sh deploy.sh",
             "# Or on this machine alone:",
         ]

@@ -3,7 +3,16 @@ import json
 import pytest
 
 from mopt.artifacts.serving import _images
-from mopt.artifacts.serving._images import CLOUD_SETTABLE, checked_by, dockerfile, in_triton, on_gpu, scaled_by, write_models
+from mopt.artifacts.serving._images import (
+    CLOUD_SETTABLE,
+    checked_by,
+    dockerfile,
+    in_triton,
+    on_gpu,
+    publish_line,
+    scaled_by,
+    write_models,
+)
 from mopt.errors import NotApplicableError
 from mopt.system.environments import Environment
 from tests.manifests import manifest
@@ -82,6 +91,12 @@ def test_the_image_has_the_runtime_that_was_judged_and_is_no_root():
     assert "COPY a.py b/c.py ./" in lines
     assert "ENV PYTHONUNBUFFERED=1 A=b" in lines
     assert lines.index("USER 1000") < lines.index('ENTRYPOINT ["python", "a.py"]')
+
+
+@pytest.mark.parametrize(("isa", "platform"), [(["avx2"], "linux/amd64"), (["asimd", "i8mm"], "linux/arm64")])
+@pytest.mark.parametrize("image", ["", "nvcr.io/x:1"])
+def test_an_image_is_for_the_targets_processor(isa, platform, image):
+    assert f"--platform {platform} " in publish_line(manifest(target={"name": "x", "isa": isa}), image)
 
 
 def test_how_many_replicas_and_why_is_said():

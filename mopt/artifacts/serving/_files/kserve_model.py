@@ -5,7 +5,7 @@ mopt copies this file as model.py; it is started with ``--model_dir`` and what e
 
 from __future__ import annotations
 
-__all__ = ["Served"]
+__all__ = ["OnlyVersion1", "Served"]
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,6 @@ import kserve.errors
 import kserve.model_server
 import numpy as np
 from batcher import Batcher, ClosedError, OverloadedError
-from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from served_model import DATATYPES, InvalidRequestError, ServedModel
 
@@ -120,21 +119,31 @@ class Served(kserve.Model):
         )
 
 
-@kserve.model_server.app.middleware("http")
-async def _only_version_1(request: Request, call_next: Any) -> Response:
-    """Take version 1 for what it is, and refuse the others: KServe's server answers 501 to every version."""
-    before, found, after = request.scope["path"].partition("/versions/")
-    if found and before.startswith("/v2/models/"):
-        version, slash, rest = after.partition("/")
-        if version != "1":
-            return JSONResponse({"error": f"there is no version {version}"}, 404)
-        request.scope["path"] = before + slash + rest
-    answer: Response = await call_next(request)
-    return answer
+class OnlyVersion1:
+    """Take version 1 for what it is, and refuse the others: KServe's server answers 501 to every version.
+
+    Args:
+        application: What comes behind it.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer, or hand over, one request."""
+        before, found, after = scope.get("path", "").partition("/versions/")
+        if found and before.startswith("/v2/models/"):
+            version, slash, rest = after.partition("/")
+            if version != "1":
+                await JSONResponse({"error": f"there is no version {version}"}, 404)(scope, receive, send)
+                return
+            scope = {**scope, "path": before + slash + rest}
+        await self._application(scope, receive, send)
 
 
 def main() -> None:
     """Serve."""
+    kserve.model_server.app.add_middleware(OnlyVersion1)
     parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
     parser.add_argument("--model_dir", type=Path, default=Path("/mnt/models"))
     kserve.ModelServer().start([Served(parser.parse_args().model_dir)])

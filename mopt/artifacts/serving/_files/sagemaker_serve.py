@@ -68,15 +68,16 @@ class Application:
             return 405, {"error": "a request is posted"}
         try:
             request = json.loads(await _body(receive))
-            outputs = await self._batcher.infer(self._model.parse(request))
         except _TooLargeError:
             return 413, {"error": f"a request has {MOST_BYTES} bytes at most"}
+        except (ValueError, RecursionError) as error:
+            return 400, {"error": f"the request is no JSON: {error}"}
+        try:
+            outputs = await self._batcher.infer(self._model.parse(request))
         except InvalidRequestError as error:
             return 400, {"error": str(error)}
         except (OverloadedError, ClosedError) as error:
             return 503, {"error": str(error)}
-        except (ValueError, RecursionError) as error:
-            return 400, {"error": f"the request is no JSON: {error}"}
         return 200, self._model.answer(outputs, request.get("id"))
 
 

@@ -38,14 +38,15 @@ class ServedHandler(Handler):
         """Answer a request with its predictions."""
         try:
             content = json.loads(await request.body())
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, f"the request is no JSON: {error}") from None
+        try:
             feeds = self._model.parse_instances(content.get("instances") if isinstance(content, dict) else None)
             answers = await self._batcher.infer_all(feeds)
         except InvalidRequestError as error:
             raise HTTPException(400, str(error)) from None
         except (OverloadedError, ClosedError) as error:
             raise HTTPException(503, str(error)) from None
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"the request is no JSON: {error}") from None
         return Response(json.dumps({"predictions": self._model.predictions(answers)}), media_type="application/json")
 
 
