@@ -327,8 +327,8 @@ class _Resources:
         )  # fmt: skip
         notes = [
             f"The image is {server}.",
-            f"Memory, probes and cores are from what was measured: the model is ready after {given.model_start_s:.2g} s, and up "
-            f"to {given.start_s - given.model_start_s:.0f} s are planned for the server."
+            f"Memory, probes and cores are from what was measured: the model is ready after {given.model_start_s:.2g} s, and "
+            f"up to {given.start_s - given.model_start_s:.0f} s are planned for the server."
             if given.measured
             else "Nothing was measured: memory, probes and cores are guesses.",
             scaled_by(self.manifest),
