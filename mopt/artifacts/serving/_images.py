@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "CLOUD_SETTABLE",
+    "Image",
     "checked_by",
     "dockerfile",
     "fill_lines",
@@ -26,7 +27,7 @@ from mopt.artifacts.serving._base import Launch, Ports, Settable
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, write_served_model
 from mopt.artifacts.serving._readme import write_request
-from mopt.artifacts.serving._releases import fitting_release
+from mopt.artifacts.serving._releases import Release, fitting_release
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed
@@ -41,9 +42,22 @@ _PYTHON_IMAGE = "python:3.11-slim"
 _CHECK_SECONDS = 120
 
 
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """What a cloud starts.
+
+    Attributes:
+        uri: NVIDIA's image with Triton; empty where it is to be one of your own.
+        about: What is in it, for people to read.
+    """
+
+    uri: str
+    about: str
+
+
 def write_models(
     folder: Path, *, beside: Path, manifest: Manifest, model_folder: Path, golden: Sequence[Feed], release: str = ""
-) -> str:
+) -> Image:
     """Fill a folder with Triton's repository where Triton serves what was judged, else with what a service in Python opens.
 
     Args:
@@ -53,9 +67,6 @@ def write_models(
         model_folder: The model's files.
         golden: Real inputs for a batch of one.
         release: Of Triton, where that is what was asked for.
-
-    Returns:
-        NVIDIA's image with Triton; empty where it is to be one of your own.
 
     Raises:
         NotApplicableError: When neither can serve it, or Triton was asked for and cannot.
@@ -71,7 +82,7 @@ def write_models(
         (folder / "README.md").unlink()
         if (request := folder / "request.json").is_file():
             request.rename(beside / request.name)
-        return f"nvcr.io/nvidia/tritonserver:{fitting.name}-py3"
+        return _nvidias(fitting, manifest)
     except NotApplicableError:
         if release or manifest.runtime not in PYTHON_SETTABLE:
             raise
@@ -79,7 +90,18 @@ def write_models(
     folder.mkdir(parents=True)
     write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
     write_request(beside, manifest, golden)
-    return ""
+    runtime = requirements(manifest)[0].replace("==", " ")
+    return Image("", f"The image is one of your own: a server in Python with {runtime}, which puts requests together.")
+
+
+def _nvidias(release: Release, manifest: Manifest) -> Image:
+    """NVIDIA's container, and which runtime it has beside the one that was judged."""
+    uri = f"nvcr.io/nvidia/tritonserver:{release.name}-py3"
+    library = manifest.runtime.removesuffix("_gpu")
+    has, judged = release.versions.get(library), manifest.versions.get(library)
+    about = f"The image is NVIDIA's {uri}" + (f", with {library} {has}" if has else "")
+    other = f": {judged} was judged, so that its speed may differ" if has and judged and has != judged else ""
+    return Image(uri, f"{about}{other}.")
 
 
 def _check_as_judged(manifest: Manifest) -> None:
@@ -177,7 +199,8 @@ def scaled_by(manifest: Manifest) -> str:
     """Say, for people, how many replicas there are and why."""
     given, batching = provision(manifest), manifest.batching
     if given.rate_per_replica is None:
-        return f"{max(1, given.replicas)} replicas: how much one of them holds was not measured for any traffic."
+        count = "1 replica" if given.replicas <= 1 else f"{given.replicas} replicas"
+        return f"{count}: how much one holds was not measured for any traffic."
     lost = f", and {batching.spare_replicas} of them may be lost" if batching.spare_replicas else ""
     return (
         f"One replica more for every {digits(given.rate_per_replica)} requests per second: {batching.replicas} hold what was "

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._images import (
     CLOUD_SETTABLE,
+    Image,
     checked_by,
     dockerfile,
     in_triton,
@@ -143,16 +144,16 @@ class _Resources:
 
     Attributes:
         manifest: Of the artifact.
-        image: NVIDIA's with Triton; empty for one of your own.
+        image: That serves it.
     """
 
     manifest: Manifest
-    image: str
+    image: Image
 
     @property
     def triton(self) -> bool:
         """Whether Triton serves it."""
-        return bool(self.image)
+        return bool(self.image.uri)
 
     @property
     def name(self) -> str:
@@ -210,7 +211,7 @@ class _Resources:
         triton = ["tritonserver", f"--model-repository={_MOUNT}", f"--http-port={_PORT}", "--disable-auto-complete-config"]
         return {
             "name": "kserve-container",
-            "image": self.image if self.triton else _IMAGE,
+            "image": self.image.uri if self.triton else _IMAGE,
             "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}", _QUIET],
             "ports": [{"name": "http1", "containerPort": _PORT, "protocol": "TCP"}],
             "resources": self._cores_and_memory(),
@@ -299,12 +300,12 @@ class _Resources:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models")
         else:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models IMAGE=REGISTRY/NAME:TAG")
-            lines.append(publish_line(self.manifest, self.image))
+            lines.append(publish_line(self.manifest, self.image.uri))
             fill += f"; s|{_IMAGE}|$IMAGE|"
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")
         if self.triton:
-            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {self.image} tritonserver \\')
+            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {self.image.uri} tritonserver \\')
             lines.append("  --model-repository=/models --disable-auto-complete-config")
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SDK))}")
@@ -322,11 +323,8 @@ class _Resources:
     def notes(self) -> list[str]:
         """What people must know."""
         given = self.provisioning
-        server = f"NVIDIA's {self.image}, for KServe's own default is years old" if self.triton else (
-            "one of your own: KServe's server with the runtime that was judged, which puts requests together"
-        )  # fmt: skip
         notes = [
-            f"The image is {server}.",
+            self.image.about,
             f"Memory, probes and cores are from what was measured: the model is ready after {given.model_start_s:.2g} s, and "
             f"up to {given.start_s - given.model_start_s:.0f} s are planned for the server."
             if given.measured

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._images import (
     CLOUD_SETTABLE,
+    Image,
     checked_by,
     dockerfile,
     fill_lines,
@@ -70,11 +71,11 @@ class Sagemaker(ServingSystem):
             image = write_models(
                 content, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
             )
-            if not image:
+            if not image.uri:
                 shutil.copyfile(content / "served_model.py", folder / "served_model.py")
                 _write_code(content, manifest)
             write_tar(folder / "model.tar.gz", content)
-        if not image:
+        if not image.uri:
             copy_file("sagemaker_serve.py", folder, "serve.py")
             copy_file("batcher.py", folder)
             own = dockerfile(manifest, _SERVER, files=_CODE, command=["python", "serve.py"], port=_PORT)
@@ -152,16 +153,16 @@ class _Endpoint:
 
     Attributes:
         manifest: Of the artifact.
-        image: NVIDIA's with Triton; empty for one of your own.
+        image: That serves it.
     """
 
     manifest: Manifest
-    image: str
+    image: Image
 
     @property
     def triton(self) -> bool:
         """Whether Triton serves it."""
-        return bool(self.image)
+        return bool(self.image.uri)
 
     @property
     def name(self) -> str:
@@ -286,7 +287,7 @@ class _Endpoint:
         lines = ["# In your account, with your own values:"]
         lines += [f"export {name}={values[name]}" for name in self._variables()]
         unpacked = f"/tmp/{self.model}"  # noqa: S108 - a line for people to read
-        lines.append(publish_line(self.manifest, self.image))
+        lines.append(publish_line(self.manifest, self.image.uri))
         lines += [
             "sh create-endpoint.sh",
             "# Or on this machine alone:",
@@ -294,7 +295,7 @@ class _Endpoint:
         ]
         if self.triton:
             name = f"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME={model_name(self.manifest.name)}"
-            lines.append(f"docker run --rm -p {_PORT}:{_PORT} -e {name} -v {unpacked}:/opt/ml/model {self.image} serve")
+            lines.append(f"docker run --rm -p {_PORT}:{_PORT} -e {name} -v {unpacked}:/opt/ml/model {self.image.uri} serve")
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SERVER))}")
             lines.append(f"python serve.py --model_dir {unpacked} --host 127.0.0.1")
@@ -311,7 +312,7 @@ class _Endpoint:
     def notes(self) -> list[str]:
         """What people must know."""
         given = provision(self.manifest)
-        size = f"{max(given.cores, 1)} vCPUs and {math.ceil(given.memory_limit_bytes / (1 << 20))} MiB"
+        size = f"{given.cores} vCPU{'s'[: given.cores != 1]} and {math.ceil(given.memory_limit_bytes / (1 << 20))} MiB"
         gpu = ", with a GPU like the target's" if on_gpu(self.manifest) else ""
         machine = (
             f"{self.instance_type} is the target {self.manifest.target['name']}; one of these is one replica."
@@ -327,7 +328,7 @@ class _Endpoint:
             f"update-endpoint --endpoint-name {self.name} --endpoint-config-name {self.model} for create-endpoint."
         )
         protocol = "A request is one of KServe's protocol, version 2, in JSON."
-        notes = [machine, scaled_by(self.manifest), shadow, replace, protocol]
+        notes = [self.image.about, machine, scaled_by(self.manifest), shadow, replace, protocol]
         if not self.triton:
             notes.append(
                 "The same model.tar.gz runs in AWS's containers with its inference toolkit; they give each worker one request "

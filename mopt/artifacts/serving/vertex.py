@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._images import (
     CLOUD_SETTABLE,
+    Image,
     checked_by,
     dockerfile,
     fill_lines,
@@ -68,7 +69,7 @@ class Vertex(ServingSystem):
             models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
         )
         deployment = _Deployment(manifest, image)
-        if not image:
+        if not image.uri:
             copy_file("vertex_handler.py", folder, "handler.py")
             copy_file("batcher.py", folder)
             own = dockerfile(
@@ -147,16 +148,16 @@ class _Deployment:
 
     Attributes:
         manifest: Of the artifact.
-        image: NVIDIA's with Triton; empty for one of your own.
+        image: That serves it.
     """
 
     manifest: Manifest
-    image: str
+    image: Image
 
     @property
     def triton(self) -> bool:
         """Whether Triton serves it."""
-        return bool(self.image)
+        return bool(self.image.uri)
 
     @property
     def name(self) -> str:
@@ -270,7 +271,7 @@ class _Deployment:
         lines = [
             "# In your project, with your own values:",
             *(f"export {name}={values[name]}" for name in self._variables()),
-            publish_line(self.manifest, self.image),
+            publish_line(self.manifest, self.image.uri),
             "sh deploy.sh",
             "# Or on this machine alone:",
         ]
@@ -278,7 +279,7 @@ class _Deployment:
         if self.triton:
             given = " ".join(f"-e {entry}" for entry in f"AIP_MODE=PREDICTION {contract} AIP_STORAGE_URI=/models".split())
             lines.append(f'docker run --rm -p {_PORT}:{_PORT} {given} -v "$PWD/models:/models" \\')
-            lines.append(f"  {self.image} {' '.join(self._container()['args'])}")
+            lines.append(f"  {self.image.uri} {' '.join(self._container()['args'])}")
         else:
             lines.append("pip install " + " ".join(f"'{name}'" for name in requirements(self.manifest, _SERVER)))
             lines.append(f"{' '.join(f'{key}={value}' for key, value in _HANDLER.items())} \\")
@@ -297,7 +298,7 @@ class _Deployment:
     def notes(self) -> list[str]:
         """What people must know."""
         given = provision(self.manifest)
-        size = f"{max(given.cores, 1)} vCPUs and {math.ceil(given.memory_limit_bytes / (1 << 20))} MiB"
+        size = f"{given.cores} vCPU{'s'[: given.cores != 1]} and {math.ceil(given.memory_limit_bytes / (1 << 20))} MiB"
         gpu = ", with a GPU like the target's, which machineSpec names too" if on_gpu(self.manifest) else ""
         machine = vertex_machine_type(self.manifest)
         sized = (
@@ -315,7 +316,7 @@ class _Deployment:
             if self.triton
             else "A request has instances, and its answer predictions: inputs by name, or the only one itself."
         )
-        return [sized, scaled_by(self.manifest), canary, protocol]
+        return [self.image.about, sized, scaled_by(self.manifest), canary, protocol]
 
 
 def _rows(manifest: Manifest, feed: Feed) -> dict[str, Any]:

@@ -38,26 +38,31 @@ def write(tmp_path):
 
 def test_triton_takes_what_it_runs_as_it_was_judged(write):
     image, models = write()
-    assert image.startswith("nvcr.io/nvidia/tritonserver:")
+    assert image.uri.startswith("nvcr.io/nvidia/tritonserver:")
     assert in_triton(models)
     assert sorted(path.name for path in models.iterdir()) == ["resnet50"]
 
 
 def test_the_release_that_is_named_is_the_images(write):
     image, _ = write("26.04")
-    assert image == "nvcr.io/nvidia/tritonserver:26.04-py3"
+    assert image.uri == "nvcr.io/nvidia/tritonserver:26.04-py3"
+
+
+def test_another_runtime_than_the_judged_one_is_told(write):
+    image, _ = write("26.04", versions={"onnxruntime": "1.22.0"})
+    assert "with onnxruntime 1.24.4: 1.22.0 was judged" in image.about
 
 
 def test_what_triton_would_pad_is_served_in_python(write):
     image, models = write(**OPENVINO)
-    assert image == ""
+    assert image.uri == ""
     assert not in_triton(models)
     assert json.loads((models / "served_model.json").read_text())["runtime_fields"]["precision"] == "f32"
 
 
 def test_what_triton_cannot_be_told_is_served_in_python(write):
     image, _ = write(runtime_fields={"threads": 2, "spinning": False})
-    assert image == ""
+    assert image.uri == ""
 
 
 def test_who_names_a_release_wants_triton(write):
