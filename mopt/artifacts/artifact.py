@@ -112,6 +112,11 @@ class Artifact:
         count = self.manifest.golden.count
         return [(self._golden(index, "inputs"), self._golden(index, "outputs")) for index in range(count)]
 
+    @property
+    def has_sketch(self) -> bool:
+        """Whether there is a sketch of the samples: of made-up ones there is none."""
+        return SKETCH_NAME in self.manifest.files
+
     def sketch(self) -> Sketch:
         """Return the sketch of the samples that requests are compared with.
 
@@ -119,12 +124,12 @@ class Artifact:
             UserError: When the artifact has none, or it is damaged.
         """
         path = self.folder / SKETCH_NAME
-        if not path.is_file():
+        if not self.has_sketch:
             raise UserError(f"{self.folder} has no {SKETCH_NAME} to compare with", self._hint_without_sketch)
         try:
             return Sketch.model_validate_json(path.read_bytes())
-        except pydantic.ValidationError:
-            raise UserError(f"{path} is damaged or of another version", "build it again") from None
+        except (OSError, pydantic.ValidationError):
+            raise UserError(f"{path} is missing, damaged or of another version", "build it again") from None
 
     @property
     def _hint_without_sketch(self) -> str:

@@ -97,7 +97,7 @@ def _of_tensor(
 ) -> Iterator[tuple[str, float]]:
     import numpy as np
 
-    for index, size in enumerate(spec.shape):
+    for index, size in enumerate(spec.shape[: array.ndim]):  # a runtime may give another rank than the graph declares
         if isinstance(size, str) and index != axis:
             yield f"length of axis {index}", array.shape[index]
     if spec.dtype == "str":
@@ -106,7 +106,7 @@ def _of_tensor(
     values = array.ravel()
     if values.dtype.kind not in "biuf":  # a type of ml_dtypes, which lacks most functions of NumPy
         values = values.astype(np.float32)
-    if _is_apart(spec, axis):
+    if _is_apart(spec, axis) and 1 <= values.size <= _SINGLE:
         yield from ((f"value[{index}]" if values.size > 1 else "value", value) for index, value in enumerate(values.tolist()))
         return
     yield from _summary(values)
@@ -133,7 +133,7 @@ def _summary(values: npt.NDArray[Any]) -> Iterator[tuple[str, float]]:
 
 def _channels(spec: TensorSpec, array: npt.NDArray[Any], axis: int | None) -> Iterator[tuple[str, float]]:
     """The mean of each colour of a picture: exchanged channels change nothing else."""
-    if len(spec.shape) != _PICTURE_RANK or axis not in (None, 0) or array.ndim != _PICTURE_RANK:
+    if len(spec.shape) != _PICTURE_RANK or axis not in (None, 0) or array.ndim != _PICTURE_RANK or not array.size:
         return
     place = next((index for index in (1, 3) if spec.shape[index] in _CHANNELS), None)
     if place is not None:
@@ -147,7 +147,8 @@ def _of_scores(scores: npt.NDArray[Any]) -> Iterator[tuple[str, float]]:
 
     row = scores.ravel().astype(np.float64)
     yield "predicted class", float(row.argmax())
-    if row.min() < 0 or abs(row.sum() - 1) > _SUM_TOLERANCE:
-        row = np.exp(row - row.max())
-        row = row / row.sum()
+    with np.errstate(invalid="ignore"):  # what is not finite gives a NaN, which is counted as such
+        if row.min() < 0 or abs(row.sum() - 1) > _SUM_TOLERANCE:
+            row = np.exp(row - row.max())
+            row = row / row.sum()
     yield "top probability", row.max()

@@ -43,7 +43,7 @@ def make_sketch(
 
     random = np.random.default_rng(_SEED)
     columns = [
-        (key, np.array([row[key] for row in rows])) for rows in (inputs, outputs) if rows for key in rows[0]
+        (key, np.array([row.get(key, np.nan) for row in rows])) for rows in (inputs, outputs) if rows for key in rows[0]
     ][:MOST_FEATURES]  # fmt: skip
     return Sketch(
         samples=len(inputs),

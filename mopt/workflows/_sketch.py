@@ -20,8 +20,8 @@ from mopt.runtimes._base import SessionProcess
 
 _MOST_SAMPLES = 1000
 """More would make the sketch little finer, and a build slower."""
-_MOST_SECONDS = 5.0
-_FEWEST_OUTPUTS = 50
+_MOST_SECONDS = 3.0
+_FEWEST_OUTPUTS = 20
 _VOCABULARY_SHARE = 4
 """One in so many of the samples to calibrate with says which whole numbers are usual, and is counted nowhere else: how usual a
 sample is of which one was told would be flattery."""

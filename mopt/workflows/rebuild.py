@@ -83,6 +83,7 @@ def rebuild(
         golden_outputs=[outputs for _, outputs in golden],
         reports=render_files,
         serving=manifest.recipe.get("serve", ()),
+        sketch=built.sketch() if built.has_sketch else None,
         force=force,
     )
 

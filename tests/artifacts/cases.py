@@ -10,7 +10,7 @@ INPUT = {"images": np.linspace(0, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 
 OUTPUT = {"logits": np.ones((1, 10), np.float32)}
 
 
-def write(destination, model, *, force=False, **changes):
+def write(destination, model, *, force=False, sketch=None, **changes):
     return write_artifact(
         destination,
         model=model,
@@ -19,5 +19,6 @@ def write(destination, model, *, force=False, **changes):
         golden_outputs=[OUTPUT],
         reports=render_files,
         serving=["triton"],
+        sketch=sketch,
         force=force,
     )

@@ -9,6 +9,7 @@ from mopt.errors import UserError
 from mopt.records.manifest import Golden
 from mopt.system.digests import file_digest
 from tests.artifacts.cases import INPUT, OUTPUT, write
+from tests.records.test_sketch import FEATURE, Sketch
 
 
 def test_golden_samples_come_back(tmp_path, model):
@@ -111,3 +112,20 @@ def test_a_file_with_two_names_is_hashed_once(tmp_path):
     (tmp_path / "a").write_text("changed")
     assert hash_once(tmp_path / "b", digests) == hash_once(tmp_path / "a", digests) != file_digest(tmp_path / "a")
     assert len(digests) == 1
+
+
+def test_a_sketch_is_read_and_one_that_is_missing_or_damaged_is_told(tmp_path, model):
+    sketch = Sketch(samples=9, class_scores=(), vocabularies={}, features=(FEATURE,))
+    write(tmp_path / "with", model, sketch=sketch)
+    assert Artifact.read(tmp_path / "with").sketch() == sketch
+    write(tmp_path / "without", model)
+    assert not Artifact.read(tmp_path / "without").has_sketch
+    with pytest.raises(UserError, match=r"no sketch\.json") as error:
+        Artifact.read(tmp_path / "without").sketch()
+    assert error.value.hint == "build it again with this mopt"
+    (tmp_path / "with" / "sketch.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        Artifact.read(tmp_path / "with").sketch()
+    (tmp_path / "with" / "sketch.json").unlink()
+    with pytest.raises(UserError, match="missing"):
+        Artifact.read(tmp_path / "with").sketch()

@@ -85,3 +85,17 @@ def test_of_a_classifier_the_class_and_its_probability_are_taken(scores: list[fl
     assert made[FeatureKey("output", "x", "top probability")] == pytest.approx(0.7, rel=1e-5)
     assert len(made) == 2
     assert len(extractor("float32", ("batch", 3)).outputs({"x": np.float32([scores])})) == 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(), (1,), (1, 0), (1, 3, 0, 5), (1, 2, 3, 4, 5)], ids=str)
+def test_a_tensor_of_any_shape_has_numbers_whatever_was_declared(shape: tuple[int, ...]) -> None:
+    for declared in ((), ("batch", "n"), ("batch", 3, "h", "w"), ("batch", 100)):
+        assert taken("float32", declared, np.ones(shape, np.float32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_that_are_no_numbers_are_not_hidden() -> None:
+    for scores in ([np.nan, 1, 2], [np.inf, -1, 0]):
+        made = extractor("float32", ("batch", 3), class_scores=("x",)).outputs({"x": np.float32([scores])})
+        assert np.isnan(made[FeatureKey("output", "x", "top probability")])

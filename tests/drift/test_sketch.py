@@ -88,3 +88,9 @@ def test_the_same_samples_give_the_same_sketch_of_bounded_size_and_json_keeps_it
     with_outputs = make_sketch(extractor, rows[:5], [{FeatureKey("output", "y", "value"): np.inf}] * 3)
     assert [feature.count for feature in with_outputs.features[:1]] == [5]
     json.loads(with_outputs.model_dump_json(), parse_constant=pytest.fail)
+
+
+def test_a_number_that_a_sample_lacks_is_missing() -> None:
+    rows = [{KEY: 1.0, FeatureKey("input", "x", "length of axis 1"): 3.0}, {KEY: 2.0}]
+    made = make_sketch(Extractor(Signature(inputs=(), outputs=())), rows, [])
+    assert [feature.missing for feature in made.features] == [0, 0.5]

@@ -86,3 +86,13 @@ def test_a_class_is_taken_of_what_is_judged_by_right_answers():
     for shape, dtype in [(("batch", 1), "float32"), (("batch", 9, 9), "float32"), (("batch", 9), "int64")]:
         other = manifests.signature(outputs=(TensorSpec(name="logits", dtype=dtype, shape=shape),))
         assert class_scores(other, trial()) == ()
+
+
+def test_a_slow_model_is_run_on_fewer_samples(tmp_path, store):
+    data = split(tmp_path, store, rows(200), calibration=20)
+    with SessionProcess(OnnxRuntime(threads=1), artifacts.doubling(tmp_path / "model")) as session:
+        for speed, outputs in ((1.0, 195), (1 / 25, 28), (1 / 1000, 20)):  # 4.2 ms, 105 ms and 4.2 s for one
+            record = trial(quality=MSE, profile=manifests.profile(4.2, speed))
+            sketch = sketch_samples(data, artifacts.signature(), session, record)
+            counts = {feature.count for feature in sketch.features if feature.role == "output"}
+            assert (sketch.samples, counts) == (195, {outputs})
