@@ -423,6 +423,44 @@ def _convolved(value: Any, filters: Any, groups: int, strides: Sequence[int], di
     return tf.concat([convolve(part, weight) for part, weight in parts], -1)
 
 
+def _transposed_convolution(inputs: Sequence[Any], attributes: _Attributes) -> Any:
+    """Of images: each pixel spreads over a window, and the borders are cut off."""
+    import numpy as np
+
+    tf = _tf()
+    weights = _constant(inputs[1], "the weight of ConvTranspose")
+    strides, pads = attributes.get("strides") or [1, 1], attributes.get("pads") or [0] * 4
+    unusual = any(attributes.get("output_padding") or []) or "output_shape" in attributes or attributes.get("group", 1) != 1
+    if weights.ndim != 4 or unusual or "auto_pad" in attributes or any(size != 1 for size in attributes.get("dilations") or []):
+        raise NotApplicableError("ConvTranspose is translated for images, without groups, dilations and output sizes")
+    value = _channels_last(inputs[0])
+    batch, *size, _ = _sizes(value)
+    full = [(each - 1) * stride + width for each, stride, width in zip(size, strides, weights.shape[2:], strict=True)]
+    shape = tf.stack([tf.cast(each, tf.int32) for each in (batch, *full, weights.shape[1])])
+    made = tf.nn.conv2d_transpose(value, np.transpose(weights, [2, 3, 1, 0]), shape, strides, "VALID")
+    ends = [each - pad for each, pad in zip(full, pads[2:], strict=True)]
+    made = made[:, pads[0] : ends[0], pads[1] : ends[1]]
+    return _channels_first(made if len(inputs) < 3 or inputs[2] is None else made + inputs[2])
+
+
+def _resize(inputs: Sequence[Any], attributes: _Attributes) -> Any:
+    """By whole factors to the nearest pixel, where all rules for coordinates say the same."""
+    import numpy as np
+
+    scales = _constant(inputs[2], "the factors of Resize") if len(inputs) > 2 and inputs[2] is not None else np.empty(0)
+    rule = (
+        attributes.get("coordinate_transformation_mode", b"half_pixel"),
+        attributes.get("nearest_mode", b"round_prefer_floor"),
+    )
+    same = rule in ((b"asymmetric", b"floor"), (b"half_pixel", b"round_prefer_floor"), (b"half_pixel", b"round_prefer_ceil"))
+    if not (attributes.get("mode", b"nearest") == b"nearest" and same and scales.size and (scales == scales.round()).all()):
+        raise NotApplicableError("Resize is translated for whole factors and the nearest pixel")
+    value = inputs[0]
+    for axis, factor in enumerate(scales.astype(int).tolist()):
+        value = value if factor == 1 else _tf().repeat(value, factor, axis=axis)
+    return value
+
+
 def _pool(kind: str) -> _Kernel:
     def kernel(inputs: Sequence[Any], attributes: _Attributes) -> Any:
         import numpy as np
@@ -492,6 +530,7 @@ _KERNELS: dict[str, _Kernel] = {
     "Constant": _literal,
     "ConstantOfShape": _constant_of_shape,
     "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
     "Div": _divide,
     "Dropout": lambda inputs, _: _tf().identity(inputs[0]),
     "Einsum": lambda inputs, attributes: _tf().einsum(attributes["equation"].decode(), *inputs),
@@ -522,6 +561,7 @@ _KERNELS: dict[str, _Kernel] = {
     "Pow": _power,
     "Pad": _pad,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Shape": _shape,
     "Size": lambda inputs, _: _tf().size(inputs[0], out_type=_tf().int64),
     "Slice": _slice,

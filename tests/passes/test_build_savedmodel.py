@@ -81,10 +81,12 @@ def _renamed(folder):
     return graphs.Model.at("onnx", folder)
 
 
-def test_the_same_model_makes_the_same_bytes_and_stays_as_it_is(tmp_path):
+@pytest.mark.parametrize("converter", ["onnx2tf", "operators"])
+def test_the_same_model_makes_the_same_bytes_and_stays_as_it_is(converter, tmp_path):
     source = graphs.cnn(tmp_path / "onnx")
     before = folder_digest(source.folder)
-    digests = {graphs.apply(BuildSavedmodel(), source, tmp_path / str(index))[0].digest for index in range(2)}
+    step = BuildSavedmodel(converter=converter)
+    digests = {graphs.apply(step, source, tmp_path / str(index))[0].digest for index in range(2)}
     assert len(digests) == 1
     assert folder_digest(source.folder) == before
 

@@ -22,6 +22,9 @@ CASES = {
     "comparisons": "a = Greater (x, low) b = Less (x, high) c = And (a, b) d = Max (x, low) y = Where (c, x, d)",
     "convolution": "y = Conv <pads = [1, 0, 1, 2], strides = [2, 1], dilations = [1, 2]> (x, w, bias)",
     "groups": "y = Conv <group = 3, pads = [1, 1, 1, 1]> (x, depthwise)",
+    "transposed": "y = ConvTranspose <strides = [2, 2], pads = [1, 0, 0, 1]> (x, spread, four)",
+    "nearest": 'y = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, , twice)',
+    "centred": "y = Resize (x, , twice)",
     "largest": "y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)",
     "averages": "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (x)",
     "statistics": "a = InstanceNormalization (x, three, three) b = ReduceMean <axes = [2]> (a) y = LogSoftmax <axis = 1> (b)",
@@ -46,7 +49,7 @@ def _random(*shape):
 WEIGHTS = {
     "low": np.float32(-1), "high": np.float32(1.5), "w": _random(4, 3, 3, 3), "bias": _random(4),
     "depthwise": _random(6, 1, 3, 3), "wide_weight": _random(4, 192), "three": _random(3), "four": _random(4),
-    "eight": _random(8),
+    "eight": _random(8), "spread": _random(3, 4, 3, 3), "twice": np.float32([1, 1, 2, 3]),
     "zeros": np.int64([0]), "rest": np.int64([3, -1]), "keep": np.int64([0, 0, -1]),
     "starts": np.int64([-1, 1]), "ends": np.int64([-(2**62), 2**62]), "axes": np.int64([3, 2]), "steps": np.int64([-2, 3]),
     "indices": np.int64([[0, -1], [3, 2]]), "pads": np.int64([0, 0, 1, 2, 0, 0, 0, 1]), "five_three": np.int64([5, 3]),
@@ -63,7 +66,7 @@ def _all_in_one(folder):
             f'<ir_version: 8, opset_import: ["" : 17]> g ({X}) => (float y) {{ {nodes} }}'
         ).graph.node
         for node in part:
-            node.input[:] = [name if name in WEIGHTS or name == "x" else f"{case}.{name}" for name in node.input]
+            node.input[:] = [name if name in WEIGHTS or name in ("", "x") else f"{case}.{name}" for name in node.input]
             node.output[:] = [case if name == "y" else f"{case}.{name}" for name in node.output]
         proto.graph.node.extend(part)
         proto.graph.output.append(onnx.ValueInfoProto(name=case))
