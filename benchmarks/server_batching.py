@@ -197,7 +197,6 @@ def _report(rows: list[list[str]], versions: set[str], limited: int, watch: Nois
     )
     lines = ["", "### Batch settings in real servers", "", about, ""]
     lines += [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    lines += ["", "BentoML chooses its queue delay itself, so that two of its settings differ in the largest batch alone."]
     if limited:
         lines += ["", f"In {limited} of {len(rows)} rows the load generator itself was a limit: it shares the cores."]
     return "\n".join(lines)

@@ -51,6 +51,7 @@ class Bentoml(ServingSystem):
         service, server = _service(manifest), f"bentoml=={_VERSION}"
         write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden, service=service)
         copy_file("bentoml_service.py", folder, "service.py")
+        copy_file("batcher.py", folder)
         if (request := golden_request(manifest, golden)) is not None:
             columns = {entry["name"]: _nested(entry["data"], entry["shape"]) for entry in request["inputs"]}
             (folder / "request.json").write_text(json.dumps(columns) + "\n", encoding="utf-8")
@@ -123,8 +124,8 @@ def _notes(manifest: Manifest, service: Mapping[str, Any]) -> list[str]:
     refused = milliseconds(service["max_latency_ms"])
     notes = ["bentoml build . makes a Bento, and bentoml containerize an image of it; its Dockerfile is in env/docker."]
     notes.append(
-        f"/infer takes the inputs as lists by name, with the batch axis. A request that BentoML expects to take {refused} or "
-        "longer is answered with 503: that is max_latency_ms, which is no queue delay."
+        "/infer takes the inputs as lists by name, with the batch axis. Where too many requests wait, or BentoML expects a batch "
+        f"to take {refused} or longer (max_latency_ms, which is no queue delay), the answer is 503."
     )
     notes.append(
         "The model runs in processes of its own, behind one that reads and writes JSON; the way between them is in no "
@@ -132,12 +133,9 @@ def _notes(manifest: Manifest, service: Mapping[str, Any]) -> list[str]:
     )
     if batching.max_batch > 1 and manifest.signature.batches:
         notes.append(
-            f"BentoML puts up to {batching.max_batch} requests together and decides how long to wait: about as long as the "
-            f"last ones have waited, which settles at 10 to 20 ms, however rare requests are, where the model takes less than "
-            f"one. The planned queue delay of {batching.queue_delay_us} us cannot be set."
+            "Batches are made by batcher.py as they were planned. BentoML's adaptive batching, which the model's API has as "
+            "well, finds nothing to wait for: it would wait as long as requests waited before, even after a busy time."
         )
-    if batching.instances > 1:
-        notes.append(f"Each of the {batching.instances} workers has a queue of its own.")
     return notes
 
 

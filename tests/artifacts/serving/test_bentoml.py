@@ -43,7 +43,6 @@ def test_it_asks_for_the_cores_and_the_memory_that_were_measured(tmp_path):
     assert wanted["cpu"] == "6"
     assert int(wanted["memory"].removesuffix("Mi")) << 20 > 3 * record.winner.profile.peak_bytes
     assert service(folder)["environment"] == {"OMP_NUM_THREADS": "2"}
-    assert "a queue of its own" in (folder / "README.md").read_text()
 
 
 def test_the_request_has_the_inputs_as_lists_by_name(tmp_path):
