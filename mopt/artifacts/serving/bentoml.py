@@ -124,8 +124,8 @@ def _notes(manifest: Manifest, service: Mapping[str, Any]) -> list[str]:
     refused = milliseconds(service["max_latency_ms"])
     notes = ["bentoml build . makes a Bento, and bentoml containerize an image of it; its Dockerfile is in env/docker."]
     notes.append(
-        "/infer takes the inputs as lists by name, with the batch axis. Where too many requests wait, or BentoML expects a batch "
-        f"to take {refused} or longer (max_latency_ms, which is no queue delay), the answer is 503."
+        "/infer takes the inputs as lists by name, with the batch axis. Where too many requests wait, or BentoML expects a "
+        f"batch to take {refused} or longer (max_latency_ms, which is no queue delay), the answer is 503."
     )
     notes.append(
         "The model runs in processes of its own, behind one that reads and writes JSON; the way between them is in no "
