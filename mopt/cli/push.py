@@ -19,7 +19,7 @@ app = command_app()
 @app.command("push", cls=PanelCommand)
 def command(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder that mopt build wrote, or its URL.")],
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where it goes.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where it goes; a registry numbers versions itself.")],
     force: opt.Force = False, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
 ) -> None:  # fmt: skip
     """Put an artifact where a serving system or a registry takes it from, complete or not at all.
@@ -28,9 +28,10 @@ def command(
 
     \b
     mopt push model.mopt s3://bucket/models/resnet
-    mopt push model.mopt gs://bucket/resnet        or az://container/resnet
-    mopt push model.mopt hf://org/repo             one commit
-    mopt push model.mopt models:/resnet            an MLflow run and a version of the model
+    mopt push model.mopt gs://bucket/resnet
+    mopt push model.mopt az://container/resnet
+    mopt push model.mopt hf://org/repo          one commit
+    mopt push model.mopt models:/resnet         an MLflow run, and a version
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.records.units import memory
     from mopt.workflows.push import push

@@ -10,6 +10,7 @@ from mopt.records.benchmark import Benchmark, ServerBenchmark, ServerVerificatio
 from mopt.records.explanation import Explanation, Layer
 from mopt.system.environments import Environment
 from mopt.workflows.label import LabelRequest
+from mopt.workflows.push import Pushed
 from tests import manifests, sizings, verdicts
 from tests.drift.test_exposition import report as drift_report
 from tests.verdicts import STAMP
@@ -59,6 +60,7 @@ RESULTS: dict[str, Any] = {
     "mopt.workflows.bench.read_samples": lambda: ["samples"],
     "mopt.workflows.label.write_label_request": lambda: LabelRequest(Path("labels/labels.csv"), 3, 0, 40, {"a": 3}),
     "mopt.workflows.drift.drift": lambda: drift_report(found=False),
+    "mopt.workflows.push.push": lambda: Pushed("s3://bucket/there", 1, 1, {}),
     "mopt.workflows.verify.verify": lambda: Verification(
         ok=True, problems=(), warnings=(), files=1, samples=1, summary="", largest_difference={}
     ),

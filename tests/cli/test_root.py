@@ -205,7 +205,7 @@ def test_bash_completes(line, word, completions):
 def test_what_a_command_raises_becomes_an_exit_code(error, code, words):
     program = (
         "import errno, sys, mopt.errors, mopt.cli, mopt.workflows.verify\n"
-        f"def fail(artifact): raise {error}\n"
+        f"def fail(artifact, progress): raise {error}\n"
         "mopt.workflows.verify.verify = fail\n"
         "sys.argv = ['mopt', 'verify', 'x']\n"
         "mopt.cli.main()\n"

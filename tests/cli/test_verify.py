@@ -12,7 +12,7 @@ def verified(monkeypatch, *problems):
         ok=not problems, problems=problems, warnings=("built elsewhere",), files=7, samples=3, summary="scores within 1e-06",
         largest_difference={"scores": 1e-6},
     )  # fmt: skip
-    monkeypatch.setattr("mopt.workflows.verify.verify", lambda _: result)
+    monkeypatch.setattr("mopt.workflows.verify.verify", lambda _, progress: result)
     return result
 
 
