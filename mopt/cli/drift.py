@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["app"]
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
