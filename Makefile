@@ -19,10 +19,13 @@ test: $(VENV)/.test $(VENV)/.tools $(VENV)/.bindings
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow and not servers" -n 2 --dist worksteal
 
-# Every server that can be installed, and the tests that only they have: several gigabytes, and a Java 17 for some.
+# Every server that can be installed, and the tests that only they have: several gigabytes, a Java 17 for some, npm for Azure's.
 test-servers: $(VENV)/.test
 	MOPT_TOOLS=$(TOOLS) $(BIN)/mopt tools install all
-	MOPT_TOOLS=$(TOOLS) $(BIN)/python -m pytest -m servers -n 2 --dist loadfile --durations=25
+	$(INSTALL) gcp-storage-emulator
+	if command -v npm > /dev/null; then npm install --silent --no-fund --prefix $(VENV)/azurite azurite; fi
+	PATH=$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH MOPT_TOOLS=$(TOOLS) \
+	  $(BIN)/python -m pytest -m servers -n 2 --dist loadfile --durations=25
 
 # Every node model of ONNX's own tests that ONNX Runtime answers as ONNX expects, through a build; `make test` takes some of them.
 conformance: $(VENV)/.test
