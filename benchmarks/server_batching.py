@@ -16,6 +16,7 @@ import argparse
 import collections
 import dataclasses
 import datetime
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -166,6 +167,8 @@ def _one_turn(launch: Launch, moments: Any, built: Artifact, cell: Cell) -> None
         cell.batches += _batches(launch) - before
     cell.latency_ms += result.latency_ms[~np.isnan(result.latency_ms)].tolist()
     cell.lost += int(np.isnan(result.latency_ms).sum())
+    if result.error:
+        print(f"{launch.version}: {result.error}", file=sys.stderr, flush=True)
     cell.version, cell.warning = launch.version, client_limited(result)
 
 
