@@ -42,19 +42,8 @@ def test_a_build_and_a_gate_from_an_object_store_name_urls_and_no_place_in_the_c
         for path in (small.model, small.data):
             files.put_file(str(path), f"bucket/in/{path.name}")
         model, data = "s3://bucket/in/digits.onnx", "s3://bucket/in/digits.npz"
-<<<<<<< HEAD
-        recipe = make_recipe(
-            {
-                "model": model,
-                "data": data,
-                "serve": [],
-                "search": {"effort": "quick", "candidates": ["onnxruntime-int8-dynamic"], "max_batch": 2},
-            }
-        )
-=======
         search = {"effort": "quick", "candidates": ["onnxruntime-int8-dynamic"], "max_batch": 2}
         recipe = make_recipe({"model": model, "data": data, "serve": [], "search": search})
->>>>>>> h-store
         artifact = build.build(recipe, out=tmp_path / "digits.mopt")
         manifest = artifact.manifest
         assert (manifest.name, manifest.source.source, manifest.data["source"]) == ("digits", model, data)
