@@ -6,7 +6,6 @@ __all__ = ["as_served", "served_otherwise", "without_twins"]
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import Rejection
@@ -35,15 +34,10 @@ def as_served(
     for system in systems:
         if runtime.name not in system.settable:
             return _refuse(candidate, f"{system.name} does not serve {runtime.name}")
-        for option, value in _not_settable(system, runtime):
-            reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
-            if option not in runtime.unset:
-                return _refuse(candidate, f"{reason}{_otherwise(system, runtime)}")
-            left = dataclasses.replace(runtime, **{option: runtime.unset[option]})
-            asked, served = (getattr(each.resolved(isa), option) for each in (runtime, left))
-            if asked != served and (option in requested or quantizing_pass(candidate.passes) is None):
-                taken = "chooses for itself" if served == runtime.unset[option] else f"takes {served}"
-                return _refuse(candidate, f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}")
+        for option in _not_settable(system, runtime):
+            reason, left = _left_out(runtime, option, system, isa)
+            if left is None or (reason and (option in requested or quantizing_pass(candidate.passes) is None)):
+                return _refuse(candidate, reason)
             runtime = left
     return dataclasses.replace(candidate, runtime=runtime)
 
@@ -58,16 +52,8 @@ def served_otherwise(runtime: Runtime, system: ServingSystem, isa: Sequence[str]
     """
     if runtime.name not in system.settable:
         return f"{system.name} does not serve {runtime.name}"
-    for option, value in _not_settable(system, runtime):
-        reason = f"{system.name} cannot set {option} = {value} for {runtime.name}"
-        if option not in runtime.unset:
-            return f"{reason}{_otherwise(system, runtime)}"
-        left = dataclasses.replace(runtime, **{option: runtime.unset[option]})
-        judged, served = (getattr(each.resolved(isa), option) for each in (runtime, left))
-        if judged != served:
-            taken = "chooses for itself" if served == runtime.unset[option] else f"takes {served}"
-            return f"{reason}, which {taken} on this CPU{_otherwise(system, runtime)}"
-    return ""
+    reasons = (_left_out(runtime, option, system, isa)[0] for option in _not_settable(system, runtime))
+    return next(filter(None, reasons), "")
 
 
 def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[Candidate]:
@@ -82,14 +68,28 @@ def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[C
     return checked
 
 
-def _not_settable(system: ServingSystem, runtime: Runtime) -> Iterator[tuple[str, Any]]:
-    """The options with their values that a system would have to set, and cannot."""
+def _left_out(runtime: Runtime, option: str, system: ServingSystem, isa: Sequence[str]) -> tuple[str, Runtime | None]:
+    """The runtime without an option that a system cannot set, and why that computes something else; None where it needs one."""
+    value = getattr(runtime, option)
+    reason, advice = f"{system.name} cannot set {option} = {value} for {runtime.name}", _otherwise(system, runtime)
+    if option not in runtime.unset:
+        return f"{reason}{advice}", None
+    left = dataclasses.replace(runtime, **{option: runtime.unset[option]})
+    asked, served = (getattr(each.resolved(isa), option) for each in (runtime, left))
+    if asked == served:
+        return "", left
+    taken = "chooses for itself" if served == runtime.unset[option] else f"takes {served}"
+    return f"{reason}, which {taken} on this CPU{advice}", left
+
+
+def _not_settable(system: ServingSystem, runtime: Runtime) -> Iterator[str]:
+    """The options that a system would have to set, and cannot."""
     settable = system.settable[runtime.name]
     for field in dataclasses.fields(runtime):
         value = getattr(runtime, field.name)
         nothing_asked = field.name in runtime.unset and value == runtime.unset[field.name]
         if not nothing_asked and not settable.takes(field.name, value):
-            yield field.name, value
+            yield field.name
 
 
 def _otherwise(system: ServingSystem, runtime: Runtime) -> str:

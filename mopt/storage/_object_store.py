@@ -60,11 +60,11 @@ class ObjectStore(Storage):
         if info["type"] == "file" and not self.url.endswith("/"):
             return self._of_one(store, info)
         below = f"{self.root}/"
-        found = {path: info for path, info in store.find(self.root, detail=True).items() if path.startswith(below)}
+        objects = {path: info for path, info in store.find(self.root, detail=True).items() if path.startswith(below)}
         return Listing(
             tuple(
                 self.remote_file(path.removeprefix(below), info)
-                for path, info in sorted(found.items())
+                for path, info in sorted(objects.items())
                 if info["type"] == "file" and not path.endswith("/")
             )
         )
@@ -74,9 +74,9 @@ class ObjectStore(Storage):
         files = [self.remote_file(name, info)]
         if name.endswith(_EXTERNAL_DATA):
             for beside in store.ls(folder, detail=True):
-                other = str(beside["name"]).rpartition("/")[2]
-                if beside["type"] == "file" and other != name and other.startswith(name):
-                    files.append(self.remote_file(other, beside))
+                neighbour = str(beside["name"]).rpartition("/")[2]
+                if beside["type"] == "file" and neighbour != name and neighbour.startswith(name):
+                    files.append(self.remote_file(neighbour, beside))
         return Listing(tuple(files), file=name)
 
     def download(self, listing: Listing, folder: Path, received: Callable[[int], None]) -> None:

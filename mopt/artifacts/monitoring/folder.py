@@ -60,13 +60,13 @@ def _header(manifest: Manifest, system: str) -> list[str]:
 
 
 def _readme(systems: Sequence[str], *, drift: bool) -> list[str]:
-    told = [system for system in systems if system in EXPORTED]
+    exporting = [system for system in systems if system in EXPORTED]
     lines = ["# Monitoring", ""]
-    for system in told:
+    for system in exporting:
         files = f"add `{system}/{_RULES}` to `rule_files` of Prometheus, and import `{system}/{_DASHBOARD}` in Grafana"
         lines.append(f"- **{system}**: start it as `{EXPORTED[system].start}`, {files}.")
     inside = "where it runs another of these systems inside, as KServe does with Triton, the rules of that one hold"
-    lines += [f"- **{system}** has no rules here; {inside}." for system in systems if system not in told]
+    lines += [f"- **{system}** has no rules here; {inside}." for system in systems if system not in exporting]
     if drift:
         lines += [
             f"- **Drift**: add `{_DRIFT}` to `rule_files`, and run daily, where the node exporter has a textfile collector:",

@@ -112,10 +112,8 @@ def release_warnings(manifest: Manifest, system: ServingSystem, model_folder: Pa
         raise NotApplicableError(f"{obstacle}; {_remedy(release, library, demands)}")
     judged, served = _judged(manifest, library), release.versions.get(library, "")
     if library == "tensorrt" and not served:
-        own = judged or "its own version"
-        warning = (
-            f"Which TensorRT the release {release.name} has is not known here: an engine loads in {own} alone. mopt rebuild "
-        )
+        version = judged or "its own version"
+        warning = f"Which TensorRT the release {release.name} has is not known here: an engine loads in {version} alone. mopt rebuild "
         return [f"{warning}makes one for another."]
     if judged and served and _version(judged) != _version(served):
         name = _NAMES[library]
@@ -188,11 +186,11 @@ def _obstacle(release: Release, library: str, demands: Mapping[str, int]) -> str
 def _remedy(release: Release, library: str, demands: Mapping[str, int]) -> str:
     """From which release on a model is loaded, and what the named one would load."""
     limits = _loads(library, release.versions[library])
-    own = ", ".join(f"{_DEMANDS[name]} {most}" for name, most in limits.items() if demands.get(name, 0) > most)
+    allowed = ", ".join(f"{_DEMANDS[name]} {most}" for name, most in limits.items() if demands.get(name, 0) > most)
     known = known_releases(release.system)
     first = next((each for index, each in enumerate(known) if not _any_obstacle(known[index:], library, demands)), None)
     newer = f"{first.name} or newer loads it" if first else f"no release that is known here loads it, up to {known[-1].name}"
-    return f"{newer}, and {release.name} would load {own}"
+    return f"{newer}, and {release.name} would load {allowed}"
 
 
 def _any_obstacle(releases: Sequence[Release], library: str, demands: Mapping[str, int]) -> bool:

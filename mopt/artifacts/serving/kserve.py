@@ -75,14 +75,14 @@ class Kserve(ServingSystem):
         if not resources.triton:
             copy_file("kserve_model.py", folder, "model.py")
             copy_file("batcher.py", folder)
-            own = dockerfile(
+            instructions = dockerfile(
                 manifest,
                 _SDK,
                 files=[*_CODE, "models/served_model.py"],
                 command=["python", _CODE[0]],
                 port=_PORT,
             )
-            (folder / "Dockerfile").write_text(own, encoding="utf-8")
+            (folder / "Dockerfile").write_text(instructions, encoding="utf-8")
         for name, text in resources.files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")

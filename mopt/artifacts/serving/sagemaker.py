@@ -78,8 +78,8 @@ class Sagemaker(ServingSystem):
         if not image.uri:
             copy_file("sagemaker_serve.py", folder, "serve.py")
             copy_file("batcher.py", folder)
-            own = dockerfile(manifest, _SERVER, files=_CODE, command=["python", "serve.py"], port=_PORT)
-            (folder / "Dockerfile").write_text(own, encoding="utf-8")
+            instructions = dockerfile(manifest, _SERVER, files=_CODE, command=["python", "serve.py"], port=_PORT)
+            (folder / "Dockerfile").write_text(instructions, encoding="utf-8")
         endpoint = _Endpoint(manifest, image)
         for name, request in endpoint.requests().items():
             (folder / name).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")

@@ -72,7 +72,7 @@ class Vertex(ServingSystem):
         if not image.uri:
             copy_file("vertex_handler.py", folder, "handler.py")
             copy_file("batcher.py", folder)
-            own = dockerfile(
+            instructions = dockerfile(
                 manifest,
                 _SERVER,
                 files=[*_CODE, "models/served_model.py"],
@@ -80,7 +80,7 @@ class Vertex(ServingSystem):
                 port=_PORT,
                 variables={**_HANDLER, "AIP_HTTP_PORT": str(_PORT), "AIP_HEALTH_ROUTE": _HEALTH, "AIP_PREDICT_ROUTE": _PREDICT},
             )
-            (folder / "Dockerfile").write_text(own, encoding="utf-8")
+            (folder / "Dockerfile").write_text(instructions, encoding="utf-8")
             if golden_request(manifest, golden) is not None:
                 (folder / "request.json").write_text(json.dumps(_rows(manifest, golden[0])) + "\n", encoding="utf-8")
         for name, content in deployment.requests().items():
