@@ -113,8 +113,8 @@ def release_warnings(manifest: Manifest, system: ServingSystem, model_folder: Pa
     judged, served = _judged(manifest, library), release.versions.get(library, "")
     if library == "tensorrt" and not served:
         version = judged or "its own version"
-        warning = f"Which TensorRT the release {release.name} has is not known here: an engine loads in {version} alone. mopt rebuild "
-        return [f"{warning}makes one for another."]
+        unknown = f"Which TensorRT the release {release.name} has is not known here"
+        return [f"{unknown}: an engine loads in {version} alone. mopt rebuild makes one for another."]
     if judged and served and _version(judged) != _version(served):
         name = _NAMES[library]
         if library == "tensorflow" and _version(served) < _version(judged):
