@@ -38,7 +38,7 @@ def test_a_build_and_a_gate_from_an_object_store_name_urls_and_no_place_in_the_c
         from mopt.storage.s3 import S3
 
         files = S3("s3://bucket/x").filesystem()
-        files.mkdir("bucket")
+        files.makedirs("bucket", exist_ok=True)  # moto's buckets are those of this process
         for path in (small.model, small.data):
             files.put_file(str(path), f"bucket/in/{path.name}")
         model, data = "s3://bucket/in/digits.onnx", "s3://bucket/in/digits.npz"

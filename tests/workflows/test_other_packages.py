@@ -132,7 +132,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopt.artifacts.serving._base import ServingSystem
+from mopt.artifacts.serving._base import EVERYTHING, ServingSystem
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 
@@ -140,6 +140,8 @@ from mopt.records.manifest import Manifest
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Server(ServingSystem):
     """One line for the server."""
+
+    settable = {"plain": EVERYTHING, "onnxruntime": EVERYTHING}
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         (folder / "server.txt").write_text(f"{manifest.name} {manifest.format}")
