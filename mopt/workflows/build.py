@@ -253,9 +253,11 @@ def _outcome(
     if not serving.operators:
         serving = _with_operators(serving, measured, progress)
     runtime = result.candidate.runtime.name
-    served = [make_system(system).settable[runtime] for system in recipe.serve]
-    batches = serving.batches and (not served or any(settable.batches for settable in served))
-    serving = serving.model_copy(update={"batches": batches, "pads": batches and any(settable.pads for settable in served)})
+    systems = [make_system(system) for system in recipe.serve]
+    unbatched = [system.why_unbatched(runtime, prepared.signature) for system in systems]
+    batches = serving.batches and not (unbatched and all(unbatched))
+    pads = batches and any(system.settable[runtime].pads for system in systems)
+    serving = serving.model_copy(update={"batches": batches, "pads": pads})
     batching = recommend(
         serving,
         rate=traffic.rate,

@@ -95,6 +95,8 @@ def _served_otherwise(manifest: Manifest, system: ServingSystem) -> str:
     isa = manifest.target.get("isa") or manifest.machine.isa
     if reason := served_otherwise(runtime, system, isa):
         return reason
+    if manifest.batching.max_batch > 1 and (why := system.why_unbatched(runtime.name, manifest.signature)):
+        return f"the batch settings were chosen for a server that puts requests together, and here {why}"
     profile = manifest.serving_profile
     pads = system.settable[runtime.name].pads
     if pads and profile is not None and not profile.pads and manifest.batching.max_batch > 1:

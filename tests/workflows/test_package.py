@@ -54,6 +54,9 @@ def test_mistakes_change_nothing(built):
     assert {**files(built), "model/model.onnx": before["model/model.onnx"]} == before
 
 
+OPENVINO = {"runtime": "openvino", "runtime_fields": {"threads": 1, "precision": "default", "shapes": "dynamic"}}
+
+
 def judged_in_fp32(folder, source, isa=("avx2", "avx512_bf16")):
     machine = manifest().machine.model_copy(update={"isa": isa})
     artifacts.write(
@@ -106,3 +109,12 @@ def test_a_mixed_variant_is_looked_for_where_it_came_from():
         again = _again(manifest(recipe=recipe, chosen=name, trials=trials), ["bentoml"])
         assert again.search.candidates == candidates
         assert again.serve == ("triton", "bentoml")
+
+
+def test_batches_that_a_system_does_not_make_are_not_promised(tmp_path):
+    ragged = artifacts.signature().model_copy(
+        update={"inputs": (artifacts.signature().inputs[0].model_copy(update={"shape": ("batch", "length")}),)}
+    )
+    artifacts.write(tmp_path / "a", artifacts.doubling(tmp_path / "model"), signature=ragged, **OPENVINO)
+    with pytest.raises(UserError, match="chosen for a server that puts requests together, and here the openvino backend pads"):
+        package(tmp_path / "a", ["triton"])

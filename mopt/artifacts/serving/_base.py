@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from mopt.artifacts.serving._releases import check_release
 from mopt.errors import NotApplicableError
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -32,7 +32,6 @@ class Settable:
         by_itself: What the runtime does there besides, for people to read.
         everything: Whether all options can be set to all values, as by a service in Python.
         pads: Whether each batch is padded to the largest, so that a lone request takes as long as a full batch.
-        batches: Whether requests are put together at all; where not, a batch is what one client sends.
     """
 
     options: Mapping[str, tuple[object, ...]]
@@ -40,7 +39,6 @@ class Settable:
     by_itself: str = ""
     everything: bool = False
     pads: bool = False
-    batches: bool = True
 
     def takes(self, option: str, value: object) -> bool:
         """Whether an option can be set to a value."""
@@ -139,6 +137,15 @@ class ServingSystem(abc.ABC):
         Raises:
             NotApplicableError: When this system cannot serve this model.
         """
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """Return why requests for a model are not put together, so that a batch is what one client sends; else nothing.
+
+        Args:
+            runtime: Name of what executes it.
+            signature: Of the model.
+        """
+        return ""
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Check the files with what the system's makers publish for it, without starting it: schemas, protos, loaders.

@@ -13,6 +13,7 @@ __all__ = [
     "on_gpu",
     "publish_line",
     "scaled_by",
+    "why_unbatched",
     "write_models",
 ]
 
@@ -30,7 +31,7 @@ from mopt.artifacts.serving._readme import write_request
 from mopt.artifacts.serving._releases import Release, fitting_release
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import NotApplicableError
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.records.units import digits
@@ -114,6 +115,12 @@ def _check_as_judged(manifest: Manifest) -> None:
     for option, value in manifest.runtime_fields.items():
         if value is not None and not settable.takes(option, value):
             raise NotApplicableError(f"Triton cannot set {option} = {value} for {manifest.runtime}")
+
+
+def why_unbatched(runtime: str, signature: Signature) -> str:
+    """Return why Triton does not batch where it is what runs a model; an image in Python batches whatever can be."""
+    settable = Triton.settable.get(runtime)
+    return "" if settable is None or settable.pads else Triton().why_unbatched(runtime, signature)
 
 
 def in_triton(models: Path) -> bool:

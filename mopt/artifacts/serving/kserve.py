@@ -21,6 +21,7 @@ from mopt.artifacts.serving._images import (
     on_gpu,
     publish_line,
     scaled_by,
+    why_unbatched,
     write_models,
 )
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
@@ -28,7 +29,7 @@ from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._yaml import to_yaml
 from mopt.artifacts.serving.triton import model_name
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -64,6 +65,10 @@ class Kserve(ServingSystem):
     settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "kserve"
     releases: ClassVar[str] = "triton"
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """Where the image is Triton's, what Triton does."""
+        return why_unbatched(runtime, signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""

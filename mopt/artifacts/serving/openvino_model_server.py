@@ -19,7 +19,7 @@ from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving._releases import fitting_release, release_warnings
 from mopt.artifacts.serving.triton import model_name
 from mopt.errors import NotApplicableError
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -49,9 +49,13 @@ class OpenvinoModelServer(ServingSystem):
     # Every property of OpenVINO's CPU plugin goes through plugin_config, and what is not there is OpenVINO's own choice.
     settable: ClassVar[Mapping[str, Settable]] = {
         "openvino": Settable(
-            {}, by_itself="pinning threads to cores, unless its container has a quota of them", everything=True, batches=False
+            {}, by_itself="pinning threads to cores, unless its container has a quota of them", everything=True
         )
     }
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """It never does."""
+        return "it runs each request by itself"
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``config.json``, ``<name>/1/``, ``README.md`` and a request."""

@@ -25,6 +25,7 @@ from mopt.artifacts.serving._images import (
     on_gpu,
     publish_line,
     scaled_by,
+    why_unbatched,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import sagemaker_instance_type
@@ -33,7 +34,7 @@ from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._tar import unpack, write_tar
 from mopt.artifacts.serving.triton import model_name
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -63,6 +64,10 @@ class Sagemaker(ServingSystem):
     settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "sagemaker"
     releases: ClassVar[str] = "triton"
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """Where the image is Triton's, what Triton does."""
+        return why_unbatched(runtime, signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``model.tar.gz``, the requests, the scripts that send them, and the image's files."""

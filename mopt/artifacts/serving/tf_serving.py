@@ -71,6 +71,10 @@ class TfServing(ServingSystem):
     environment: ClassVar[str] = "tensorflow"
     releases: ClassVar[str] = "tf_serving"
 
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """BatchingSession concatenates every tensor along axis 0."""
+        return _why_unbatched(signature)
+
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``NAME/1/`` with the SavedModel and its warm-up, the server's two configuration files, a request and how to."""
         if manifest.format != "savedmodel":

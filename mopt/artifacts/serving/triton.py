@@ -30,6 +30,7 @@ from mopt.system.environments import Environment, find_environment
 from mopt.system.files import files_below, link_or_copy
 from mopt.system.nvidia import PORTABLE
 
+_RAGGED = "the openvino backend pads batches, and cannot pad inputs of variable size"
 _ONNXRUNTIME = "spinning, which cannot be set, memory arenas and patterns, and all graph optimizations, as it was judged"
 _VERSION = "1"
 _BINARY = frozenset({"float16", "bfloat16"})
@@ -98,6 +99,10 @@ class Triton(ServingSystem):
             by_itself="nothing: precision and shapes are in the engine",
         ),
     }
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """It stacks every tensor along axis 0, and its openvino backend pads to one shape."""
+        return _why_unbatched(signature) or (_RAGGED if runtime == "openvino" and _ragged(signature) else "")
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
@@ -256,7 +261,7 @@ def _plan(manifest: Manifest, backend: _Backend) -> _Plan:
     if backend.name == "onnxruntime":
         return _onnxruntime_plan(manifest, 0 if reason else most, reason)
     if not reason and _ragged(signature) and most > 1:
-        reason = "the openvino backend pads batches, and cannot pad inputs of variable size"
+        reason = _RAGGED
     return _openvino_plan(manifest, 0 if reason else most, reason)
 
 

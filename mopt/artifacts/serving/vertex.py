@@ -23,6 +23,7 @@ from mopt.artifacts.serving._images import (
     on_gpu,
     publish_line,
     scaled_by,
+    why_unbatched,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import vertex_machine_type
@@ -30,7 +31,7 @@ from mopt.artifacts.serving._provisioning import Probe, provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving.triton import model_name
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -61,6 +62,10 @@ class Vertex(ServingSystem):
     settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "vertex"
     releases: ClassVar[str] = "triton"
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """Where the image is Triton's, what Triton does."""
+        return why_unbatched(runtime, signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the requests, the script that sends them, and the image's files."""

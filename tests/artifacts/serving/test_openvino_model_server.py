@@ -124,7 +124,7 @@ def test_what_openvino_did_not_run_when_it_was_judged_is_not_served(write):
 
 
 def test_it_batches_nothing_and_says_so(write):
-    assert not OpenvinoModelServer.settable["openvino"].batches
+    assert OpenvinoModelServer().why_unbatched("openvino", manifest().signature)
     _, folder = write(record())
     assert "puts no requests together" in (folder / "README.md").read_text()
 

@@ -360,3 +360,19 @@ def test_model_analyzer_reads_them(parse):
     assert (proof.state, proof.detail) == ("proven", "it reads resnet50")
     path.write_text("no field: 1\n")
     assert Triton().check(path.parent.parent, manifest=manifest(), environment=None)[1].state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "shape", "axes", "why"),
+    [
+        ("onnxruntime", ("batch", "length"), {"x": 0}, ""),
+        ("openvino", ("batch", 8), {"x": 0}, ""),
+        ("openvino", ("batch", "length"), {"x": 0}, "cannot pad inputs of variable size"),
+        ("onnxruntime", (2, "batch"), {"x": 1}, "Triton stacks along axis 0"),
+    ],
+)
+def test_it_is_told_before_a_build_plans_batches_that_triton_does_not_make(runtime, shape, axes, why):
+    spec = TensorSpec(name="x", dtype="float32", shape=shape)
+    reason = Triton().why_unbatched(runtime, Signature(inputs=(spec,), outputs=(spec,), batch_axes=axes))
+    assert why in reason
+    assert bool(reason) is bool(why)
