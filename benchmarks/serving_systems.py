@@ -123,7 +123,7 @@ def _subject(name: str, scratch: Path) -> Subject:
     opened = open_source(recipe, store, Silent())
     prepared = prepare_model(opened, recipe, store, Silent())
     traits, target = graph_traits(prepared.simplified.model), load_target("cpu", detect())
-    inputs = SpaceInputs(traits, target, prepared.calibration, THREADS)
+    inputs = SpaceInputs(traits, target, prepared.calibration, THREADS, signature=prepared.signature)
     feeds = [opened.split.evaluation[index] for index in range(min(GOLDEN, len(opened.split.evaluation)))]
     return Subject(name, prepared.simplified.model, prepared.signature, inputs, feeds, store)
 

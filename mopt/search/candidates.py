@@ -95,7 +95,10 @@ def search_space(
     if not serving:
         return matching
     isa, options = inputs.target.isa, {spec.name: spec.runtime_options for spec in requested}
-    served = [as_served(candidate, serving, isa, options.get(candidate.name, ())) for candidate in matching]
+    served = [
+        as_served(candidate, serving, isa, options.get(candidate.name, ()), signature=inputs.signature)
+        for candidate in matching
+    ]
     return without_twins(served, isa)
 
 

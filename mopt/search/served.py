@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.errors import Rejection
+from mopt.model.signature import Signature
 from mopt.records.trial import Outcome
 from mopt.runtimes._base import Runtime
 from mopt.search.mixed_precision import quantizing_pass
@@ -16,7 +17,12 @@ from mopt.search.trial import Candidate
 
 
 def as_served(
-    candidate: Candidate, systems: Sequence[ServingSystem], isa: Sequence[str], requested: Collection[str] = ()
+    candidate: Candidate,
+    systems: Sequence[ServingSystem],
+    isa: Sequence[str],
+    requested: Collection[str] = (),
+    *,
+    signature: Signature | None = None,
 ) -> Candidate:
     """Return a candidate with the options that all the systems can set; the others are left to the runtime itself.
 
@@ -29,11 +35,13 @@ def as_served(
         systems: That will run it; where one does not serve its runtime, the candidate is refused.
         isa: Instruction sets of the target.
         requested: Options that the recipe gives its runtime.
+        signature: Of the model, where it is known: what a system decides itself depends on it.
     """
     runtime = candidate.runtime
     for system in systems:
         if runtime.name not in system.settable:
             return _refuse(candidate, f"{system.name} does not serve {runtime.name}")
+        runtime = _as_forced(runtime, system, signature)
         for option in _not_settable(system, runtime):
             reason, left = _left_out(runtime, option, system, isa)
             if left is None or (reason and (option in requested or quantizing_pass(candidate.passes) is None)):
@@ -42,18 +50,24 @@ def as_served(
     return dataclasses.replace(candidate, runtime=runtime)
 
 
-def served_otherwise(runtime: Runtime, system: ServingSystem, isa: Sequence[str]) -> str:
+def served_otherwise(runtime: Runtime, system: ServingSystem, isa: Sequence[str], signature: Signature) -> str:
     """Return why a system would run something else than what was judged with this runtime; nothing when it would not.
 
     Args:
         runtime: As it was judged.
         system: That is to run it.
         isa: Instruction sets of the machine that serves.
+        signature: Of the model.
     """
     if runtime.name not in system.settable:
         return f"{system.name} does not serve {runtime.name}"
     reasons = (_left_out(runtime, option, system, isa)[0] for option in _not_settable(system, runtime))
-    return next(filter(None, reasons), "")
+    forced = (
+        f"{system.name} runs it with {option} = {value}, and {getattr(runtime, option)} was judged"
+        for option, value in system.forced(runtime.name, signature).items()
+        if getattr(runtime, option) != value
+    )
+    return next(filter(None, (*reasons, *forced)), "")
 
 
 def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[Candidate]:
@@ -66,6 +80,11 @@ def without_twins(candidates: Sequence[Candidate], isa: Sequence[str]) -> list[C
             candidate = dataclasses.replace(candidate, refused=outcome)
         checked.append(candidate)
     return checked
+
+
+def _as_forced(runtime: Runtime, system: ServingSystem, signature: Signature | None) -> Runtime:
+    """The runtime as a system runs it whatever is asked for."""
+    return runtime if signature is None else dataclasses.replace(runtime, **system.forced(runtime.name, signature))
 
 
 def _left_out(runtime: Runtime, option: str, system: ServingSystem, isa: Sequence[str]) -> tuple[str, Runtime | None]:

@@ -102,7 +102,14 @@ def candidates_of(recipe: Recipe, site: Site, prepared: PreparedModel) -> list[C
         else None
     )
     traits = graph_traits(prepared.simplified.model)
-    inputs = SpaceInputs(traits, site.target, prepared.calibration, threads_of(recipe, site.machine), engine)
+    inputs = SpaceInputs(
+        traits,
+        site.target,
+        prepared.calibration,
+        threads_of(recipe, site.machine),
+        engine,
+        signature=prepared.signature,
+    )
     serving = [make_system(name) for name in recipe.serve]
     return search_space(inputs, options.candidates, recipe.objective, options.candidate, serving, options.effort)
 

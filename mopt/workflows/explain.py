@@ -121,7 +121,9 @@ def explain(
         source = open_source(local, store, progress)
         prepared = prepare_model(source, recipe, store, progress)
         threads = recipe.search.threads or machine.cores
-        inputs = SpaceInputs(graph_traits(prepared.simplified.model), target, prepared.calibration, threads)
+        inputs = SpaceInputs(
+            graph_traits(prepared.simplified.model), target, prepared.calibration, threads, signature=prepared.signature
+        )
         serving = [make_system(name) for name in recipe.serve]
         every = search_space(inputs, ("*",), recipe.objective, recipe.search.candidate, serving)
         chosen = _choose(every, _patterns(candidate), float_nodes)

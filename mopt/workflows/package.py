@@ -93,7 +93,7 @@ def _served_otherwise(manifest: Manifest, system: ServingSystem) -> str:
     """Why a system would run or batch something else than what was judged, timed and sized."""
     runtime = make_runtime(manifest.runtime, manifest.runtime_fields)
     isa = manifest.target.get("isa") or manifest.machine.isa
-    if reason := served_otherwise(runtime, system, isa):
+    if reason := served_otherwise(runtime, system, isa, manifest.signature):
         return reason
     if manifest.batching.max_batch > 1 and (why := system.why_unbatched(runtime.name, manifest.signature)):
         return f"the batch settings were chosen for a server that puts requests together, and here {why}"

@@ -9,13 +9,14 @@ from mopt.artifacts.serving._base import ANY, EVERYTHING, ServingSystem, Settabl
 from mopt.artifacts.serving.triton import Triton
 from mopt.errors import Rejection
 from mopt.model.samples import Samples
+from mopt.model.signature import Signature, TensorSpec
 from mopt.passes.build_openvino import BuildOpenvino
 from mopt.passes.calibrate_int8_nncf import CalibrateInt8Nncf
 from mopt.passes.quantize_int8_nncf import QuantizeInt8Nncf
 from mopt.runtimes.onnxruntime import OnnxRuntime
 from mopt.runtimes.onnxruntime_gpu import OnnxRuntimeGpu
 from mopt.runtimes.openvino import OpenVINO
-from mopt.search.served import as_served, without_twins
+from mopt.search.served import as_served, served_otherwise, without_twins
 from mopt.search.trial import Candidate
 from mopt.system.plugins import load
 
@@ -131,3 +132,15 @@ def test_every_option_of_a_runtime_can_be_set_or_left_to_it(name):
     runtime = load("runtimes", name)
     options = {field.name for field in dataclasses.fields(runtime)}
     assert options <= Triton.settable[name].options.keys() | runtime.unset.keys()
+
+
+def test_what_a_server_compiles_for_one_shape_is_judged_so():
+    words = TensorSpec(name="x", dtype="float32", shape=("batch", 8))
+    fixed = Signature(inputs=(words,), outputs=(words,), batch_axes={"x": 0})
+    ragged = Signature(inputs=(words.model_copy(update={"shape": ("batch", "length")}),), outputs=(words,), batch_axes={"x": 0})
+    for signature, shapes in ((fixed, "static"), (ragged, "dynamic")):
+        assert as_served(INT8, [Triton()], BF16, signature=signature).runtime.shapes == shapes
+    assert as_served(INT8, [Everything()], BF16, signature=fixed).runtime.shapes == "dynamic"
+    left = OpenVINO(threads=2, precision="default")
+    assert "shapes = static, and dynamic was judged" in served_otherwise(left, Triton(), BF16, fixed)
+    assert served_otherwise(dataclasses.replace(left, shapes="static"), Triton(), BF16, fixed) == ""

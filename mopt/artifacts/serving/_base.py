@@ -8,7 +8,7 @@ import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mopt.artifacts.serving._releases import check_release
 from mopt.errors import NotApplicableError
@@ -146,6 +146,15 @@ class ServingSystem(abc.ABC):
             signature: Of the model.
         """
         return ""
+
+    def forced(self, runtime: str, signature: Signature) -> Mapping[str, Any]:
+        """Return options of a runtime that hold here whatever is asked for, because the server itself decides them.
+
+        Args:
+            runtime: Name of what executes the model.
+            signature: Of the model.
+        """
+        return {}
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Check the files with what the system's makers publish for it, without starting it: schemas, protos, loaders.

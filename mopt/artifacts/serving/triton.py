@@ -104,6 +104,13 @@ class Triton(ServingSystem):
         """It stacks every tensor along axis 0, and its openvino backend pads to one shape."""
         return _why_unbatched(signature) or (_RAGGED if runtime == "openvino" and _ragged(signature) else "")
 
+    def forced(self, runtime: str, signature: Signature) -> Mapping[str, Any]:
+        """Its openvino backend fixes the batch, so that a model whose batch alone varies is compiled for one shape.
+
+        OpenVINO fuses more where shapes are known, and rounds elsewhere then: it is not the model of dynamic shapes.
+        """
+        return {"shapes": "static"} if runtime == "openvino" and not self.why_unbatched(runtime, signature) else {}
+
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``<name>/config.pbtxt``, ``<name>/1/`` and the warm-up data."""
         warnings = release_warnings(manifest, self, model_folder)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from mopt.model.samples import Samples
+from mopt.model.signature import Signature
 from mopt.passes.build_tensorrt import BuildTensorrt
 from mopt.profiles.target import Target
 from mopt.search.trial import Candidate
@@ -54,6 +55,7 @@ class SpaceInputs:
         calibration: Real samples.
         threads: For one inference.
         engine: How TensorRT engines are built; None for a target without.
+        signature: Of the model, where it is known.
         served: Runtimes that all serving systems run that are named; none where none is named. What nobody would choose but for
             its server is tried for that server alone.
     """
@@ -64,6 +66,7 @@ class SpaceInputs:
     threads: int
     engine: BuildTensorrt | None = None
     served: frozenset[str] = frozenset()
+    signature: Signature | None = None
 
 
 class SearchSpace(abc.ABC):

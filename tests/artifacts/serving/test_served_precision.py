@@ -49,7 +49,9 @@ def served(tmp_path_factory):
     source = model(folder / "onnx", NETWORK, weights(w0=(16, 3, 3, 3), w1=(16, 16, 3, 3), w2=(16, 6)))
     (folder / "samples").mkdir()
     write_samples(folder / "samples", (Sample(feed) for feed in FEEDS))
-    inputs = SpaceInputs(graph_traits(source), load_target("cpu", detect()), Samples.at(folder / "samples"), 1)
+    inputs = SpaceInputs(
+        graph_traits(source), load_target("cpu", detect()), Samples.at(folder / "samples"), 1, signature=SIGNATURE
+    )
     store, judged, repository = Store(folder / "cache"), {}, folder / "repository"
     repository.mkdir()
     for candidate in search_space(inputs, PATTERNS, "latency", serving=[Triton()]):
