@@ -118,6 +118,10 @@ def _dtype(name: str) -> Any:
         return np.dtype(getattr(ml_dtypes, name))
 
 
+_UNMAPPED = "failed to map segment from shared object"
+"""What the loader says when a library does not fit into the memory that a process may take."""
+
+
 def describe_error(error: Exception) -> dict[str, Any]:
     """Return an error as JSON data; one that mopt did not foresee becomes a rejection."""
     if isinstance(error, MissingEnvironmentError):
@@ -132,7 +136,7 @@ def describe_error(error: Exception) -> dict[str, Any]:
         return {"kind": "rejected", "rejection": str(error.rejection), "message": error.message}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return {"kind": "full", "message": str(error)}
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _UNMAPPED in str(error)):
         return {"kind": "rejected", "rejection": "memory", "message": "out of memory"}
     first = " ".join(str(error).split())[:400]
     return {"kind": "rejected", "rejection": "failed", "message": f"{type(error).__name__}: {first}"}
