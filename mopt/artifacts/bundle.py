@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mopt.artifacts.artifact import FILE_NAME, SKETCH_NAME, Artifact, golden_file, hash_once
 from mopt.artifacts.monitoring.folder import FOLDER, write_monitoring
-from mopt.artifacts.serving._base import ServingSystem, make_system
+from mopt.artifacts.serving._base import ServingSystem, make_system, system_name
 from mopt.artifacts.serving._releases import release_warnings
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
@@ -106,7 +106,7 @@ def write_artifact(
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         warnings = [text for name in serving for text in _write_serving(name, partial, manifest, golden_inputs)]
         manifest = manifest.model_copy(update={"warnings": (*manifest.warnings, *warnings)})
-        write_monitoring(partial / FOLDER, manifest, [_plain(name) for name in serving], drift=sketch is not None)
+        write_monitoring(partial / FOLDER, manifest, [system_name(name) for name in serving], drift=sketch is not None)
         if sketch is not None:
             (partial / SKETCH_NAME).write_text(sketch.model_dump_json() + "\n", encoding="utf-8")
         for name, text in reports(manifest).items():
@@ -137,7 +137,7 @@ def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, f
     inputs = [feed for feed, _ in built.golden()]
     systems = [make_system(name) for name in serving]
     names = {system.name for system in systems}
-    kept = [name for name in built.manifest.recipe.get("serve", ()) if _plain(name) not in names]
+    kept = [name for name in built.manifest.recipe.get("serve", ()) if system_name(name) not in names]
     recipe = {**built.manifest.recipe, "serve": [*kept, *serving]}
     with published(destination, force=force) as partial:
         _copy_tree(built.folder, partial)
@@ -148,14 +148,9 @@ def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, f
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             system.write(folder, manifest=manifest, model_folder=partial / "model", golden=inputs)
-        served = [_plain(name) for name in recipe["serve"]]
+        served = [system_name(name) for name in recipe["serve"]]
         write_monitoring(partial / FOLDER, manifest, served, drift=(partial / SKETCH_NAME).is_file())
         return _write_manifest(partial, manifest)
-
-
-def _plain(name: str) -> str:
-    """The name of a serving system without its release."""
-    return name.partition("@")[0]
 
 
 def place(artifact: Path, destination: Path, *, force: bool = False) -> None:

@@ -33,6 +33,7 @@ def command(
     mopt package model.mopt --serve bentoml --serve kserve
     mopt package model.mopt --serve triton@26.04 --judge-again
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
+    from mopt.artifacts.serving._base import system_name
     from mopt.workflows.package import package
 
     with shown_progress(quiet) as progress:
@@ -40,7 +41,7 @@ def command(
         packaged = package(
             artifact, serve or [], out=out, force=force, judge_again=judge_again, progress=progress, command=line
         )
-    folders = [packaged.folder / "serving" / name.partition("@")[0] for name in serve or ()]
+    folders = [packaged.folder / "serving" / system_name(name) for name in serve or ()]
     if as_json:
         print_json({"artifact": str(packaged.folder), "serving": [str(folder) for folder in folders]})
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "Feed", "Signature", "TensorSpec", "dtype_kind", "raw_bytes"]
+__all__ = ["BATCH", "KSERVE_DATATYPES", "Feed", "Signature", "TensorSpec", "dtype_kind", "raw_bytes"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,12 @@ Feed = dict[str, "npt.NDArray[Any]"]
 """Arrays by tensor name; the batch axis is present, with length 1 for one sample."""
 BATCH = "batch"
 """The name of the symbolic dimension along which requests are put together."""
+KSERVE_DATATYPES = {
+    "bool": "BOOL", "str": "BYTES", "bfloat16": "BF16", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+}  # fmt: skip
+"""What KServe's protocol, version 2, calls the types of tensors."""
 
 
 class TensorSpec(Schema):

@@ -55,12 +55,10 @@ def served_otherwise(runtime: Runtime, system: ServingSystem, isa: Sequence[str]
 
     Args:
         runtime: As it was judged.
-        system: That is to run it.
+        system: That is to run it, and serves this runtime.
         isa: Instruction sets of the machine that serves.
         signature: Of the model.
     """
-    if runtime.name not in system.settable:
-        return f"{system.name} does not serve {runtime.name}"
     reasons = (_left_out(runtime, option, system, isa)[0] for option in _not_settable(system, runtime))
     forced = (
         f"{system.name} runs it with {option} = {value}, and {getattr(runtime, option)} was judged"

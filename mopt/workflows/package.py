@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mopt.artifacts import bundle
 from mopt.artifacts.artifact import Artifact
-from mopt.artifacts.serving._base import ServingSystem, make_system
+from mopt.artifacts.serving._base import ServingSystem, make_system, system_name
 from mopt.errors import NotApplicableError, UserError
 from mopt.progress import Progress, Silent
 from mopt.recipe import Recipe
@@ -107,8 +107,8 @@ def _served_otherwise(manifest: Manifest, system: ServingSystem) -> str:
 def _again(manifest: Manifest, serve: Sequence[str]) -> Recipe:
     """The recipe with the chosen candidate alone, for these systems and those that it names already."""
     recipe = Recipe.model_validate(manifest.recipe)
-    named = {name.partition("@")[0] for name in serve}
-    kept = [name for name in recipe.serve if name.partition("@")[0] not in named and _runs(manifest, name)]
+    named = {system_name(name) for name in serve}
+    kept = [name for name in recipe.serve if system_name(name) not in named and _runs(manifest, name)]
     # A variant with mixed precision is found anew from the candidate that it is one of.
     candidates = () if manifest.chosen == manifest.reference.name else (_VARIANT.sub("", manifest.chosen),)
     search = recipe.search.model_copy(update={"candidates": candidates or ("*",)})

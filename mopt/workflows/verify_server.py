@@ -91,10 +91,7 @@ class _Verifier:
             verification = self._prove(system, launch, proofs)
         if _seen(folder) != before:
             changed = Proof(part="files", state="failed", detail="the server changed the files that it was started on")
-            verification = _verification(
-                system.name, verification.version, verification.started, [*verification.proofs, changed], verification.load,
-                verification.seconds,
-            )  # fmt: skip
+            verification = verification.model_copy(update={"ok": False, "proofs": (*verification.proofs, changed)})
         return verification
 
     def _prove(self, system: ServingSystem, launch: Launch, proofs: list[Proof]) -> ServerVerification:

@@ -46,9 +46,12 @@ def test_a_full_disk_stays_a_full_disk():
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_running_out_of_memory_is_a_rejection_for_memory():
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ImportError("/x/y.so: failed to map segment from shared object")], ids=["numbers", "a library"]
+)
+def test_running_out_of_memory_is_a_rejection_for_memory(error):
     with pytest.raises(CandidateRejectedError) as caught:
-        run(fail, MemoryError())
+        run(fail, error)
     assert caught.value.rejection is Rejection.MEMORY
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ANY", "EVERYTHING", "Launch", "Ports", "ServingSystem", "Settable", "make_system"]
+__all__ = ["ANY", "EVERYTHING", "Launch", "Ports", "ServingSystem", "Settable", "make_system", "system_name"]
 
 import abc
 import dataclasses
@@ -180,6 +180,11 @@ class ServingSystem(abc.ABC):
             NotApplicableError: When it cannot run here, with the reason.
         """
         raise NotApplicableError(f"no server of {self.name} can be installed here")
+
+
+def system_name(text: str) -> str:
+    """Return the name of a serving system without the ``@release`` that may be behind it."""
+    return text.partition("@")[0]
 
 
 def make_system(text: str) -> ServingSystem:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 __all__ = [
-    "CLOUD_SETTABLE",
+    "CloudSystem",
     "Image",
     "checked_by",
     "dockerfile",
+    "endpoint_name",
     "fill_lines",
     "in_triton",
     "launch_triton",
     "on_gpu",
     "publish_line",
     "scaled_by",
-    "why_unbatched",
     "write_models",
 ]
 
@@ -23,10 +23,11 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from mopt.artifacts.serving._base import Launch, Ports, Settable
+from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._provisioning import provision
-from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, write_served_model
+from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, service_name, write_served_model
 from mopt.artifacts.serving._readme import write_request
 from mopt.artifacts.serving._releases import Release, fitting_release
 from mopt.artifacts.serving.triton import Triton
@@ -43,6 +44,23 @@ _PYTHON_IMAGE = "python:3.11-slim"
 _CHECK_SECONDS = 120
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudSystem(ServingSystem):
+    """A system that runs an image: Triton's where that serves the model as it was judged, else one with a server in Python.
+
+    Attributes:
+        release: Of Triton's container, such as ``26.07``; with one, Triton alone may serve.
+    """
+
+    settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
+    releases: ClassVar[str] = "triton"
+
+    def why_unbatched(self, runtime: str, signature: Signature) -> str:
+        """Where the image is Triton's, what Triton does; one in Python batches whatever can be."""
+        settable = Triton.settable.get(runtime)
+        return "" if settable is None or settable.pads else Triton().why_unbatched(runtime, signature)
+
+
 @dataclasses.dataclass(frozen=True)
 class Image:
     """What a cloud starts.
@@ -54,6 +72,11 @@ class Image:
 
     uri: str
     about: str
+
+    @property
+    def triton(self) -> bool:
+        """Whether Triton serves the model."""
+        return bool(self.uri)
 
 
 def write_models(
@@ -117,10 +140,10 @@ def _check_as_judged(manifest: Manifest) -> None:
             raise NotApplicableError(f"Triton cannot set {option} = {value} for {manifest.runtime}")
 
 
-def why_unbatched(runtime: str, signature: Signature) -> str:
-    """Return why Triton does not batch where it is what runs a model; an image in Python batches whatever can be."""
-    settable = Triton.settable.get(runtime)
-    return "" if settable is None or settable.pads else Triton().why_unbatched(runtime, signature)
+def endpoint_name(manifest: Manifest) -> str:
+    """Return what a service or an endpoint is called where the name must begin with a letter, at most 40 characters."""
+    name = service_name(manifest.name)
+    return name if name[0].isalpha() else f"model-{name}"[:40]
 
 
 def in_triton(models: Path) -> bool:

@@ -9,15 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mopt.model.signature import Feed
+from mopt.model.signature import KSERVE_DATATYPES, Feed
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
 
-DATATYPES = {
-    "bool": "BOOL", "str": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-}  # fmt: skip
+DATATYPES = {dtype: name for dtype, name in KSERVE_DATATYPES.items() if dtype != "bfloat16"}
 
 
 def write_readme(

@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._base import Launch, Ports
 from mopt.artifacts.serving._images import (
-    CLOUD_SETTABLE,
+    CloudSystem,
     Image,
     checked_by,
     dockerfile,
+    endpoint_name,
     in_triton,
     launch_triton,
     on_gpu,
     publish_line,
     scaled_by,
-    why_unbatched,
     write_models,
 )
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
@@ -29,7 +29,7 @@ from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._yaml import to_yaml
 from mopt.artifacts.serving.triton import model_name
-from mopt.model.signature import Feed, Signature
+from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -55,20 +55,10 @@ _KIND = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kserve(ServingSystem):
-    """Resources for ``kubectl``, with Triton's image where it serves the model as it was judged, else KServe's own server.
+class Kserve(CloudSystem):
+    """Resources for ``kubectl``, with Triton's image where it serves the model as it was judged, else KServe's own server."""
 
-    Attributes:
-        release: Of Triton's container, such as ``26.07``; with one, Triton alone may serve.
-    """
-
-    settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "kserve"
-    releases: ClassVar[str] = "triton"
-
-    def why_unbatched(self, runtime: str, signature: Signature) -> str:
-        """Where the image is Triton's, what Triton does."""
-        return why_unbatched(runtime, signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""
@@ -77,7 +67,7 @@ class Kserve(ServingSystem):
             models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
         )
         resources = _Resources(manifest, image)
-        if not resources.triton:
+        if not resources.image.triton:
             copy_file("kserve_model.py", folder, "model.py")
             copy_file("batcher.py", folder)
             instructions = dockerfile(
@@ -156,20 +146,14 @@ class _Resources:
     image: Image
 
     @property
-    def triton(self) -> bool:
-        """Whether Triton serves it."""
-        return bool(self.image.uri)
-
-    @property
     def name(self) -> str:
         """Of the service: what Kubernetes takes as part of a host's name."""
-        name = service_name(self.manifest.name)
-        return name if name[0].isalpha() else f"model-{name}"[:40]
+        return endpoint_name(self.manifest)
 
     @property
     def model(self) -> str:
         """What the server calls the model."""
-        return model_name(self.manifest.name) if self.triton else service_name(self.manifest.name)
+        return model_name(self.manifest.name) if self.image.triton else service_name(self.manifest.name)
 
     @property
     def provisioning(self) -> Provisioning:
@@ -195,7 +179,10 @@ class _Resources:
         }
 
     def _runtime(self) -> dict[str, Any]:
-        metrics = {"prometheus.kserve.io/port": "8002" if self.triton else str(_PORT), "prometheus.kserve.io/path": "/metrics"}
+        metrics = {
+            "prometheus.kserve.io/port": "8002" if self.image.triton else str(_PORT),
+            "prometheus.kserve.io/path": "/metrics",
+        }
         return {
             "apiVersion": "serving.kserve.io/v1alpha1",
             "kind": "ServingRuntime",
@@ -203,21 +190,21 @@ class _Resources:
             "spec": {
                 "annotations": metrics,
                 "supportedModelFormats": [{"name": self._format, "version": "1"}],
-                "protocolVersions": ["v2", "grpc-v2"] if self.triton else ["v1", "v2", "grpc-v2"],
+                "protocolVersions": ["v2", "grpc-v2"] if self.image.triton else ["v1", "v2", "grpc-v2"],
                 "containers": [self._container()],
             },
         }
 
     @property
     def _format(self) -> str:
-        return "triton" if self.triton else "mopt"
+        return "triton" if self.image.triton else "mopt"
 
     def _container(self) -> dict[str, Any]:
         triton = ["tritonserver", f"--model-repository={_MOUNT}", f"--http-port={_PORT}", "--disable-auto-complete-config"]
         return {
             "name": "kserve-container",
-            "image": self.image.uri if self.triton else _IMAGE,
-            "args": triton if self.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}", _QUIET],
+            "image": self.image.uri if self.image.triton else _IMAGE,
+            "args": triton if self.image.triton else [f"--model_dir={_MOUNT}", f"--http_port={_PORT}", _QUIET],
             "ports": [{"name": "http1", "containerPort": _PORT, "protocol": "TCP"}],
             "resources": self._cores_and_memory(),
             "startupProbe": _probe("/v2/health/ready", self.provisioning.startup),
@@ -283,7 +270,7 @@ class _Resources:
         annotations = {"serving.kserve.io/deploymentMode": "RawDeployment"}  # what releases from 0.16 on call Standard
         if rate is not None:
             annotations["serving.kserve.io/autoscalerClass"] = "keda"
-            counter, label = ("nv_inference_request_success", "model") if self.triton else (
+            counter, label = ("nv_inference_request_success", "model") if self.image.triton else (
                 "request_predict_seconds_count", "model_name"
             )  # fmt: skip
             query = f'sum(rate({counter}{{{label}="{self.model}"}}[1m]))'
@@ -301,7 +288,7 @@ class _Resources:
         """The commands that start it here, and in a cluster."""
         lines = ["# In a cluster: where mopt push has put the model, and for an image of your own, where it goes."]
         fill = f"s|{_STORAGE_URI}|$STORAGE_URI|"
-        if self.triton:
+        if self.image.triton:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models")
         else:
             lines.append("STORAGE_URI=s3://BUCKET/PATH/serving/kserve/models IMAGE=REGISTRY/NAME:TAG")
@@ -309,7 +296,7 @@ class _Resources:
             fill += f"; s|{_IMAGE}|$IMAGE|"
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")
-        if self.triton:
+        if self.image.triton:
             lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {self.image.uri} tritonserver \\')
             lines.append("  --model-repository=/models --disable-auto-complete-config")
         else:
@@ -338,7 +325,7 @@ class _Resources:
             _CANARY_NOTE,
             _STANDARD_NOTE,
         ]
-        if not self.triton:
+        if not self.image.triton:
             notes.append("It speaks KServe's v1 (predict with instances), v2 and gRPC.")
         return notes
 

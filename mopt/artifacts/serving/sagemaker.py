@@ -9,13 +9,13 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._base import Launch, Ports
 from mopt.artifacts.serving._images import (
-    CLOUD_SETTABLE,
+    CloudSystem,
     Image,
     checked_by,
     dockerfile,
@@ -25,7 +25,6 @@ from mopt.artifacts.serving._images import (
     on_gpu,
     publish_line,
     scaled_by,
-    why_unbatched,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import sagemaker_instance_type
@@ -34,7 +33,7 @@ from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._tar import unpack, write_tar
 from mopt.artifacts.serving.triton import model_name
-from mopt.model.signature import Feed, Signature
+from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -54,20 +53,10 @@ _SHADOW_WEIGHT = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sagemaker(ServingSystem):
-    """Requests to AWS as JSON, with Triton's image where it serves the model as it was judged, else one of your own.
+class Sagemaker(CloudSystem):
+    """Requests to AWS as JSON, with Triton's image where it serves the model as it was judged, else one of your own."""
 
-    Attributes:
-        release: Of Triton's container, such as ``26.07``; with one, Triton alone may serve.
-    """
-
-    settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "sagemaker"
-    releases: ClassVar[str] = "triton"
-
-    def why_unbatched(self, runtime: str, signature: Signature) -> str:
-        """Where the image is Triton's, what Triton does."""
-        return why_unbatched(runtime, signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``model.tar.gz``, the requests, the scripts that send them, and the image's files."""
@@ -76,11 +65,11 @@ class Sagemaker(ServingSystem):
             image = write_models(
                 content, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
             )
-            if not image.uri:
+            if not image.triton:
                 shutil.copyfile(content / "served_model.py", folder / "served_model.py")
                 _write_code(content, manifest)
             write_tar(folder / "model.tar.gz", content)
-        if not image.uri:
+        if not image.triton:
             copy_file("sagemaker_serve.py", folder, "serve.py")
             copy_file("batcher.py", folder)
             instructions = dockerfile(manifest, _SERVER, files=_CODE, command=["python", "serve.py"], port=_PORT)
@@ -165,11 +154,6 @@ class _Endpoint:
     image: Image
 
     @property
-    def triton(self) -> bool:
-        """Whether Triton serves it."""
-        return bool(self.image.uri)
-
-    @property
     def name(self) -> str:
         """Of the endpoint, which stays when the model changes."""
         return service_name(self.manifest.name)
@@ -187,7 +171,7 @@ class _Endpoint:
     def requests(self) -> dict[str, dict[str, Any]]:
         """What is sent, by file."""
         container: dict[str, Any] = {"Image": _IMAGE, "ModelDataUrl": _MODEL_URL}
-        if self.triton:
+        if self.image.triton:
             container["Environment"] = {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": model_name(self.manifest.name)}
         live = {**self._variant(_VARIANT), "ModelName": _LIVE_MODEL}
         return {
@@ -298,7 +282,7 @@ class _Endpoint:
             "# Or on this machine alone:",
             f"mkdir -p {unpacked} && tar -xzf model.tar.gz -C {unpacked}",
         ]
-        if self.triton:
+        if self.image.triton:
             name = f"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME={model_name(self.manifest.name)}"
             lines.append(f"docker run --rm -p {_PORT}:{_PORT} -e {name} -v {unpacked}:/opt/ml/model {self.image.uri} serve")
         else:
@@ -334,7 +318,7 @@ class _Endpoint:
         )
         protocol = "A request is one of KServe's protocol, version 2, in JSON."
         notes = [self.image.about, machine, scaled_by(self.manifest), shadow, replace, protocol]
-        if not self.triton:
+        if not self.image.triton:
             notes.append(
                 "The same model.tar.gz runs in AWS's containers with its inference toolkit; they give each worker one request "
                 "at a time, so that none are put together, as they are by serve.py."

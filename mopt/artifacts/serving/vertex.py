@@ -7,23 +7,23 @@ __all__ = ["Vertex"]
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._base import Launch, Ports
 from mopt.artifacts.serving._images import (
-    CLOUD_SETTABLE,
+    CloudSystem,
     Image,
     checked_by,
     dockerfile,
+    endpoint_name,
     fill_lines,
     in_triton,
     launch_triton,
     on_gpu,
     publish_line,
     scaled_by,
-    why_unbatched,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import vertex_machine_type
@@ -31,7 +31,7 @@ from mopt.artifacts.serving._provisioning import Probe, provision
 from mopt.artifacts.serving._python import copy_file, requirements, service_name
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving.triton import model_name
-from mopt.model.signature import Feed, Signature
+from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -52,20 +52,10 @@ _ARTIFACTS, _IMAGE, _MACHINE, _MODEL, _LIVE, _NEW = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Vertex(ServingSystem):
-    """Requests to Vertex AI as JSON, with Triton's image where it serves the model as it was judged, else Google's server.
+class Vertex(CloudSystem):
+    """Requests to Vertex AI as JSON, with Triton's image where it serves the model as it was judged, else Google's server."""
 
-    Attributes:
-        release: Of Triton's container, such as ``26.07``; with one, Triton alone may serve.
-    """
-
-    settable: ClassVar[Mapping[str, Settable]] = CLOUD_SETTABLE
     environment: ClassVar[str] = "vertex"
-    releases: ClassVar[str] = "triton"
-
-    def why_unbatched(self, runtime: str, signature: Signature) -> str:
-        """Where the image is Triton's, what Triton does."""
-        return why_unbatched(runtime, signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the requests, the script that sends them, and the image's files."""
@@ -74,7 +64,7 @@ class Vertex(ServingSystem):
             models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
         )
         deployment = _Deployment(manifest, image)
-        if not image.uri:
+        if not image.triton:
             copy_file("vertex_handler.py", folder, "handler.py")
             copy_file("batcher.py", folder)
             instructions = dockerfile(
@@ -160,15 +150,9 @@ class _Deployment:
     image: Image
 
     @property
-    def triton(self) -> bool:
-        """Whether Triton serves it."""
-        return bool(self.image.uri)
-
-    @property
     def name(self) -> str:
         """Of the endpoint, which stays when the model changes; it begins with a letter."""
-        name = service_name(self.manifest.name)
-        return name if name[0].isalpha() else f"model-{name}"[:40]
+        return endpoint_name(self.manifest)
 
     @property
     def model(self) -> str:
@@ -195,7 +179,7 @@ class _Deployment:
         started = {"args": ["tritonserver", "--disable-auto-complete-config", f"--vertex-ai-default-model={name}"]}
         return {
             "imageUri": _IMAGE,
-            **(started if self.triton else {}),
+            **(started if self.image.triton else {}),
             "ports": [{"containerPort": _PORT}],
             "predictRoute": _PREDICT,
             "healthRoute": _HEALTH,
@@ -281,7 +265,7 @@ class _Deployment:
             "# Or on this machine alone:",
         ]
         contract = f"AIP_HTTP_PORT={_PORT} AIP_HEALTH_ROUTE={_HEALTH} AIP_PREDICT_ROUTE={_PREDICT}"
-        if self.triton:
+        if self.image.triton:
             given = " ".join(f"-e {entry}" for entry in f"AIP_MODE=PREDICTION {contract} AIP_STORAGE_URI=/models".split())
             lines.append(f'docker run --rm -p {_PORT}:{_PORT} {given} -v "$PWD/models:/models" \\')
             lines.append(f"  {self.image.uri} {' '.join(self._container()['args'])}")
@@ -294,7 +278,9 @@ class _Deployment:
 
     def request(self) -> str:
         """The command that asks it."""
-        verb, option = ("raw-predict", "--request=@request.json") if self.triton else ("predict", "--json-request=request.json")
+        verb, option = (
+            ("raw-predict", "--request=@request.json") if self.image.triton else ("predict", "--json-request=request.json")
+        )
         return (
             f"curl -s localhost:{_PORT}{_PREDICT} -H 'Content-Type: application/json' -d @request.json\n"
             f"# In your project: gcloud ai endpoints {verb} {self.name} --project=$PROJECT --region=$REGION {option}"
@@ -318,7 +304,7 @@ class _Deployment:
         )
         protocol = (
             "Triton takes KServe's protocol, version 2, in JSON: it is asked with raw-predict."
-            if self.triton
+            if self.image.triton
             else "A request has instances, and its answer predictions: inputs by name, or the only one itself."
         )
         return [self.image.about, sized, scaled_by(self.manifest), canary, protocol]

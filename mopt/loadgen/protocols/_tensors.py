@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mopt.errors import UserError
 from mopt.loadgen.protocols._endpoint import Endpoint
-from mopt.model.signature import Feed, TensorSpec, dtype_kind
+from mopt.model.signature import KSERVE_DATATYPES, Feed, TensorSpec, dtype_kind
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_DATATYPES = {
-    "bool": "BOOL", "str": "BYTES", "bfloat16": "BF16", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-}  # fmt: skip
-_DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+_DTYPES = {datatype: dtype for dtype, datatype in KSERVE_DATATYPES.items()}
 
 
 def specs(entries: Sequence[Mapping[str, Any]] | None) -> dict[str, TensorSpec | None] | None:
@@ -39,7 +34,7 @@ def _spec(name: str, datatype: str, shape: Iterable[Any]) -> TensorSpec | None:
 
 
 def tensor(name: str, value: npt.NDArray[Any]) -> dict[str, Any]:
-    return {"name": name, "shape": list(value.shape), "datatype": _DATATYPES[dtype_kind(value.dtype)]}
+    return {"name": name, "shape": list(value.shape), "datatype": KSERVE_DATATYPES[dtype_kind(value.dtype)]}
 
 
 def fit(endpoint: Endpoint, feed: Feed) -> Feed:
@@ -54,7 +49,7 @@ def fit(endpoint: Endpoint, feed: Feed) -> Feed:
 
 
 def _fit_one(endpoint: Endpoint, name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if dtype_kind(value.dtype) not in _DATATYPES:
+    if dtype_kind(value.dtype) not in KSERVE_DATATYPES:
         raise UserError(f"{name} is {value.dtype}, which the protocol does not know", "convert the samples")
     if endpoint.protocol in ("bentoml", "instances"):
         return value
