@@ -15,6 +15,11 @@ ELSEWHERE = {
     "artifacts/serving/_files/torchserve_handler.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_files/v2_routes.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_base.py": ("artifacts/serving/test_contract.py", "it is what every serving system keeps to"),
+    "artifacts/serving/_triton_config.py": (
+        "artifacts/serving/test_triton.py",
+        "NVIDIA's schema reads it as a part of the whole",
+    ),
+    "artifacts/serving/_triton_plan.py": ("artifacts/serving/test_triton.py", "a plan is what config.pbtxt says in the end"),
     "profiles/server.py": ("capacity/test_service_times.py", "it holds three arrays, for what is fitted to them"),
     "search/task.py": ("search/test_driver.py", "it holds what a search is asked, and the search is all that reads it"),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mopt.artifacts.artifact import Artifact
 from mopt.artifacts.serving._base import make_system
-from mopt.artifacts.serving.triton import model_name
+from mopt.artifacts.serving._names import model_name
 from mopt.capacity.service_times import ServiceTimeFit, fit_service_times
 from mopt.capacity.simulate import Policy, check_installed, largest_rate, simulate
 from mopt.errors import NotApplicableError, UserError

@@ -14,7 +14,7 @@ from typing import Any
 
 from mopt.artifacts.artifact import Artifact
 from mopt.artifacts.serving._base import Launch, ServingSystem, make_system
-from mopt.artifacts.serving.triton import model_name
+from mopt.artifacts.serving._names import model_name
 from mopt.errors import CandidateRejectedError, NotApplicableError, UserError
 from mopt.loadgen.find_rate import summarize_load
 from mopt.loadgen.generator import client_limited, closed_loop, generate_load

@@ -10,8 +10,7 @@ import re
 import string
 from collections.abc import Callable
 
-from mopt.artifacts.serving._python import service_name
-from mopt.artifacts.serving.triton import model_name
+from mopt.artifacts.serving._names import model_name, service_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

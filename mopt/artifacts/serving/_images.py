@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._provisioning import provision
-from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, service_name, write_served_model
+from mopt.artifacts.serving._python import PYTHON_SETTABLE, requirements, write_served_model
 from mopt.artifacts.serving._readme import write_request
 from mopt.artifacts.serving._releases import Release, fitting_release
 from mopt.artifacts.serving.triton import Triton

@@ -15,7 +15,6 @@ __all__ = [
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mopt.artifacts.serving._base import EVERYTHING, Settable
+from mopt.artifacts.serving._names import service_name
 from mopt.errors import NotApplicableError
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed
@@ -52,11 +52,6 @@ def check_python(manifest: Manifest) -> None:
     for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
         if spec.dtype in _NOT_IN_JSON:
             raise NotApplicableError(f"{spec.name} is {spec.dtype}, which JSON does not carry")
-
-
-def service_name(name: str) -> str:
-    """Return the model's name in lower case letters, digits and hyphens, at most 40: what every system takes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "model"
 
 
 def write_served_model(

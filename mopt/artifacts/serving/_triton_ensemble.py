@@ -9,7 +9,8 @@ from typing import Any
 
 import pydantic
 
-from mopt.artifacts.serving._triton_config import RESHAPE, model_name, quote, tensor
+from mopt.artifacts.serving._names import model_name
+from mopt.artifacts.serving._pbtxt import RESHAPE, quote, tensor
 from mopt.datasets.spec import ImageSpec
 from mopt.model.signature import TensorSpec
 from mopt.records.manifest import Manifest

@@ -24,11 +24,11 @@ from mopt.artifacts.serving._images import (
     scaled_by,
     write_models,
 )
+from mopt.artifacts.serving._names import model_name, service_name
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
-from mopt.artifacts.serving._python import copy_file, requirements, service_name
+from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._yaml import to_yaml
-from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof

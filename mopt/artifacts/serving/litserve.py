@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
     requirements,
-    service_name,
     threads,
     write_served_model,
 )

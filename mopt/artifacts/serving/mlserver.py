@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     check_settings,
     copy_file,
     requirements,
-    service_name,
     threads,
     write_served_model,
 )

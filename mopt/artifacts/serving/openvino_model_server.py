@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving._releases import fitting_release, release_warnings
-from mopt.artifacts.serving.triton import model_name
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest

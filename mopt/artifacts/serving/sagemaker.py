@@ -28,11 +28,11 @@ from mopt.artifacts.serving._images import (
     write_models,
 )
 from mopt.artifacts.serving._instance_types import sagemaker_instance_type
+from mopt.artifacts.serving._names import model_name, service_name
 from mopt.artifacts.serving._provisioning import provision
-from mopt.artifacts.serving._python import copy_file, requirements, service_name
+from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._tar import unpack, write_tar
-from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof

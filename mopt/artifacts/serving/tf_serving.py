@@ -14,13 +14,14 @@ from typing import Any, ClassVar, Literal
 
 from mopt.artifacts.artifact import Artifact, is_artifact
 from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._names import model_name
+from mopt.artifacts.serving._pbtxt import quote
 from mopt.artifacts.serving._provisioning import p99_limit_ms, provision
 from mopt.artifacts.serving._python import threads
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._releases import release_warnings
 from mopt.artifacts.serving._savedmodel_loader import parse_configuration, run_batched, run_in_cpp, run_warmup
 from mopt.artifacts.serving._warmup_records import prediction_log, records
-from mopt.artifacts.serving.triton import model_name, quote
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest

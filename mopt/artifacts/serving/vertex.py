@@ -27,10 +27,10 @@ from mopt.artifacts.serving._images import (
     write_models,
 )
 from mopt.artifacts.serving._instance_types import vertex_machine_type
+from mopt.artifacts.serving._names import model_name, service_name
 from mopt.artifacts.serving._provisioning import Probe, provision
-from mopt.artifacts.serving._python import copy_file, requirements, service_name
+from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import golden_request, write_readme
-from mopt.artifacts.serving.triton import model_name
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mopt.artifacts.serving._files.served_model import ServedModel
-from mopt.artifacts.serving._python import requirements, service_name, write_served_model
+from mopt.artifacts.serving._names import service_name
+from mopt.artifacts.serving._python import requirements, write_served_model
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Signature, TensorSpec
 from mopt.profiles.machine import detect
@@ -66,13 +67,6 @@ def test_the_settings_are_those_that_were_judged_and_planned(tmp_path):
     assert settings["name"] == service_name(HOSTILE)
     assert (tmp_path / settings["file"]).is_file()
     assert not (tmp_path / "warmup.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("ResNet-50 v2", "resnet-50-v2"), ("../../etc", "etc"), ("名", "model"), ("a" * 99, "a" * 40)]
-)
-def test_names(name, expected):
-    assert service_name(name) == expected
 
 
 def test_what_it_cannot_open_is_refused(tmp_path):

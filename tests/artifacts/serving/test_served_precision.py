@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from mopt.artifacts.serving.triton import Triton, model_name
+from mopt.artifacts.serving._names import model_name
+from mopt.artifacts.serving.triton import Triton
 from mopt.model.samples import Sample, Samples, write_samples
 from mopt.model.signature import Signature, TensorSpec
 from mopt.profiles.machine import detect

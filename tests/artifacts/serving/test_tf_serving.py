@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving.tf_serving import TfServing
-from mopt.artifacts.serving.triton import model_name
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Signature, TensorSpec
 from mopt.system.environments import Environment

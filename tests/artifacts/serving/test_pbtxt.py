@@ -2,16 +2,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from mopt.artifacts.serving._triton_config import model_name, quote, tensor
+from mopt.artifacts.serving._pbtxt import quote, tensor
 from mopt.model.signature import TensorSpec
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("resnet50", "resnet50"), ("../../etc", "etc"), ("a b/c:é", "a_b_c"), ("..", "model"), ("", "model")],
-)
-def test_the_folder_has_a_plain_name(name, expected):
-    assert model_name(name) == expected
 
 
 @pytest.mark.parametrize("text", ['a"b\\c', "tab\tline\nnull\0", "naïve 名", "'", "\x7f\x80"])
