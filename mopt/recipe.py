@@ -245,7 +245,9 @@ class Gate(Schema):
         tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...],
         pydantic.Field(description="batch sizes to time; default: 1 and the largest that is served"),
     ] = ()
-    time_budget: Annotated[Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m")] = 120e3
+    time_budget: Annotated[
+        Milliseconds, pydantic.Field(description="time for measuring speed, such as 2m; a baseline takes 40 s of it at most")
+    ] = 120e3
 
 
 class Recipe(Schema):

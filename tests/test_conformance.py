@@ -32,9 +32,9 @@ def run(tmp_path: Path, *options: str) -> list[conformance.Ending]:
 
 @pytest.mark.slow
 def test_models_of_many_operators_are_right(tmp_path: Path) -> None:
-    endings = run(tmp_path, *(word for operator in OPERATORS for word in ("--operator", operator)), "--every", "3")
+    endings = run(tmp_path, *(word for operator in OPERATORS for word in ("--operator", operator)), "--every", "5")
     counts = conformance.tally(endings)
-    assert counts[conformance.RIGHT] > 40
+    assert counts[conformance.RIGHT] > 25
     assert counts[conformance.REFUSED] < counts[conformance.RIGHT] / 10
 
 

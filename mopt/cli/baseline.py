@@ -28,6 +28,7 @@ def set_(
     data: opt.Data = None, label: opt.Label = None, group: opt.Group = None, evaluation: opt.Evaluation = None,
     metric: opt.Metric = None,
     batch_sizes: opt.BatchSizes = None, threads: opt.Threads = None, no_speed: opt.NoSpeed = False,
+    time_budget: opt.TimeBudget = None,
     out: Annotated[Path | None, opt.out_option(_FILE)] = None,
     force: opt.Force = False, as_json: opt.AsJson = False, quiet: opt.Quiet = False,
     recipe: opt.RecipeFile = None, trust_pickle: opt.TrustPickle = None,
@@ -52,7 +53,7 @@ def set_(
         metric=metric, trust_pickle=trust_pickle,
         data=given(path=data, label=label, group=group, evaluation=evaluation),
         search=given(threads=threads),
-        gate=given(batch_sizes=parse_batch_sizes(batch_sizes)),
+        gate=given(batch_sizes=parse_batch_sizes(batch_sizes), time_budget=time_budget),
     )  # fmt: skip
     merged, use_all_samples = gate_recipe(source, "", recipe, flags)
     with shown_progress(quiet) as progress:

@@ -266,7 +266,7 @@ def test_kill_at_any_moment_leaves_the_old_or_the_new_one_whole(tmp_path, model)
     destination.parent.mkdir()
     write(destination, model, name="first")
     seen = set()
-    for round_ in range(20):
+    for round_ in range(12):
         command = [sys.executable, "-c", WRITE_FOREVER, str(destination), str(model.folder)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment()) as child:
             assert child.stdout is not None

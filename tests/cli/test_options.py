@@ -84,7 +84,8 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
     },
     "baseline set": {
         **_DATA, **_OUTPUT,
-        "--metric": ["f1"], "--batch-sizes": ["1,4"], "--threads": ["1"], "--no-speed": [], "--out": ["there.json"],
+        "--metric": ["f1"], "--batch-sizes": ["1,4"], "--threads": ["1"], "--time-budget": ["1m"], "--no-speed": [],
+        "--out": ["there.json"],
         "--force": [], "--recipe": ["good.toml"], "--trust-pickle": [],
     },
     "baseline show": {"--json": []},

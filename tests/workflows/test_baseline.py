@@ -3,7 +3,6 @@ import pytest
 
 from mopt.artifacts.baseline import stored_answers
 from mopt.recipe import make_recipe
-from mopt.workflows import baseline as module
 from mopt.workflows.baseline import make_baseline
 from tests.search.cases import product
 from tests.workflows import artifacts
@@ -33,11 +32,10 @@ def test_a_model_is_run_over_all_samples_and_scored(tmp_path, data, store):
 
 
 @pytest.mark.slow
-def test_an_artifact_is_measured_beside_the_reference_workload(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS", 3.0)
+def test_an_artifact_is_measured_beside_the_reference_workload(tmp_path, store):
     artifacts.write(tmp_path / "a", artifacts.doubling(tmp_path / "model"))
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((12, 2), np.float32))
-    recipe = make_recipe({"model": "m", "data": str(tmp_path / "d.npz"), "gate": {"batch_sizes": [1, 2]}})
+    recipe = make_recipe({"model": "m", "data": str(tmp_path / "d.npz"), "gate": {"batch_sizes": [1, 2], "time_budget": "3s"}})
     baseline = make_baseline(str(tmp_path / "a"), recipe, use_all_samples=True, store=store)
     assert [speed.batch for speed in baseline.speed] == [1, 2]
     for speed in baseline.speed:

@@ -11,7 +11,6 @@ __all__ = [
     "fill_lines",
     "in_triton",
     "launch_triton",
-    "on_gpu",
     "publish_line",
     "scaled_by",
     "write_models",
@@ -150,11 +149,6 @@ def endpoint_name(manifest: Manifest) -> str:
 def in_triton(models: Path) -> bool:
     """Whether :func:`write_models` wrote Triton's repository."""
     return not (models / "served_model.json").is_file()
-
-
-def on_gpu(manifest: Manifest) -> bool:
-    """Whether the model runs on a GPU."""
-    return manifest.runtime not in ("onnxruntime", "openvino")
 
 
 def dockerfile(

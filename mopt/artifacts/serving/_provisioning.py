@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Probe", "Provisioning", "max_utilization", "p99_limit_ms", "provision"]
+__all__ = ["Probe", "Provisioning", "max_utilization", "on_gpu", "p99_limit_ms", "provision"]
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from mopt.records.manifest import Manifest
 from mopt.records.serving import ServingProfile
 
 _MIB = 1 << 20
+_GPU_RUNTIMES = ("onnxruntime_gpu", "tensorrt")
 
 START_MARGIN = 3.0
 """A start may take this many times what was measured before it counts as failed: it was measured with the files in the page
@@ -193,6 +194,11 @@ def _min_replicas(manifest: Manifest, start: float) -> int:
     if limit is not None and start * 1e3 <= limit:
         return 0
     return min(manifest.batching.replicas, 1 + manifest.batching.spare_replicas)
+
+
+def on_gpu(manifest: Manifest) -> bool:
+    """Whether a replica needs a GPU."""
+    return manifest.runtime in _GPU_RUNTIMES
 
 
 def p99_limit_ms(manifest: Manifest) -> float | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving._pbtxt import TYPES, quote, tensor
-from mopt.artifacts.serving._provisioning import provision
-from mopt.artifacts.serving._triton_plan import ACCELERATORS, Backend, Plan, engine_profiles, needs_gpu
+from mopt.artifacts.serving._provisioning import on_gpu, provision
+from mopt.artifacts.serving._triton_plan import ACCELERATORS, Backend, Plan, engine_profiles
 from mopt.model.signature import Feed, raw_bytes
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
@@ -58,7 +58,7 @@ def body(manifest: Manifest, backend: Backend, plan: Plan) -> list[str]:
 
 def _instance_group(manifest: Manifest) -> str:
     count = max(1, manifest.batching.instances)
-    if not needs_gpu(manifest):
+    if not on_gpu(manifest):
         return f"instance_group {{ count: {count} kind: KIND_CPU }}"
     profiles = engine_profiles(manifest)
     named = f" profile: [ {', '.join(quote(str(index)) for index in range(len(profiles)))} ]" if len(profiles) > 1 else ""

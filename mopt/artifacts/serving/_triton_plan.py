@@ -10,7 +10,6 @@ __all__ = [
     "backend_of",
     "engine_profiles",
     "is_ragged",
-    "needs_gpu",
     "plan_of",
     "why_unbatched",
 ]
@@ -183,10 +182,6 @@ def why_unbatched(signature: Signature) -> str:
 def is_ragged(signature: Signature) -> bool:
     """Whether a size besides that of the batch varies."""
     return any(isinstance(dimension, str) for spec in signature.inputs for dimension in spec.shape[1:])
-
-
-def needs_gpu(manifest: Manifest) -> bool:
-    return manifest.format == "tensorrt" or manifest.runtime == "onnxruntime_gpu"
 
 
 def engine_profiles(manifest: Manifest) -> list[dict[str, tuple[tuple[int, ...], ...]]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
-from mopt.artifacts.serving._provisioning import p99_limit_ms, provision
+from mopt.artifacts.serving._provisioning import on_gpu, p99_limit_ms, provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
@@ -98,7 +98,7 @@ def _service(manifest: Manifest) -> dict[str, Any]:
     """What ``service.py`` sets besides the model."""
     planned, latency = provision(manifest), _max_latency_ms(manifest)
     resources: dict[str, Any] = {"cpu": str(planned.cores), "memory": f"{planned.memory_bytes >> 20}Mi"}
-    if manifest.runtime == "onnxruntime_gpu":
+    if on_gpu(manifest):
         resources["gpu"] = 1
     return {
         "python": _PYTHON,

@@ -19,13 +19,12 @@ from mopt.artifacts.serving._images import (
     endpoint_name,
     in_triton,
     launch_triton,
-    on_gpu,
     publish_line,
     scaled_by,
     write_models,
 )
 from mopt.artifacts.serving._names import model_name, service_name
-from mopt.artifacts.serving._provisioning import Probe, Provisioning, provision
+from mopt.artifacts.serving._provisioning import Probe, Provisioning, on_gpu, provision
 from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._yaml import to_yaml

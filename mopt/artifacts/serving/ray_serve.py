@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._names import service_name
-from mopt.artifacts.serving._provisioning import provision
+from mopt.artifacts.serving._provisioning import on_gpu, provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     check_settings,
@@ -111,7 +111,7 @@ def _config(manifest: Manifest) -> dict[str, Any]:
         "health_check_period_s": planned.liveness.period_s,
         "health_check_timeout_s": planned.liveness.timeout_s * planned.liveness.failure_threshold,
     }
-    if manifest.runtime == "onnxruntime_gpu":
+    if on_gpu(manifest):
         deployment["ray_actor_options"]["num_gpus"] = 1
     if batching.rate is None:
         deployment["num_replicas"] = instances

@@ -22,14 +22,13 @@ from mopt.artifacts.serving._images import (
     fill_lines,
     in_triton,
     launch_triton,
-    on_gpu,
     publish_line,
     scaled_by,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import sagemaker_instance_type
 from mopt.artifacts.serving._names import model_name, service_name
-from mopt.artifacts.serving._provisioning import provision
+from mopt.artifacts.serving._provisioning import on_gpu, provision
 from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import write_readme
 from mopt.artifacts.serving._tar import unpack, write_tar

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._names import model_name
-from mopt.artifacts.serving._provisioning import provision
+from mopt.artifacts.serving._provisioning import on_gpu, provision
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.artifacts.serving._releases import Release, fitting_release, release_warnings
 from mopt.artifacts.serving._triton_config import body, header, write_warmup
@@ -24,7 +24,6 @@ from mopt.artifacts.serving._triton_plan import (
     Plan,
     backend_of,
     is_ragged,
-    needs_gpu,
     plan_of,
     why_unbatched,
 )
@@ -116,7 +115,7 @@ class Triton(ServingSystem):
             (folder / "request.json").write_text(json.dumps(request) + "\n", encoding="utf-8")
         release = fitting_release(manifest, self, model_folder)
         limits = f"--cpus {planned.cores} --memory {planned.memory_limit_bytes >> 20}m" if planned.measured else ""
-        gpu = "--gpus 1" if needs_gpu(manifest) else ""
+        gpu = "--gpus 1" if on_gpu(manifest) else ""
         notes = [
             f"{_loaded_with(release, manifest)} Health: /v2/health/ready on port 8000; metrics: /metrics on port 8002.",
             *plan.notes,
@@ -144,7 +143,7 @@ class Triton(ServingSystem):
         Raises:
             NotApplicableError: When the model needs a GPU, and its container is not there.
         """
-        gpu, name = needs_gpu(manifest), model_name(manifest.name)
+        gpu, name = on_gpu(manifest), model_name(manifest.name)
         server = find_tritonserver(environment, scratch, backend_of(manifest).name, gpu=gpu)
         reports = scratch / "{model}.json"
         return Launch(

@@ -21,14 +21,13 @@ from mopt.artifacts.serving._images import (
     fill_lines,
     in_triton,
     launch_triton,
-    on_gpu,
     publish_line,
     scaled_by,
     write_models,
 )
 from mopt.artifacts.serving._instance_types import vertex_machine_type
 from mopt.artifacts.serving._names import model_name, service_name
-from mopt.artifacts.serving._provisioning import Probe, provision
+from mopt.artifacts.serving._provisioning import Probe, on_gpu, provision
 from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import golden_request, write_readme
 from mopt.model.signature import Feed

@@ -8,7 +8,6 @@ from mopt.artifacts.serving._images import (
     checked_by,
     dockerfile,
     in_triton,
-    on_gpu,
     publish_line,
     scaled_by,
     write_models,
@@ -79,12 +78,6 @@ def test_candidates_are_judged_with_all_that_either_image_takes():
     assert CLOUD_SETTABLE["openvino"].takes("precision", "f32")
     assert CLOUD_SETTABLE["tensorrt"].takes("graph", True)
     assert not CLOUD_SETTABLE["tensorrt"].takes("odd", True)
-
-
-def test_a_gpu_is_asked_for_where_the_runtime_needs_one():
-    assert [on_gpu(manifest(runtime=name)) for name in ("onnxruntime", "openvino", "onnxruntime_gpu", "tensorrt")] == [
-        False, False, True, True,
-    ]  # fmt: skip
 
 
 def test_the_image_has_the_runtime_that_was_judged_and_is_no_root():

@@ -14,6 +14,7 @@ from mopt.artifacts.serving._provisioning import (
     START_MARGIN,
     Provisioning,
     max_utilization,
+    on_gpu,
     p99_limit_ms,
     provision,
 )
@@ -133,3 +134,10 @@ def test_what_the_recipe_asks_for_is_read_from_the_manifest() -> None:
     assert p99_limit_ms(built()) == 50
     assert p99_limit_ms(manifest(recipe={})) is None
     assert max_utilization(built(None, {"utilization": 0.6})) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("runtime", "needed"), [("onnxruntime", False), ("openvino", False), ("onnxruntime_gpu", True), ("tensorrt", True)]
+)
+def test_a_gpu_is_asked_for_where_the_runtime_needs_one(runtime: str, needed: bool) -> None:
+    assert on_gpu(manifest(runtime=runtime)) is needed
