@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from mopt.drift.features import FeatureKey
-from mopt.drift.sequential import evidence, kept_starts
-from mopt.drift.sketch import bin_counts, sketch_feature
+from mopt.sketches.features import FeatureKey
+from mopt.sketches.sequential import evidence, kept_starts
+from mopt.sketches.sketch import bin_counts, sketch_feature
 
 Values = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Values]

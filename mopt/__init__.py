@@ -6,7 +6,10 @@ The functions do what the commands of the same name do, and raise the same error
 
 from __future__ import annotations
 
-__all__ = ["Artifact", "Recipe", "bench", "build", "explain", "gate", "inspect", "package", "size", "verify", "verify_server"]
+__all__ = [
+    "Artifact", "Recipe", "bench", "build", "drift", "explain", "gate", "inspect", "package", "push", "size", "verify",
+    "verify_server",
+]  # fmt: skip
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
     from mopt.recipe import Recipe
     from mopt.workflows.api import bench, explain, gate, size
     from mopt.workflows.build import build
+    from mopt.workflows.drift import drift
     from mopt.workflows.inspect import inspect
     from mopt.workflows.package import package
+    from mopt.workflows.push import push
     from mopt.workflows.verify import verify
     from mopt.workflows.verify_server import verify_server
 
@@ -31,10 +36,12 @@ _MODULES = {
     "Recipe": "mopt.recipe",
     "bench": "mopt.workflows.api",
     "build": "mopt.workflows.build",
+    "drift": "mopt.workflows.drift",
     "explain": "mopt.workflows.api",
     "gate": "mopt.workflows.api",
     "inspect": "mopt.workflows.inspect",
     "package": "mopt.workflows.package",
+    "push": "mopt.workflows.push",
     "size": "mopt.workflows.api",
     "verify": "mopt.workflows.verify",
     "verify_server": "mopt.workflows.verify_server",

@@ -8,8 +8,6 @@ import itertools
 from collections.abc import Iterator
 
 from mopt.datasets.split import Split
-from mopt.drift.features import Extractor, frequent_values
-from mopt.drift.sketch import make_sketch
 from mopt.evaluators.inference import run_all
 from mopt.model.samples import Samples
 from mopt.model.signature import Feed, Signature
@@ -17,6 +15,8 @@ from mopt.records.sketch import Sketch
 from mopt.records.trial import TrialRecord
 from mopt.records.units import is_share
 from mopt.runtimes._base import SessionProcess
+from mopt.sketches.features import Extractor, frequent_values
+from mopt.sketches.sketch import make_sketch
 
 _MOST_SAMPLES = 1000
 """More would make the sketch little finer, and a build slower."""

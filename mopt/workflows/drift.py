@@ -11,9 +11,6 @@ from pathlib import Path
 import pydantic
 
 from mopt.artifacts.artifact import SKETCH_NAME, Artifact
-from mopt.drift.compare import compare, look, new_state
-from mopt.drift.exposition import exposition
-from mopt.drift.features import Extractor, FeatureKey
 from mopt.errors import UserError
 from mopt.evaluators.inference import run_all
 from mopt.evaluators.metric_choice import AUTO
@@ -24,6 +21,9 @@ from mopt.recipe import make_recipe
 from mopt.records.drift import DriftReport, DriftState
 from mopt.records.sketch import Sketch
 from mopt.runtimes._base import Runtime, SessionProcess, make_runtime
+from mopt.sketches.compare import compare, look, new_state
+from mopt.sketches.exposition import exposition
+from mopt.sketches.features import Extractor, FeatureKey
 from mopt.storage._fetch import fetched
 from mopt.system.digests import file_digest
 from mopt.system.files import check_file, write_whole

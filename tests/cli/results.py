@@ -12,7 +12,7 @@ from mopt.system.environments import Environment
 from mopt.workflows.label import LabelRequest
 from mopt.workflows.push import Pushed
 from tests import manifests, sizings, verdicts
-from tests.drift.test_exposition import report as drift_report
+from tests.sketches.test_exposition import report as drift_report
 from tests.verdicts import STAMP
 from tests.workflows.test_size import profile
 

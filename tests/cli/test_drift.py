@@ -4,7 +4,7 @@ import pytest
 
 from mopt.errors import CheckFailedError, UserError
 from tests.cli.running import run
-from tests.drift.test_exposition import report
+from tests.sketches.test_exposition import report
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 from mopt.records.drift import DriftState, FeatureState, Tally
-from tests.drift.test_exposition import report
+from tests.sketches.test_exposition import report
 
 
 def test_what_has_drifted_is_apart_from_what_has_not():

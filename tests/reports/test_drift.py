@@ -1,7 +1,7 @@
 import math
 
 from mopt.reports.drift import COLUMNS, rows, summary
-from tests.drift.test_exposition import report
+from tests.sketches.test_exposition import report
 
 
 def test_a_row_has_a_cell_for_each_column_and_what_drifted_comes_whole():

@@ -20,6 +20,8 @@ from tests import stores
 from tests.storage.conftest import add_file
 from tests.workflows import artifacts
 
+pytestmark = pytest.mark.slow
+
 
 def objects(url):
     """What is below a URL, by name."""

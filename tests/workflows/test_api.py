@@ -10,7 +10,7 @@ import mopt
 from mopt.errors import UserError
 from tests.small import digits
 
-VERBS = ("bench", "build", "explain", "gate", "inspect", "size", "verify")
+VERBS = ("bench", "build", "drift", "explain", "gate", "inspect", "package", "push", "size", "verify", "verify_server")
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import math
 import numpy as np
 import pytest
 
-from mopt.drift.features import FeatureKey
-from mopt.drift.sequential import CONCENTRATIONS, TILTS, evidence, kept_starts, log_probability
-from mopt.drift.sketch import bin_counts, sketch_feature
+from mopt.sketches.features import FeatureKey
+from mopt.sketches.sequential import CONCENTRATIONS, TILTS, evidence, kept_starts, log_probability
+from mopt.sketches.sketch import bin_counts, sketch_feature
 
 KEY = FeatureKey("input", "x", "value")
 

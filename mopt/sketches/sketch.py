@@ -14,8 +14,8 @@ __all__ = ["bin_counts", "make_sketch", "sketch_feature"]
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mopt.drift.features import Extractor, FeatureKey
 from mopt.records.sketch import FeatureSketch, Sketch
+from mopt.sketches.features import Extractor, FeatureKey
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from mopt.drift.features import Extractor, FeatureKey
-from mopt.drift.sketch import MOST_FEATURES, bin_counts, make_sketch, sketch_feature
 from mopt.model.signature import Signature
 from mopt.records.sketch import FeatureSketch, Sketch
+from mopt.sketches.features import Extractor, FeatureKey
+from mopt.sketches.sketch import MOST_FEATURES, bin_counts, make_sketch, sketch_feature
 
 KEY = FeatureKey("input", "x", "value")
 

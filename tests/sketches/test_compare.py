@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from mopt.drift.compare import compare, look, new_state, threshold
-from mopt.drift.features import Extractor, FeatureKey
-from mopt.drift.sketch import make_sketch
 from mopt.errors import UserError
 from mopt.model.signature import Signature
 from mopt.records.drift import DriftState
+from mopt.sketches.compare import compare, look, new_state, threshold
+from mopt.sketches.features import Extractor, FeatureKey
+from mopt.sketches.sketch import make_sketch
 
 EXTRACTOR = Extractor(Signature(inputs=(), outputs=()))
 AGE, WAGE = FeatureKey("input", "table", "value[0]"), FeatureKey("input", "table", "value[1]")

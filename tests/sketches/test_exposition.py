@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from mopt.drift.exposition import METRICS, exposition
 from mopt.records.drift import DriftReport, FeatureDrift
+from mopt.sketches.exposition import METRICS, exposition
 
 
 def report(**changes: object) -> DriftReport:

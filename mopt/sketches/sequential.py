@@ -1,7 +1,7 @@
 """A test for drift that may be looked at as often as one likes.
 
 Under the null hypothesis, that requests come from the distribution of the samples that were sketched, the probabilities of the
-bins are Dirichlet distributed with known parameters (see :mod:`mopt.drift.sketch`), so that the sequence of bins into which
+bins are Dirichlet distributed with known parameters (see :mod:`mopt.sketches.sketch`), so that the sequence of bins into which
 requests fall is a Polya urn, exactly. The evidence is the ratio of the probability that an alternative gives to the same
 sequence over that of the urn: a martingale that starts at 1, which reaches ``1 / alpha`` at any time with a probability of
 ``alpha`` at most (Ville 1939). Nothing has to be corrected for the number of looks, nor for the number of samples.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mopt.drift.features import Extractor, FeatureKey, frequent_values
 from mopt.model.signature import Signature, TensorSpec
+from mopt.sketches.features import Extractor, FeatureKey, frequent_values
 
 
 def extractor(dtype: str, shape: tuple[int | str, ...], **changes: Any) -> Extractor:

@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mopt.drift.features import FeatureKey
-from mopt.drift.sequential import evidence, kept_starts
-from mopt.drift.sketch import bin_counts
 from mopt.errors import UserError
 from mopt.records._base import stamp
 from mopt.records.drift import DriftReport, DriftState, FeatureDrift, FeatureState, Tally
 from mopt.records.sketch import FeatureSketch, Sketch
+from mopt.sketches.features import FeatureKey
+from mopt.sketches.sequential import evidence, kept_starts
+from mopt.sketches.sketch import bin_counts
 
 if TYPE_CHECKING:
     import numpy as np
