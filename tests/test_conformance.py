@@ -112,6 +112,7 @@ def _crashes(*_: Any) -> tuple[str, ...]:
     os._exit(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "kind"), [(_hangs, conformance.HUNG), (_crashes, conformance.CRASHED)])
 def test_one_that_hangs_or_crashes_is_told_and_the_next_one_is_built(build: Any, kind: str) -> None:
     told: list[int] = []

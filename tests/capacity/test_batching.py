@@ -164,6 +164,7 @@ def test_a_server_that_pads_takes_as_long_for_one_as_for_a_full_batch():
     assert alone.p99_ms < linear(64) < padded.p99_ms
 
 
+@pytest.mark.slow
 def test_it_is_sized_with_a_smaller_batch_than_one_that_does_not_pad():
     demand = Demand(60, 20)
     assert choose_setting(padding(), demand).max_batch < 16

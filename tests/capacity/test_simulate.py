@@ -24,6 +24,7 @@ def jittery(most=64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [100, 300, 500, 700, 800, 880])
 def test_formula_and_simulation_agree_within_one_percent(rate):
     exact = greedy(linear(), rate, Policy(128))

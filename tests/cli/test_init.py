@@ -7,6 +7,7 @@ from mopt.recipe import load_recipe, make_recipe
 from tests.cli.running import run
 
 
+@pytest.mark.slow
 def test_init_writes_a_recipe_that_build_takes(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "mopt build" in run("init", small.model, "--data", small.data).output

@@ -52,6 +52,7 @@ CNN_STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", CNN_STEPS)
 def test_an_engine_computes_in_what_the_graph_says(tmp_path, precision):
     make, dtype = CNN_STEPS[precision]

@@ -13,6 +13,7 @@ from mopt.passes.quantize_int8_static import QuantizeInt8Static
 from tests.passes import graphs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduce_range", [False, True])
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])

@@ -53,6 +53,7 @@ def test_it_is_called_as_its_entry_point_is_not_as_its_file(tmp_path: Path) -> N
     assert ask(tmp_path, "plugins.code_of(plugins.load('passes', 'fold_constants'))") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["version", "module", "neighbour"])
 def test_a_key_misses_when_the_package_changed(tmp_path: Path, change: str) -> None:
     plugins = {"passes/do_nothing": "code:Nothing"}

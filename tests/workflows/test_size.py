@@ -56,6 +56,7 @@ def sizing():
     return size(subjects, SizingRequest(DEMAND, price_usd=0.2, targets=("aws-c*", "gcp-c3*")))
 
 
+@pytest.mark.slow
 def test_this_machine_is_measured_and_others_are_estimates_with_a_range(sizing):
     here = [option for option in sizing.options if option.target == "here"]
     assert [option.precision for option in here] == ["fp32", "int8"]
