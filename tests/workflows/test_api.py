@@ -61,7 +61,7 @@ def test_the_whole_way_in_python(artifact, small, tmp_path):
     explained = mopt.explain(small.model, data={"path": str(small.data), "label": "label"}, candidate="onnxruntime-int8")
     assert explained.candidate == "onnxruntime-int8"
     assert any(layer.quantized for layer in explained.layers)
-    benchmark = mopt.bench(artifact.folder, rate=20, p99="1s", duration="1s")
+    benchmark = mopt.bench(artifact.folder, rate=200, p99="1s", duration="1s")
     assert benchmark.holds is not None
     sizing = mopt.size(artifact.folder, rate=100, p99="200ms", price=0.2)
     assert sizing.options[0].origin == "measured"
