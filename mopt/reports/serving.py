@@ -22,7 +22,9 @@ def serving_sentence(batching: Batching) -> str:
         f"{q.count(batching.replicas, 'server')}{spare_replicas}",
     ]
     if batching.predicted_p99_ms is not None and batching.utilization is not None:
-        parts.append(f"predicted p99 {q.milliseconds(batching.predicted_p99_ms)} at {batching.utilization:.0%} utilization")
+        parts.append(
+            f"predicted p99 {q.milliseconds(batching.predicted_p99_ms)} at {batching.utilization:.0%} utilization, without the server's own time"
+        )
     if batching.rate is None and batching.peak_qps is not None:
         parts.append(f"up to {q.rate(batching.peak_qps)} within the p99")
     return f"{'; '.join(parts)} (decided by {batching.limited_by})"
@@ -44,7 +46,7 @@ def batching_facts(batching: Batching) -> list[Fact]:
     if batching.utilization is not None:
         facts.append(Fact("utilization", f"{q.digits(batching.utilization * 100)} % of capacity"))
     if batching.predicted_p99_ms is not None:
-        facts.append(Fact("predicted p99", q.milliseconds(batching.predicted_p99_ms)))
+        facts.append(Fact("predicted p99", f"{q.milliseconds(batching.predicted_p99_ms)}, without the server's own time"))
     if batching.burst_p99_ms is not None:
         facts.append(Fact("p99 in bursts of 3 times the rate", q.milliseconds(batching.burst_p99_ms)))
     if batching.headroom is not None:

@@ -18,7 +18,7 @@ def batching(**changes) -> Batching:
 def test_the_settings_are_one_line():
     assert serving_sentence(batching(threads=2, spare_replicas=1)) == (
         "batches up to 8, 1 instance of 2 threads; 0.500 ms queue delay; 2 servers (1 of them may be lost); "
-        "predicted p99 23.4 ms at 62% utilization (decided by p99)"
+        "predicted p99 23.4 ms at 62% utilization, without the server's own time (decided by p99)"
     )
 
 

@@ -41,7 +41,8 @@ def write_readme(
         f"It serves {_plain(manifest.chosen)} ({manifest.runtime}{precision}), as mopt {manifest.mopt_version} judged it."
     ]
     if batching.rate is not None:
-        latency = f", p99 {milliseconds(batching.predicted_p99_ms)}" if batching.predicted_p99_ms is not None else ""
+        predicted = batching.predicted_p99_ms
+        latency = "" if predicted is None else f", p99 {milliseconds(predicted)}; mopt bench --server shows what it adds"
         parts += [
             replicas or f"Planned for {digits(batching.rate)} requests per second on {batching.replicas} like this{latency}."
         ]

@@ -22,7 +22,11 @@ def header(manifest: Manifest, backend: Backend, plan: Plan) -> list[str]:
         *plan.notes,
     ]
     if batching.rate is not None:
-        latency = f", p99 {milliseconds(batching.predicted_p99_ms)}" if batching.predicted_p99_ms is not None else ""
+        latency = (
+            f", p99 {milliseconds(batching.predicted_p99_ms)} without the server's own time"
+            if batching.predicted_p99_ms is not None
+            else ""
+        )
         replicas = f"{batching.replicas} server{'' if batching.replicas == 1 else 's'}"
         notes.append(f"Planned for {digits(batching.rate)} requests per second on {replicas} like this{latency}.")
     if not manifest.deployable:

@@ -20,7 +20,7 @@ def test_it_says_how_it_is_started_and_asked(tmp_path):
     assert text.startswith("# net in Somewhere\n")
     for line in ("serve .", "curl -d @request.json", "- mind the step"):
         assert line in text.splitlines()
-    assert "Planned for 400 requests per second on 2 like this, p99 23.4 ms." in text
+    assert "Planned for 400 requests per second on 2 like this, p99 23.4 ms; mopt bench --server" in text
 
 
 def test_a_name_is_no_markup(tmp_path):
