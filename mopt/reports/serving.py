@@ -22,9 +22,8 @@ def serving_sentence(batching: Batching) -> str:
         f"{q.count(batching.replicas, 'server')}{spare_replicas}",
     ]
     if batching.predicted_p99_ms is not None and batching.utilization is not None:
-        parts.append(
-            f"predicted p99 {q.milliseconds(batching.predicted_p99_ms)} at {batching.utilization:.0%} utilization, without the server's own time"
-        )
+        p99 = q.milliseconds(batching.predicted_p99_ms)
+        parts.append(f"predicted p99 {p99} at {batching.utilization:.0%} utilization, without the server's own time")
     if batching.rate is None and batching.peak_qps is not None:
         parts.append(f"up to {q.rate(batching.peak_qps)} within the p99")
     return f"{'; '.join(parts)} (decided by {batching.limited_by})"
