@@ -95,13 +95,24 @@ class Service:
         return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
 
 
-def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, Manifest, Path]:
-    """Write a serving system's files; return their folder, the manifest, and the model."""
+def write(
+    name: str, runtime: str, folder: Path, *, graph: str = GRAPH, golden: Feed | None = None, **changes: Any
+) -> tuple[Path, Manifest, Path]:
+    """Write a serving system's files; return their folder, the manifest, and the model.
+
+    Args:
+        name: Of the serving system.
+        runtime: That executes the model.
+        folder: For the model, and for the files.
+        graph: The model in ONNX's text; another one needs its ``signature`` among the changes.
+        golden: A sample of its inputs.
+        changes: Of the manifest.
+    """
     form = FORMATS["openvino" if runtime == "openvino" else "onnx"]
     model, target = folder / "model" / form.main_file, folder / name
     model.parent.mkdir(parents=True)
     target.mkdir()
-    parsed = onnx.parser.parse_model(GRAPH)
+    parsed = onnx.parser.parse_model(graph)
     if runtime == "openvino":
         import openvino
 
@@ -126,7 +137,7 @@ def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, 
         "versions": {library: metadata.version(library)},
     }
     record = manifest(**(fields | changes))
-    make_system(name).write(target, manifest=record, model_folder=model.parent, golden=[feed(0)])
+    make_system(name).write(target, manifest=record, model_folder=model.parent, golden=[golden or feed(0)])
     return target, record, model
 
 
