@@ -53,10 +53,13 @@ _STANDARD_NOTE = (
     f"Without Knative: kubectl kustomize standard, with {_PROMETHEUS} filled in too, takes a Deployment and KEDA. "
     "KServe knows canaryTrafficPercent with Knative alone; without it, releases from 0.20 take spec.canary."
 )
-_SCRAPED = "a scrape of pods that goes by the annotations prometheus.kserve.io/port and path"
+_SCRAPED = (
+    "in a cluster, scrape that port of its pods, as a PodMonitor does: prometheus.io/port, which KServe sets, is that of Knative's "
+    "queue-proxy, which passes them on with KServe's qpext alone"
+)
 _EXPORTED = Exported(
     source="scraped from KServe's SDK 0.21.0",
-    start=f"python model.py ... (metrics are at /metrics of port {_PORT}; in a cluster, {_SCRAPED})",
+    start=f"python model.py ... (metrics are at /metrics of port {_PORT}; {_SCRAPED})",
     named=service_name,
     matchers='model_name="$name"',
     answered="sum(rate(request_postprocess_seconds_count{$m}[$w]))",
@@ -120,7 +123,7 @@ class Kserve(CloudSystem):
         """Return what Triton tells where its image serves the model."""
         if not in_triton(folder / "models"):
             return self.exported
-        start = f"its ServingRuntime does, with {SUMMARIES} (metrics are at /metrics of port 8002; in a cluster, {_SCRAPED})"
+        start = f"its ServingRuntime does, with {SUMMARIES} (metrics are at /metrics of port 8002; {_SCRAPED})"
         return dataclasses.replace(EXPORTED, start=start)
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
