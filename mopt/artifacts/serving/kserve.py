@@ -54,8 +54,8 @@ _STANDARD_NOTE = (
     "KServe knows canaryTrafficPercent with Knative alone; without it, releases from 0.20 take spec.canary."
 )
 _SCRAPED = (
-    "in a cluster, scrape that port of its pods, as a PodMonitor does: prometheus.io/port, which KServe sets, is that of Knative's "
-    "queue-proxy, which passes them on with KServe's qpext alone"
+    "in a cluster, scrape that port of its pods, as a PodMonitor does: prometheus.io/port, which KServe sets, is that of "
+    "Knative's queue-proxy, which passes them on with KServe's qpext alone"
 )
 _EXPORTED = Exported(
     source="scraped from KServe's SDK 0.21.0",
