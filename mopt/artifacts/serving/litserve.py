@@ -27,7 +27,7 @@ from mopt.system.environments import Environment
 _LIBRARIES = ("litserve==0.2.19", "prometheus_client")
 _ADDRESS = (
     "It listens on 127.0.0.1; --host 0.0.0.0 is for a container or a trusted network. With LIT_SERVER_API_KEY it asks for that "
-    "key in the header X-API-Key."
+    "key in the header X-API-Key. Metrics: /metrics."
 )
 _BATCHES = (
     "Batches are made as they were planned: an idle worker takes at once what waits. LitServe's own loop would turn without a "

@@ -42,7 +42,11 @@ _EXPORTED = Exported(
     named=service_name,
     matchers='model="$name"',
     answered="sum(rate(model_infer_request_success_total{$m}[$w]))",
-    failed="sum(rate(model_infer_request_failure_total{$m}[$w]))",
+    # model_infer_request_failure_total has the requests in it that the model refuses (HTTP 400).
+    failed=(
+        'sum(rate(rest_server_requests_total{method="POST",path=~".*/infer",status_code=~"5.."}[$w]) '
+        "and on (job, instance) model_infer_request_success_total{$m})"
+    ),
     p99=(
         'histogram_quantile(0.99, sum by (le) (rate(rest_server_request_duration_seconds_bucket{method="POST",'
         'path=~".*/infer"}[$w]) and on (job, instance) model_infer_request_success_total{$m}))'
@@ -54,7 +58,8 @@ _EXPORTED = Exported(
     replicas="count(count by (instance) (model_infer_request_success_total{$m}))",
     silent=(
         "the size of batches, the wait for one and pending requests are not exported",
-        "requests that it refuses before they reach the model (HTTP 422) are in none of its counters",
+        "failures are those over HTTP, to whatever model of the server; those over gRPC are not among them",
+        "requests that are refused (HTTP 400 and 422) are in none of its counters but the p99's",
     ),
 )
 

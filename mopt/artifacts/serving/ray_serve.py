@@ -30,6 +30,7 @@ from mopt.system.environments import Environment
 
 _VERSION = "2.60.0"
 _PORT = 8000
+_DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
 _UNDER_WAY = 1.5
 """Requests under way in a replica as busy as planned, over its mean batch: one batch runs, and half of the next waits."""
 _WAITING_BATCHES = 8
@@ -39,7 +40,7 @@ _EXPORTED = Exported(
     source="scraped from Ray 2.60.0",
     start=(
         "serve run config.yaml (each machine of the cluster has a port for metrics; Ray keeps them, for file_sd_configs of "
-        "Prometheus, in /tmp/ray/prom_metrics_service_discovery.json)"
+        f"Prometheus, in {_DISCOVERY})"
     ),
     named=service_name,
     matchers='application="$name"',
@@ -158,7 +159,10 @@ def _config(manifest: Manifest) -> dict[str, Any]:
 
 
 def _notes(manifest: Manifest) -> list[str]:
-    notes = ["It listens on 127.0.0.1 (http_options in config.yaml); 0.0.0.0 is for a container or a trusted network."]
+    notes = [
+        "It listens on 127.0.0.1 (http_options in config.yaml); 0.0.0.0 is for a container or a trusted network. Metrics: where "
+        f"{_DISCOVERY} says."
+    ]
     notes.append(
         "For a cluster that runs already, serve deploy config.yaml; its machines need this folder, on the PYTHONPATH or as "
         "working_dir in runtime_env."
