@@ -30,7 +30,7 @@ from mopt.system.environments import Environment
 
 _VERSION = "2.60.0"
 _PORT = 8000
-_DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
+_DISCOVERY = "prom_metrics_service_discovery.json of /tmp/ray"
 _UNDER_WAY = 1.5
 """Requests under way in a replica as busy as planned, over its mean batch: one batch runs, and half of the next waits."""
 _WAITING_BATCHES = 8
@@ -159,10 +159,8 @@ def _config(manifest: Manifest) -> dict[str, Any]:
 
 
 def _notes(manifest: Manifest) -> list[str]:
-    notes = [
-        "It listens on 127.0.0.1 (http_options in config.yaml); 0.0.0.0 is for a container or a trusted network. Metrics: where "
-        f"{_DISCOVERY} says."
-    ]
+    notes = ["It listens on 127.0.0.1 (http_options in config.yaml); 0.0.0.0 is for a container or a trusted network."]
+    notes.append(f"Metrics: Ray writes where they are to {_DISCOVERY}.")
     notes.append(
         "For a cluster that runs already, serve deploy config.yaml; its machines need this folder, on the PYTHONPATH or as "
         "working_dir in runtime_env."

@@ -181,9 +181,10 @@ def _notes(unmaintained: str, manifest: Manifest) -> list[str]:
     delay = _model_config(manifest)["maxBatchDelay"]
     notes = [f"TorchServe is no longer maintained: {unmaintained}. Begin with another system."]
     notes.append("It needs Java 11 or later, and its workers need PyTorch, although the model does not.")
+    notes.append("Metrics: /metrics on port 8082.")
     notes.append(
         "It listens on 127.0.0.1 and asks for the key of key_file.json, which it writes where it is started and which is good "
-        "for an hour (token_expiration_min); models can be neither added nor removed over HTTP (enable_model_api). Metrics: /metrics on port 8082."
+        "for an hour (token_expiration_min); models can be neither added nor removed over HTTP (enable_model_api)."
     )
     notes.append(
         f"A worker takes what waits, and waits up to {delay} ms for a full batch even when it is idle. It reads and writes "
