@@ -28,14 +28,19 @@ RUNTIMES = {"kserve": ("onnxruntime", "openvino")}
 """KServe's image is Triton's for the one, and has KServe's own server for the other."""
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
-sums (float[batch, width] x, float[batch, depth] z) => (float[batch, both] y) { y = Add (x, z) }
+threes (float[batch, width] x) => (float[batch, 3] y) <int64[2] shape = {-1, 3}> { y = Reshape (x, shape) }
 """
-SHAPES = {"x": ("batch", "width"), "z": ("batch", "depth"), "y": ("batch", "both")}
-SPECS = {name: TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in SHAPES.items()}
-SIGNATURE = Signature(inputs=(SPECS["x"], SPECS["z"]), outputs=(SPECS["y"],), batch_axes=dict.fromkeys(SPECS, 0))
+"""By its signature it takes any width, and in truth but three."""
+SPECS = {
+    "x": TensorSpec(name="x", dtype="float32", shape=("batch", "width")),
+    "y": TensorSpec(name="y", dtype="float32", shape=("batch", 3)),
+}
+SIGNATURE = Signature(inputs=(SPECS["x"],), outputs=(SPECS["y"],), batch_axes=dict.fromkeys(SPECS, 0))
 NAME = "Two inputs"
 """Of the artifact: the systems make other names of it."""
 GOOD, FAILING, REFUSED = 12, 3, 2
+APART = 20.0
+"""How far a server's latency may be from the client's, which measures more; another unit is 1000 times as much."""
 PATIENCE_S = 40.0
 """Triton's quantiles are of the past seconds, and Ray exports now and then."""
 NOT_APART = {"torchserve": GOOD + FAILING + REFUSED}
@@ -44,9 +49,9 @@ NOT_APART = {"torchserve": GOOD + FAILING + REFUSED}
 Series = dict[str, float]
 
 
-def feed(width: int, depth: int) -> Feed:
-    """A request; the model adds both, and fails when their widths differ."""
-    return {"x": np.ones((1, width), np.float32), "z": np.ones((1, depth), np.float32)}
+def feed(width: int) -> Feed:
+    """A request."""
+    return {"x": np.ones((1, width), np.float32)}
 
 
 def scraped(name: str, ports: Ports) -> Series:
@@ -70,14 +75,14 @@ def scraped(name: str, ports: Ports) -> Series:
 def asked(endpoint: Endpoint) -> float:
     """Send requests that are answered, that fail in the model, and that are refused; return the mean latency in seconds."""
     times = []
-    for request in encode(endpoint, [feed(3, 3)] * GOOD):
+    for request in encode(endpoint, [feed(3)] * GOOD):
         start = time.perf_counter()
         ask(endpoint, request)
         times.append(time.perf_counter() - start)
     for _ in range(FAILING):
-        assert refusal(endpoint, encode_unchecked(endpoint, feed(3, 2))) != ""
+        assert refusal(endpoint, encode_unchecked(endpoint, feed(2))).startswith("HTTP 5")
     for _ in range(REFUSED):
-        assert refusal(endpoint, encode_unchecked(endpoint, {"x": feed(3, 3)["x"]})) == ""
+        assert refusal(endpoint, encode_unchecked(endpoint, {"x": feed(3)["x"][0]})) == ""
     return statistics.fmean(times)
 
 
@@ -95,7 +100,7 @@ def served(name: str, runtime: str, folder: Path) -> tuple[Exported, Series, Ser
     environment = find_environment(system.environment)
     if environment is None:
         pytest.skip(f"mopt tools install {system.environment} has not run")
-    written, record, _ = services.write(name, runtime, folder, graph=GRAPH, golden=feed(3, 3), signature=SIGNATURE)
+    written, record, _ = services.write(name, runtime, folder, graph=GRAPH, golden=feed(3), signature=SIGNATURE)
     exported = system.exported_by(written)
     assert exported is not None
     (folder / "scratch").mkdir()
@@ -103,7 +108,7 @@ def served(name: str, runtime: str, folder: Path) -> tuple[Exported, Series, Ser
     launch = system.launch(written, manifest=record, environment=environment, ports=ports, scratch=folder / "scratch")
     with running(launch):
         endpoint = connect(launch.url, model=launch.model, protocol=launch.protocol)  # type: ignore[arg-type]
-        (request,) = encode(endpoint, [feed(3, 3)])
+        (request,) = encode(endpoint, [feed(3)])
         ask(endpoint, request)
         answered, failed = (exported.expression(field, NAME) for field in ("answered", "failed"))
         before = eventually(lambda: scraped(name, ports), lambda series: counted(answered, series) >= 1)
@@ -143,9 +148,9 @@ def test_a_server_exports_what_its_rules_use(name: str, runtime: str, tmp_path: 
     if exported.batch:
         assert ratio(exported.expression("batch", NAME), grown) == pytest.approx(1, abs=0.3)
     if exported.queue:
-        assert 1e-7 < ratio(exported.expression("queue", NAME), grown) < latency
+        assert 1e-3 / APART < ratio(exported.expression("queue", NAME), grown) / latency < 1
     if exported.p99:
-        assert 0.02 * latency < mean_time(exported.expression("p99", NAME), after, grown) < 1.5 * latency
+        assert 1 / APART < mean_time(exported.expression("p99", NAME), after, grown) / latency < APART
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPORTED) - {*LIGHT, *OTHERS}))

@@ -43,6 +43,7 @@ def test_the_folder_is_what_the_image_mounts_as_models(tmp_path):
         "README.md",
         "batching_parameters.txt",
         "models.config",
+        "monitoring.config",
         "request.json",
         "resnet50/1/assets.extra/tf_serving_warmup_requests",
         "resnet50/1/saved_model.pb",

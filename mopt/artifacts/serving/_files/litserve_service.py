@@ -86,7 +86,7 @@ class Measured:
 async def metrics() -> Response:
     """Return what all processes have counted, as Prometheus reads it."""
     registry = prometheus_client.CollectorRegistry()
-    prometheus_client.multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    prometheus_client.multiprocess.MultiProcessCollector(registry)
     return Response(prometheus_client.generate_latest(registry), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
