@@ -100,7 +100,8 @@ def served(name: str, runtime: str, folder: Path) -> tuple[Exported, Series, Ser
     environment = find_environment(system.environment)
     if environment is None:
         pytest.skip(f"mopt tools install {system.environment} has not run")
-    written, record, _ = services.write(name, runtime, folder, graph=GRAPH, golden=feed(3), signature=SIGNATURE)
+    # With one thread, OpenVINO 2026.4.1 repeats the answer before where it should fail.
+    written, record, _ = services.write(name, runtime, folder, graph=GRAPH, golden=feed(3), threads=2, signature=SIGNATURE)
     exported = system.exported_by(written)
     assert exported is not None
     (folder / "scratch").mkdir()

@@ -52,7 +52,7 @@ SIGNATURE = Signature(
     batch_axes={"x": 0, "kind": 0, "y": 0, "total": 0},
 )
 INSTANCES = {"onnxruntime": 2, "openvino": 1}
-FIELDS = {"onnxruntime": {"threads": 1}, "openvino": {"threads": 1, "precision": "f32"}}
+FIELDS: dict[str, dict[str, Any]] = {"onnxruntime": {}, "openvino": {"precision": "f32"}}
 
 
 def feed(seed: int, *, batch: int = 1) -> Feed:
@@ -96,7 +96,7 @@ class Service:
 
 
 def write(
-    name: str, runtime: str, folder: Path, *, graph: str = GRAPH, golden: Feed | None = None, **changes: Any
+    name: str, runtime: str, folder: Path, *, graph: str = GRAPH, golden: Feed | None = None, threads: int = 1, **changes: Any
 ) -> tuple[Path, Manifest, Path]:
     """Write a serving system's files; return their folder, the manifest, and the model.
 
@@ -106,6 +106,7 @@ def write(
         folder: For the model, and for the files.
         graph: The model in ONNX's text; another one needs its ``signature`` among the changes.
         golden: A sample of its inputs.
+        threads: Of each instance.
         changes: Of the manifest.
     """
     form = FORMATS["openvino" if runtime == "openvino" else "onnx"]
@@ -121,7 +122,7 @@ def write(
     else:
         onnx.save(parsed, model)
     batching = Batching(
-        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], threads=1, replicas=1, limited_by="",
+        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], threads=threads, replicas=1, limited_by="",
         predicted_p99_ms=None, utilization=None, rate=None,
     )  # fmt: skip
     library = "openvino" if runtime == "openvino" else "onnxruntime"
@@ -129,7 +130,7 @@ def write(
         "name": "Two inputs",
         "signature": SIGNATURE,
         "runtime": runtime,
-        "runtime_fields": FIELDS[runtime],
+        "runtime_fields": {**FIELDS[runtime], "threads": threads},
         "format": form.name,
         "batching": batching,
         "chosen": "chosen",
