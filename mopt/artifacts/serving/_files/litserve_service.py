@@ -52,7 +52,7 @@ async def read(request: Request) -> tuple[Feed, Any]:
 
 
 class Measured:
-    """Count the requests to the model, and take their time from their last byte in to their last byte out.
+    """Count the requests to the model by how they were answered, and take their time.
 
     Args:
         application: What answers them.
