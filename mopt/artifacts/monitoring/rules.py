@@ -127,7 +127,7 @@ def _error_ratios(told: Callable[..., str]) -> Iterator[Rule]:
 def _slow_shares(limit: float) -> Iterator[Rule]:
     yield Rule(
         name="mopt:latency_over_limit:bool",
-        expression=f"mopt:latency_p99:seconds > bool {limit:.6g}",
+        expression=f"mopt:latency_p99:seconds{{{_MODEL}}} > bool {limit:.6g}",
         comment=f"Whether the p99 is above the {limit * 1e3:g} ms that were asked for.",
     )
     for window in _WINDOWS:

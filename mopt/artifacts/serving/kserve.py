@@ -72,7 +72,7 @@ _EXPORTED = Exported(
     queue="sum(rate(served_queue_seconds_sum{$m}[$w])) / sum(rate(served_queue_seconds_count{$m}[$w]))",
     batch="sum(rate(served_batch_samples_sum{$m}[$w])) / sum(rate(served_batch_samples_count{$m}[$w]))",
     inferences="sum(rate(served_batch_samples_sum{$m}[$w]))",
-    replicas="count(count by (instance) (served_failures_total{$m}))",
+    replicas="count(count by (instance) (request_predict_seconds_count{$m}))",
     silent=(
         "pending requests are not exported",
         "requests that are refused (HTTP 400) are in none of its counters but the p99's",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,28 @@ def test_a_server_that_counts_from_0_again_is_no_negative_rate_and_no_burst(tmp_
 )  # fmt: skip
 def test_what_is_wrong_is_told_and_nothing_else(change: dict[str, float], firing: tuple[str, ...], tmp_path: Path) -> None:
     run_rules(tmp_path, written(tmp_path), traffic(1200, **change), at="70m", firing=firing, quiet=but(*firing))
+
+
+@needs_promtool
+def test_two_models_in_one_prometheus_are_told_apart(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yml"
+    rules.write_text(render([group for name in ("m", "n") for group in system_groups(EXPORTED["triton"], name, LIMITS)], []))
+    slow = {name.replace('model="m"', 'model="n"'): values for name, values in traffic(600, p99_us=150_000).items()}
+    run_rules(
+        tmp_path, rules, {**traffic(1200), **slow}, at="70m", firing=("MoptLatencyBurn1h",),
+        values={
+            'mopt:requests:rate5m{model="m"}': 40, 'mopt:requests:rate5m{model="n"}': 20,
+            'mopt:latency_over_limit:ratio_5m{model="m"}': 0, 'mopt:latency_over_limit:ratio_5m{model="n"}': 1,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("system", EXPORTED)
+def test_what_is_made_of_recorded_series_is_of_one_model(system: str) -> None:
+    for group in system_groups(EXPORTED[system], "m", LIMITS):
+        for rule in group.rules:
+            for series in re.findall(r"mopt:[\w:]+(?:\{\$model\})?", rule.expression):
+                assert series.endswith("{$model}"), rule.expression
 
 
 @needs_promtool
