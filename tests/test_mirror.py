@@ -12,6 +12,7 @@ ELSEWHERE = {
     "artifacts/serving/_files/litserve_service.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_files/mlserver_runtime.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_files/ray_serve_app.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/served_metrics.py": ("artifacts/monitoring/test_real_metrics.py", _SERVED),
     "artifacts/serving/_files/torchserve_handler.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_files/v2_routes.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_base.py": ("artifacts/serving/test_contract.py", "it is what every serving system keeps to"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["add_serving", "check_destination", "place", "published", "serving_warnings", "write_artifact"]
+__all__ = ["NOT_WRITTEN", "add_serving", "check_destination", "place", "published", "serving_warnings", "write_artifact"]
 
 import contextlib
 import errno
@@ -23,6 +23,7 @@ from mopt.model.samples import write_feed
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.sketch import Sketch
+from mopt.system import plugins
 from mopt.system.files import (
     disk_errors,
     exchange,
@@ -36,6 +37,8 @@ from mopt.system.files import (
 )
 from mopt.system.store import KEY_FILE
 
+NOT_WRITTEN = "NOT-WRITTEN.md"
+"""In the folder of a serving system that cannot serve the model: the reason."""
 _MARKS = {"schema_version", "mopt_version", "chosen", "files"}
 """Keys of a manifest.json that tell an artifact from any other folder with a file of that name."""
 
@@ -106,7 +109,7 @@ def write_artifact(
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         warnings = [text for name in serving for text in _write_serving(name, partial, manifest, golden_inputs)]
         manifest = manifest.model_copy(update={"warnings": (*manifest.warnings, *warnings)})
-        write_monitoring(partial / FOLDER, manifest, [system_name(name) for name in serving], drift=sketch is not None)
+        _write_monitoring(partial, manifest, serving, drift=sketch is not None)
         if sketch is not None:
             (partial / SKETCH_NAME).write_text(sketch.model_dump_json() + "\n", encoding="utf-8")
         for name, text in reports(manifest).items():
@@ -148,8 +151,7 @@ def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, f
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             system.write(folder, manifest=manifest, model_folder=partial / "model", golden=inputs)
-        served = [system_name(name) for name in recipe["serve"]]
-        write_monitoring(partial / FOLDER, manifest, served, drift=(partial / SKETCH_NAME).is_file())
+        _write_monitoring(partial, manifest, recipe["serve"], drift=(partial / SKETCH_NAME).is_file())
         return _write_manifest(partial, manifest)
 
 
@@ -269,8 +271,16 @@ def _write_serving(name: str, artifact: Path, manifest: Manifest, golden: Sequen
         shutil.rmtree(folder)
         folder.mkdir()
         reason = f"no files for {name}, since it cannot serve this model: {error.message}"
-        (folder / "NOT-WRITTEN.md").write_text(f"{reason[0].upper()}{reason[1:]}.\n", encoding="utf-8")
+        (folder / NOT_WRITTEN).write_text(f"{reason[0].upper()}{reason[1:]}.\n", encoding="utf-8")
         return [reason]
+
+
+def _write_monitoring(artifact: Path, manifest: Manifest, serving: Sequence[str], *, drift: bool) -> None:
+    """Write how to watch the systems that have files; one of another package is known only where that is installed."""
+    folder, installed = artifact / "serving", plugins.names("serving")
+    written = [name for name in map(system_name, serving) if not (folder / name / NOT_WRITTEN).is_file()]
+    systems = [plugins.load("serving", name)() for name in written if name in installed]
+    write_monitoring(artifact / FOLDER, manifest, systems, serving=folder, drift=drift)
 
 
 def serving_warnings(system: ServingSystem, manifest: Manifest, model_folder: Path) -> list[str]:

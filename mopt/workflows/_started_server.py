@@ -7,6 +7,7 @@ __all__ = ["is_url", "launch_of", "serving_folder"]
 from pathlib import Path
 
 from mopt.artifacts.artifact import Artifact
+from mopt.artifacts.bundle import NOT_WRITTEN
 from mopt.artifacts.serving._base import Launch, ServingSystem
 from mopt.errors import NotApplicableError, UserError
 from mopt.loadgen.server_process import free_ports
@@ -30,7 +31,7 @@ def serving_folder(built: Artifact, system: ServingSystem) -> Path:
         raise UserError(
             f"{built.folder} has no files for {system.name}", f"mopt package {built.folder} --serve {system.name} writes them"
         )
-    reason = folder / "NOT-WRITTEN.md"
+    reason = folder / NOT_WRITTEN
     if reason.is_file():
         raise UserError(" ".join(reason.read_text(encoding="utf-8").split()), "choose another serving system")
     return folder

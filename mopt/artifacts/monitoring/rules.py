@@ -8,8 +8,8 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mopt.artifacts.monitoring.exported import Exported
 from mopt.artifacts.monitoring.thresholds import ERROR_BUDGET, LATENCY_BUDGET, Thresholds
+from mopt.artifacts.serving._exported import Exported
 
 BURN_RATES = (
     ("page", 14.4, "1h", "5m", "2m", "2 % of the budget of 30 days in an hour"),
@@ -80,7 +80,7 @@ def recorded(groups: Sequence[Group]) -> set[str]:
 
 def _records(exported: Exported, name: str, limits: Thresholds) -> Iterator[Rule]:
     def told(field: str, window: str = "5m") -> str:
-        return exported.expression(field, name, window)
+        return exported.expression(field, name, window, limits.instances)
 
     yield Rule(
         name="mopt:requests:rate5m", expression=told("answered"), comment="Throughput: requests per second, all replicas."
@@ -115,10 +115,11 @@ def _records(exported: Exported, name: str, limits: Thresholds) -> Iterator[Rule
 
 def _error_ratios(told: Callable[..., str]) -> Iterator[Rule]:
     for window in _WINDOWS:
-        failed = f"({told('failed', window)} or vector(0))"
+        # A counter begins with its first request: without a failure there is none, and where all fail none of the others.
+        failed, answered = (f"({told(field, window)} or vector(0))" for field in ("failed", "answered"))
         yield Rule(
             name=f"mopt:errors:ratio_rate{window}",
-            expression=f"{failed} / ({failed} + {told('answered', window)})",
+            expression=f"{failed} / ({failed} + {answered})",
             comment="Share of the requests that failed." if window == _WINDOWS[0] else "",
         )
 
@@ -126,7 +127,7 @@ def _error_ratios(told: Callable[..., str]) -> Iterator[Rule]:
 def _slow_shares(limit: float) -> Iterator[Rule]:
     yield Rule(
         name="mopt:latency_over_limit:bool",
-        expression=f"mopt:latency_p99:seconds > bool {limit:.6g}",
+        expression=f"mopt:latency_p99:seconds{{{_MODEL}}} > bool {limit:.6g}",
         comment=f"Whether the p99 is above the {limit * 1e3:g} ms that were asked for.",
     )
     for window in _WINDOWS:

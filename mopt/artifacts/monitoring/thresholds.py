@@ -26,6 +26,7 @@ class Thresholds:
         peak_rate: Largest rate of a replica that holds the p99, in requests per second.
         queue_s: Longest mean wait in seconds that leaves a full batch enough time to keep the p99.
         max_batch: Largest batch.
+        instances: Of the model in one server.
         provisioning: Replicas and start times.
     """
 
@@ -35,6 +36,7 @@ class Thresholds:
     peak_rate: float | None
     queue_s: float | None
     max_batch: int
+    instances: int
     provisioning: Provisioning
 
 
@@ -58,5 +60,6 @@ def thresholds(manifest: Manifest) -> Thresholds:
         peak_rate=batching.peak_qps,
         queue_s=queue,
         max_batch=batching.max_batch,
+        instances=max(1, batching.instances),
         provisioning=provision(manifest),
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._releases import check_release
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Feed, Signature
@@ -116,6 +117,10 @@ class ServingSystem(abc.ABC):
     """The serving system whose releases can be named; empty where none can. See :mod:`mopt.artifacts.serving._releases`."""
     unmaintained: ClassVar[str] = ""
     """Why nobody should begin with this system; empty where its makers look after it."""
+    exported: ClassVar[Exported | None] = None
+    """What its server tells Prometheus, of which rules and a dashboard are made; None where it tells nothing."""
+    unexported: ClassVar[str] = ""
+    """Where its figures are, for people, when they are not in Prometheus."""
 
     release: str = ""
 
@@ -155,6 +160,14 @@ class ServingSystem(abc.ABC):
             signature: Of the model.
         """
         return {}
+
+    def exported_by(self, folder: Path) -> Exported | None:
+        """Return what the server that runs on these files tells Prometheus; :attr:`exported` but where the files decide.
+
+        Args:
+            folder: What :meth:`write` wrote.
+        """
+        return self.exported
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Check the files with what the system's makers publish for it, without starting it: schemas, protos, loaders.

@@ -26,7 +26,7 @@ _BATCHING_FIELDS = {
     "enable_large_batch_splitting": (8, "BoolValue"), "max_execution_batch_size": (9, "Int64Value"),
 }  # fmt: skip
 """Of the message BatchingParameters in ``servables/tensorflow/session_bundle_config.proto``, which the package of the server's
-protos leaves out, with the wrapper types that they have."""
+protos leaves out, as it does ``config/monitoring_config.proto``, with the wrapper types that they have."""
 _POINTERS = (
     "TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions", "TF_NewBuffer", "TF_LoadSessionFromSavedModel",
     "TF_GraphOperationByName", "TF_AllocateTensor", "TF_TensorData",
@@ -139,10 +139,11 @@ def parse_configuration(files: Mapping[str, str]) -> dict[str, Any]:
     """Parse what the server's flags name with its own messages; a field that it does not know is an error.
 
     Args:
-        files: Text of ``models.config`` and, where requests are batched, of ``batching_parameters.txt``.
+        files: Text of ``models.config``, of ``monitoring.config`` and, where requests are batched, of
+            ``batching_parameters.txt``.
 
     Returns:
-        ``models``: names; ``batching``: the fields that are set, where there are any.
+        ``models``: names; ``metrics``: where they are exported; ``batching``: the fields that are set, where there are any.
     """
     text_format = importlib.import_module("google.protobuf.text_format")
     messages = importlib.import_module("tensorflow_serving.config.model_server_config_pb2")
@@ -151,21 +152,24 @@ def parse_configuration(files: Mapping[str, str]) -> dict[str, Any]:
         if name == "models.config":
             config = text_format.Parse(text, messages.ModelServerConfig())
             result["models"] = [model.name for model in config.model_config_list.config]
+        elif name == "monitoring.config":
+            prometheus = text_format.Parse(text, _message("MonitoringConfig")()).prometheus_config
+            result["metrics"] = prometheus.path if prometheus.enable else ""
         else:
-            parameters = text_format.Parse(text, _batching_message()())
+            parameters = text_format.Parse(text, _message("BatchingParameters")())
             result["batching"] = {
                 field.name: value.value for field, value in parameters.ListFields() if field.name in _BATCHING_FIELDS
             }
     return result
 
 
-def _batching_message() -> Any:
-    """The class of BatchingParameters, made of its published fields."""
+def _message(wanted: str) -> Any:
+    """The class of a message that the package of the server's protos leaves out, made of its published fields."""
     descriptors = importlib.import_module("google.protobuf.descriptor_pb2")
     importlib.import_module("google.protobuf.wrappers_pb2")
     pool = importlib.import_module("google.protobuf.descriptor_pool").Default()
     file = descriptors.FileDescriptorProto(
-        name="batching_parameters.proto", package="mopt", syntax="proto3", dependency=["google/protobuf/wrappers.proto"]
+        name="left_out.proto", package="mopt", syntax="proto3", dependency=["google/protobuf/wrappers.proto"]
     )
     message, field = file.message_type.add(name="BatchingParameters"), descriptors.FieldDescriptorProto
     for name, (number, kind) in _BATCHING_FIELDS.items():
@@ -174,9 +178,16 @@ def _batching_message() -> Any:
         )
     message.field.add(name="allowed_batch_sizes", number=6, label=field.LABEL_REPEATED, type=field.TYPE_INT64)
     message.field.add(name="pad_variable_length_inputs", number=7, label=field.LABEL_OPTIONAL, type=field.TYPE_BOOL)
+    prometheus = file.message_type.add(name="PrometheusConfig")
+    prometheus.field.add(name="enable", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_BOOL)
+    prometheus.field.add(name="path", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+    file.message_type.add(name="MonitoringConfig").field.add(
+        name="prometheus_config", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE,
+        type_name=".mopt.PrometheusConfig",
+    )  # fmt: skip
     pool.AddSerializedFile(file.SerializeToString())
     return importlib.import_module("google.protobuf.message_factory").GetMessageClass(
-        pool.FindMessageTypeByName("mopt.BatchingParameters")
+        pool.FindMessageTypeByName(f"mopt.{wanted}")
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HOPELESS", "Tritonserver", "find_tritonserver"]
+__all__ = ["EXPORTED", "HOPELESS", "SUMMARIES", "Tritonserver", "find_tritonserver"]
 
 import dataclasses
 import os
@@ -13,15 +13,39 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mopt.artifacts.serving._base import Ports
+from mopt.artifacts.serving._exported import Exported
+from mopt.artifacts.serving._names import model_name
 from mopt.errors import NotApplicableError
 from mopt.system.environments import Environment
 
 HOPELESS = ("UNAVAILABLE", "failed to load")
 """What its log says of a model that will never be ready."""
+SUMMARIES = "--metrics-config=summary_latencies=true"
+"""Without it Triton exports no quantiles."""
 _CONTAINER = "/opt/tritonserver/bin/tritonserver"
 _PYTRITON = "2.51.0"
 """The server in nvidia-pytriton 0.7.0, which is that of the container 24.10."""
 _STAND_INS = ("onnxruntime", "openvino")
+
+EXPORTED = Exported(
+    source="scraped from tritonserver 2.51 (container 24.10)",
+    start=f"tritonserver ... {SUMMARIES} (metrics are at /metrics of port 8002)",
+    named=model_name,
+    matchers='model="$name"',
+    answered="sum(rate(nv_inference_request_success{$m}[$w]))",
+    failed='sum(rate(nv_inference_request_failure{$m,reason!="CANCELED"}[$w]))',
+    inferences="sum(rate(nv_inference_count{$m}[$w]))",
+    p99='max(nv_inference_request_summary_us{$m,quantile="0.99"}) / 1e6',
+    p99_note=(
+        "Triton exports quantiles of each server, which cannot be added up: this is the p99 of the slowest replica, never "
+        "below that of all requests together."
+    ),
+    queue="sum(rate(nv_inference_queue_duration_us{$m}[$w])) / sum(rate(nv_inference_request_success{$m}[$w])) / 1e6",
+    batch="sum(rate(nv_inference_count{$m}[$w])) / sum(rate(nv_inference_exec_count{$m}[$w]))",
+    pending="sum(nv_inference_pending_request_count{$m})",
+    replicas="count(count by (instance) (nv_inference_request_success{$m}))",
+    silent=("requests that it refuses before they reach the model (HTTP 400) are in none of its counters",),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +76,7 @@ class Tritonserver:
             "--http-address=127.0.0.1", f"--http-port={ports.http}",
             "--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}",
             "--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}",
-            "--metrics-config=summary_latencies=true",
+            SUMMARIES,
             "--exit-on-error=false", "--disable-auto-complete-config", *options,
         ]  # fmt: skip
 

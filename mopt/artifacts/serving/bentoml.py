@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._provisioning import on_gpu, p99_limit_ms, provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
     prove,
     requirements,
+    service_name,
     threads,
     write_served_model,
 )
@@ -38,6 +40,25 @@ _LEAST_LATENCY_MS = 10_000
 _DEFAULT_LATENCY_MS = 60_000
 """BentoML's own, where no p99 was asked for."""
 
+_EXPORTED = Exported(
+    source="scraped from BentoML 1.4.39",
+    start="bentoml serve . (metrics are at /metrics of its port)",
+    named=service_name,
+    # The service that requests come to; the one that runs the model is behind it, and called NAME-model.
+    matchers='service_name="$name",endpoint="/infer"',
+    answered='sum(rate(bentoml_service_request_duration_seconds_count{$m,http_response_code!~"5.."}[$w]))',
+    failed='sum(rate(bentoml_service_request_duration_seconds_count{$m,http_response_code=~"5.."}[$w]))',
+    p99="histogram_quantile(0.99, sum by (le) (rate(bentoml_service_request_duration_seconds_bucket{$m}[$w])))",
+    p99_note="Interpolated between buckets at 5, 10, 25, 50, 100, 250, 500 ms and so on.",
+    batch=(
+        'sum(rate(bentoml_service_adaptive_batch_size_sum{service_name="$name-model"}[$w])) / '
+        'sum(rate(bentoml_service_adaptive_batch_size_count{service_name="$name-model"}[$w]))'
+    ),
+    pending="sum(bentoml_service_request_in_progress{$m})",
+    replicas="count(count by (instance) (bentoml_service_request_in_progress{$m}))",
+    silent=("how long a request waits for its batch is not exported",),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bentoml(ServingSystem):
@@ -45,6 +66,7 @@ class Bentoml(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = PYTHON_SETTABLE
     environment: ClassVar[str] = "bentoml"
+    exported: ClassVar[Exported | None] = _EXPORTED
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``service.py``, ``served_model.py``, ``served_model.json`` and the model."""

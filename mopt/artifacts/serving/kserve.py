@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._images import (
     CloudSystem,
     Image,
@@ -27,6 +28,7 @@ from mopt.artifacts.serving._names import model_name, service_name
 from mopt.artifacts.serving._provisioning import Probe, Provisioning, on_gpu, provision
 from mopt.artifacts.serving._python import copy_file, requirements
 from mopt.artifacts.serving._readme import write_readme
+from mopt.artifacts.serving._tritonserver import EXPORTED, SUMMARIES
 from mopt.artifacts.serving._yaml import to_yaml
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
@@ -34,7 +36,7 @@ from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
 _SDK = "kserve==0.21.0"
-_CODE = ("model.py", "batcher.py")
+_CODE = ("model.py", "batcher.py", "served_metrics.py")
 _QUIET = "--enable_latency_logging=False"
 """Not a line in the log for each request: Prometheus counts them."""
 _MOUNT = "/mnt/models"
@@ -50,6 +52,31 @@ _STANDARD_NOTE = (
     f"Without Knative: kubectl kustomize standard, with {_PROMETHEUS} filled in too, takes a Deployment and KEDA. "
     "KServe knows canaryTrafficPercent with Knative alone; without it, releases from 0.20 take spec.canary."
 )
+_SCRAPED = (
+    "in a cluster, scrape that port of its pods, as a PodMonitor does: prometheus.io/port, which KServe sets, is that of "
+    "Knative's queue-proxy, which passes them on with KServe's qpext alone"
+)
+_EXPORTED = Exported(
+    source="scraped from KServe's SDK 0.21.0",
+    start=f"python model.py ... (metrics are at /metrics of port {_PORT}; {_SCRAPED})",
+    named=service_name,
+    matchers='model_name="$name"',
+    answered="sum(rate(request_postprocess_seconds_count{$m}[$w]))",
+    failed="sum(rate(served_failures_total{$m}[$w]))",
+    p99="histogram_quantile(0.99, sum by (le) (rate(request_predict_seconds_bucket{$m}[$w])))",
+    p99_note=(
+        "Of the queue and the model, with requests that are refused and without reading and writing JSON; interpolated between "
+        "buckets at 5, 10, 25, 50, 75, 100, 250, 500 ms and so on."
+    ),
+    queue="sum(rate(served_queue_seconds_sum{$m}[$w])) / sum(rate(served_queue_seconds_count{$m}[$w]))",
+    batch="sum(rate(served_batch_samples_sum{$m}[$w])) / sum(rate(served_batch_samples_count{$m}[$w]))",
+    inferences="sum(rate(served_batch_samples_sum{$m}[$w]))",
+    replicas="count(count by (instance) (request_predict_seconds_count{$m}))",
+    silent=(
+        "pending requests are not exported",
+        "requests that are refused (HTTP 400) are in none of its counters but the p99's",
+    ),
+)
 _KIND = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
 
 
@@ -58,6 +85,7 @@ class Kserve(CloudSystem):
     """Resources for ``kubectl``, with Triton's image where it serves the model as it was judged, else KServe's own server."""
 
     environment: ClassVar[str] = "kserve"
+    exported: ClassVar[Exported | None] = _EXPORTED
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""
@@ -68,7 +96,8 @@ class Kserve(CloudSystem):
         resources = _Resources(manifest, image)
         if not resources.image.triton:
             copy_file("kserve_model.py", folder, "model.py")
-            copy_file("batcher.py", folder)
+            for name in ("batcher.py", "served_metrics.py"):
+                copy_file(name, folder)
             instructions = dockerfile(
                 manifest,
                 _SDK,
@@ -88,6 +117,13 @@ class Kserve(CloudSystem):
             request=resources.request(),
             notes=resources.notes(),
         )
+
+    def exported_by(self, folder: Path) -> Exported | None:
+        """Return what Triton tells where its image serves the model."""
+        if not in_triton(folder / "models"):
+            return self.exported
+        start = f"its ServingRuntime does, with {SUMMARIES} (metrics are at /metrics of port 8002; {_SCRAPED})"
+        return dataclasses.replace(EXPORTED, start=start)
 
     def check(self, folder: Path, *, manifest: Manifest, environment: Environment | None) -> Sequence[Proof]:
         """Check what ``kubectl apply -k`` would send, with the types of KServe's SDK and of Kubernetes' client."""
@@ -199,7 +235,9 @@ class _Resources:
         return "triton" if self.image.triton else "mopt"
 
     def _container(self) -> dict[str, Any]:
-        triton = ["tritonserver", f"--model-repository={_MOUNT}", f"--http-port={_PORT}", "--disable-auto-complete-config"]
+        triton = [
+            "tritonserver", f"--model-repository={_MOUNT}", f"--http-port={_PORT}", "--disable-auto-complete-config", SUMMARIES,
+        ]  # fmt: skip
         return {
             "name": "kserve-container",
             "image": self.image.uri if self.image.triton else _IMAGE,
@@ -296,8 +334,10 @@ class _Resources:
         lines.append(f'kubectl kustomize service | sed "{fill}" | kubectl apply -f -')
         lines.append("# Or on this machine alone:")
         if self.image.triton:
-            lines.append(f'docker run --rm -p {_PORT}:8000 -v "$PWD/models:/models" {self.image.uri} tritonserver \\')
-            lines.append("  --model-repository=/models --disable-auto-complete-config")
+            lines.append(
+                f'docker run --rm -p {_PORT}:8000 -p 8002:8002 -v "$PWD/models:/models" {self.image.uri} tritonserver \\'
+            )
+            lines.append(f"  --model-repository=/models --disable-auto-complete-config {SUMMARIES}")
         else:
             lines.append(f"pip install {' '.join(requirements(self.manifest, _SDK))}")
             lines.append(f"PYTHONPATH=models python {_CODE[0]} --model_dir models")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
@@ -35,6 +36,33 @@ _BATCHES = (
 )
 _WORKERS = "MLServer hands requests to its workers in turn, and each has a queue of its own."
 
+_EXPORTED = Exported(
+    source="scraped from MLServer 1.7.1",
+    start="mlserver start . (metrics are at /metrics of port 8082)",
+    named=service_name,
+    matchers='model="$name"',
+    answered="sum(rate(model_infer_request_success_total{$m}[$w]))",
+    # model_infer_request_failure_total has the requests in it that the model refuses (HTTP 400).
+    failed=(
+        'sum(rate(rest_server_requests_total{method="POST",path=~".*/infer",status_code=~"5.."}[$w]) '
+        "and on (job, instance) model_infer_request_success_total{$m})"
+    ),
+    p99=(
+        'histogram_quantile(0.99, sum by (le) (rate(rest_server_request_duration_seconds_bucket{method="POST",'
+        'path=~".*/infer"}[$w]) and on (job, instance) model_infer_request_success_total{$m}))'
+    ),
+    p99_note=(
+        "Of requests over HTTP, to whatever model of the server; interpolated between buckets at 5, 10, 25, 50, 75, 100, 250, "
+        "500 ms and so on."
+    ),
+    replicas="count(count by (instance) (model_infer_request_success_total{$m}))",
+    silent=(
+        "the size of batches, the wait for one and pending requests are not exported",
+        "failures are those over HTTP, to whatever model of the server; those over gRPC are not among them",
+        "requests that are refused (HTTP 400 and 422) are in none of its counters but the p99's",
+    ),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mlserver(ServingSystem):
@@ -42,6 +70,7 @@ class Mlserver(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = PYTHON_SETTABLE
     environment: ClassVar[str] = "mlserver"
+    exported: ClassVar[Exported | None] = _EXPORTED
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``settings.json``, ``model-settings.json``, the runtime and the model."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving._provisioning import provision
 from mopt.artifacts.serving._readme import golden_request, write_readme
@@ -40,12 +41,34 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 }  # fmt: skip
 """Fields of a model and their types in the server's own schema (src/schema.cpp); it refuses a file with any other."""
 
+_EXPORTED = Exported(
+    source="from the source of OpenVINO Model Server (src/model_metric_reporter.cpp), not scraped",
+    start="ovms --config_path config.json --rest_port 8000 ... (metrics are at /metrics of port 8000)",
+    named=model_name,
+    matchers='name="$name"',
+    answered='sum(rate(ovms_requests_success{$m,method=~"ModelInfer|Predict"}[$w]))',
+    failed='sum(rate(ovms_requests_fail{$m,method=~"ModelInfer|Predict"}[$w]))',
+    p99="histogram_quantile(0.99, sum by (le) (rate(ovms_request_time_us_bucket{$m}[$w]))) / 1e6",
+    p99_note="Of requests that are answered; interpolated between buckets each of which ends at 1.8 times the one before.",
+    queue=(
+        "sum(rate(ovms_wait_for_infer_req_time_us_sum{$m}[$w])) / "
+        "sum(rate(ovms_wait_for_infer_req_time_us_count{$m}[$w])) / 1e6"
+    ),
+    pending="sum(ovms_current_requests{$m})",
+    replicas="count(count by (instance) (ovms_current_requests{$m}))",
+    silent=(
+        "a request that it refuses is counted as one that failed: no label tells a client's mistake from its own",
+        "how many samples a request has is not exported, and the utilization takes it for one",
+    ),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenvinoModelServer(ServingSystem):
     """A folder for ``ovms --config_path``: precision, threads and streams as judged; each request runs by itself."""
 
     releases: ClassVar[str] = "openvino_model_server"
+    exported: ClassVar[Exported | None] = _EXPORTED
     # Every property of OpenVINO's CPU plugin goes through plugin_config, and what is not there is OpenVINO's own choice.
     settable: ClassVar[Mapping[str, Settable]] = {
         "openvino": Settable(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._provisioning import on_gpu, provision
 from mopt.artifacts.serving._python import (
@@ -29,10 +30,34 @@ from mopt.system.environments import Environment
 
 _VERSION = "2.60.0"
 _PORT = 8000
+_DISCOVERY = "prom_metrics_service_discovery.json of /tmp/ray"
 _UNDER_WAY = 1.5
 """Requests under way in a replica as busy as planned, over its mean batch: one batch runs, and half of the next waits."""
 _WAITING_BATCHES = 8
 """Full batches that a replica takes on; further requests wait where the next free replica gets them."""
+
+_EXPORTED = Exported(
+    source="scraped from Ray 2.60.0",
+    start=(
+        "serve run config.yaml (each machine of the cluster has a port for metrics; Ray keeps them, for file_sd_configs of "
+        f"Prometheus, in {_DISCOVERY})"
+    ),
+    named=service_name,
+    matchers='application="$name"',
+    answered='sum(rate(ray_serve_num_http_requests_total{$m,route="/v2/models/$name/infer",status_code!~"5.."}[$w]))',
+    failed='sum(rate(ray_serve_num_http_requests_total{$m,route="/v2/models/$name/infer",status_code=~"5.."}[$w]))',
+    p99=(
+        "histogram_quantile(0.99, sum by (le) (rate(ray_serve_http_request_latency_ms_bucket{$m,"
+        'route="/v2/models/$name/infer"}[$w]))) / 1e3'
+    ),
+    p99_note="From Ray's proxy on; interpolated between buckets at 1, 2, 5, 10, 20, 50, 100, 200, 300 ms and so on.",
+    inferences="sum(rate(ray_served_samples_total{$m}[$w]))",
+    queue="sum(rate(ray_served_queue_seconds_total{$m}[$w])) / sum(rate(ray_served_requests_total{$m}[$w]))",
+    batch="sum(rate(ray_served_samples_total{$m}[$w])) / sum(rate(ray_served_batches_total{$m}[$w]))",
+    pending="sum(ray_serve_replica_processing_queries{$m}) + sum(ray_serve_deployment_queued_queries{$m})",
+    # A replica of Ray's is one instance, and the planned capacity is that of all instances of a server.
+    replicas="count(count by (replica) (ray_serve_replica_processing_queries{$m})) / $instances",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +66,7 @@ class RayServe(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = PYTHON_SETTABLE
     environment: ClassVar[str] = "ray_serve"
+    exported: ClassVar[Exported | None] = _EXPORTED
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``config.yaml``, ``app.py`` and what it imports, and the model."""
@@ -134,6 +160,7 @@ def _config(manifest: Manifest) -> dict[str, Any]:
 
 def _notes(manifest: Manifest) -> list[str]:
     notes = ["It listens on 127.0.0.1 (http_options in config.yaml); 0.0.0.0 is for a container or a trusted network."]
+    notes.append(f"Metrics: Ray writes where they are to {_DISCOVERY}.")
     notes.append(
         "For a cluster that runs already, serve deploy config.yaml; its machines need this folder, on the PYTHONPATH or as "
         "working_dir in runtime_env."

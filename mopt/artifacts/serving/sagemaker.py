@@ -56,6 +56,11 @@ class Sagemaker(CloudSystem):
     """Requests to AWS as JSON, with Triton's image where it serves the model as it was judged, else one of your own."""
 
     environment: ClassVar[str] = "sagemaker"
+    unexported: ClassVar[str] = (
+        "SageMaker lets nobody reach its containers' metrics, and keeps its own in CloudWatch, in the namespace AWS/SageMaker "
+        "by EndpointName and VariantName: Invocations, Invocation4XXErrors and Invocation5XXErrors, and, in microseconds and "
+        "with the statistic p99, ModelLatency and OverheadLatency"
+    )
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write ``model.tar.gz``, the requests, the scripts that send them, and the image's files."""

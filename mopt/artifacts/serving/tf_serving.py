@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from mopt.artifacts.artifact import Artifact, is_artifact
 from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving._pbtxt import quote
 from mopt.artifacts.serving._provisioning import p99_limit_ms, provision
@@ -36,6 +37,7 @@ _SERVER = "tensorflow_model_server"
 _SIGNATURE = "serving_default"
 _VERSION = "1"
 _BATCHING, _MODELS, _WARMUP = "batching_parameters.txt", "models.config", "tf_serving_warmup_requests"
+_MONITORING, _METRICS = "monitoring.config", "/monitoring/prometheus/metrics"
 _PATIENCE = 10
 """Batches may wait for as long as this many times the p99 that was asked for; later requests are refused."""
 _QUEUED = 100
@@ -47,6 +49,43 @@ _IN_FLIGHT = 4
 
 _Verdict = tuple[Literal["proven", "failed", "not proven"], str]
 """Of one part of the proof, with its figures."""
+
+_NOT_FAILED = "OK|CANCELLED|INVALID_ARGUMENT|NOT_FOUND|FAILED_PRECONDITION|OUT_OF_RANGE|PERMISSION_DENIED|UNAUTHENTICATED"
+"""What is answered, and what is the client's mistake (HTTP 400, 401, 403, 404, 499)."""
+
+
+def _batcher_mean(metric: str) -> str:
+    """The mean of a histogram of the batcher, which names no model."""
+    rates = (
+        f"sum(rate(:tensorflow:serving:batching_session:{metric}_{part}{{}}[$w]) and on (job, instance) "
+        ":tensorflow:serving:request_count{$m})"
+        for part in ("sum", "count")
+    )
+    return " / ".join(rates)
+
+
+_EXPORTED = Exported(
+    source="from TensorFlow Serving's source (model_servers, servables/tensorflow/util.cc, batching), not scraped",
+    start=f"tensorflow_model_server ... --monitoring_config_file={_MONITORING} (metrics are at {_METRICS} of port 8501)",
+    named=model_name,
+    matchers='model_name="$name"',
+    # A latency is recorded for each request that is answered; request_count has looks at the metadata in it, as probes are.
+    answered='sum(rate(:tensorflow:serving:request_latency_count{$m,API=~"[Pp]redict"}[$w]))',
+    failed=f'sum(rate(:tensorflow:serving:request_count{{$m,status!~"{_NOT_FAILED}"}}[$w]))',
+    p99=(
+        "histogram_quantile(0.99, sum by (le) (rate(:tensorflow:serving:request_latency_bucket{$m,"
+        'API=~"[Pp]redict"}[$w]))) / 1e6'
+    ),
+    p99_note="Of requests that are answered; interpolated between buckets each of which ends at 1.8 times the one before.",
+    queue=f"{_batcher_mean('queuing_latency')} / 1e6",
+    batch=_batcher_mean("processed_batch_size"),
+    replicas="count(count by (instance) (:tensorflow:serving:request_count{$m}))",
+    silent=(
+        "pending requests are not exported",
+        "an invalid argument counts as the client's mistake, even where it is an operation of the model that says so",
+        "a server counts as a replica from its first request on, or the first look at its metadata, by which it is ready",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +110,14 @@ class TfServing(ServingSystem):
     }
     environment: ClassVar[str] = "tensorflow"
     releases: ClassVar[str] = "tf_serving"
+    exported: ClassVar[Exported | None] = _EXPORTED
 
     def why_unbatched(self, runtime: str, signature: Signature) -> str:
         """BatchingSession concatenates every tensor along axis 0."""
         return _why_unbatched(signature)
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
-        """Write ``NAME/1/`` with the SavedModel and its warm-up, the server's two configuration files, a request and how to."""
+        """Write ``NAME/1/`` with the SavedModel and its warm-up, the server's configuration files, a request and how to."""
         if manifest.format != "savedmodel":
             raise NotApplicableError(f"TensorFlow Serving loads a SavedModel, and this model is of the form {manifest.format}")
         name, plan = model_name(manifest.name), _plan(manifest)
@@ -92,6 +132,8 @@ class TfServing(ServingSystem):
             request = json.dumps(_request(manifest.signature, golden[0]))
             (folder / "request.json").write_text(request + "\n", encoding="utf-8")
         (folder / _MODELS).write_text(_models_config(name), encoding="utf-8")
+        monitoring = f'prometheus_config {{ enable: true path: "{_METRICS}" }}\n'
+        (folder / _MONITORING).write_text(monitoring, encoding="utf-8")
         if plan.max_batch:
             (folder / _BATCHING).write_text(_batching_parameters(manifest, plan), encoding="utf-8")
         write_readme(
@@ -119,9 +161,9 @@ class TfServing(ServingSystem):
         config = scratch / _MODELS
         config.write_text(_models_config(name, str(folder)), encoding="utf-8")
         address = f"http://127.0.0.1:{ports.http}/v1/models/{name}"
-        files = {"model_config_file": config, "batching_parameters_file": folder / _BATCHING}
+        flags = _flags(_plan(manifest), str(folder), str(config))
         return Launch(
-            command=[server, f"--port={ports.grpc}", f"--rest_api_port={ports.http}", *_flags(_plan(manifest), files)],
+            command=[server, f"--port={ports.grpc}", f"--rest_api_port={ports.http}", *flags],
             ready=[f"{address}/metadata"],
             url=f"{address}:predict",
             protocol="instances",
@@ -215,11 +257,11 @@ def _request(signature: Signature, sample: Feed) -> dict[str, Any]:
     return {"instances": [{name: column[index] for name, column in columns.items()} for index in range(count)]}
 
 
-def _flags(plan: _Plan, files: Mapping[str, object]) -> list[str]:
-    """What the server is told; ``files`` says where it finds the two that flags name."""
-    flags = [f"--model_config_file={files['model_config_file']}"]
+def _flags(plan: _Plan, folder: str, models: str) -> list[str]:
+    """What the server is told; its files are in ``folder``, and the one that names the models is ``models``."""
+    flags = [f"--model_config_file={models}", f"--monitoring_config_file={folder}/{_MONITORING}"]
     if plan.max_batch:
-        flags += ["--enable_batching", f"--batching_parameters_file={files['batching_parameters_file']}"]
+        flags += ["--enable_batching", f"--batching_parameters_file={folder}/{_BATCHING}"]
     return [
         *flags,
         f"--tensorflow_intra_op_parallelism={plan.instances * plan.threads}",
@@ -230,7 +272,7 @@ def _flags(plan: _Plan, files: Mapping[str, object]) -> list[str]:
 
 def _docker(manifest: Manifest, plan: _Plan, release: str) -> str:
     planned = provision(manifest)
-    flags = _flags(plan, {"model_config_file": f"/models/{_MODELS}", "batching_parameters_file": f"/models/{_BATCHING}"})
+    flags = _flags(plan, "/models", f"/models/{_MODELS}")
     lines = [
         'docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models:ro" -e TF_ENABLE_ONEDNN_OPTS=1',
         f"  --cpus={planned.cores} --memory={planned.memory_limit_bytes >> 20}m tensorflow/serving:{release}",
@@ -253,7 +295,7 @@ def _notes(manifest: Manifest, plan: _Plan, name: str) -> Iterator[str]:
             f"{_queued(manifest, plan)} batches waiting is answered with 503."
         )
     yield f"It is ready when localhost:8501/v1/models/{name}/metadata answers 200: it warms up before, with a real sample."
-    yield "gRPC is on port 8500, as tensorflow.serving.PredictionService."
+    yield f"gRPC is on port 8500, as tensorflow.serving.PredictionService; metrics: {_METRICS} on port 8501."
 
 
 # --- the proof ---------------------------------------------------------------------------------------------------------------
@@ -308,11 +350,14 @@ def _compare(manifest: Manifest, answers: Sequence[Feed], expected: Sequence[Fee
 
 
 def _parsed(folder: Path, manifest: Manifest, environment: Environment) -> _Verdict:
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in (_MODELS, _BATCHING) if (folder / name).is_file()}
+    names = [name for name in (_MODELS, _MONITORING, _BATCHING) if (folder / name).is_file()]
+    files = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     result = run(parse_configuration, files, python=environment.python)
     name = model_name(manifest.name)
     if result["models"] != [name]:
         return "failed", f"{_MODELS} has {result['models']}, and the model is {name}"
+    if result.get("metrics") != _METRICS:
+        return "failed", f"{_MONITORING} has no metrics at {_METRICS}"
     batching = result.get("batching")
     most = _plan(manifest).max_batch
     if (batching or {}).get("max_batch_size", 0) != most:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
@@ -40,6 +41,22 @@ _SLOWEST_S = 120
 """After which a worker that has not answered is started again."""
 _KEY = "KEY=$(python -c \"import json; print(json.load(open('key_file.json'))['inference']['key'])\")"
 
+_EXPORTED = Exported(
+    source="scraped from TorchServe 0.12.0",
+    start="torchserve --start ... --ts-config config.properties (metrics are at /metrics of port 8082)",
+    named=service_name,
+    matchers='model_name="$name"',
+    answered="sum(rate(ts_inference_requests_total{$m}[$w]))",
+    failed="sum(rate(Requests5XX{}[$w]) and on (job, instance) ts_inference_requests_total{$m})",
+    queue="sum(rate(ts_queue_latency_microseconds{$m}[$w])) / sum(rate(ts_inference_requests_total{$m}[$w])) / 1e6",
+    replicas="count(count by (instance) (ts_inference_requests_total{$m}))",
+    silent=(
+        "the latency is a sum, of which there is a mean and no p99; the size of batches and pending requests are not exported",
+        "failures are those of the whole server, and are counted as answered too: where all fail, the share reads 50 %",
+        "a server counts as a replica from its first request on",
+    ),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Torchserve(ServingSystem):
@@ -47,6 +64,7 @@ class Torchserve(ServingSystem):
 
     settable: ClassVar[Mapping[str, Settable]] = PYTHON_SETTABLE
     environment: ClassVar[str] = "torchserve"
+    exported: ClassVar[Exported | None] = _EXPORTED
     unmaintained: ClassVar[str] = (
         "its makers plan no updates, bug fixes or security patches (pytorch/serve: limited maintenance)"
     )
@@ -149,6 +167,7 @@ def _server_config(name: str) -> dict[str, Any]:
         "inference_address": "http://127.0.0.1:8080",
         "management_address": "http://127.0.0.1:8081",
         "metrics_address": "http://127.0.0.1:8082",
+        "metrics_mode": "prometheus",
         "disable_token_authorization": "false",
         "enable_model_api": "false",
         "install_py_dep_per_model": "false",
@@ -162,6 +181,7 @@ def _notes(unmaintained: str, manifest: Manifest) -> list[str]:
     delay = _model_config(manifest)["maxBatchDelay"]
     notes = [f"TorchServe is no longer maintained: {unmaintained}. Begin with another system."]
     notes.append("It needs Java 11 or later, and its workers need PyTorch, although the model does not.")
+    notes.append("Metrics: /metrics on port 8082.")
     notes.append(
         "It listens on 127.0.0.1 and asks for the key of key_file.json, which it writes where it is started and which is good "
         "for an hour (token_expiration_min); models can be neither added nor removed over HTTP (enable_model_api)."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import ANY, Launch, Ports, ServingSystem, Settable
+from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving._provisioning import on_gpu, provision
 from mopt.artifacts.serving._readme import golden_request, write_readme
@@ -27,7 +28,7 @@ from mopt.artifacts.serving._triton_plan import (
     plan_of,
     why_unbatched,
 )
-from mopt.artifacts.serving._tritonserver import HOPELESS, find_tritonserver
+from mopt.artifacts.serving._tritonserver import EXPORTED, HOPELESS, SUMMARIES, find_tritonserver
 from mopt.model.formats import model_format
 from mopt.model.signature import Feed, Signature
 from mopt.records.manifest import Manifest
@@ -41,7 +42,7 @@ _BINARY = frozenset({"float16", "bfloat16"})
 """What Triton takes and gives as raw bytes alone."""
 _NO_JSON = "FP16 and BF16 travel as raw bytes, which curl cannot write"
 _DOCKER_RUN = "docker run --rm -p 8000:8000 -p 8001:8001 -p 8002:8002"
-_COMMAND = "tritonserver --model-repository=/models --disable-auto-complete-config --metrics-config=summary_latencies=true"
+_COMMAND = f"tritonserver --model-repository=/models --disable-auto-complete-config {SUMMARIES}"
 _ANALYZER = """
 import sys
 from model_analyzer.triton.model.model_config import ModelConfig
@@ -56,6 +57,7 @@ class Triton(ServingSystem):
 
     environment: ClassVar[str] = "triton"
     releases: ClassVar[str] = "triton"
+    exported: ClassVar[Exported | None] = EXPORTED
     # What the sources of its backends look up in `parameters`; they ignore every other key without a word.
     settable: ClassVar[Mapping[str, Settable]] = {
         "onnxruntime": Settable({"threads": ANY}, by_itself=_ONNXRUNTIME),

@@ -55,6 +55,11 @@ class Vertex(CloudSystem):
     """Requests to Vertex AI as JSON, with Triton's image where it serves the model as it was judged, else Google's server."""
 
     environment: ClassVar[str] = "vertex"
+    unexported: ClassVar[str] = (
+        "Vertex AI lets nobody reach its containers' metrics, and keeps its own in Cloud Monitoring, below "
+        "aiplatform.googleapis.com/prediction/online by endpoint_id: response_count by response_code, error_count, replicas "
+        "and, in milliseconds, prediction_latencies"
+    )
 
     def write(self, folder: Path, *, manifest: Manifest, model_folder: Path, golden: Sequence[Feed]) -> None:
         """Write the model to ``models/``, the requests, the script that sends them, and the image's files."""

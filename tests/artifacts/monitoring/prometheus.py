@@ -1,4 +1,4 @@
-"""Prometheus's own promtool, where it is installed, on rules and on made-up series."""
+"""What the serving systems export, and Prometheus's own promtool, where it is installed, on rules and on made-up series."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from typing import Any
 
 import pytest
 
+from mopt.artifacts.serving._exported import Exported
+from mopt.system import plugins
+
+EXPORTED: dict[str, Exported] = {
+    name: exported for name in plugins.names("serving") if (exported := plugins.load("serving", name).exported) is not None
+}
+"""By name of the serving system."""
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed: apt-get install prometheus")
 

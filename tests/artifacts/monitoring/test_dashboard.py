@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mopt.artifacts.monitoring.dashboard import dashboard
-from mopt.artifacts.monitoring.exported import EXPORTED
 from mopt.artifacts.monitoring.rules import recorded, system_groups
+from tests.artifacts.monitoring.prometheus import EXPORTED
 from tests.artifacts.monitoring.test_rules import LIMITS
 from tests.manifests import HOSTILE
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
-from mopt.artifacts.monitoring.exported import EXPORTED
 from mopt.artifacts.monitoring.rules import drift_groups, recorded, render, system_groups
 from mopt.artifacts.monitoring.thresholds import Thresholds, thresholds
-from tests.artifacts.monitoring.prometheus import check, needs_promtool, run_rules
+from tests.artifacts.monitoring.prometheus import EXPORTED, check, needs_promtool, run_rules
 from tests.artifacts.serving.test_provisioning import built
 from tests.manifests import HOSTILE
 
@@ -114,6 +114,64 @@ def test_a_server_that_counts_from_0_again_is_no_negative_rate_and_no_burst(tmp_
 )  # fmt: skip
 def test_what_is_wrong_is_told_and_nothing_else(change: dict[str, float], firing: tuple[str, ...], tmp_path: Path) -> None:
     run_rules(tmp_path, written(tmp_path), traffic(1200, **change), at="70m", firing=firing, quiet=but(*firing))
+
+
+@needs_promtool
+def test_two_models_in_one_prometheus_are_told_apart(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yml"
+    rules.write_text(render([group for name in ("m", "n") for group in system_groups(EXPORTED["triton"], name, LIMITS)], []))
+    slow = {name.replace('model="m"', 'model="n"'): values for name, values in traffic(600, p99_us=150_000).items()}
+    run_rules(
+        tmp_path, rules, {**traffic(1200), **slow}, at="70m", firing=("MoptLatencyBurn1h",),
+        values={
+            'mopt:requests:rate5m{model="m"}': 40, 'mopt:requests:rate5m{model="n"}': 20,
+            'mopt:latency_over_limit:ratio_5m{model="m"}': 0, 'mopt:latency_over_limit:ratio_5m{model="n"}': 1,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("system", EXPORTED)
+def test_what_is_made_of_recorded_series_is_of_one_model(system: str) -> None:
+    for group in system_groups(EXPORTED[system], "m", LIMITS):
+        for rule in group.rules:
+            for series in re.findall(r"mopt:[\w:]+(?:\{\$model\})?", rule.expression):
+                assert series.endswith("{$model}"), rule.expression
+
+
+@needs_promtool
+def test_a_service_that_has_never_answered_fails_as_well(tmp_path: Path) -> None:
+    series = {name: values for name, values in traffic(1200, failed=40).items() if "request_success" not in name}
+    firing = ("MoptErrorsBurn1h", "MoptErrorsBurn6h", "MoptErrorsBurn3d")
+    run_rules(tmp_path, written(tmp_path), series, at="70m", firing=firing, values={"mopt:errors:ratio_rate5m": 1})
+
+
+@needs_promtool
+def test_a_metric_that_names_no_model_is_taken_of_the_servers_that_have_it(tmp_path: Path) -> None:
+    series: dict[str, str] = {}
+    for host, model, failures in (("a:8082", "m", 12), ("b:8082", "m", 6), ("c:8082", "other", 600)):
+        labels = f'model_name="{model}",model_version="default",hostname="h",job="torchserve",instance="{host}"'
+        series[f"ts_inference_requests_total{{{labels}}}"] = "0+1200x60"
+        series[f"ts_queue_latency_microseconds{{{labels}}}"] = "0+6000000x60"
+        series[f'Requests5XX{{Level="Host",Hostname="h",job="torchserve",instance="{host}"}}'] = f"0+{failures}x60"
+    rules = written(tmp_path, "torchserve")
+    run_rules(
+        tmp_path, rules, series, at="30m",
+        values={
+            "mopt:requests:rate5m": 40, "mopt:errors:ratio_rate5m": 0.3 / 40.3, "mopt:queue_mean:seconds": 0.005,
+            "mopt:replicas:count": 2,
+        },
+    )  # fmt: skip
+
+
+@needs_promtool
+def test_ray_counts_instances_and_two_of_them_are_a_server(tmp_path: Path) -> None:
+    series = {
+        f'ray_serve_replica_processing_queries{{application="m",replica="{replica}",instance="{host}"}}': "1x60"
+        for replica, host in (("r1", "a:1"), ("r2", "a:1"), ("r3", "b:1"), ("r4", "b:1"))
+    }
+    series['ray_serve_deployment_queued_queries{application="m",instance="a:1"}'] = "3x60"
+    rules = written(tmp_path, "ray_serve", dataclasses.replace(LIMITS, instances=2))
+    run_rules(tmp_path, rules, series, at="30m", values={"mopt:replicas:count": 2, "mopt:pending:requests": 7})
 
 
 @needs_promtool

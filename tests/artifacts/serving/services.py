@@ -52,7 +52,7 @@ SIGNATURE = Signature(
     batch_axes={"x": 0, "kind": 0, "y": 0, "total": 0},
 )
 INSTANCES = {"onnxruntime": 2, "openvino": 1}
-FIELDS = {"onnxruntime": {"threads": 1}, "openvino": {"threads": 1, "precision": "f32"}}
+FIELDS: dict[str, dict[str, Any]] = {"onnxruntime": {}, "openvino": {"precision": "f32"}}
 
 
 def feed(seed: int, *, batch: int = 1) -> Feed:
@@ -95,13 +95,25 @@ class Service:
         return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
 
 
-def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, Manifest, Path]:
-    """Write a serving system's files; return their folder, the manifest, and the model."""
+def write(
+    name: str, runtime: str, folder: Path, *, graph: str = GRAPH, golden: Feed | None = None, threads: int = 1, **changes: Any
+) -> tuple[Path, Manifest, Path]:
+    """Write a serving system's files; return their folder, the manifest, and the model.
+
+    Args:
+        name: Of the serving system.
+        runtime: That executes the model.
+        folder: For the model, and for the files.
+        graph: The model in ONNX's text; another one needs its ``signature`` among the changes.
+        golden: A sample of its inputs.
+        threads: Of each instance.
+        changes: Of the manifest.
+    """
     form = FORMATS["openvino" if runtime == "openvino" else "onnx"]
     model, target = folder / "model" / form.main_file, folder / name
     model.parent.mkdir(parents=True)
     target.mkdir()
-    parsed = onnx.parser.parse_model(GRAPH)
+    parsed = onnx.parser.parse_model(graph)
     if runtime == "openvino":
         import openvino
 
@@ -110,7 +122,7 @@ def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, 
     else:
         onnx.save(parsed, model)
     batching = Batching(
-        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], threads=1, replicas=1, limited_by="",
+        max_batch=MOST, queue_delay_us=2_000, instances=INSTANCES[runtime], threads=threads, replicas=1, limited_by="",
         predicted_p99_ms=None, utilization=None, rate=None,
     )  # fmt: skip
     library = "openvino" if runtime == "openvino" else "onnxruntime"
@@ -118,7 +130,7 @@ def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, 
         "name": "Two inputs",
         "signature": SIGNATURE,
         "runtime": runtime,
-        "runtime_fields": FIELDS[runtime],
+        "runtime_fields": {**FIELDS[runtime], "threads": threads},
         "format": form.name,
         "batching": batching,
         "chosen": "chosen",
@@ -126,7 +138,7 @@ def write(name: str, runtime: str, folder: Path, **changes: Any) -> tuple[Path, 
         "versions": {library: metadata.version(library)},
     }
     record = manifest(**(fields | changes))
-    make_system(name).write(target, manifest=record, model_folder=model.parent, golden=[feed(0)])
+    make_system(name).write(target, manifest=record, model_folder=model.parent, golden=[golden or feed(0)])
     return target, record, model
 
 

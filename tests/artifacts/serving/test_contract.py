@@ -96,6 +96,11 @@ def test_a_format_that_it_does_not_know_is_no_crash(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_exports_or_where_its_figures_are(name: str) -> None:
+    assert (_class(name).exported is None) == bool(_class(name).unexported)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_says_what_it_can_set_of_options_that_there_are(name: str) -> None:
     assert _class(name).settable
     for runtime, settable in _class(name).settable.items():

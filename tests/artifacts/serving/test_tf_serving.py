@@ -43,6 +43,7 @@ def test_the_folder_is_what_the_image_mounts_as_models(tmp_path):
         "README.md",
         "batching_parameters.txt",
         "models.config",
+        "monitoring.config",
         "request.json",
         "resnet50/1/assets.extra/tf_serving_warmup_requests",
         "resnet50/1/saved_model.pb",
@@ -151,5 +152,6 @@ def test_the_server_is_started_where_it_is_on_the_path(tmp_path, monkeypatch):
     assert launch.command[0] == str(server)
     assert f"--rest_api_port={ports.http}" in launch.command
     assert f"--batching_parameters_file={folder / 'batching_parameters.txt'}" in launch.command
+    assert f"--monitoring_config_file={folder / 'monitoring.config'}" in launch.command
     assert f'base_path: "{folder}/resnet50"' in (scratch / "models.config").read_text()
     assert launch.url == f"http://127.0.0.1:{ports.http}/v1/models/resnet50:predict"

@@ -14,7 +14,7 @@ import concurrent.futures
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 WAITING_BATCHES = 64
@@ -67,10 +67,17 @@ class Batcher:
     Args:
         models: The same model, opened once for each worker.
         most_waiting: Samples that may wait; default: :data:`WAITING_BATCHES` full batches for each worker.
+        waited: Told of each request how many seconds it has waited when it is about to run.
     """
 
-    def __init__(self, models: Sequence[Model], *, most_waiting: int | None = None) -> None:
-        self._model = models[0]
+    def __init__(
+        self,
+        models: Sequence[Model],
+        *,
+        most_waiting: int | None = None,
+        waited: Callable[[float], None] | None = None,
+    ) -> None:
+        self._model, self._waited = models[0], waited
         self._max_batch = max(1, self._model.max_batch) if self._model.batches else 1
         self._delay_s: float = self._model.settings["queue_delay_us"] / 1e6
         self._most_waiting = WAITING_BATCHES * self._max_batch * len(models) if most_waiting is None else most_waiting
@@ -127,6 +134,9 @@ class Batcher:
     def _work(self, model: Model) -> None:
         while batch := self._take():
             running = [request for request in batch if request.future.set_running_or_notify_cancel()]
+            if self._waited is not None:
+                for request in running:
+                    self._waited(time.monotonic() - request.arrived)
             if running:
                 _run(model, running)
 

@@ -17,7 +17,9 @@ import kserve.model_server
 import numpy as np
 from batcher import Batcher, ClosedError, OverloadedError
 from fastapi.responses import JSONResponse
-from served_model import DATATYPES, InvalidRequestError, ServedModel
+from kserve.metrics import POST_HIST_TIME, PREDICT_HIST_TIME, get_labels
+from served_metrics import Served as Metrics
+from served_model import DATATYPES, InvalidRequestError, ModelInterface, ServedModel
 
 _VERSIONS = ("", "1", None)
 
@@ -38,10 +40,15 @@ class Served(kserve.Model):
     """
 
     def __init__(self, folder: Path) -> None:
-        first = ServedModel(folder)
-        super().__init__(first.name)
-        self._model = first
-        self._batcher = Batcher([first, *(ServedModel(folder) for _ in range(first.settings["instances"] - 1))])
+        name = ModelInterface(folder).name
+        super().__init__(name)
+        self._metrics = Metrics(name)
+        self._model = first = ServedModel(folder, executed=self._metrics.executed)
+        for times in (PREDICT_HIST_TIME, POST_HIST_TIME):
+            times.labels(**get_labels(name))  # there before the first request, as 0
+        others = range(first.settings["instances"] - 1)
+        models = [first, *(ServedModel(folder, executed=self._metrics.executed) for _ in others)]
+        self._batcher = Batcher(models, waited=self._metrics.waited)
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -64,7 +71,11 @@ class Served(kserve.Model):
         except InvalidRequestError as error:
             raise kserve.errors.InvalidInput(str(error)) from None
         except (OverloadedError, ClosedError) as error:
+            self._metrics.failed()
             raise BusyError(self.name, str(error)) from None
+        except Exception:
+            self._metrics.failed()
+            raise
 
     def stop(self) -> None:
         """Answer what waits, and take no more."""

@@ -12,10 +12,12 @@ from pathlib import Path
 from batcher import Batcher, ClosedError, OverloadedError
 from fastapi import FastAPI, HTTPException, Request, Response
 from ray import serve
+from ray.serve import metrics
 from served_model import ModelInterface, ServedModel
 from v2_routes import Answer, add_routes, read_feed
 
 FOLDER = Path(__file__).parent
+_TICK_S = 1e-9
 INTERFACE = ModelInterface(FOLDER)
 
 
@@ -38,7 +40,19 @@ class Service:
     """
 
     def __init__(self) -> None:
-        self._batcher = Batcher([ServedModel(FOLDER)])
+        self._samples = metrics.Counter("served_samples", "Samples that were executed")
+        self._batches = metrics.Counter("served_batches", "Executions")
+        self._requests = metrics.Counter("served_requests", "Requests that were executed")
+        self._waits = metrics.Counter("served_queue_seconds", "How long they have waited for it, in all")
+        self._batcher = Batcher([ServedModel(FOLDER, executed=self._executed)], waited=self._waited)
+
+    def _executed(self, samples: int) -> None:
+        self._samples.inc(samples)
+        self._batches.inc()
+
+    def _waited(self, seconds: float) -> None:
+        self._requests.inc()
+        self._waits.inc(max(seconds, _TICK_S))  # Ray takes no 0
 
     @routes.post(f"/v2/models/{INTERFACE.name}/infer")
     async def infer(self, request: Request) -> Response:

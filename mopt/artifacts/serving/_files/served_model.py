@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -201,10 +201,12 @@ class ServedModel(ModelInterface):
 
     Args:
         folder: Where served_model.json is, and the model below it.
+        executed: Told the samples of each execution.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, executed: Callable[[int], None] | None = None) -> None:
         super().__init__(folder)
+        self._executed = executed
         self._lock = threading.Lock()
         start = time.perf_counter()
         path = self.folder / self.settings["file"]
@@ -282,9 +284,11 @@ class ServedModel(ModelInterface):
     def _infer(self, feed: Feed) -> Feed:
         with self._lock:
             outputs = self._session.infer(feed)
+        if self._executed is not None:
+            self._executed(self.samples(feed))
         if path := os.environ.get("MOPT_SERVED_REPORT"):
             with open(f"{path}.batches", "a", encoding="utf-8") as file:
-                file.write(f"{self._count(feed) if self.batches else 1}\n")
+                file.write(f"{self.samples(feed)}\n")
         return outputs
 
     def _warm_up(self) -> None:

@@ -76,6 +76,19 @@ def test_all_that_waits_is_taken_at_once_up_to_the_largest_batch_in_order(serve)
     assert model.ran == [[0], [1, 2, 3, 4], [5, 6]]
 
 
+def test_of_each_request_that_runs_it_is_told_how_long_it_has_waited(serve):
+    model, waits = Doubling(max_batch=4), []
+    batcher = serve(model, waited=waits.append)
+    first = held(batcher, model)
+    futures = [batcher.submit({"x": value}) for value in (1, 13, 2)]
+    time.sleep(0.05)
+    model.may.set()
+    assert [first.result(WAIT_S)["y"], futures[0].result(WAIT_S)["y"], futures[2].result(WAIT_S)["y"]] == [0, 2, 4]
+    assert len(waits) == 4, "a batch that fails is run again, and no request has waited twice"
+    assert min(waits[1:]) >= 0.05
+    assert waits[0] < WAIT_S
+
+
 def test_a_lone_request_does_not_wait_without_a_delay(serve):
     assert serve(Doubling()).submit({"x": 5}).result(WAIT_S) == {"y": 10}
 

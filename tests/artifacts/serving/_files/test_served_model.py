@@ -98,6 +98,14 @@ def test_requests_are_put_together_as_far_as_they_can(served, monkeypatch, tmp_p
     assert sorted((tmp_path / "report.batches").read_text().split()) == ["1", "4", "4"]
 
 
+def test_the_samples_of_each_execution_are_told(folder):
+    executed = []
+    served = ServedModel(folder, executed=executed.append)
+    assert executed == [], "no warm-up"
+    served.run_batch([feed(1, batch=3), feed(2, batch=2), feed(3)])
+    assert sorted(executed) == [3, 3]
+
+
 def test_a_request_that_is_a_batch_counts_as_one(served, monkeypatch, tmp_path):
     monkeypatch.setenv("MOPT_SERVED_REPORT", str(tmp_path / "report"))
     sent = [feed(1, batch=3), feed(2, batch=2), feed(3)]

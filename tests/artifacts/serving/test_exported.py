@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mopt.artifacts.monitoring.exported import EXPORTED
-from mopt.system import plugins
+from tests.artifacts.monitoring.prometheus import EXPORTED
 
 FIELDS = ("answered", "failed", "inferences", "p99", "queue", "batch", "pending", "replicas")
-
-
-def test_every_entry_is_of_a_system_that_there_is() -> None:
-    assert "triton" in EXPORTED
-    assert set(EXPORTED) <= set(plugins.names("serving"))
 
 
 @pytest.mark.parametrize("system", EXPORTED)
@@ -48,3 +42,7 @@ def test_names_are_those_of_metrics() -> None:
         "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
         "nv_inference_request_summary_us", "nv_inference_queue_duration_us", "nv_inference_pending_request_count",
     }  # fmt: skip
+
+
+def test_a_replica_of_one_instance_counts_for_its_share_of_a_server() -> None:
+    assert EXPORTED["ray_serve"].expression("replicas", "m", instances=3).endswith(" / 3")
