@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "KSERVE_DATATYPES", "Feed", "Signature", "TensorSpec", "dtype_kind", "raw_bytes"]
+__all__ = ["BATCH", "KSERVE_DATATYPES", "Feed", "Signature", "TensorSpec", "dtype_kind", "listed", "raw_bytes"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,11 @@ class Signature(Schema):
     def batches(self) -> bool:
         """Whether requests can be put together freely."""
         return bool(self.batch_axes) and self.batch_size is None
+
+    @property
+    def row_axes(self) -> dict[str, int]:
+        """The axis that each tensor of a row of ``instances`` is without: none where a row is several samples at once."""
+        return self.batch_axes if self.batch_size in (None, 1) else {}
 
     @property
     def separable(self) -> bool:
@@ -129,6 +134,20 @@ def _slice(value: npt.NDArray[Any], axis: int, index: int) -> npt.NDArray[Any]:
 def dtype_kind(dtype: np.dtype[Any]) -> str:
     """Return the NumPy type name that a signature uses (``str`` for strings)."""
     return "str" if dtype.kind in "OUS" else dtype.name
+
+
+def listed(array: npt.NDArray[Any]) -> Any:
+    """Return lists, one number or one text for JSON: a NaN, for which it has no number, is a null."""
+    import numpy as np
+
+    if array.dtype.kind in "OUS":
+        texts = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+        return np.array(texts, dtype=object).reshape(array.shape).tolist()
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind == "f" and bool((missing := np.isnan(array)).any()):
+        return np.where(missing, None, array.astype(object)).tolist()
+    return array.tolist()
 
 
 def raw_bytes(array: npt.NDArray[Any]) -> bytes:

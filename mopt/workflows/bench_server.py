@@ -180,7 +180,7 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
             model=server.model,
             protocol=protocol,
             headers=server.headers,
-            batch_axes=manifest.signature.batch_axes or None,
+            batch_axes=manifest.signature.row_axes,
         )
     except AmbiguousModelError:
         return connect(server.url, model=model_name(manifest.name), protocol=protocol, headers=server.headers)

@@ -123,7 +123,7 @@ class _Verifier:
 
     def _connect(self, url: str, protocol: str | None, model: str | None) -> Endpoint:
         known: Protocol | None = protocol  # type: ignore[assignment]
-        return connect(url, model=model, protocol=known, batch_axes=self.built.manifest.signature.batch_axes or None)
+        return connect(url, model=model, protocol=known, batch_axes=self.built.manifest.signature.row_axes)
 
     def _ask(
         self, endpoints: Sequence[Endpoint], launch: Launch | None

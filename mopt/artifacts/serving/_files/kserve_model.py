@@ -17,7 +17,7 @@ import kserve.model_server
 import numpy as np
 from batcher import Batcher, ClosedError, OverloadedError
 from fastapi.responses import JSONResponse
-from served_model import DATATYPES, InvalidRequestError, ServedModel
+from served_model import DATATYPES, InvalidRequestError, ServedModel, unscaled
 
 _VERSIONS = ("", "1", None)
 
@@ -92,8 +92,8 @@ class Served(kserve.Model):
                 raise InvalidRequestError(f"{entry.name} cannot be read: {error}") from None
             feed[entry.name] = value
         for spec in self._model.inputs:
-            if spec["name"] in feed and not spec["shape"]:
-                feed[spec["name"]] = feed[spec["name"]].reshape(())
+            if (value := feed.get(spec["name"])) is not None:
+                feed[spec["name"]] = value.reshape(unscaled(spec, value.shape))
         self._model.check(feed)
         return feed
 
