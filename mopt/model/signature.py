@@ -113,6 +113,10 @@ class Signature(Schema):
             for name, value in feeds[0].items()
         }
 
+    def alone(self, feed: Feed) -> Feed:
+        """Return a single sample as the model takes it: as many times over as a fixed batch has samples."""
+        return self.stack([feed] * (self.batch_size or 1))
+
     def unstack(self, outputs: Feed, count: int) -> list[Feed]:
         """Take the outputs of a batch apart again, each with a batch axis of length 1."""
         if count == 1:
@@ -137,17 +141,13 @@ def dtype_kind(dtype: np.dtype[Any]) -> str:
 
 
 def listed(array: npt.NDArray[Any]) -> Any:
-    """Return lists, one number or one text for JSON: a NaN, for which it has no number, is a null."""
+    """Return lists, one number or one text, as JSON has them."""
     import numpy as np
 
     if array.dtype.kind in "OUS":
         texts = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
         return np.array(texts, dtype=object).reshape(array.shape).tolist()
-    if array.dtype.name == "bfloat16":
-        array = array.astype(np.float32)
-    if array.dtype.kind == "f" and bool((missing := np.isnan(array)).any()):
-        return np.where(missing, None, array.astype(object)).tolist()
-    return array.tolist()
+    return (array.astype(np.float32) if array.dtype.name == "bfloat16" else array).tolist()
 
 
 def raw_bytes(array: npt.NDArray[Any]) -> bytes:

@@ -104,7 +104,7 @@ def write_served_model(
     }
     (folder / "served_model.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if golden:
-        feed = signature.stack([golden[0]] * (signature.batch_size or 1))
+        feed = signature.alone(golden[0])
         arrays = {f"input_{index}": feed[spec.name] for index, spec in enumerate(signature.inputs)}
         plain: dict[str, Any] = {key: value.astype(str) if value.dtype == object else value for key, value in arrays.items()}
         np.savez(folder / "warmup.npz", **plain)

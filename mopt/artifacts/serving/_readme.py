@@ -7,14 +7,11 @@ __all__ = ["DATATYPES", "golden_columns", "golden_request", "write_readme", "wri
 import json
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mopt.model.signature import KSERVE_DATATYPES, Feed, listed
 from mopt.records.manifest import Manifest
 from mopt.records.units import digits, milliseconds
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 _REQUEST = "request.json"
 _NO_REQUEST = "mopt verify ARTIFACT --server URL  # no request.json: no sample is here that JSON can carry"
@@ -102,14 +99,8 @@ def _golden_feed(manifest: Manifest, golden: Sequence[Feed]) -> Feed | None:
     signature = manifest.signature
     if not golden or any(spec.dtype not in DATATYPES for spec in signature.inputs):
         return None
-    feed = signature.stack([golden[0]] * (signature.batch_size or 1))
-    return None if any(map(_is_infinite, feed.values())) else {spec.name: feed[spec.name] for spec in signature.inputs}
-
-
-def _is_infinite(value: npt.NDArray[Any]) -> bool:
-    import numpy as np
-
-    return value.dtype.kind == "f" and bool(np.isinf(value).any())
+    feed = signature.alone(golden[0])
+    return {spec.name: feed[spec.name] for spec in signature.inputs}
 
 
 def write_request(folder: Path, manifest: Manifest, golden: Sequence[Feed], binary: Container[str] = ()) -> None:

@@ -64,5 +64,5 @@ def json_request(content: Mapping[str, Any]) -> Request:
     try:
         body = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
-        raise UserError("a sample holds infinity, which JSON cannot carry", "load the server over gRPC") from None
+        raise UserError("a sample holds NaN or infinity, which JSON cannot carry", "load the server over gRPC") from None
     return Request(body, (("Content-Type", "application/json"),))

@@ -12,6 +12,7 @@ def specs(dtype):
 
 
 def test_it_says_how_it_is_started_and_asked(tmp_path):
+    (tmp_path / "request.json").write_text("{}")
     write_readme(
         tmp_path, title="Somewhere", manifest=manifest(name="net"), start="serve .", request="curl -d @request.json",
         notes=["mind the step"],
@@ -47,17 +48,11 @@ def test_a_golden_sample_is_a_request(tmp_path):
 
 def test_what_json_cannot_carry_has_none_and_nobody_is_told_to_send_it(tmp_path):
     assert golden_request(manifest(signature=specs("bfloat16")), [{"x": np.zeros((1, 2))}]) is None
-    assert golden_request(manifest(signature=specs("float32")), [{"x": np.float32([[np.inf, 1]])}]) is None
     assert golden_request(manifest(signature=specs("float16")), [{"x": np.zeros((1, 2), np.float16)}], {"float16"}) is None
     write_request(tmp_path, manifest(), [])
     assert not list(tmp_path.iterdir())
     write_readme(tmp_path, title="S", manifest=manifest(), start="s", request="curl -d @request.json")
     assert "@request.json" not in (tmp_path / "README.md").read_text()
-
-
-def test_a_missing_number_is_null():
-    request = golden_request(manifest(signature=specs("float32")), [{"x": np.float32([[np.nan, 2]])}])
-    assert request["inputs"][0]["data"] == [None, 2.0]
 
 
 def test_columns_have_scalars_and_empty_axes_as_they_are_and_rows_no_batch_axis():

@@ -83,7 +83,7 @@ def test_the_text_of_an_answer_is_one_short_line():
     assert len(Answer(500, {}, b"x" * 1000).text) == 300
 
 
-def test_json_carries_no_infinity():
+def test_json_carries_no_nan():
     assert json_request({"a": [1]}).body == b'{"a":[1]}'
-    with pytest.raises(UserError, match="holds infinity"):
-        json_request({"a": float("inf")})
+    with pytest.raises(UserError, match="NaN or infinity"):
+        json_request({"a": float("nan")})

@@ -10,7 +10,6 @@ __all__ = ["DATATYPES", "InvalidRequestError", "ModelInterface", "ServedModel", 
 import collections
 import contextlib
 import json
-import math
 import os
 import threading
 import time
@@ -478,11 +477,8 @@ def _numbers(data: Any, dtype: Any) -> Any:
 
 
 def _exact(values: Any, dtype: Any) -> Any:
-    """Return Python's own numbers, where NumPy has no one type for all of them or would make floats of large whole ones.
-
-    A null in a list is a NaN, for which JSON has no number.
-    """
-    items = [math.nan if item is None and values.ndim and dtype.kind == "f" else item for item in values.ravel()]
+    """Return Python's own numbers, where NumPy has no one type for all of them or would make floats of large whole ones."""
+    items = list(values.ravel())
     if not all(isinstance(item, (int, float)) for item in items):
         raise TypeError("a value is no number, or rows differ in length")
     if dtype.kind in "biu":
