@@ -282,7 +282,7 @@ def _make_validated(exported: ExportedModel, feeds: Sequence[Feed], memory: int 
     """Fill an entry: the model with its dimensions named, its signature, and what the comparison showed."""
     signature = exported.signature.as_given(feeds)
     _check_batch(signature, feeds, memory)
-    whole = [signature.stack([feed] * (signature.batch_size or 1)) for feed in feeds]
+    whole = [signature.alone(feed) for feed in feeds]
     *expected, repeated = reference_in_child(exported.exporter, [*whole, whole[0]], exported.seconds, memory)
     random = compare(expected[:1], [repeated]).problem
 

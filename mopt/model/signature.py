@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "KSERVE_DATATYPES", "Feed", "Signature", "TensorSpec", "dtype_kind", "raw_bytes"]
+__all__ = ["BATCH", "KSERVE_DATATYPES", "Feed", "Signature", "TensorSpec", "dtype_kind", "listed", "raw_bytes"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,11 @@ class Signature(Schema):
     def batches(self) -> bool:
         """Whether requests can be put together freely."""
         return bool(self.batch_axes) and self.batch_size is None
+
+    @property
+    def row_axes(self) -> dict[str, int]:
+        """The axis that each tensor of a row of ``instances`` is without: none where a row is several samples at once."""
+        return self.batch_axes if self.batch_size in (None, 1) else {}
 
     @property
     def separable(self) -> bool:
@@ -108,6 +113,10 @@ class Signature(Schema):
             for name, value in feeds[0].items()
         }
 
+    def alone(self, feed: Feed) -> Feed:
+        """Return a single sample as the model takes it: as many times over as a fixed batch has samples."""
+        return self.stack([feed] * (self.batch_size or 1))
+
     def unstack(self, outputs: Feed, count: int) -> list[Feed]:
         """Take the outputs of a batch apart again, each with a batch axis of length 1."""
         if count == 1:
@@ -129,6 +138,16 @@ def _slice(value: npt.NDArray[Any], axis: int, index: int) -> npt.NDArray[Any]:
 def dtype_kind(dtype: np.dtype[Any]) -> str:
     """Return the NumPy type name that a signature uses (``str`` for strings)."""
     return "str" if dtype.kind in "OUS" else dtype.name
+
+
+def listed(array: npt.NDArray[Any]) -> Any:
+    """Return lists, one number or one text, as JSON has them."""
+    import numpy as np
+
+    if array.dtype.kind in "OUS":
+        texts = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+        return np.array(texts, dtype=object).reshape(array.shape).tolist()
+    return (array.astype(np.float32) if array.dtype.name == "bfloat16" else array).tolist()
 
 
 def raw_bytes(array: npt.NDArray[Any]) -> bytes:

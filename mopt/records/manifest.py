@@ -27,6 +27,8 @@ class Golden(Record):
     count: int
     tolerance: dict[str, float]
     """Largest absolute difference by output that another machine may show."""
+    random: tuple[str, ...] = ()
+    """Outputs that differ from run to run on the same inputs: they are in no sample, and nothing is compared with them."""
 
 
 class Manifest(StampedRecord):

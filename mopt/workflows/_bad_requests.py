@@ -53,7 +53,7 @@ def bad_requests(endpoint: Endpoint, signature: Signature, inputs: Feed, max_bat
         inputs: Real ones for a batch of one.
         max_batch: The largest that the server takes at once.
     """
-    feed = signature.stack([inputs] * (signature.batch_size or 1))
+    feed = signature.alone(inputs)
     first = signature.inputs[0].name
     mistakes = [
         BadRequest("wrong name", endpoint, encode_unchecked(endpoint, _renamed(feed, first))),

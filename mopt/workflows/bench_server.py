@@ -83,7 +83,8 @@ def bench_server(
     inputs = load.samples if load.samples is not None else [feed for feed, _ in golden]
     limited = load.cores and hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0))[-load.cores :] if limited and load.cores else None
-    target = _LoadedServer(endpoint, manifest, encode(endpoint, inputs), server.timeout_s, cores)
+    requests = encode(endpoint, map(manifest.signature.alone, inputs))
+    target = _LoadedServer(endpoint, manifest, requests, server.timeout_s, cores)
     fit = target.observe(progress) if server.predict else None
     tests, largest = load_test(
         lambda rate: target.test(load, rate, fit), load.rate, load.p99_ms, target.first_guess(load, fit), progress
@@ -180,7 +181,7 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
             model=server.model,
             protocol=protocol,
             headers=server.headers,
-            batch_axes=manifest.signature.batch_axes or None,
+            batch_axes=manifest.signature.row_axes,
         )
     except AmbiguousModelError:
         return connect(server.url, model=model_name(manifest.name), protocol=protocol, headers=server.headers)
@@ -188,10 +189,11 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
 
 def _check_answer(endpoint: Endpoint, manifest: Manifest, golden: Sequence[tuple[Feed, Feed]]) -> None:
     inputs, expected = golden[0]
-    answer = ask(endpoint, encode(endpoint, [inputs])[0])
+    answer = ask(endpoint, encode(endpoint, [manifest.signature.alone(inputs)])[0])
     outputs = matched(answer, expected)
     if outputs is None:
         raise UserError(f"{endpoint} answers {', '.join(answer)}, and the artifact {', '.join(expected)}", _OTHER)
+    outputs = manifest.signature.unstack(outputs, manifest.signature.batch_size or 1)[0]
     for name, value in expected.items():
         if not difference(outputs[name], value) <= manifest.golden.tolerance.get(name, 0.0):
             raise UserError(f"{endpoint} answers something else for a golden sample: {name} differs", _OTHER)

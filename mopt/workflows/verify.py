@@ -74,6 +74,8 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
         warnings.append(f"measured on {manifest.machine.cpu}, {manifest.machine.cores} cores; this is {here.cpu}, {here.cores}")
     if why := make_runtime(manifest.runtime, manifest.runtime_fields).unavailable():
         warnings.append(f"the model itself was not loaded, only what it came from: {why}")
+    if manifest.golden.random:
+        warnings.append(f"not compared, since they differ from run to run: {', '.join(manifest.golden.random)}")
     if not manifest.deployable:
         warnings.append(f"not deployable: {manifest.not_deployable_because}")
     return tuple(warnings)
@@ -88,8 +90,7 @@ def _replay(artifact: Artifact) -> tuple[dict[str, float], list[str], str]:
     signature = manifest.signature
     with SessionProcess(runtime, model) as session:
         for index, (inputs, expected) in enumerate(artifact.golden()):
-            count = signature.batch_size or 1
-            outputs = signature.unstack(session.run(signature.stack([inputs] * count)), count)[0]
+            outputs = signature.unstack(session.run(signature.alone(inputs)), signature.batch_size or 1)[0]
             for name, value in expected.items():
                 problem = _compare(name, outputs, value, manifest.golden.tolerance, differences)
                 wrong.extend([f"sample {index}: {problem}"] if problem else [])

@@ -123,7 +123,7 @@ class _Verifier:
 
     def _connect(self, url: str, protocol: str | None, model: str | None) -> Endpoint:
         known: Protocol | None = protocol  # type: ignore[assignment]
-        return connect(url, model=model, protocol=known, batch_axes=self.built.manifest.signature.batch_axes or None)
+        return connect(url, model=model, protocol=known, batch_axes=self.built.manifest.signature.row_axes)
 
     def _ask(
         self, endpoints: Sequence[Endpoint], launch: Launch | None
@@ -145,7 +145,7 @@ class _Verifier:
         self.progress.stage("sending what it must refuse", 1)
         proofs.append(_refusals(endpoints[0], self.built, golden[0][0]))
         self.progress.step()
-        requests = encode(endpoints[0], [inputs for inputs, _ in golden])
+        requests = encode(endpoints[0], [self.built.manifest.signature.alone(inputs) for inputs, _ in golden])
         proofs.append(self._batching(endpoints[0], requests, launch))
         load = self._load(endpoints[0], requests, seconds["request"])
         proofs.append(self._within(load))
@@ -237,10 +237,9 @@ def _replay(
     times: list[float] = []
     largest = 0.0
     for index, (inputs, expected) in enumerate(golden):
-        count = signature.batch_size or 1
         start = time.perf_counter()
         try:
-            (request,) = encode(endpoint, [signature.stack([inputs] * count)])
+            (request,) = encode(endpoint, [signature.alone(inputs)])
             answer = ask(endpoint, request)
         except UserError as error:
             return answers, Proof(part=part, state="failed", detail=f"sample {index}: {error.message}"), {}
@@ -249,7 +248,7 @@ def _replay(
         if outputs is None:
             detail = f"sample {index}: it answers {', '.join(answer)}, and the artifact {', '.join(expected)}"
             return answers, Proof(part=part, state="failed", detail=detail), {}
-        outputs = signature.unstack(outputs, count)[0]
+        outputs = signature.unstack(outputs, signature.batch_size or 1)[0]
         for name, value in expected.items():
             apart, allowed = difference(outputs[name], value), tolerance.get(name, 0.0)
             if not apart <= allowed:
@@ -258,6 +257,8 @@ def _replay(
             largest = max(largest, apart)
         answers.append(outputs)
     detail = f"{len(golden)} golden samples, the largest difference is {largest:.2g}"
+    if random := built.manifest.golden.random:
+        detail += f"; not compared, since they differ from run to run: {', '.join(random)}"
     return answers, Proof(part=part, state="proven", detail=detail), {"first request": times[0], "request": min(times)}
 
 
@@ -290,10 +291,7 @@ def _refusals(endpoint: Endpoint, built: Artifact, inputs: Feed) -> Proof:
     mistakes = bad_requests(endpoint, built.manifest.signature, inputs, built.manifest.batching.max_batch)
     try:
         wrong += [f"{mistake.name}: {reason}" for mistake in mistakes if (reason := mistake.outcome())]
-        ask(
-            endpoint,
-            encode(endpoint, [built.manifest.signature.stack([inputs] * (built.manifest.signature.batch_size or 1))])[0],
-        )
+        ask(endpoint, encode(endpoint, [built.manifest.signature.alone(inputs)])[0])
     except UserError as error:
         wrong.append(error.message)
     names = ", ".join(mistake.name for mistake in mistakes)

@@ -9,6 +9,7 @@ __all__ = [
     "dockerfile",
     "endpoint_name",
     "fill_lines",
+    "has_fp16",
     "in_triton",
     "launch_triton",
     "publish_line",
@@ -42,6 +43,7 @@ CLOUD_SETTABLE: Mapping[str, Settable] = {**PYTHON_SETTABLE, "tensorrt": Triton.
 """What Triton cannot be told, the image in Python is told; engines are Triton's alone."""
 _PYTHON_IMAGE = "python:3.11-slim"
 _CHECK_SECONDS = 120
+_FP16 = frozenset({"float16"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,14 @@ class Image:
 
 
 def write_models(
-    folder: Path, *, beside: Path, manifest: Manifest, model_folder: Path, golden: Sequence[Feed], release: str = ""
+    folder: Path,
+    *,
+    beside: Path,
+    manifest: Manifest,
+    model_folder: Path,
+    golden: Sequence[Feed],
+    release: str = "",
+    raw_bytes: bool = False,
 ) -> Image:
     """Fill a folder with Triton's repository where Triton serves what was judged, else with what a service in Python opens.
 
@@ -91,6 +100,8 @@ def write_models(
         model_folder: The model's files.
         golden: Real inputs for a batch of one.
         release: Of Triton, where that is what was asked for.
+        raw_bytes: Whether clients can send tensors as raw bytes; where not, FP16, which neither Triton nor KServe's own server
+            takes in JSON, is for a service that does.
 
     Raises:
         NotApplicableError: When neither can serve it, or Triton was asked for and cannot.
@@ -98,6 +109,8 @@ def write_models(
     triton = Triton(release=release)
     try:
         _check_as_judged(manifest)
+        if not raw_bytes and has_fp16(manifest):
+            raise NotApplicableError("Triton takes and gives FP16 as raw bytes alone, and requests are JSON here")
         fitting = fitting_release(manifest, triton, model_folder)
         if fitting is None:
             raise NotApplicableError("no release of Triton that is known here loads it")
@@ -113,9 +126,14 @@ def write_models(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden)
-    write_request(beside, manifest, golden)
+    write_request(beside, manifest, golden, _FP16 if raw_bytes else ())
     runtime = requirements(manifest)[0].replace("==", " ")
     return Image("", f"The image is one of your own: a server in Python with {runtime}, which puts requests together.")
+
+
+def has_fp16(manifest: Manifest) -> bool:
+    """Whether a tensor is of a type that Triton, and KServe's own server in its version 2, take and give as raw bytes alone."""
+    return any(spec.dtype in _FP16 for spec in (*manifest.signature.inputs, *manifest.signature.outputs))
 
 
 def _nvidias(release: Release, manifest: Manifest) -> Image:

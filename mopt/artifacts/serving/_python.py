@@ -98,11 +98,13 @@ def write_served_model(
         "max_batch": batching.max_batch if signature.batches else 1,
         "queue_delay_us": batching.queue_delay_us,
         "instances": max(1, batching.instances),
+        # Where a sample had nothing, nothing is an answer too; elsewhere it is a mistake, and not every kernel survives it.
+        "may_be_empty": [spec.name for spec in signature.inputs if any(feed[spec.name].size == 0 for feed in golden)],
         "service": service or {},
     }
     (folder / "served_model.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if golden:
-        feed = signature.stack([golden[0]] * (signature.batch_size or 1))
+        feed = signature.alone(golden[0])
         arrays = {f"input_{index}": feed[spec.name] for index, spec in enumerate(signature.inputs)}
         plain: dict[str, Any] = {key: value.astype(str) if value.dtype == object else value for key, value in arrays.items()}
         np.savez(folder / "warmup.npz", **plain)

@@ -88,7 +88,7 @@ def write_warmup(folder: Path, manifest: Manifest, plan: Plan, feed: Feed) -> li
     """
     folder.mkdir()
     signature = manifest.signature
-    feed = signature.stack([feed] * (signature.batch_size or 1))
+    feed = signature.alone(feed)
     inputs = []
     for index, spec in enumerate(signature.inputs):
         array = feed[spec.name]

@@ -24,7 +24,7 @@ from mopt.artifacts.serving._python import (
     threads,
     write_served_model,
 )
-from mopt.artifacts.serving._readme import golden_request, write_readme
+from mopt.artifacts.serving._readme import golden_columns, write_readme
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
@@ -74,8 +74,7 @@ class Bentoml(ServingSystem):
         write_served_model(folder, manifest=manifest, model_folder=model_folder, golden=golden, service=service)
         copy_file("bentoml_service.py", folder, "service.py")
         copy_file("batcher.py", folder)
-        if (request := golden_request(manifest, golden)) is not None:
-            columns = {entry["name"]: _nested(entry["data"], entry["shape"]) for entry in request["inputs"]}
+        if (columns := golden_columns(manifest, golden)) is not None:
             (folder / "request.json").write_text(json.dumps(columns) + "\n", encoding="utf-8")
         write_readme(
             folder,
@@ -159,10 +158,3 @@ def _notes(manifest: Manifest, service: Mapping[str, Any]) -> list[str]:
             "well, finds nothing to wait for: it would wait as long as requests waited before, even after a busy time."
         )
     return notes
-
-
-def _nested(values: list[Any], shape: Sequence[int]) -> Any:
-    if len(shape) <= 1:
-        return values
-    size = len(values) // shape[0] if shape[0] else 0
-    return [_nested(values[index * size : (index + 1) * size], shape[1:]) for index in range(shape[0])]

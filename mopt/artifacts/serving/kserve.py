@@ -18,6 +18,7 @@ from mopt.artifacts.serving._images import (
     checked_by,
     dockerfile,
     endpoint_name,
+    has_fp16,
     in_triton,
     launch_triton,
     publish_line,
@@ -91,7 +92,13 @@ class Kserve(CloudSystem):
         """Write the model to ``models/``, the resources with a canary and a variant without Knative, and the image's files."""
         models = folder / "models"
         image = write_models(
-            models, beside=folder, manifest=manifest, model_folder=model_folder, golden=golden, release=self.release
+            models,
+            beside=folder,
+            manifest=manifest,
+            model_folder=model_folder,
+            golden=golden,
+            release=self.release,
+            raw_bytes=True,
         )
         resources = _Resources(manifest, image)
         if not resources.image.triton:
@@ -140,6 +147,9 @@ class Kserve(CloudSystem):
         if in_triton(folder / "models"):
             return launch_triton(folder / "models", manifest=manifest, ports=ports, scratch=scratch, not_run=cluster)
         url, name = f"http://127.0.0.1:{ports.http}", service_name(manifest.name)
+        version_2, version_1 = (url, "kserve-http"), (f"{url}/v1/models/{name}:predict", "instances")
+        grpc = (f"grpc://127.0.0.1:{ports.grpc}", "kserve-grpc")
+        first, *also = (grpc, version_1) if has_fp16(manifest) else (version_2, grpc, version_1)
         return Launch(
             command=[
                 environment.python,
@@ -153,15 +163,12 @@ class Kserve(CloudSystem):
                 _QUIET,
             ],
             ready=[f"{url}/v2/models/{name}/ready"],
-            url=url,
-            protocol="kserve-http",
+            url=first[0],
+            protocol=first[1],
             model=name,
             environment={"PYTHONPATH": str(folder / "models"), "PYTHONDONTWRITEBYTECODE": "1"},
             folder=scratch,
-            also=[
-                (f"grpc://127.0.0.1:{ports.grpc}", "kserve-grpc"),
-                (f"{url}/v1/models/{name}:predict", "instances"),
-            ],
+            also=also,
             report=scratch / "report.json",
             version=f"KServe SDK {environment.version('kserve')}",
             not_run=(cluster,),
@@ -366,6 +373,10 @@ class _Resources:
         ]
         if not self.image.triton:
             notes.append("It speaks KServe's v1 (predict with instances), v2 and gRPC.")
+        if has_fp16(self.manifest):
+            notes.append(
+                "FP16 travels over gRPC, or as raw bytes behind the JSON of v2" + ("." if self.image.triton else ", or in v1.")
+            )
         return notes
 
 

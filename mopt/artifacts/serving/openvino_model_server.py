@@ -110,9 +110,7 @@ class OpenvinoModelServer(ServingSystem):
     def _write_readme(
         self, folder: Path, manifest: Manifest, golden: Sequence[Feed], model_folder: Path, notes: Sequence[str]
     ) -> None:
-        signature, planned = manifest.signature, provision(manifest)
-        plain = not any(spec.dtype in _BINARY for spec in (*signature.inputs, *signature.outputs))
-        request = golden_request(manifest, golden) if plain else None
+        planned, request = provision(manifest), golden_request(manifest, golden, _BINARY)
         if request is not None:
             (folder / "request.json").write_text(json.dumps(request) + "\n", encoding="utf-8")
         release = fitting_release(manifest, self, model_folder)

@@ -248,7 +248,7 @@ def _write_warmup(folder: Path, name: str, signature: Signature, plan: _Plan, sa
 
 def _request(signature: Signature, sample: Feed) -> dict[str, Any]:
     """A sample as the REST API takes it: rows where the first axis of all tensors is the batch, columns otherwise."""
-    feed = signature.stack([sample] * (signature.batch_size or 1))
+    feed = signature.alone(sample)
     columns = {name: value.tolist() for name, value in feed.items()}
     tensors = (*signature.inputs, *signature.outputs)
     if any(signature.batch_axes.get(spec.name) != 0 for spec in tensors):
@@ -304,7 +304,7 @@ def _notes(manifest: Manifest, plan: _Plan, name: str) -> Iterator[str]:
 def _proofs(folder: Path, manifest: Manifest, environment: Environment) -> Iterator[Proof]:
     model = folder / model_name(manifest.name) / _VERSION
     golden = Artifact.open(folder.parents[1]).golden() if is_artifact(folder.parents[1]) else []
-    feeds = [manifest.signature.stack([inputs] * (manifest.signature.batch_size or 1)) for inputs, _ in golden]
+    feeds = [manifest.signature.alone(inputs) for inputs, _ in golden]
     expected = [outputs for _, outputs in golden]
     steps: list[tuple[str, Callable[[], _Verdict]]] = [
         ("loaded by TensorFlow's C++ loader", lambda: _loaded(model, manifest, environment, feeds, expected)),

@@ -165,12 +165,9 @@ class Triton(ServingSystem):
 
 def _request(manifest: Manifest, plan: Plan, golden: Sequence[Feed]) -> dict[str, Any] | None:
     """A golden sample as Triton takes it in JSON; None where it has to be binary."""
-    signature = manifest.signature
-    if any(spec.dtype in _BINARY for spec in (*signature.inputs, *signature.outputs)):
-        return None
-    request = golden_request(manifest, golden)
+    request = golden_request(manifest, golden, _BINARY)
     if request is not None and plan.max_batch > 0:
-        for spec, entry in zip(signature.inputs, request["inputs"], strict=True):
+        for spec, entry in zip(manifest.signature.inputs, request["inputs"], strict=True):
             entry["shape"] += [1] if len(spec.shape) == 1 else []  # what config.pbtxt reshapes
     return request
 

@@ -29,7 +29,7 @@ from mopt.artifacts.serving._instance_types import vertex_machine_type
 from mopt.artifacts.serving._names import model_name, service_name
 from mopt.artifacts.serving._provisioning import Probe, on_gpu, provision
 from mopt.artifacts.serving._python import copy_file, requirements
-from mopt.artifacts.serving._readme import golden_request, write_readme
+from mopt.artifacts.serving._readme import golden_columns, write_readme
 from mopt.model.signature import Feed
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
@@ -80,8 +80,8 @@ class Vertex(CloudSystem):
                 variables={**_HANDLER, "AIP_HTTP_PORT": str(_PORT), "AIP_HEALTH_ROUTE": _HEALTH, "AIP_PREDICT_ROUTE": _PREDICT},
             )
             (folder / "Dockerfile").write_text(instructions, encoding="utf-8")
-            if golden_request(manifest, golden) is not None:
-                (folder / "request.json").write_text(json.dumps(_rows(manifest, golden[0])) + "\n", encoding="utf-8")
+            if (row := golden_columns(manifest, golden, row=True)) is not None:
+                (folder / "request.json").write_text(json.dumps({"instances": [row]}) + "\n", encoding="utf-8")
         for name, content in deployment.requests().items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (folder / "deploy.sh").write_text(deployment.script(), encoding="utf-8")
@@ -312,13 +312,6 @@ class _Deployment:
             else "A request has instances, and its answer predictions: inputs by name, or the only one itself."
         )
         return [self.image.about, sized, scaled_by(self.manifest), canary, protocol]
-
-
-def _rows(manifest: Manifest, feed: Feed) -> dict[str, Any]:
-    """A sample as a row: its inputs by name, without the batch axis."""
-    axes = manifest.signature.batch_axes
-    row = {name: (value.take(0, axis=axes[name]) if name in axes else value).tolist() for name, value in feed.items()}
-    return {"instances": [row]}
 
 
 def _probe(probe: Probe) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from mopt.loadgen.protocols._grpc import ask_grpc, connect_grpc, grpc_refusal, g
 from mopt.loadgen.protocols._http import dictionary, fetch, json_request
 from mopt.loadgen.protocols._kserve import binary_request, connect_kserve, kserve_json_request, kserve_outputs, kserve_path
 from mopt.loadgen.protocols._rows import connect_path, rows_outputs, rows_request
-from mopt.loadgen.protocols._tensors import fit, listed
-from mopt.model.signature import Feed
+from mopt.loadgen.protocols._tensors import fit
+from mopt.model.signature import Feed, listed
 
 
 def connect(
@@ -98,7 +98,7 @@ def ask(endpoint: Endpoint, request: Request, *, timeout_s: float = 60.0) -> Fee
             case "bentoml":
                 return bentoml_outputs(answer.json())
             case "instances":
-                return rows_outputs(answer.json())
+                return rows_outputs(answer.json(), endpoint.batch_axes)
             case _:
                 return kserve_outputs(answer)
     except (ValueError, LookupError, TypeError) as error:

@@ -12,8 +12,8 @@ import urllib.parse
 from mopt.errors import UserError
 from mopt.loadgen.protocols._endpoint import Endpoint, Request, Server, missing, only
 from mopt.loadgen.protocols._http import Answer, dictionary, fetch, json_request
-from mopt.loadgen.protocols._tensors import from_list, from_raw, listed, specs, tensor
-from mopt.model.signature import Feed, dtype_kind, raw_bytes
+from mopt.loadgen.protocols._tensors import from_list, from_raw, specs, tensor
+from mopt.model.signature import Feed, dtype_kind, listed, raw_bytes
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _KSERVE_PATH = re.compile(r"(?P<prefix>.*?)(/v2(/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?)?)?/?")
@@ -67,7 +67,7 @@ def binary_request(feed: Feed) -> Request:
 
 def kserve_json_request(feed: Feed) -> Request:
     for name, value in feed.items():
-        if dtype_kind(value.dtype) in ("float16", "bfloat16"):
+        if dtype_kind(value.dtype) == "bfloat16":
             raise UserError(f"{name} is {value.dtype}, which this protocol's JSON cannot carry", "load the server over gRPC")
     return json_request({"inputs": [{**tensor(name, value), "data": listed(value.ravel())} for name, value in feed.items()]})
 

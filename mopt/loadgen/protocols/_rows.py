@@ -13,8 +13,7 @@ from typing import Any
 from mopt.errors import UserError
 from mopt.loadgen.protocols._endpoint import Endpoint, Protocol, Request, Server
 from mopt.loadgen.protocols._http import fetch, json_request
-from mopt.loadgen.protocols._tensors import listed
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, listed
 
 
 def connect_path(
@@ -39,10 +38,16 @@ def _single(endpoint: Endpoint, name: str, value: Any) -> Any:
     return value.take(0, axis=axis) if value.ndim else value
 
 
-def rows_outputs(answer: Any) -> Feed:
-    """The outputs of the only instance by name, with a batch axis in front; one without a name is called ``output``."""
+def rows_outputs(answer: Any, batch_axes: Mapping[str, int] | None = None) -> Feed:
+    """The outputs of the only instance by name; one without a name is called ``output``.
+
+    Args:
+        answer: Of the server.
+        batch_axes: Where a batch axis is put; None for the first of each.
+    """
     import numpy as np
 
     (row,) = answer["predictions"]
-    values = row if isinstance(row, dict) else {"output": row}
-    return {str(name): np.asarray(value)[None] for name, value in values.items()}
+    values = {str(name): np.asarray(value) for name, value in (row if isinstance(row, dict) else {"output": row}).items()}
+    axes = dict.fromkeys(values, 0) if batch_axes is None else batch_axes
+    return {name: np.expand_dims(value, axes[name]) if name in axes else value for name, value in values.items()}

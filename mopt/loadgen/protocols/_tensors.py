@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fit", "from_list", "from_raw", "listed", "specs", "tensor"]
+__all__ = ["fit", "from_list", "from_raw", "specs", "tensor"]
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,15 +67,6 @@ def _same_shape(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
     return len(shape) == len(expected) and all(
         isinstance(size, str) or size == have for have, size in zip(shape, expected, strict=True)
     )
-
-
-def listed(value: npt.NDArray[Any]) -> Any:
-    import numpy as np
-
-    if value.dtype.kind in "OUS":
-        texts = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in value.ravel()]
-        return np.array(texts, dtype=object).reshape(value.shape).tolist()
-    return (value.astype(np.float32) if dtype_kind(value.dtype) == "bfloat16" else value).tolist()
 
 
 def from_raw(raw: bytes | memoryview, datatype: str, shape: Iterable[int]) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from mopt.artifacts.serving._images import (
     write_models,
 )
 from mopt.errors import NotApplicableError
+from mopt.model.signature import Signature, TensorSpec
 from mopt.system.environments import Environment
 from tests.manifests import manifest
 
@@ -21,7 +22,7 @@ OPENVINO = {"runtime": "openvino", "format": "openvino", "runtime_fields": {"thr
 
 @pytest.fixture
 def write(tmp_path):
-    def into(release="", **changes):
+    def into(release="", raw_bytes=False, **changes):
         source = tmp_path / "model"
         source.mkdir()
         for name in ("model.onnx", "model.xml", "model.bin", "model.engine"):
@@ -29,7 +30,9 @@ def write(tmp_path):
         record = manifest(**changes)
         models = tmp_path / "out" / "models"
         models.parent.mkdir()
-        image = write_models(models, beside=models.parent, manifest=record, model_folder=source, golden=[], release=release)
+        image = write_models(
+            models, beside=models.parent, manifest=record, model_folder=source, golden=[], release=release, raw_bytes=raw_bytes
+        )
         return image, models
 
     return into
@@ -62,6 +65,14 @@ def test_what_triton_would_pad_is_served_in_python(write):
 def test_what_triton_cannot_be_told_is_served_in_python(write):
     image, _ = write(runtime_fields={"threads": 2, "spinning": False})
     assert image.uri == ""
+
+
+@pytest.mark.parametrize(("raw_bytes", "triton"), [(False, False), (True, True)])
+def test_half_precision_is_not_for_triton_where_requests_are_json(raw_bytes, triton, write):
+    x, y = (TensorSpec(name=name, dtype="float16", shape=("batch", 3)) for name in ("x", "y"))
+    signature = Signature(inputs=(x,), outputs=(y,), batch_axes={"x": 0, "y": 0})
+    image, _ = write(signature=signature, raw_bytes=raw_bytes)
+    assert image.triton is triton
 
 
 def test_who_names_a_release_wants_triton(write):

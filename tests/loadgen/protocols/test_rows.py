@@ -52,6 +52,15 @@ def test_a_row_is_a_sample_without_its_batch_axis():
         np.testing.assert_array_equal(ask(endpoint, request)["x"], FEED["x"])
 
 
+def test_a_row_of_a_model_without_a_batch_axis_is_all_of_it():
+    with rows() as url:
+        endpoint = connect(f"{url}/predict", protocol="instances", batch_axes={})
+        (request,) = encode(endpoint, [FEED])
+        assert json.loads(request.body)["instances"] == [{name: value.tolist() for name, value in FEED.items()}]
+        for name, value in ask(endpoint, request).items():
+            np.testing.assert_array_equal(value, FEED[name])
+
+
 def test_without_axes_it_is_the_first():
     with rows() as url:
         endpoint = connect(f"{url}/predict", protocol="instances")

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from mopt.errors import UserError
 from mopt.loadgen.protocols import connect, encode
-from mopt.loadgen.protocols._tensors import from_list, from_raw, listed, specs, tensor
-from mopt.model.signature import TensorSpec, raw_bytes
+from mopt.loadgen.protocols._tensors import from_list, from_raw, specs, tensor
+from mopt.model.signature import TensorSpec, listed, raw_bytes
 from tests.loadgen.protocols.cases import HTTP, ONE, one_line
 
 

@@ -19,7 +19,7 @@ from batcher import Batcher, ClosedError, OverloadedError
 from fastapi.responses import JSONResponse
 from kserve.metrics import POST_HIST_TIME, PREDICT_HIST_TIME, get_labels
 from served_metrics import Served as Metrics
-from served_model import DATATYPES, InvalidRequestError, ModelInterface, ServedModel
+from served_model import DATATYPES, InvalidRequestError, ModelInterface, ServedModel, unscaled
 
 _VERSIONS = ("", "1", None)
 
@@ -103,8 +103,8 @@ class Served(kserve.Model):
                 raise InvalidRequestError(f"{entry.name} cannot be read: {error}") from None
             feed[entry.name] = value
         for spec in self._model.inputs:
-            if spec["name"] in feed and not spec["shape"]:
-                feed[spec["name"]] = feed[spec["name"]].reshape(())
+            if (value := feed.get(spec["name"])) is not None:
+                feed[spec["name"]] = value.reshape(unscaled(spec, value.shape))
         self._model.check(feed)
         return feed
 

@@ -5,7 +5,7 @@ mopt copies this file beside the service that uses it. It needs NumPy and the ru
 
 from __future__ import annotations
 
-__all__ = ["InvalidRequestError", "ModelInterface", "ServedModel"]
+__all__ = ["DATATYPES", "InvalidRequestError", "ModelInterface", "ServedModel", "unscaled"]
 
 import collections
 import contextlib
@@ -54,6 +54,9 @@ class ModelInterface:
         self.outputs: list[dict[str, Any]] = self.settings["outputs"]
         self.max_batch: int = self.settings["max_batch"]
         self._axes: dict[str, int] = self.settings["batch_axes"]
+        # More than one sample that is always taken at once is one instance, as it is one request.
+        self._row_axes = self._axes if self.settings["batch_size"] in (None, 1) else {}
+        self._may_be_empty = frozenset(self.settings["may_be_empty"])
 
     @property
     def batches(self) -> bool:
@@ -81,8 +84,11 @@ class ModelInterface:
             raise InvalidRequestError(
                 f"the request is a batch of {count}, and {self.name} takes {max(1, self.max_batch)} at most"
             )
-        if empty := [spec["name"] for spec in self.inputs if 0 in feed[spec["name"]].shape and 0 not in spec["shape"]]:
-            raise InvalidRequestError(f"{empty[0]} is empty: its shape is {list(feed[empty[0]].shape)}")
+        for spec in self.inputs:
+            name, shape = spec["name"], feed[spec["name"]].shape
+            empty = [axis for axis, size in enumerate(shape) if size == 0 and spec["shape"][axis] != 0]
+            if any(axis == self._axes.get(name) or name not in self._may_be_empty for axis in empty):
+                raise InvalidRequestError(f"{name} is empty: its shape is {list(shape)}")
 
     def samples(self, feed: Feed) -> int:
         """How many samples a request has; 1 where requests cannot be put together."""
@@ -146,7 +152,7 @@ class ModelInterface:
         if not isinstance(columns, dict) or set(columns) != set(names):
             given = ", ".join(map(str, columns)) if isinstance(columns, dict) else type(columns).__name__
             raise InvalidRequestError(f"{self.name} takes {', '.join(names)}, and the request has {given}")
-        feed = {spec["name"]: _cast(columns[spec["name"]], spec) for spec in self.inputs}
+        feed = {spec["name"]: _unflattened(_cast(columns[spec["name"]], spec), spec["shape"]) for spec in self.inputs}
         self.check(feed)
         return feed
 
@@ -158,6 +164,8 @@ class ModelInterface:
 
     def parse_instances(self, instances: Any) -> list[Feed]:
         """Return one request for each instance: its inputs by name without the batch axis, or the only input itself.
+
+        Where the model always takes several samples at once, an instance is all of them, with the batch axis.
 
         Raises:
             InvalidRequestError: When they are none, or do not fit the model.
@@ -179,18 +187,17 @@ class ModelInterface:
             raise InvalidRequestError(f"{self.name} takes {', '.join(sorted(names))}, an instance has {', '.join(instance)}")
         feed = {}
         for spec in self.inputs:
-            axis = self._axes.get(spec["name"])
-            value = _cast(instance[spec["name"]], spec)
+            axis = self._row_axes.get(spec["name"])
+            shape = [size for at, size in enumerate(spec["shape"]) if at != axis]
+            value = _unflattened(_cast(instance[spec["name"]], spec), shape)
             feed[spec["name"]] = value if axis is None else np.expand_dims(value, min(axis, value.ndim))
         return feed
 
     def predictions(self, answers: Sequence[Feed]) -> list[Any]:
         """Return the outputs of each instance by name, without the batch axis; the only output itself."""
+        axes = self._row_axes
         rows = [
-            {
-                name: _listed(np.take(value, 0, axis=self._axes[name]) if name in self._axes else value)
-                for name, value in answer.items()
-            }
+            {name: _listed(np.take(value, 0, axis=axes[name]) if name in axes else value) for name, value in answer.items()}
             for answer in answers
         ]
         return [next(iter(row.values())) for row in rows] if len(self.outputs) == 1 else list(rows)
@@ -425,31 +432,66 @@ def _parsed(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> Any:
     value = _cast(entry.get("data"), spec).ravel()
     if value.size != int(np.prod(shape, dtype=np.int64)):
         raise InvalidRequestError(f"{name} has {value.size} values, and its shape {shape} holds {int(np.prod(shape))}")
-    scalar = not spec["shape"] and value.size == 1
-    return value.reshape(() if scalar else shape)
+    return value.reshape(unscaled(spec, shape))
+
+
+def unscaled(spec: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape that the model takes a value in: one number may come with an axis where the model has none."""
+    return () if not spec["shape"] and tuple(shape) == (1,) else tuple(shape)
+
+
+def _unflattened(value: Any, shape: Sequence[int | str]) -> Any:
+    """Add the axes behind one of size zero, which lists cannot tell."""
+    if value.size or not 0 < value.ndim < len(shape):
+        return value
+    return value.reshape(*value.shape, *(size if isinstance(size, int) else 0 for size in shape[value.ndim :]))
 
 
 def _cast(data: Any, spec: Mapping[str, Any]) -> Any:
     """Turn lists into an array of the model's type; a number that does not fit is a mistake, not another number."""
     name, dtype = spec["name"], spec["dtype"]
     try:
-        if dtype == "str":
-            value = np.array(data, dtype=object)
-            if not all(isinstance(item, str) for item in value.ravel()):
-                raise TypeError("a value is no text")
-            return value
-        raw = np.array(data)
-        if raw.size and raw.dtype.kind not in "biuf":
-            raise TypeError("a value is no number, or rows differ in length")
-        if np.dtype(dtype).kind in "iu" and raw.dtype.kind == "f" and not bool((raw == np.floor(raw)).all()):
-            raise TypeError("a value is no whole number")
-        if np.dtype(dtype).kind in "iu" and raw.size:
-            limits = np.iinfo(dtype)
-            if raw.min() < limits.min or raw.max() > limits.max:
-                raise OverflowError(f"a value does not fit into {dtype}")
-        return raw.astype(dtype)
+        return _texts(data) if dtype == "str" else _numbers(data, np.dtype(dtype))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequestError(f"{name} cannot be read as {dtype}: {error}") from None
+
+
+def _texts(data: Any) -> Any:
+    value = np.array(data, dtype=object)
+    if not all(isinstance(item, str) for item in value.ravel()):
+        raise TypeError("a value is no text")
+    return value
+
+
+def _numbers(data: Any, dtype: Any) -> Any:
+    raw = np.array(data)
+    if raw.size and (raw.dtype.kind == "O" or (dtype.kind in "biu" and raw.dtype.kind == "f")):
+        raw = _exact(np.array(data, dtype=object), dtype)
+    if raw.size and raw.dtype.kind not in "biufO":
+        raise TypeError("a value is no number, or rows differ in length")
+    if dtype.kind in "biu" and raw.size:
+        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        if raw.min() < least or raw.max() > most:
+            raise OverflowError(f"a value does not fit into {dtype}")
+    with np.errstate(over="ignore"):
+        value = raw.astype(dtype)
+    if dtype.kind == "f" and bool((infinite := np.isinf(value)).any()) and bool((infinite != np.isinf(np.float64(raw))).any()):
+        raise OverflowError(f"a value does not fit into {dtype}")
+    return value
+
+
+def _exact(values: Any, dtype: Any) -> Any:
+    """Return Python's own numbers, where NumPy has no one type for all of them or would make floats of large whole ones."""
+    items = list(values.ravel())
+    if not all(isinstance(item, (int, float)) for item in items):
+        raise TypeError("a value is no number, or rows differ in length")
+    if dtype.kind in "biu":
+        if any(item != item // 1 for item in items):
+            raise TypeError("a value is no whole number")
+        items = [int(item) for item in items]
+    exact = np.empty(len(items), dtype=object)
+    exact[:] = items
+    return exact.reshape(values.shape)
 
 
 def _decoded(value: Any, spec: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mopt.artifacts.serving import _python
-from mopt.artifacts.serving._files.served_model import InvalidRequestError, ServedModel
+from mopt.artifacts.serving._files.served_model import InvalidRequestError, ServedModel, _cast
 from mopt.model.signature import Signature, TensorSpec
 from tests.manifests import manifest
 from tests.passes.graphs import model
@@ -188,6 +188,98 @@ def test_it_says_what_it_runs_as(folder, monkeypatch, tmp_path):
     report = json.loads((tmp_path / "report").read_text())
     assert (report["threads"], report["streams"], report["providers"]) == (1, 1, ["CPUExecutionProvider"])
     assert report["versions"].keys() == {"onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "value"),
+    [
+        ("uint64", [2**64 - 1, 1], [2**64 - 1, 1]),
+        ("uint64", [2**63, 1.0], [2**63, 1]),
+        ("int64", [2**53 + 1, 1.0], [2**53 + 1, 1]),
+        ("float32", [10**20, 1], [np.float32(1e20), 1]),
+        ("float32", [np.inf, 0.1], [np.inf, np.float32(0.1)]),
+        ("bool", [1, False], [True, False]),
+    ],
+)
+def test_numbers_arrive_as_they_were_sent(dtype, given, value):
+    np.testing.assert_array_equal(_cast(given, {"name": "x", "dtype": dtype}), np.array(value, dtype), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given"),
+    [
+        ("uint64", [2**64 - 1, -1]), ("uint64", [2**64, 1]), ("int64", [None]), ("int32", [np.nan]), ("float16", [1e6]),
+        ("float32", [1e300, np.nan]), ("float64", [10**400]), ("float32", [10**20, "a"]), ("float32", None), ("float32", [None, 0.5]),
+        ("bool", [2]),        ("bool", [0.5]),
+    ],
+)  # fmt: skip
+def test_a_number_that_does_not_fit_becomes_no_other_one(dtype, given):
+    with pytest.raises(InvalidRequestError, match="x cannot be read as"):
+        _cast(given, {"name": "x", "dtype": dtype})
+
+
+def test_a_scalar_is_no_tensor_of_one_number(served):
+    sent = request(feed(1), scale={"name": "scale", "datatype": "INT64", "shape": [1, 1], "data": [2]})
+    with pytest.raises(InvalidRequestError, match=r"scale has shape \[1, 1\], and two takes \[\]"):
+        served.parse(sent)
+
+
+PAST = """
+<ir_version: 8, opset_import: ["" : 17]>
+past (float[batch, past, 2] past, float[batch, 2] x) => (float[batch, past, 2] same, float[batch, 2] y)
+{
+   same = Identity (past)
+   y = Identity (x)
+}
+"""
+
+
+def _past(tmp_path, rows):
+    inputs = (
+        TensorSpec(name="past", dtype="float32", shape=("batch", "past", 2)),
+        TensorSpec(name="x", dtype="float32", shape=("batch", 2)),
+    )
+    outputs = tuple(spec.model_copy(update={"name": name}) for spec, name in zip(inputs, ("same", "y"), strict=True))
+    signature = Signature(inputs=inputs, outputs=outputs, batch_axes=dict.fromkeys(("past", "x", "same", "y"), 0))
+    golden = {"past": np.zeros((1, rows, 2), np.float32), "x": np.ones((1, 2), np.float32)}
+    record = manifest(signature=signature, runtime_fields={"threads": 1}, batching=_batching())
+    written = model(tmp_path / "source", PAST).folder
+    _python.write_served_model(tmp_path, manifest=record, model_folder=written, golden=[golden])
+    return ServedModel(tmp_path), golden
+
+
+def test_what_was_empty_in_a_sample_may_be_empty(tmp_path):
+    served, sent = _past(tmp_path, 0)
+    for answer in (
+        served.run(served.parse({"inputs": [entry(name, value) for name, value in sent.items()]})),
+        served.run(served.parse_columns({"past": [[]], "x": [[1, 1]]})),
+        served.run_batch(served.parse_instances([{"past": [], "x": [1, 1]}]))[0],
+    ):
+        assert (answer["same"].shape, answer["y"].tolist()) == ((1, 0, 2), [[1, 1]])
+    with pytest.raises(InvalidRequestError, match="past is empty"):
+        served.check({"past": np.zeros((0, 0, 2), np.float32), "x": np.zeros((0, 2), np.float32)})
+
+
+def test_what_never_was_empty_may_not(tmp_path):
+    served, sent = _past(tmp_path, 1)
+    with pytest.raises(InvalidRequestError, match="past is empty"):
+        served.check({**sent, "past": np.zeros((1, 0, 2), np.float32)})
+
+
+def test_a_row_is_all_that_a_model_of_a_fixed_batch_takes(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    pairs (float[2, 3] x) => (float[2, 3] y) { y = Neg (x) }
+    """
+    x, y = (TensorSpec(name=name, dtype="float32", shape=(2, 3)) for name in ("x", "y"))
+    signature = Signature(inputs=(x,), outputs=(y,), batch_axes={"x": 0, "y": 0}, batch_size=2)
+    record = manifest(signature=signature, runtime_fields={"threads": 1})
+    written = model(tmp_path / "source", text).folder
+    _python.write_served_model(tmp_path, manifest=record, model_folder=written, golden=[{"x": np.zeros((1, 3), np.float32)}])
+    served, pair = ServedModel(tmp_path), [[1, 2, 3], [4, 5, 6]]
+    assert served.predictions(served.run_batch(served.parse_instances([pair, pair]))) == [[[-1, -2, -3], [-4, -5, -6]]] * 2
+    with pytest.raises(InvalidRequestError, match=r"x has shape \[3\], and .* takes \[2, 3\]"):
+        served.parse_instances([[1, 2, 3]])
 
 
 def test_text_goes_in_and_comes_out(tmp_path):
