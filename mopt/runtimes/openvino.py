@@ -90,6 +90,7 @@ class _OpenVINOSession(Session):
         self._inputs = [spec.name for spec in self._specs[0]]
         self._outputs = [spec.name for spec in self._specs[1]]
         self._requests: dict[tuple[tuple[int, ...], ...], tuple[Any, Any]] = {}
+        self._answered: set[tuple[tuple[int, ...], ...]] = set()
         self._compiled: Any = None
         self._any_shape: Any = None
         if not self._static:
@@ -98,8 +99,21 @@ class _OpenVINOSession(Session):
 
     def run(self, feed: Feed) -> Feed:
         values = [feed[name] for name in self._inputs]
-        answers = self._request_for(values).infer(values, share_inputs=True, share_outputs=True)
+        answers = self._answers(self._request_for(values), values)
         return {name: answers[index] for index, name in enumerate(self._outputs)}
+
+    def _answers(self, request: Any, values: Sequence[Any]) -> Any:
+        """Run shapes that are new in another way, which says when the graph cannot compute them.
+
+        With one thread ``infer`` is silent about it, and gives the last answer once more.
+        """
+        shapes = tuple(value.shape for value in values)
+        if shapes in self._answered:
+            return request.infer(values, share_inputs=True, share_outputs=True)
+        request.start_async(values, share_inputs=True)
+        request.wait()
+        self._answered.add(shapes)
+        return request.results
 
     def bind(self, feed: Feed) -> Callable[[], object]:
         """Bind the inputs where they are to a request of their own."""

@@ -140,3 +140,19 @@ def test_a_bound_call_answers_what_the_session_answers_at_every_shape(tmp_path, 
     for feed, call in zip(feeds, calls, strict=True):
         (bound,) = call().values()
         assert np.array_equal(bound, session.run(feed)["y"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_the_graph_cannot_compute_is_an_error_and_not_the_last_answer(tmp_path, threads):
+    """With one thread OpenVINO's own ``infer`` says nothing, and answers as before."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    threes (float[count] x) => (float[rows, 3] y) <int64[2] shape = {-1, 3}> { y = Reshape (x, shape) }
+    """
+    path = tmp_path / "model.onnx"
+    ir.save(ir.from_onnx_text(text), path)
+    session = OpenVINO(threads=threads).open(path)
+    assert session.run({"x": np.arange(6, dtype=np.float32)})["y"].shape == (2, 3)
+    with pytest.raises(Exception, match="Reshape"):
+        session.run({"x": np.arange(7, dtype=np.float32)})
+    assert session.run({"x": np.arange(9, dtype=np.float32)})["y"].shape == (3, 3)

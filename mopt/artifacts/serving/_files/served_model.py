@@ -30,6 +30,8 @@ DATATYPES = {
 _ARITHMETIC = {"f32": "fp32", "f16": "fp16"}
 _MOST_SHAPES = 16
 """Compiled models of static shapes that are kept; the oldest goes first."""
+_MOST_ANSWERED = 1024
+"""Shapes that are remembered to be computed without an error."""
 
 Feed = dict[str, Any]
 """Arrays by tensor name; the batch axis is present."""
@@ -370,19 +372,39 @@ class _OpenVINO:
         model = self._core.read_model(str(path))
         self._inputs = [port.get_any_name() for port in model.inputs]
         self._outputs = [port.get_any_name() for port in model.outputs]
+        self._open()
+
+    def _open(self) -> None:
         self._requests: dict[Any, Any] = {}
-        self._compiled = self._core.compile_model(model, "CPU", self._settings)
+        self._answered: set[Any] = set()
+        self._compiled = self._core.compile_model(self._core.read_model(str(self._path)), "CPU", self._settings)
         self._any_shape = self._compiled.create_infer_request()
 
     def infer(self, feed: Feed) -> Feed:
         values = [feed[name] for name in self._inputs]
-        results = self._request(values).infer(values, share_inputs=True)
+        shapes = tuple(value.shape for value in values)
+        try:
+            results = self._results(self._request(shapes), shapes, values)
+        except Exception:
+            # What OpenVINO could not compute once, it does not for inputs that are right either, until it is opened anew.
+            self._open()
+            raise
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
 
-    def _request(self, values: Sequence[Any]) -> Any:
+    def _results(self, request: Any, shapes: Any, values: Sequence[Any]) -> Any:
+        if shapes in self._answered:
+            return request.infer(values, share_inputs=True)
+        # With one thread, infer() is silent about shapes that the graph cannot compute, and gives the last answer once more.
+        request.start_async(values, share_inputs=True)
+        request.wait()
+        if len(self._answered) == _MOST_ANSWERED:
+            self._answered.clear()
+        self._answered.add(shapes)
+        return request.results
+
+    def _request(self, shapes: Any) -> Any:
         if not self._static:
             return self._any_shape
-        shapes = tuple(value.shape for value in values)
         if shapes not in self._requests:
             if len(self._requests) == _MOST_SHAPES:
                 self._requests.pop(next(iter(self._requests)))

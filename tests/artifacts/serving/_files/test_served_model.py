@@ -9,8 +9,9 @@ import pytest
 from mopt.artifacts.serving import _python
 from mopt.artifacts.serving._files.served_model import InvalidRequestError, ServedModel, _cast
 from mopt.model.signature import Signature, TensorSpec
+from mopt.passes.build_openvino import BuildOpenvino
 from tests.manifests import manifest
-from tests.passes.graphs import model
+from tests.passes.graphs import apply, model
 
 TWO = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -301,3 +302,29 @@ def test_text_goes_in_and_comes_out(tmp_path):
     assert served.predictions(served.run_batch(served.parse_instances([["naïve", ""]]))) == [["naïve", ""]]
     with pytest.raises(InvalidRequestError, match="a value is no text"):
         served.parse({"inputs": [{**given, "data": [1, 2]}]})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_request_that_openvino_cannot_compute_gets_no_other_answer_and_spoils_none_after_it(tmp_path, threads):
+    """Its kernels stay broken after channels that do not fit, and with one thread it does not even say so."""
+    pytest.importorskip("openvino")
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    sums (float[batch, channels, 8] x) => (float[batch, 4, 6] y) { y = Conv (x, w) }
+    """
+    x = TensorSpec(name="x", dtype="float32", shape=("batch", "channels", 8))
+    y = TensorSpec(name="y", dtype="float32", shape=("batch", 4, 6))
+    record = manifest(
+        signature=Signature(inputs=(x,), outputs=(y,), batch_axes={"x": 0, "y": 0}),
+        format="openvino", runtime="openvino", runtime_fields={"threads": threads, "precision": "f32"},
+    )  # fmt: skip
+    source = model(tmp_path / "source", text, {"w": np.ones((4, 2, 3), np.float32)})
+    built, _ = apply(BuildOpenvino(), source, tmp_path / "built")
+    sent, wrong = {"x": np.ones((1, 2, 8), np.float32)}, {"x": np.ones((1, 3, 8), np.float32)}
+    _python.write_served_model(tmp_path, manifest=record, model_folder=built.folder, golden=[sent])
+    served = ServedModel(tmp_path)
+    for _ in range(2):
+        assert served.run(sent)["y"].tolist() == np.full((1, 4, 6), 6.0).tolist()
+        with pytest.raises(Exception, match="Conv"):
+            served.run(wrong)
+    assert served.run(sent)["y"].tolist() == np.full((1, 4, 6), 6.0).tolist()
