@@ -371,7 +371,8 @@ class _OpenVINO:
         self._any_shape = self._compiled.create_infer_request()
 
     def infer(self, feed: Feed) -> Feed:
-        values = [feed[name] for name in self._inputs]
+        # One number that must not be written to, as a request over gRPC has it, is not taken as it is.
+        values = [np.require(feed[name], requirements="CW") for name in self._inputs]
         results = self._request(values).infer(values, share_inputs=True)
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
 

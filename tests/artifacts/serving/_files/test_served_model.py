@@ -201,8 +201,8 @@ def test_numbers_arrive_as_they_were_sent(dtype, given, value):
     ("dtype", "given"),
     [
         ("uint64", [2**64 - 1, -1]), ("uint64", [2**64, 1]), ("int64", [None]), ("int32", [np.nan]), ("float16", [1e6]),
-        ("float32", [1e300, np.nan]), ("float64", [10**400]), ("float32", [10**20, "a"]), ("float32", None), ("float32", [None, 0.5]),
-        ("bool", [2]),        ("bool", [0.5]),
+        ("float32", [1e300, np.nan]), ("float64", [10**400]), ("float32", [10**20, "a"]), ("float32", None),
+        ("float32", [None, 0.5]), ("bool", [2]), ("bool", [0.5]),
     ],
 )  # fmt: skip
 def test_a_number_that_does_not_fit_becomes_no_other_one(dtype, given):
