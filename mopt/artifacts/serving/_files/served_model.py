@@ -372,7 +372,7 @@ class _OpenVINO:
 
     def infer(self, feed: Feed) -> Feed:
         # One number that must not be written to, as a request over gRPC has it, is not taken as it is.
-        values = [np.require(feed[name], requirements="CW") for name in self._inputs]
+        values = [np.require(feed[name], requirements=["C", "W"]) for name in self._inputs]
         results = self._request(values).infer(values, share_inputs=True)
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
 
