@@ -77,17 +77,21 @@ def find_batch_axes(run: Run, signature: Signature, feeds: Sequence[Feed], *, ra
 def _fixed(run: Run, signature: Signature, first: Feed, second: Feed, *, random: bool) -> Batched:
     """Describe a model with a fixed batch size: its outputs have that size along their batch axis.
 
-    An output without such an axis, or of which no part is one sample's, belongs to all samples of the batch.
+    An output without such an axis, or of which no part is one sample's, belongs to all samples of the batch. One that has a
+    single row because a single thing was found has no batch of one: its size varies.
     """
     size = signature.batch_size or 1
     second = _with_shared(signature, first, second)
     rest = [second] * (size - 1)
     twins, ahead, behind = (run(signature.stack(group)) for group in ([first] * size, [first, *rest], [*rest, first]))
     ranks = {name: value.ndim for name, value in ahead.items()}
+    declared = {spec.name: spec.shape for spec in signature.outputs}
     axes: dict[str, int] = {}
     reason = f"the batch size is fixed to {size}"
     for name, value in ahead.items():
         fitting = [axis for axis, length in enumerate(value.shape) if length == size]
+        if size == 1:
+            fitting = [axis for axis in fitting if not _varies(declared.get(name, ()), axis)]
         problems = [_change(name, twins, ahead, behind, axis, size) for axis in fitting]
         if fitting and (random or "" in problems):
             axes[name] = fitting[0 if random else problems.index("")]
@@ -95,6 +99,11 @@ def _fixed(run: Run, signature: Signature, first: Feed, second: Feed, *, random:
             problem = problems[0] if problems else f"output {name} has shape {list(value.shape)}"
             reason = f"the batch size is fixed to {size}, and its samples change each other: {problem}"
     return Batched({**signature.batch_axes, **axes}, size, reason, ranks)
+
+
+def _varies(shape: Sequence[int | str], axis: int) -> bool:
+    """Whether the length of an axis is not in the shape that the model declares, as far as it declares one."""
+    return axis < len(shape) and isinstance(shape[axis], str)
 
 
 def _change(name: str, twins: Feed, ahead: Feed, behind: Feed, axis: int, size: int) -> str:

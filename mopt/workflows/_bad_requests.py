@@ -54,7 +54,8 @@ def bad_requests(endpoint: Endpoint, signature: Signature, inputs: Feed, max_bat
         max_batch: The largest that the server takes at once.
     """
     feed = signature.alone(inputs)
-    first = signature.inputs[0].name
+    # Lists of nothing say nothing of their type.
+    first = next((spec.name for spec in signature.inputs if feed[spec.name].size), signature.inputs[0].name)
     mistakes = [
         BadRequest("wrong name", endpoint, encode_unchecked(endpoint, _renamed(feed, first))),
         BadRequest("wrong type", endpoint, encode_unchecked(endpoint, {**feed, first: _other_type(feed[first])})),

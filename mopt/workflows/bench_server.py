@@ -7,7 +7,7 @@ __all__ = ["ServerAccess", "bench_server"]
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mopt.artifacts.artifact import Artifact
@@ -22,7 +22,7 @@ from mopt.loadgen.load_plan import LoadPlan
 from mopt.loadgen.observe import observe_server
 from mopt.loadgen.protocols import PROTOCOLS, AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
 from mopt.loadgen.server_process import running
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, TensorSpec
 from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerBenchmark
 from mopt.records.manifest import Manifest
@@ -46,6 +46,7 @@ class ServerAccess:
         headers: Sent with every request, as metadata over gRPC.
         timeout_s: After it a request has failed.
         predict: Observe the server first, and predict each test from it; only for one instance that batches.
+        inputs: What it takes by name, where its protocol does not tell and it is not what the model takes.
     """
 
     url: str
@@ -54,6 +55,7 @@ class ServerAccess:
     headers: tuple[tuple[str, str], ...] = ()
     timeout_s: float = 10.0
     predict: bool = True
+    inputs: Mapping[str, TensorSpec] | None = None
 
 
 def bench_server(
@@ -115,6 +117,7 @@ def _bench_started(artifact: str | Path, server: ServerAccess, load: LoadPlan, p
                 url=launch.url,
                 protocol=server.protocol or launch.protocol,
                 model=server.model or launch.model,
+                inputs=launch.inputs,
             )
             return bench_server(artifact, access, load, progress=progress)
 
@@ -182,6 +185,7 @@ def _endpoint(server: ServerAccess, manifest: Manifest) -> Endpoint:
             protocol=protocol,
             headers=server.headers,
             batch_axes=manifest.signature.row_axes,
+            inputs=server.inputs,
         )
     except AmbiguousModelError:
         return connect(server.url, model=model_name(manifest.name), protocol=protocol, headers=server.headers)

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mopt.loadgen.find_rate import summarize_load
 from mopt.loadgen.generator import client_limited, closed_loop, generate_load
 from mopt.loadgen.protocols import AmbiguousModelError, Endpoint, Protocol, Request, ask, connect, encode
 from mopt.loadgen.server_process import ServerDiedError, running
-from mopt.model.signature import Feed
+from mopt.model.signature import Feed, TensorSpec
 from mopt.progress import Progress, Silent
 from mopt.records.benchmark import LoadTest, ServerVerification
 from mopt.records.serving import Proof
@@ -101,8 +101,8 @@ class _Verifier:
             with running(launch) as start_s:
                 self.progress.step(f"ready after {start_s:.1f} s")
                 proofs.append(Proof(part="start", state="proven", detail=f"ready after {start_s:.1f} s"))
-                endpoints = [self._connect(launch.url, launch.protocol, launch.model)]
-                endpoints += [self._connect(url, protocol, launch.model) for url, protocol in launch.also]
+                places = [(launch.url, launch.protocol), *launch.also]
+                endpoints = [self._connect(url, protocol, launch.model, launch.inputs) for url, protocol in places]
                 seen, load, seconds = self._ask(endpoints, launch)
                 proofs += seen
         except ServerDiedError as error:
@@ -121,9 +121,11 @@ class _Verifier:
         proofs, load, seconds = self._ask([endpoint], None)
         return _verification(url, "", True, proofs, load, seconds)
 
-    def _connect(self, url: str, protocol: str | None, model: str | None) -> Endpoint:
+    def _connect(
+        self, url: str, protocol: str | None, model: str | None, inputs: Mapping[str, TensorSpec] | None = None
+    ) -> Endpoint:
         known: Protocol | None = protocol  # type: ignore[assignment]
-        return connect(url, model=model, protocol=known, batch_axes=self.built.manifest.signature.row_axes)
+        return connect(url, model=model, protocol=known, batch_axes=self.built.manifest.signature.row_axes, inputs=inputs)
 
     def _ask(
         self, endpoints: Sequence[Endpoint], launch: Launch | None
@@ -137,7 +139,8 @@ class _Verifier:
         for endpoint in endpoints:
             replayed, proof, times = _replay(endpoint, self.built, golden)
             proofs.append(proof)
-            answers, seconds = answers or replayed, seconds or times
+            if endpoint is endpoints[0]:  # the one that is asked further
+                answers, seconds = replayed, times
             self.progress.step()
         if len(answers) < len(golden):  # what it answers is wrong already
             return proofs, None, seconds
@@ -147,7 +150,10 @@ class _Verifier:
         self.progress.step()
         requests = encode(endpoints[0], [self.built.manifest.signature.alone(inputs) for inputs, _ in golden])
         proofs.append(self._batching(endpoints[0], requests, launch))
-        load = self._load(endpoints[0], requests, seconds["request"])
+        try:
+            load = self._load(endpoints[0], requests, seconds["request"])
+        except UserError as error:
+            return [*proofs, Proof(part="load", state="failed", detail=error.message)], None, seconds
         proofs.append(self._within(load))
         return proofs, load, seconds
 

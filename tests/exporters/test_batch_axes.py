@@ -225,6 +225,16 @@ def test_each_output_of_a_fixed_batch_has_its_own_axis_or_none() -> None:
     assert "change each other: output square" in batched.reason or "change each other: output sum" in batched.reason
 
 
+def test_a_single_thing_that_was_found_is_no_batch_of_one() -> None:
+    def run(feed: Feed) -> Feed:
+        return {"boxes": feed["x"][:, :4], "scores": feed["x"]}
+
+    takes_one = takes(spec("x", 1, 5), batch_size=1).model_copy(
+        update={"outputs": (spec("boxes", "n", 4), spec("scores", 1, 5))}
+    )
+    assert find_batch_axes(run, takes_one, rows(1, 5), random=False).axes == {"x": 0, "scores": 0}
+
+
 def test_what_has_no_axis_to_stack_along_says_so() -> None:
     batched = find_batch_axes(lambda feed: feed, takes(spec("x", 2, 3), batch_axes={}), rows(2, 3), random=False)
     assert (batched.axes, batched.reason) == ({}, "no input has an axis to stack samples along")

@@ -36,6 +36,14 @@ def test_the_batch_sizes_to_measure(changes, most, sizes):
     assert signature(**changes).batches == (not changes)
 
 
+@pytest.mark.parametrize(("size", "rows", "axes"), [(None, 1, {"x": 0, "y": 1}), (1, 1, {"x": 0, "y": 1}), (4, 4, {})])
+def test_a_sample_alone_is_a_whole_batch_where_that_is_fixed(size, rows, axes):
+    fixed = signature(batch_size=size)
+    alone = fixed.alone({"x": np.ones((1, 3)), "table": np.zeros(2)})
+    assert (alone["x"].shape, alone["table"].shape) == ((rows, 3), (2,))
+    assert fixed.row_axes == axes
+
+
 def test_what_samples_fill_already_is_not_stacked():
     slices = [{"x": np.zeros((1, 3)), "table": np.zeros(2)}]
     whole = [{"x": np.zeros((4, 3)), "table": np.zeros(2)}]

@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 
-from mopt.loadgen.protocols import connect
+from mopt.loadgen.protocols import Endpoint, Server, connect
+from mopt.model.signature import TensorSpec
 from mopt.workflows._bad_requests import BadRequest, bad_requests
 from tests import servers
 from tests.workflows import artifacts
@@ -39,6 +41,15 @@ def test_a_server_that_refuses_has_nothing_wrong_and_one_that_answers_has(endpoi
     assert mistakes["batch over the maximum"].outcome() == ""  # the queue takes any, and answers it in full
     answered = BadRequest("a good one", endpoint, mistakes["unknown model"].request)
     assert answered.outcome().startswith("HTTP 200: ")
+
+
+def test_the_wrong_type_is_that_of_an_input_with_values():
+    past, x = TensorSpec(name="past", dtype="float32", shape=("batch", "past", 2)), artifacts.signature().inputs[0]
+    signature = artifacts.signature().model_copy(update={"inputs": (past, x)})
+    endpoint = Endpoint("bentoml", Server("127.0.0.1", 1), "/infer")
+    mistakes = bad_requests(endpoint, signature, {"past": np.zeros((1, 0, 2), np.float32), **artifacts.feeds()[0]}, 8)
+    bodies = {mistake.name: mistake.request.body for mistake in mistakes}
+    assert json.loads(bodies["wrong type"]) == {"past": [[]], "x": [["text", "text"]]}
 
 
 def test_a_model_without_a_batch_has_no_batch_that_is_too_large(endpoint):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,7 @@ import pytest
 
 import mopt
 from mopt.errors import Rejection, UserError
+from mopt.workflows import build as build_workflow
 from mopt.workflows.verify import verify
 from tests.small import digits
 
@@ -40,6 +42,20 @@ def mopt_store(folder):
 def build(small, out, store=None, **values):
     values = {"search": {"candidates": QUICK, "max_batch": 4}, **values}
     return mopt.build(model=str(small.model), data=str(small.data), out=out, store=store, **values)
+
+
+def test_outputs_that_are_not_twice_the_same_are_random():
+    chosen = SimpleNamespace(model=SimpleNamespace(format="onnx"), chosen=SimpleNamespace(effective_precision="fp32"))
+    first = {"clean": np.float32([[1, 2]]), "noisy": np.float32([[1, 2]]), "drawn": np.int64([3]), "found": np.zeros((2, 4))}
+    second = {
+        "clean": np.float32([[1, 2.000001]]),
+        "noisy": np.float32([[1, 2.1]]),
+        "drawn": np.int64([4]),
+        "found": np.zeros((1, 4)),
+    }
+    golden = build_workflow._golden(chosen, [first, first], [first, second])
+    assert golden.random == ("noisy", "drawn", "found")
+    assert golden.tolerance.keys() == {"clean"}
 
 
 def test_the_artifact_holds_what_was_found(built):

@@ -3,6 +3,7 @@ import pytest
 
 from mopt.errors import UserError
 from mopt.profiles.machine import detect
+from mopt.records.manifest import Golden
 from mopt.workflows.verify import verify
 from tests.workflows import artifacts
 
@@ -47,6 +48,15 @@ def test_an_answer_that_differs_is_named(tmp_path, model, outputs, problem):
     verification = verify(tmp_path / "a")
     assert not verification.ok
     assert problem in verification.problems
+
+
+def test_outputs_that_differ_from_run_to_run_are_compared_with_nothing(tmp_path, model):
+    golden = [{"y": outputs["y"]} for outputs in artifacts.answers(artifacts.feeds())]
+    written = Golden(count=3, tolerance={"y": 1e-5}, random=("same",))
+    artifacts.write(tmp_path / "a", model, golden_outputs=golden, golden=written)
+    verification = verify(tmp_path / "a")
+    assert (verification.ok, verification.largest_difference) == (True, {"y": 0.0})
+    assert verification.warnings == ("not compared, since they differ from run to run: same",)
 
 
 def test_a_model_that_does_not_run_is_a_problem_and_no_crash(tmp_path, model):

@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from mopt.artifacts.artifact import Artifact
 from mopt.errors import UserError
+from mopt.loadgen.protocols import connect
+from mopt.progress import Silent
 from mopt.system.environments import find_environment
+from mopt.workflows import verify_server as verify_server_module
 from mopt.workflows.package import package
 from mopt.workflows.verify_server import verify_server
 from tests import servers
@@ -49,6 +53,25 @@ def test_a_server_of_something_else_fails_and_is_asked_nothing_more(tmp_path):
     assert not verification.ok
     (proof,) = verification.proofs
     assert proof.detail == "sample 1: y differs by 11, allowed 1e-05"
+
+
+def test_the_endpoint_that_is_asked_further_is_the_one_that_answered_right(artifact, monkeypatch):
+    right = verify_server_module._replay
+    with servers.Queue() as server, servers.Queue() as other:
+        endpoints = [connect(f"http://127.0.0.1:{each.port}") for each in (server, other)]
+
+        def replay(endpoint, built, golden):
+            answers, proof, seconds = right(endpoint, built, golden)
+            return (
+                ([], proof.model_copy(update={"state": "failed"}), {})
+                if endpoint is endpoints[0]
+                else (answers, proof, seconds)
+            )
+
+        monkeypatch.setattr(verify_server_module, "_replay", replay)
+        verifier = verify_server_module._Verifier(Artifact.read(artifact), Silent())
+        proofs, load, seconds = verifier._ask(endpoints, None)
+    assert ([proof.state for proof in proofs], load, seconds) == (["failed", "proven"], None, {})
 
 
 def test_mistakes_are_told(artifact):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from mopt.artifacts.serving._exported import Exported
 from mopt.artifacts.serving._releases import check_release
 from mopt.errors import NotApplicableError
-from mopt.model.signature import Feed, Signature
+from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
@@ -82,6 +82,7 @@ class Launch:
             ``versions``); None where nothing in
             this server tells. :mod:`mopt.artifacts.serving._files.served_model` writes it to ``$MOPT_SERVED_REPORT``, and a
             line with its size for each batch to the same with ``.batches`` behind it.
+        inputs: What it takes by name, for a protocol that does not tell; None where that is what the model takes.
         version: Of the server, for people to read, such as ``tritonserver 2.51.0``.
         not_run: Parts of the system that did not run, each with the reason and with what ran in its place.
     """
@@ -96,6 +97,7 @@ class Launch:
     hopeless: Sequence[str] = ()
     also: Sequence[tuple[str, str]] = ()
     report: Path | None = None
+    inputs: Mapping[str, TensorSpec] | None = None
     version: str = ""
     not_run: tuple[str, ...] = ()
 

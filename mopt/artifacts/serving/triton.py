@@ -30,7 +30,7 @@ from mopt.artifacts.serving._triton_plan import (
 )
 from mopt.artifacts.serving._tritonserver import EXPORTED, HOPELESS, SUMMARIES, find_tritonserver
 from mopt.model.formats import model_format
-from mopt.model.signature import Feed, Signature
+from mopt.model.signature import Feed, Signature, TensorSpec
 from mopt.records.manifest import Manifest
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment, find_environment
@@ -158,6 +158,7 @@ class Triton(ServingSystem):
             environment={**server.environment, "MOPT_SERVED_REPORT": str(reports)},
             hopeless=HOPELESS,
             report=scratch / f"{name}.json" if server.tells else None,
+            inputs={spec.name: spec for spec in _taken(manifest, plan_of(manifest, backend_of(manifest)))},
             version=server.version,
             not_run=server.not_run,
         )
@@ -166,10 +167,18 @@ class Triton(ServingSystem):
 def _request(manifest: Manifest, plan: Plan, golden: Sequence[Feed]) -> dict[str, Any] | None:
     """A golden sample as Triton takes it in JSON; None where it has to be binary."""
     request = golden_request(manifest, golden, _BINARY)
-    if request is not None and plan.max_batch > 0:
-        for spec, entry in zip(manifest.signature.inputs, request["inputs"], strict=True):
-            entry["shape"] += [1] if len(spec.shape) == 1 else []  # what config.pbtxt reshapes
+    if request is not None:
+        for spec, entry in zip(_taken(manifest, plan), request["inputs"], strict=True):
+            entry["shape"] += [1] * (len(spec.shape) - len(entry["shape"]))
     return request
+
+
+def _taken(manifest: Manifest, plan: Plan) -> list[TensorSpec]:
+    """The inputs as clients send them: what config.pbtxt reshapes has an axis more."""
+    least = 2 if plan.max_batch > 0 else 1
+    return [
+        spec.model_copy(update={"shape": (*spec.shape, *[1] * (least - len(spec.shape)))}) for spec in manifest.signature.inputs
+    ]
 
 
 def _loaded_with(release: Release | None, manifest: Manifest) -> str:

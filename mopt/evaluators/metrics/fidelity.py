@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _VECTORS = re.compile(r"embed|hidden|pool|feature|vector|latent|box|coord|point", re.IGNORECASE)
+_CONSTANT = 1e-4
+"""Share of the largest number within which all others are the same, but for rounding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class FidelityMetric(Metric):
     - Integers, strings and booleans agree or do not: the share that is equal.
     - Scores of classes, shape [1, C], agree when the highest is the same.
     - A single number agrees up to its squared difference over the variance of the reference, so that the mean over
-      samples is the coefficient of determination. (Its cosine would be 1 whatever it is.)
+      samples is the coefficient of determination. (Its cosine would be 1 whatever it is.) Where the reference always gives the
+      same number, it is over that number's square: rounding would be far off beside no variance at all.
     - Everything else agrees by its cosine similarity.
 
     Attributes:
@@ -63,8 +66,9 @@ class FidelityMetric(Metric):
 
         lowest: npt.NDArray[np.float64] = rows[:, 1]
         for answer, truth in zip(rows[:, 2::2].T, rows[:, 3::2].T, strict=True):
-            spread = truth.var()
-            error = (answer - truth) ** 2
+            error, spread = (answer - truth) ** 2, truth.var()
+            if spread <= (_CONSTANT * np.abs(truth).max(initial=0.0)) ** 2:
+                spread = (truth**2).mean()
             lowest = np.minimum(lowest, 1 - error / spread if spread else (error == 0).astype(np.float64))
         return lowest
 

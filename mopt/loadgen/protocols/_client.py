@@ -15,7 +15,7 @@ from mopt.loadgen.protocols._http import dictionary, fetch, json_request
 from mopt.loadgen.protocols._kserve import binary_request, connect_kserve, kserve_json_request, kserve_outputs, kserve_path
 from mopt.loadgen.protocols._rows import connect_path, rows_outputs, rows_request
 from mopt.loadgen.protocols._tensors import fit
-from mopt.model.signature import Feed, listed
+from mopt.model.signature import Feed, TensorSpec, listed
 
 
 def connect(
@@ -25,6 +25,7 @@ def connect(
     protocol: Protocol | None = None,
     headers: tuple[tuple[str, str], ...] = (),
     batch_axes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, TensorSpec] | None = None,
 ) -> Endpoint:
     """Find a model on a server that is up, and what it takes.
 
@@ -35,6 +36,7 @@ def connect(
         protocol: Default: what the server turns out to speak.
         headers: Sent with every request.
         batch_axes: Axis of each input along which samples are stacked, for ``instances``; default: the first.
+        inputs: What the server takes by name, where its protocol does not tell.
 
     Raises:
         UserError: When no server answers, it speaks none of the protocols, or the model is not there or not ready.
@@ -52,7 +54,7 @@ def connect(
         case "bentoml":
             return connect_bentoml(server, model or path.strip("/"))
         case ("invocations" | "instances") as kind:
-            return connect_path(server, path, kind, model, batch_axes)
+            return dataclasses.replace(connect_path(server, path, kind, model), batch_axes=batch_axes, inputs=inputs)
         case _:
             return connect_kserve(server, path, model)
 

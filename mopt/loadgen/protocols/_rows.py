@@ -16,13 +16,11 @@ from mopt.loadgen.protocols._http import fetch, json_request
 from mopt.model.signature import Feed, listed
 
 
-def connect_path(
-    server: Server, path: str, protocol: Protocol, model: str | None, batch_axes: Mapping[str, int] | None
-) -> Endpoint:
+def connect_path(server: Server, path: str, protocol: Protocol, model: str | None) -> Endpoint:
     if not path:
         raise UserError(f"{protocol} needs the path that requests are posted to", f"write {server.url}/PATH")
     fetch(server, path)  # whatever it answers to a GET, somebody listens
-    return Endpoint(protocol, server, path, path, model or path.strip("/"), batch_axes=batch_axes)
+    return Endpoint(protocol, server, path, path, model or path.strip("/"))
 
 
 def rows_request(endpoint: Endpoint, feed: Feed) -> Request:

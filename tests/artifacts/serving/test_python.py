@@ -45,6 +45,21 @@ def test_openvino_is_opened_as_it_was_judged(tmp_path, precision, monkeypatch):
     assert served.run(FEED)["y"].shape == (1, 2)
 
 
+def test_openvino_takes_one_number_that_must_not_be_written_to(tmp_path, monkeypatch):
+    scaled = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    scaled (float scale, float[batch, 8] x) => (float[batch, 8] y) { y = Mul (x, scale) }
+    """
+    monkeypatch.setattr("mopt.artifacts.serving._python.model_format", lambda _: type("F", (), {"main_file": "model.onnx"}))
+    signature = SIGNATURE.model_copy(
+        update={"inputs": (TensorSpec(name="scale", dtype="float32", shape=()), *SIGNATURE.inputs)}
+    )
+    record = manifest(runtime="openvino", format="openvino", runtime_fields={"threads": 1}, signature=signature)
+    write_served_model(tmp_path, manifest=record, model_folder=model(tmp_path / "source", scaled).folder, golden=[])
+    sent = {"scale": np.frombuffer(np.float32(2).tobytes(), np.float32).reshape(()), **FEED}
+    np.testing.assert_array_equal(ServedModel(tmp_path).run(sent)["y"], 2 * FEED["x"])
+
+
 def test_the_file_needs_nothing_of_mopt(tmp_path, monkeypatch):
     source = model(tmp_path / "source", NETWORK, weights(w0=(8, 64), w1=(64, 2)))
     write_served_model(tmp_path, manifest=manifest(signature=SIGNATURE), model_folder=source.folder, golden=[FEED])

@@ -6,7 +6,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from mopt.artifacts.serving._provisioning import provision
-from mopt.artifacts.serving.triton import Triton
+from mopt.artifacts.serving._triton_plan import backend_of, plan_of
+from mopt.artifacts.serving.triton import Triton, _taken
 from mopt.errors import NotApplicableError
 from mopt.model.signature import Signature, TensorSpec
 from mopt.records.serving import Batching
@@ -305,6 +306,9 @@ def test_a_request_has_the_shape_that_triton_reshapes(parse):
     _, path = parse([{"x": np.ones((1,), np.float32)}], signature=one)
     (entry,) = json.loads((path.parent.parent / "request.json").read_text())["inputs"]
     assert entry["shape"] == [1, 1]
+    record = manifest(signature=one)
+    (taken,) = _taken(record, plan_of(record, backend_of(record)))
+    assert taken.shape == ("batch", 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -28,3 +28,12 @@ def test_fidelity_of_a_single_number_is_the_coefficient_of_determination() -> No
     truth, answer = TABLE[:, 0], TABLE[:, 0] + 0.2 * TABLE[:, 1]
     found = value(load("fidelity"), scores(answer[:, None], "p"), [None] * 300, scores(truth[:, None], "p"))
     assert found == pytest.approx(sklearn_metrics.r2_score(truth, answer), rel=1e-5)
+
+
+def test_a_number_that_is_always_the_same_is_not_judged_by_its_rounding() -> None:
+    truth = np.full((300, 1), -0.5212871, np.float32)
+    for answer, expected in ((np.nextafter(truth, np.float32(0)), 1.0), (truth * 1.1, 0.99), (-truth, -3.0), (truth, 1.0)):
+        found = value(load("fidelity"), scores(answer, "p"), [None] * 300, scores(truth, "p"))
+        assert found == pytest.approx(expected, abs=1e-4)
+    nothing = np.zeros((300, 1), np.float32)
+    assert value(load("fidelity"), scores(truth, "p"), [None] * 300, scores(nothing, "p")) == 0.0

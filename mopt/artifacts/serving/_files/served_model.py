@@ -381,7 +381,8 @@ class _OpenVINO:
         self._any_shape = self._compiled.create_infer_request()
 
     def infer(self, feed: Feed) -> Feed:
-        values = [feed[name] for name in self._inputs]
+        # One number that must not be written to, as a request over gRPC has it, is not taken as it is.
+        values = [np.require(feed[name], requirements=["C", "W"]) for name in self._inputs]
         shapes = tuple(value.shape for value in values)
         try:
             results = self._results(self._request(shapes), shapes, values)
