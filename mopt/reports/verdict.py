@@ -33,7 +33,7 @@ def verdict(manifest: Manifest) -> tuple[str, ...]:
     """Say in sentences what was chosen, how much faster it is, and how sure that it is as good."""
     winner = manifest.winner
     if manifest.chosen == manifest.reference.name:
-        sentences = [] if manifest.why else ["The artifact is the reference itself."]
+        sentences = ["The artifact is the reference itself."]
     else:
         sentences = [f"{winner.name} was chosen.", *_speed_sentences(manifest)]
         if winner.quality is not None:

@@ -324,7 +324,7 @@ def test_the_report_tells_every_reason(tmp_path, model):
 def test_a_reference_that_is_its_own_winner(tmp_path, model):
     only = trial("onnxruntime-fp32", 1.0, None, None, passes=(), evidence={})
     write(tmp_path / "artifact", model, chosen="onnxruntime-fp32", trials=(only,), control=None)
-    assert "the artifact is the reference itself" in (tmp_path / "artifact/report.html").read_text()
+    assert "The artifact is the reference itself" in (tmp_path / "artifact/report.html").read_text()
 
 
 def _environment():

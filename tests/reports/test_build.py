@@ -103,7 +103,7 @@ def test_it_says_how_to_build_it_again_and_what_it_was_built_with(render):
 def test_a_reference_that_wins_is_told_as_such():
     only = manifest(chosen="onnxruntime-fp32", trials=(trials()[0], *trials()[7:]))
     assert candidate_rows(only)[0].outcome == "chosen: the reference itself"
-    assert "the artifact is the reference itself" in verdict(only)[0]
+    assert "The artifact is the reference itself" in verdict(only)[0]
     assert "Speed-up, batch" not in render_html(only)
 
 

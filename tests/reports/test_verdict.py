@@ -20,12 +20,6 @@ def test_an_inconclusive_verdict_says_what_the_samples_cannot_exclude():
     assert "About 900 samples would decide" in text
 
 
-def test_that_nothing_won_is_said_once():
-    why = "no candidate was both right and surely faster than the reference, so the reference is shipped"
-    assert verdict(manifest(chosen="reference", why=why)) == (f"N{why[1:]}.",)
-    assert verdict(manifest(chosen="reference", why="")) == ("The artifact is the reference itself.",)
-
-
 def test_a_failed_verdict_says_worse():
     assert "worse than the tolerance admits" in quality_sentence(quality(-0.06, -0.07, "fail"))
 
