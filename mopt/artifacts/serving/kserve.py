@@ -42,6 +42,7 @@ _QUIET = "--enable_latency_logging=False"
 """Not a line in the log for each request: Prometheus counts them."""
 _MOUNT = "/mnt/models"
 _PORT = 8080
+_GRPC_PORT = 8081
 _CANARY_PERCENT = 10
 _STORAGE_URI, _IMAGE, _PROMETHEUS = "MOPT_STORAGE_URI", "MOPT_IMAGE", "MOPT_PROMETHEUS_URL"
 """What people fill in."""
@@ -352,6 +353,9 @@ class _Resources:
 
     def request(self) -> str:
         """The command that asks it."""
+        if has_fp16(self.manifest):
+            url = f"http://localhost:{_PORT}" if self.image.triton else f"grpc://localhost:{_GRPC_PORT}"
+            return f"mopt verify ARTIFACT --server {url}  # FP16 travels as raw bytes, which curl cannot write"
         return (
             f"URL=http://localhost:{_PORT}\n"
             f"# In a cluster: URL=$(kubectl get inferenceservice {self.name} -o jsonpath={{.status.url}})\n"
@@ -375,7 +379,7 @@ class _Resources:
             notes.append("It speaks KServe's v1 (predict with instances), v2 and gRPC.")
         if has_fp16(self.manifest):
             notes.append(
-                "FP16 travels over gRPC, or as raw bytes behind the JSON of v2" + ("." if self.image.triton else ", or in v1.")
+                f"FP16 travels over gRPC, as raw bytes behind the JSON of v2{'' if self.image.triton else ', or in v1'}."
             )
         return notes
 

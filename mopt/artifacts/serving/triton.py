@@ -121,7 +121,7 @@ class Triton(ServingSystem):
         notes = [
             f"{_loaded_with(release, manifest)} Health: /v2/health/ready on port 8000; metrics: /metrics on port 8002.",
             *plan.notes,
-            "The model is warmed up with a real sample, alone and as a full batch, before the server is ready.",
+            *_warmed_up(plan, golden),
             *([f"The model takes {planned.model_start_s:.2g} s to load and warm up."] if planned.measured else []),
         ]
         write_readme(
@@ -179,6 +179,12 @@ def _taken(manifest: Manifest, plan: Plan) -> list[TensorSpec]:
     return [
         spec.model_copy(update={"shape": (*spec.shape, *[1] * (least - len(spec.shape)))}) for spec in manifest.signature.inputs
     ]
+
+
+def _warmed_up(plan: Plan, golden: Sequence[Feed]) -> list[str]:
+    """What happens before anybody asks, for people to read."""
+    batch = ", alone and as a full batch," if plan.max_batch > 1 else ""
+    return [f"The model is warmed up with a real sample{batch} before the server is ready."] if golden else []
 
 
 def _loaded_with(release: Release | None, manifest: Manifest) -> str:
