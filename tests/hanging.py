@@ -121,7 +121,7 @@ class _Meeting:
 class HangingPass(FilePass):
     """Copies the model, or hangs with half of it written."""
 
-    timeout: ClassVar[float] = 12.0
+    timeout: ClassVar[float] = 8.0
 
     hangs: str
 
@@ -137,7 +137,7 @@ class HangingPass(FilePass):
 class HangingExporter(ExportOnnx):
     """Takes ONNX, and hangs when it exports or when it answers."""
 
-    timeout: ClassVar[float] = 12.0
+    timeout: ClassVar[float] = 8.0
 
     exporting: str
     answering: str

@@ -253,7 +253,7 @@ def test_only_the_division_that_hangs_is_not_planned_for(model, told, always):
 
 def test_a_source_that_always_hangs_is_the_users_to_mend(tmp_path, store, told, always, model):
     exporter = HangingExporter(source=str(model.file), exporting=always, answering=always, inline_functions=False)
-    with pytest.raises(UserError, match="cannot be exported: no answer within 6 s"):
+    with pytest.raises(UserError, match="cannot be exported: no answer within 8 s"):
         export(exporter, store)
     assert len(told.retries) == 2  # the exporter, and the more cautious one
 
