@@ -73,7 +73,8 @@ def _write(name: str, form: ModelFormat, golden: list[dict[str, np.ndarray]], mo
         _class(name)().write(folder, manifest=record, model_folder=model, golden=golden)
     except NotApplicableError as error:
         return error.message
-    assert (folder / "request.json").is_file() or "@request.json" not in (folder / "README.md").read_text()
+    for readme in folder.rglob("README.md"):
+        assert readme.with_name("request.json").is_file() or "@request.json" not in readme.read_text()
     assert all(any(path.iterdir()) for path in folder.rglob("*") if path.is_dir()), "no copy keeps an empty folder"
     assert form.main_file.encode() in {content for path in folder.rglob("*") if path.is_file() for content in _contents(path)}
     return folder_digest(folder)
