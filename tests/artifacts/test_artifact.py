@@ -19,6 +19,7 @@ def test_golden_samples_come_back(tmp_path, model):
     np.testing.assert_array_equal(outputs["logits"], OUTPUT["logits"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", b"\x93NUMPY"])
 def test_damaged_golden_samples_are_the_users_news(tmp_path, model, damage):
     write(tmp_path / "artifact", model)
@@ -64,6 +65,7 @@ def list_file(name):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [

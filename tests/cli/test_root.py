@@ -98,6 +98,7 @@ def test_the_help_of_the_largest_commands_costs_little_more(name):
     assert min(cpu("-m", "mopt", name, "--help") for _ in range(3)) < 7 * empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [

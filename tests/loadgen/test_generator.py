@@ -207,6 +207,7 @@ def grpc_server():
             server.stop(None).wait()
 
 
+@pytest.mark.slow
 def test_what_happens_to_requests_over_grpc_is_told_apart():
     names = ["fine", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "slow"]
     requests = [Request(service_pb2.ModelInferRequest(model_name=name).SerializeToString()) for name in names]

@@ -24,6 +24,7 @@ from tests.models import Case, case, load_samples, onnx_file
 from tests.passes import graphs
 
 pytest.importorskip("tensorrt_rtx", reason="needs mopt[tensorrt-rtx]")
+pytestmark = pytest.mark.slow
 
 ADA = ("8.9",)
 IMAGE = (ShapeRange("image", (1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16)),)
@@ -52,7 +53,6 @@ CNN_STEPS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", CNN_STEPS)
 def test_an_engine_computes_in_what_the_graph_says(tmp_path, precision):
     make, dtype = CNN_STEPS[precision]
@@ -76,7 +76,6 @@ def test_int4_weights_are_multiplied_with_fp16(tmp_path):
     assert sum(count for kind, count in detail["computes"].items() if kind.endswith("Half x Int4")) == 5
 
 
-@pytest.mark.slow
 def test_one_engine_for_several_gpus_one_for_all_and_several_profiles(tmp_path):
     source = graphs.cnn(tmp_path / "cnn")
     small, _ = build(source, tmp_path / "one", profiles=(IMAGE,))
@@ -171,7 +170,6 @@ def test_a_workspace_that_is_too_small(tmp_path):
     assert "workspace" in found
 
 
-@pytest.mark.slow
 def test_a_branch_that_only_the_data_decides(tmp_path):
     """silero-vad has an If whose branches give tensors of different rank."""
     chosen = case("silero_vad", tmp_path, 8)
@@ -236,7 +234,6 @@ MULTIPLIED = {
 """Layers that multiply in 8 bits at the least; products of one input are one layer."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arithmetic"), MULTIPLIED)
 def test_real_models_compute_in_the_eight_bits_they_were_made_for(name, arithmetic, cases, tmp_path):
     source, shapes, samples = prepared(name, cases, tmp_path)
@@ -250,7 +247,6 @@ def test_real_models_compute_in_the_eight_bits_they_were_made_for(name, arithmet
         assert detail["computes"]["correlation Int8"] == 53
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ocr_cls", "magika"])
 def test_real_models_compute_in_the_floats_they_were_made_for(name, cases, tmp_path):
     source, shapes, samples = prepared(name, cases, tmp_path)
@@ -262,7 +258,6 @@ def test_real_models_compute_in_the_floats_they_were_made_for(name, cases, tmp_p
     assert sum(count for kind, count in counts.items() if kind.endswith(" Half")) > 0.9 * sum(counts.values())
 
 
-@pytest.mark.slow
 def test_bert_base_in_four_bits(cases, tmp_path):
     source, shapes, _ = prepared("bert_base", cases, tmp_path)
     graph = apply(QuantizeTensorrt(arithmetic="int4"), source, tmp_path / "int4")

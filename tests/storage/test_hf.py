@@ -17,6 +17,7 @@ from tests.storage.hub import Hub
 from tests.workflows import artifacts
 
 library = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install 'mopt[hub]'")
+pytestmark = pytest.mark.slow
 
 OF_THE_HUB = {".gitattributes": b"*.bin filter=lfs\n", "README.md": b"# a model\n"}
 

@@ -111,13 +111,15 @@ def served(name: str, runtime: str, folder: Path) -> tuple[Exported, Series, Ser
         endpoint = connect(launch.url, model=launch.model, protocol=launch.protocol)  # type: ignore[arg-type]
         (request,) = encode(endpoint, [feed(3)])
         ask(endpoint, request)
-        answered, failed = (exported.expression(field, NAME) for field in ("answered", "failed"))
-        before = eventually(lambda: scraped(name, ports), lambda series: counted(answered, series) >= 1)
+        failed = exported.expression("failed", NAME)
+        # Of a server of several processes each is heard of on its own.
+        good = [each for field in ("answered", "inferences") if (each := exported.expression(field, NAME))]
+        before = eventually(lambda: scraped(name, ports), lambda series: all(counted(each, series) >= 1 for each in good))
         latency = asked(endpoint)
 
         def done(series: Series) -> bool:
             return (
-                counted(answered, series) - counted(answered, before) >= GOOD
+                all(counted(each, series) - counted(each, before) >= GOOD for each in good)
                 and counted(failed, series) - counted(failed, before) >= FAILING
                 and not unselected(exported, series)
             )
