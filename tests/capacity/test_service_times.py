@@ -54,6 +54,7 @@ def test_a_load_is_predicted_on_a_machine_with_slow_spells():
     assert np.quantile(predicted, 0.99) == pytest.approx(np.quantile(truth + WAY_MS, 0.99), rel=0.12)
 
 
+@pytest.mark.slow
 def test_looks_at_fast_and_slow_times_are_not_explained_by_one_of_them():
     pace = np.where(np.random.default_rng(3).random(60) < 0.5, 1.3, 0.9).repeat(40)  # each holds as long as a look
     service = steady().slowed(tuple((pace * np.mean(1 / pace)).tolist()), 100.0)

@@ -199,6 +199,7 @@ def test_replicas_are_slow_at_different_times():
     assert found.p50.value < 0.6 * simulate(spells, 25, Policy(1), requests=50_000).p99.value
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.2, 0.85), st.sampled_from([1, 4, 16]), st.floats(0, 0.5))
 def test_every_request_is_served_once_and_none_faster_than_possible(load, cap, jitter):

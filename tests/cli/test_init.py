@@ -51,6 +51,7 @@ def test_a_recipe_has_what_the_model_brings(tmp_path, monkeypatch):
     assert run("check", "mopt.toml").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_read_gets_a_recipe_that_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.pkl").write_bytes(b"no pickle")

@@ -53,6 +53,7 @@ class Doubles(Exporter):
         return [{"y": 2 * feed["x"]} for feed in feeds]
 
 
+@pytest.mark.slow
 def test_what_belongs_to_a_source_comes_with_its_export_or_alone(tmp_path: Path) -> None:
     (tmp_path / "p").touch()
     (tmp_path / "out").mkdir()
@@ -82,6 +83,7 @@ def test_the_key_has_the_options_and_not_the_source() -> None:
     assert Doubles(source="a").key() != Doubles(source="a", caution=True).key()
 
 
+@pytest.mark.slow
 def test_a_child_exports_and_answers(tmp_path: Path) -> None:
     exporter = Doubles(source=str(tmp_path / "p"))
     written = apply_in_child(exporter, tmp_path)

@@ -12,6 +12,7 @@ from tests.passes import graphs
 openvino = pytest.importorskip("openvino")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("half", "decibel"), [(False, 90), (True, 50)])
 def test_the_ir_computes_the_same(tmp_path: Path, half: bool, decibel: float) -> None:
     source = graphs.cnn(tmp_path / "cnn")

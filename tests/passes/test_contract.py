@@ -54,6 +54,7 @@ def test_options_are_the_documented_fields_of_a_frozen_dataclass(name: str) -> N
         assert f"{field.name}:" in text, f"{field.name} is not documented"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize(
     "make", [pytest.param(graphs.cnn, id="cnn"), pytest.param(graphs.transformer, id="transformer", marks=pytest.mark.slow)]

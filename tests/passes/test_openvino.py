@@ -10,6 +10,7 @@ from tests.passes import graphs
 pytest.importorskip("openvino")
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_model_and_the_same_each_time(tmp_path):
     source = graphs.transformer(tmp_path / "m")
     first, second = (_openvino.convert(source.file) for _ in range(2))

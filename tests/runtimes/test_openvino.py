@@ -24,6 +24,7 @@ g (float[batch, 3, 8, 8] image) => (float[batch, 4, 6, 6] y, float[batch, 4, 6, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 def test_runs_in_a_child_with_the_names_of_the_onnx_model(tmp_path, shapes):
     graph = ir.from_onnx_text(
@@ -128,6 +129,7 @@ def test_first_inferences_on_several_threads_at_once_do_not_wait_for_each_other(
     assert [answer.split() for answer in answers] == [["answered"]] * PROCESSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 def test_a_bound_call_answers_what_the_session_answers_at_every_shape(tmp_path, shapes):
     text = '<ir_version: 9, opset_import: ["": 17]> g (float[n, 4] x) => (float[n, 4] y) { y = Softmax(x) }'

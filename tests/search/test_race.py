@@ -91,6 +91,7 @@ def test_variants_of_what_cannot_win_are_not_compiled(race):
     assert "not compiled: of the same graph and types as slow" in never.outcome.reason
 
 
+@pytest.mark.slow
 def test_quick_effort_tries_variants_only_of_what_is_wrong(race):
     variants = [variant("more", "leader", Odd(way="dies"))]
     run = race({"leader": 2.0}, variants, "quick", leader=[Scale(by=2.0)])
@@ -102,6 +103,7 @@ def test_quick_effort_tries_variants_only_of_what_is_wrong(race):
     assert [trial.record.name for trial in wrong.holding] == ["more2"]
 
 
+@pytest.mark.slow
 def test_the_shortlist_is_not_longer_than_it_may_be(race):
     names = [f"m{index}" for index in range(5)]
     passes = {name: [Scale(by=2.0 + index)] for index, name in enumerate(names)}

@@ -119,6 +119,7 @@ def test_a_pickle_from_the_child_is_never_loaded(tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "rejection"),
     [

@@ -84,6 +84,7 @@ def test_the_cheapest_at_its_unfavourable_end_is_recommended(sizing):
     assert rows(sizing)[0]["target"] == best.target
 
 
+@pytest.mark.slow
 def test_a_gpu_that_costs_more_than_the_cpus_cannot_pay(sizing):
     assert sizing.gpu.answer == "CPU"
     dear = size(
@@ -112,6 +113,7 @@ def test_limits_exclude_with_a_reason():
     assert "GB" in size([big], SizingRequest(DEMAND, targets=("here",))).options[0].excluded
 
 
+@pytest.mark.slow
 def test_a_profile_without_operators_is_not_projected():
     found = size(
         [ProfiledModel("example", "fp32", profile(operators=False))],
