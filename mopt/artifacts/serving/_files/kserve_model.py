@@ -73,7 +73,7 @@ class Served(kserve.Model):
         except (OverloadedError, ClosedError) as error:
             self._metrics.failed()
             raise BusyError(self.name, str(error)) from None
-        except Exception:
+        except Exception:  # whatever it is, it is no mistake of the client
             self._metrics.failed()
             raise
 

@@ -386,8 +386,7 @@ class _OpenVINO:
         shapes = tuple(value.shape for value in values)
         try:
             results = self._results(self._request(shapes), shapes, values)
-        except Exception:
-            # What OpenVINO could not compute once, it does not for inputs that are right either, until it is opened anew.
+        except Exception:  # after which OpenVINO fails for inputs that are right too, until it is opened anew
             self._open()
             raise
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
