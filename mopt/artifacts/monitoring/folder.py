@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mopt.artifacts.monitoring.dashboard import dashboard
 from mopt.artifacts.monitoring.rules import drift_groups, recorded, render, system_groups
-from mopt.artifacts.monitoring.thresholds import thresholds
+from mopt.artifacts.monitoring.thresholds import Thresholds, thresholds
 from mopt.artifacts.serving._base import ServingSystem
 from mopt.artifacts.serving._exported import Exported
 from mopt.records.manifest import Manifest
@@ -39,7 +39,7 @@ def write_monitoring(folder: Path, manifest: Manifest, systems: Sequence[Serving
         if exported is not None:
             groups = system_groups(exported, manifest.name, limits)
             (folder / system).mkdir(exist_ok=True)
-            (folder / system / _RULES).write_text(render(groups, _header(manifest, system, exported)), encoding="utf-8")
+            (folder / system / _RULES).write_text(render(groups, _header(manifest, system, exported, limits)), encoding="utf-8")
             drawn = dashboard(manifest.name, system, recorded(groups), limits)
             (folder / system / _DASHBOARD).write_text(json.dumps(drawn, indent=1) + "\n", encoding="utf-8")
     if drift:
@@ -49,8 +49,7 @@ def write_monitoring(folder: Path, manifest: Manifest, systems: Sequence[Serving
     (folder / "README.md").write_text("\n".join(_readme(exporting, silent, drift=drift)) + "\n", encoding="utf-8")
 
 
-def _header(manifest: Manifest, system: str, exported: Exported) -> list[str]:
-    limits = thresholds(manifest)
+def _header(manifest: Manifest, system: str, exported: Exported, limits: Thresholds) -> list[str]:
     header = [
         f"{manifest.name} on {system}. Written by mopt {manifest.mopt_version}; metric names as {exported.source}.",
         f"Start it so that it exports them: {exported.start}",

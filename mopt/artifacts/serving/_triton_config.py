@@ -16,17 +16,15 @@ from mopt.records.units import digits, milliseconds
 
 
 def header(manifest: Manifest, backend: Backend, plan: Plan) -> list[str]:
+    """Return comments for who reads the file: what it serves, why it is so, what it was planned for."""
     batching = manifest.batching
     notes = [
         f"{manifest.name}: {manifest.chosen}, written by mopt {manifest.mopt_version} for the {backend.name} backend.",
         *plan.notes,
     ]
     if batching.rate is not None:
-        latency = (
-            f", p99 {milliseconds(batching.predicted_p99_ms)} without the server's own time"
-            if batching.predicted_p99_ms is not None
-            else ""
-        )
+        predicted = batching.predicted_p99_ms
+        latency = "" if predicted is None else f", p99 {milliseconds(predicted)} without the server's own time"
         replicas = f"{batching.replicas} server{'' if batching.replicas == 1 else 's'}"
         notes.append(f"Planned for {digits(batching.rate)} requests per second on {replicas} like this{latency}.")
     if not manifest.deployable:
@@ -35,6 +33,7 @@ def header(manifest: Manifest, backend: Backend, plan: Plan) -> list[str]:
 
 
 def body(manifest: Manifest, backend: Backend, plan: Plan) -> list[str]:
+    """Return the fields of ``ModelConfig`` besides the warm-up."""
     batching = manifest.batching
     lines = [f"name: {quote(model_name(manifest.name))}", f"backend: {quote(backend.name)}"]
     if backend.platform:

@@ -58,6 +58,11 @@ class Plan:
 
 
 def backend_of(manifest: Manifest) -> Backend:
+    """Return the backend that loads the model.
+
+    Raises:
+        NotApplicableError: When none does, or it does not take one of the tensors.
+    """
     if manifest.format not in _BACKENDS:
         raise NotApplicableError(f"Triton has no backend here for a model of the form {manifest.format}")
     backend = _BACKENDS[manifest.format]
@@ -72,6 +77,11 @@ def backend_of(manifest: Manifest) -> Backend:
 
 
 def plan_of(manifest: Manifest, backend: Backend) -> Plan:
+    """Return what the backend is told; batches of 0 where Triton cannot put requests together.
+
+    Raises:
+        NotApplicableError: When the backend would compute in another precision than was judged.
+    """
     signature, most = manifest.signature, manifest.batching.max_batch
     reason = why_unbatched(signature)
     if backend.name == "tensorrt":

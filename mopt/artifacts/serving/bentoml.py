@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports, ServingSystem, Settable
 from mopt.artifacts.serving._exported import Exported
+from mopt.artifacts.serving._names import service_name
 from mopt.artifacts.serving._provisioning import on_gpu, p99_limit_ms, provision
 from mopt.artifacts.serving._python import (
     PYTHON_SETTABLE,
     copy_file,
     prove,
     requirements,
-    service_name,
     threads,
     write_served_model,
 )

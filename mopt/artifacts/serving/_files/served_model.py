@@ -369,15 +369,15 @@ class _OpenVINO:
         self._settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": fields.get("threads") or 0, "NUM_STREAMS": 1}
         if fields.get("precision", "default") != "default":
             self._settings["INFERENCE_PRECISION_HINT"] = fields["precision"]
-        model = self._core.read_model(str(path))
-        self._inputs = [port.get_any_name() for port in model.inputs]
-        self._outputs = [port.get_any_name() for port in model.outputs]
         self._open()
 
     def _open(self) -> None:
+        model = self._core.read_model(str(self._path))
+        self._inputs = [port.get_any_name() for port in model.inputs]
+        self._outputs = [port.get_any_name() for port in model.outputs]
         self._requests: dict[Any, Any] = {}
         self._answered: set[Any] = set()
-        self._compiled = self._core.compile_model(self._core.read_model(str(self._path)), "CPU", self._settings)
+        self._compiled = self._core.compile_model(model, "CPU", self._settings)
         self._any_shape = self._compiled.create_infer_request()
 
     def infer(self, feed: Feed) -> Feed:
