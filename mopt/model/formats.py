@@ -38,6 +38,11 @@ FORMATS = {
         ModelFormat("openvino", "model.xml"),
         ModelFormat("savedmodel", "saved_model.pb"),
         ModelFormat("tensorrt", "model.plan", source_folder="onnx", reduces_precision=True),
+        ModelFormat("huggingface", "config.json"),
+        ModelFormat("quantized", "quantization.json"),
+        ModelFormat("gguf", "model.gguf"),
+        ModelFormat("onnxruntime_genai", "genai_config.json"),
+        ModelFormat("openvino_genai", "openvino_model.xml"),
     )
 }
 """Those of mopt itself."""

@@ -51,6 +51,8 @@ class Pass(abc.ABC):
     """What it imports that takes long: one process imports it for all passes that name the same."""
     exclusive: ClassVar[bool] = False
     """Whether it times what it makes, so that nothing may run at the same time."""
+    resumable: ClassVar[bool] = False
+    """Whether it goes on where it was killed: then what it had written is still in its folder when it runs again."""
     beside: ClassVar[tuple[str, ...]] = ()
     """Files that it puts beside the model, for a later pass to read."""
     timeout: ClassVar[float] = 1800.0

@@ -53,7 +53,7 @@ def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: 
     for group in _groups(passes):
         key = {"source": model.digest, "passes": [step.key() for step in group], "code": code_digest()}
         try:
-            with store.entry("models", key) as entry:
+            with store.entry("models", key, resumable=group[-1].resumable) as entry:
                 if (folder := entry.scratch) is not None:
                     start = time.perf_counter()
                     results = _run_group(group, model, folder / "model", memory)
@@ -69,12 +69,15 @@ def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: 
 
 
 def _run_group(group: Sequence[Pass], model: Model, folder: Path, memory: int | None) -> list[dict[str, Any]]:
-    """Run consecutive passes in a child process; where it hangs, once more in a fresh one, from an empty folder."""
+    """Run consecutive passes in a child process; where it hangs, once more in a fresh one, from an empty folder or resumed."""
     duration_key = digest({"source": model.digest, "passes": [_without_float_nodes(step) for step in group]})
     limit = MEASURED.limit(duration_key, TimeLimit(sum(step.timeout for step in group)))
 
     def attempt() -> list[dict[str, Any]]:
-        make_empty(folder)
+        if group[-1].resumable:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            make_empty(folder)
         start = time.monotonic()
         results: list[dict[str, Any]] = run(
             run_passes,

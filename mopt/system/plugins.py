@@ -30,9 +30,20 @@ KINDS = {
     "metrics": "mopt.evaluators.metrics",
     "serving": "mopt.artifacts.serving",
     "storage": "mopt.storage",
+    "language_passes": "mopt.passes.language",
+    "language_runtimes": "mopt.runtimes.language",
+    "language_serving": "mopt.artifacts.serving.language",
 }
 """Where the plugins of mopt itself are, by kind."""
-_WORDS = {"passes": "pass", "spaces": "search space", "serving": "serving system", "storage": "scheme of a URL"}
+_WORDS = {
+    "passes": "pass",
+    "spaces": "search space",
+    "serving": "serving system",
+    "storage": "scheme of a URL",
+    "language_passes": "pass of language models",
+    "language_runtimes": "runtime of language models",
+    "language_serving": "serving system of language models",
+}
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -107,7 +118,8 @@ def _is_own(plugin: type) -> bool:
 
 def _shipped(kind: str) -> set[str]:
     package = importlib.import_module(KINDS[kind])
-    return {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    modules = pkgutil.iter_modules(package.__path__)
+    return {module.name for module in modules if not module.ispkg and not module.name.startswith("_")}
 
 
 def _foreign(kind: str) -> dict[str, metadata.EntryPoint]:

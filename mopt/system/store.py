@@ -50,7 +50,7 @@ class StoreEntry:
 
     Attributes:
         folder: Where it is, or will be when it has been filled.
-        scratch: An empty folder to fill; None when the entry is there already.
+        scratch: A folder to fill, empty unless it is resumed; None when the entry is there already.
     """
 
     folder: Path
@@ -69,12 +69,13 @@ class Store:
         return folder if folder.is_dir() else None
 
     @contextlib.contextmanager
-    def entry(self, kind: str, key: Mapping[str, Any]) -> Iterator[StoreEntry]:
+    def entry(self, kind: str, key: Mapping[str, Any], *, resumable: bool = False) -> Iterator[StoreEntry]:
         """Yield an entry that is there, or one to be filled, which is there when the block ends well.
 
         Args:
             kind: Folder of the store, for people who look into it.
             key: JSON data that names everything the content depends on.
+            resumable: Whether what a killed or failed attempt has written is kept for the next one.
         """
         import filelock
 
@@ -88,8 +89,9 @@ class Store:
                 yield StoreEntry(folder, None)
                 return
             scratch = self.root / "scratch" / folder.name
-            shutil.rmtree(scratch, ignore_errors=True)  # what a killed build left; the lock says that nobody uses it
-            scratch.mkdir(parents=True)
+            if not resumable:
+                shutil.rmtree(scratch, ignore_errors=True)  # what a killed build left; the lock says that nobody uses it
+            scratch.mkdir(parents=True, exist_ok=True)
             try:
                 yield StoreEntry(folder, scratch)
                 (scratch / KEY_FILE).write_text(json.dumps(key, indent=1, sort_keys=True))
@@ -98,7 +100,8 @@ class Store:
                 scratch.rename(folder)
                 sync(folder.parent)
             finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                if not resumable or folder.is_dir():
+                    shutil.rmtree(scratch, ignore_errors=True)
 
     def get(self, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
         """Return the folder of an entry; ``make`` fills it when it is not there, at most once for a key at a time."""

@@ -1,0 +1,1 @@
+"""Serving systems of language models, one file each."""

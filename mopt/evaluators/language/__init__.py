@@ -1,0 +1,1 @@
+"""Is a language model still right: log loss, divergence, choices, generation."""

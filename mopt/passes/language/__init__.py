@@ -1,0 +1,1 @@
+"""Passes of language models: checkpoint in, checkpoint out, one file each; they run in the environments of ``mopt tools``."""

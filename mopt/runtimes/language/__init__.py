@@ -1,0 +1,1 @@
+"""Runtimes of language models: what executes a checkpoint token by token, one file each."""

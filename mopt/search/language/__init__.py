@@ -1,0 +1,1 @@
+"""Candidates and trials of language models."""
