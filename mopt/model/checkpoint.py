@@ -25,8 +25,9 @@ _BITS = {
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4,
 }  # fmt: skip
 COMPANIONS = (
-    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "chat_template.*", "additional_chat_templates/*.jinja", "spiece.model", "*.tiktoken", "preprocessor_config.json",
+    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
+    "merges.txt", "chat_template.*", "additional_chat_templates/*.jinja", "spiece.model", "*.tiktoken",
+    "preprocessor_config.json",
     "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "README.md",
 )  # fmt: skip
 """What travels with the weights: configuration, tokenizer, chat template, licence, model card. No code."""

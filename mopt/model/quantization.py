@@ -1,11 +1,11 @@
 """A quantized checkpoint before it is packed for a server: codes, scales and zero points as plain tensors.
 
-Every algorithm writes this form and every export reads it, so that the checkpoints of two servers hold the same numbers. A folder
-of it has:
+Every algorithm writes this form and every export reads it, so that the checkpoints of two servers hold the same numbers. A
+folder of it has:
 
 - ``quantization.json``: a :class:`Quantization`.
-- ``block-00000.safetensors`` and so on: one file for each decoder block, and ``outside.safetensors`` for all else. A tensor that is
-  not quantized keeps its name and type. A linear layer ``NAME`` that is has, in the place of ``NAME.weight`` [out, in]:
+- ``block-00000.safetensors`` and so on: one file for each decoder block, and ``outside.safetensors`` for all else. A tensor
+  that is not quantized keeps its name and type. A linear layer ``NAME`` that is has, in the place of ``NAME.weight`` [out, in]:
 
   - ``NAME.codes`` [out, in]: int8 for symmetric integers (-8 to 7, -128 to 127), uint8 for others (0 to 15, 0 to 255);
     ``float8_e4m3fn`` for FP8; uint8 with the four bits of E2M1 for FP4.
@@ -17,8 +17,8 @@ of it has:
 
 - all other files of the source: configuration, tokenizer, chat template, licence, model card.
 
-Scales of integers are rounded to bfloat16 before the codes are chosen, so that every format holds them exactly, whether it keeps
-them in float32, bfloat16 or float16.
+Scales of integers are rounded to bfloat16 before the codes are chosen, so that every format holds them exactly, whether it
+keeps them in float32, bfloat16 or float16.
 """
 
 from __future__ import annotations
