@@ -204,7 +204,8 @@ class BlockedModel:
         answers: list[Any] = []
         first = self.blocks[0]
         was_loaded = not any(parameter.is_meta for parameter in first.parameters())
-        self.load_block(0)
+        if not was_loaded:
+            self.load_block(0)
         forward = first.forward
 
         def look(*positional: Any, **named: Any) -> Any:
