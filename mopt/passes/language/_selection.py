@@ -73,7 +73,9 @@ def choose_weights(
             break
     group = fitting_group(inputs, weights.group_size)
     if group == 0 and weights.group_size > 0:
-        return Choice(None, f"its {inputs} inputs have no common divisor with groups of {weights.group_size} that is a power of two")
+        return Choice(
+            None, f"its {inputs} inputs have no common divisor with groups of {weights.group_size} that is a power of two"
+        )
     if group != weights.group_size and weights.kind != "int":
         return Choice(None, f"its {inputs} inputs are no multiple of {weights.group_size}, which the format demands")
     return Choice(dataclasses.replace(weights, group_size=group))

@@ -172,9 +172,7 @@ def _judged(trial: LanguageTrialInMaking, task: JudgingTask, reference: Referenc
     return _compared(trial, answers, task, reference)
 
 
-def _made(
-    trial: LanguageTrialInMaking, compiled: Compiled, scored: Compiled, task: JudgingTask
-) -> LanguageTrialInMaking:
+def _made(trial: LanguageTrialInMaking, compiled: Compiled, scored: Compiled, task: JudgingTask) -> LanguageTrialInMaking:
     trial = dataclasses.replace(trial, model=compiled.model, scored=scored.model)
     return trial.update(
         passes=compiled.records,
@@ -196,13 +194,14 @@ def _problems(source: Model, compiled: Compiled, scored: Compiled) -> list[str]:
     models = {compiled.model.digest: compiled.model, scored.model.digest: scored.model}
     packed = [model for model in models.values() if model.format == "huggingface" and model.digest != source.digest]
     return [
-        problem for model in packed if open_checkpoint(model.folder).quantization for problem in check_weights(source.folder, model.folder)
+        problem
+        for model in packed
+        if open_checkpoint(model.folder).quantization
+        for problem in check_weights(source.folder, model.folder)
     ]
 
 
-def _compared(
-    trial: LanguageTrialInMaking, answers: Answers, task: JudgingTask, reference: Reference
-) -> LanguageTrialInMaking:
+def _compared(trial: LanguageTrialInMaking, answers: Answers, task: JudgingTask, reference: Reference) -> LanguageTrialInMaking:
     """Judge what it answered: tokenizer and template first, since nothing else counts if these are another model's."""
     windows = task.windows
     greedy = greedy_divergence(reference.answers.greedy, answers.greedy, task.asked.answer)

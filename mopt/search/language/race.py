@@ -88,7 +88,8 @@ def _entered(trials: Sequence[LanguageTrialInMaking], task: RacingTask) -> list[
         quantized.sort(key=lambda trial: trial.record.size_bytes or 0)
     else:
         quantized.sort(key=lambda trial: -trial.look)
-    entered, taken = [], 0
+    entered: list[LanguageTrialInMaking] = []
+    taken = 0
     for trial in (*plain, *quantized[: task.shortlist]):
         needs = trial.record.peak_bytes or 0
         if not entered or taken + needs <= task.memory:

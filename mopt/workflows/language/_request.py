@@ -45,10 +45,11 @@ from mopt.runtimes.language._base import LanguageProcess, LanguageRuntime
 from mopt.runtimes.language.llama_cpp import LlamaCpp
 from mopt.runtimes.language.transformers import Transformers
 from mopt.search.language.answers import AnswerTask
+from mopt.search.language.candidates import language_candidates
 from mopt.search.language.choice import Objective
 from mopt.search.language.judge import JudgingTask
 from mopt.search.language.race import RacingTask
-from mopt.search.language.space import SpaceInputs, language_candidates
+from mopt.search.language.spaces._base import LanguageSpaceInputs
 from mopt.search.language.trial import LanguageCandidate
 from mopt.system.digests import digest
 from mopt.system.environments import find_environment
@@ -198,7 +199,9 @@ def _check_environments(source: LoadedSource) -> None:
             raise MissingEnvironmentError(name)
     runtimes = ("llama_cpp", "vllm", "onnxruntime_genai", "openvino_genai")
     if not any(find_environment(name) for name in runtimes):
-        raise UserError("no runtime of language models is installed", f"mopt tools install llama_cpp, or one of {', '.join(runtimes)}")
+        raise UserError(
+            "no runtime of language models is installed", f"mopt tools install llama_cpp, or one of {', '.join(runtimes)}"
+        )
 
 
 def load_source(path: Path, recipe: Recipe | None = None) -> LoadedSource:
@@ -232,7 +235,9 @@ def _load_folder(path: Path, name: str) -> LoadedSource:
 
 def _quantized_note(checkpoint: Checkpoint) -> str:
     method = checkpoint.quantization.get("quant_method")
-    return f"it is quantized already ({method}): quality is compared with what it is, not with what it came from" if method else ""
+    return (
+        f"it is quantized already ({method}): quality is compared with what it is, not with what it came from" if method else ""
+    )
 
 
 def _load_gguf(path: Path, name: str) -> LoadedSource:
@@ -273,7 +278,9 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
     """
     progress.stage("reading the model and the text", 2)
     documents = prepare_documents(recipe.data, Path())
-    progress.step(f"{len(documents.calibration)} documents to calibrate with, {len(documents.evaluation)} others to evaluate with")
+    progress.step(
+        f"{len(documents.calibration)} documents to calibrate with, {len(documents.evaluation)} others to evaluate with"
+    )
     effort, options = _EFFORTS[recipe.search.effort], recipe.language
     length = min(options.window, site.context)
     runtime = _reference_runtime(site.source, site.threads, site.context)
@@ -329,17 +336,11 @@ def _calibration(documents: Documents, process: LanguageProcess, length: int, co
     windows = calibration_windows(texts, process.tokenize, length=length, count=count)
     key = {"windows": digest([[int(token) for token in window] for window in windows]), "code": code_digest()}
     folder = store.get("language-windows", key, functools.partial(_write_windows, windows=windows))
-    return dataclasses.replace(write_windows_at(folder, windows))
+    return TokenWindows.at(folder)
 
 
 def _write_windows(folder: Path, windows: npt.NDArray[np.int32]) -> None:
     write_windows(folder, windows)
-
-
-def write_windows_at(folder: Path, windows: npt.NDArray[np.int32]) -> TokenWindows:
-    """Describe windows that lie in a folder of the store."""
-    count, length = windows.shape
-    return TokenWindows.at(folder, count, length)
 
 
 def _prompts(windows: Sequence[npt.NDArray[np.int64]], length: int) -> list[npt.NDArray[np.int64]]:
@@ -409,7 +410,7 @@ def _racing(recipe: Recipe, site: LanguageSite, windows: Sequence[npt.NDArray[np
 
 def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> list[LanguageCandidate]:
     """Return what a build tries, with the reason why not for what it does not."""
-    inputs = SpaceInputs(
+    inputs = LanguageSpaceInputs(
         format=site.source.model.format,
         architecture=site.source.record.architecture,
         windows=task.text.calibration,
