@@ -326,7 +326,7 @@ def _of_layer(settings: Mapping[str, Any], name: str, key: str) -> Any:
 
 
 def _declared_group(settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """What compressed-tensors' settings say of a layer's weights: the group that names it, else the one for all of its class."""
+    """What compressed-tensors' settings say of a layer's weights: the group that names it, else that of all."""
     groups = [group for group in (settings.get("config_groups") or {}).values() if isinstance(group, dict)]
     for group in sorted(groups, key=lambda group: "Linear" in group.get("targets", ())):
         for target in group.get("targets", ()):

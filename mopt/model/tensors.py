@@ -184,6 +184,6 @@ def _write(path: Path, tensors: Sequence[PlannedTensor]) -> None:
             written = 0
             for part in tensor.parts():
                 assert part.dtype == np.dtype(_STORED[tensor.dtype]), f"{tensor.name}: {part.dtype} for {tensor.dtype}"
-                stream.write(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+                stream.write(np.ascontiguousarray(part).data)
                 written += part.nbytes
             assert written == tensor.size, f"{tensor.name}: {written} bytes for {tensor.size}"

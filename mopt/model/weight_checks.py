@@ -191,6 +191,8 @@ class _FoldedScales:
 
     def _pair(self, layer: PackedLayer, undone: _Undone) -> tuple[_Undone | None, str]:
         """Estimate what was moved between a layer and its neighbour; None and a reason where their products are not 1."""
+        import numpy as np
+
         parent, _, last = layer.name.rpartition(".")
         after = last in _PAIRS
         partner = _PAIRS[last] if after else next((name for name, before in _PAIRS.items() if before == last), "")
@@ -202,7 +204,7 @@ class _FoldedScales:
         repeated = self._repeated(rows, second.shape[1])
         if repeated is None or not (rows > 0).all():
             return None, ""
-        inverse = _Undone(columns=(1 / repeated)[None, :])
+        inverse = _Undone(columns=np.reciprocal(repeated)[None, :])
         if reason := self._wrong_column(first, second, inverse):
             return None, reason
         return (inverse if after else dataclasses.replace(undone, rows=rows[:, None])), ""
@@ -310,9 +312,9 @@ def _steps(layer: PackedLayer, weights: Floats, starts: npt.NDArray[np.int64]) -
     import numpy as np
 
     if layer.kind == "fp8":
-        return np.add.reduceat(np.square(weights / 8), starts, axis=1)
-    result: Floats = np.square(_group_steps(layer, weights, starts)) * np.diff([*starts, weights.shape[1]])
-    return result
+        result: Floats = np.add.reduceat(np.square(weights / np.float32(8)), starts, axis=1)
+        return result
+    return np.square(_group_steps(layer, weights, starts)) * np.diff([*starts, weights.shape[1]])
 
 
 def _group_steps(layer: PackedLayer, weights: Floats, starts: npt.NDArray[np.int64]) -> Floats:
@@ -321,11 +323,15 @@ def _group_steps(layer: PackedLayer, weights: Floats, starts: npt.NDArray[np.int
 
     high = np.maximum.reduceat(weights, starts, axis=1)
     low = np.minimum.reduceat(weights, starts, axis=1)
-    largest = np.maximum(high, -low)
+    largest: Floats = np.maximum(high, -low)
     if layer.kind != "int":
-        return largest / np.float32(6 if layer.kind == "nvfp4" else 3)
-    spread = 2 * largest if layer.symmetric else np.maximum(high, 0) - np.minimum(low, 0)
-    return spread / np.float32((1 << layer.bits) - (2 if layer.symmetric else 1))
+        steps, spread = 6 if layer.kind == "nvfp4" else 3, largest
+    elif layer.symmetric:
+        steps, spread = (1 << (layer.bits - 1)) - 1, largest
+    else:
+        steps, spread = (1 << layer.bits) - 1, np.maximum(high, 0) - np.minimum(low, 0)
+    result: Floats = spread / np.float32(steps)
+    return result
 
 
 def _weight_steps(layer: PackedLayer, weights: Floats, columns: npt.NDArray[np.int64]) -> Floats:
@@ -333,7 +339,7 @@ def _weight_steps(layer: PackedLayer, weights: Floats, columns: npt.NDArray[np.i
     import numpy as np
 
     if layer.kind == "fp8":
-        return weights / 8
+        return np.divide(weights, np.float32(8))
     order = np.argsort(columns, kind="stable")
     starts = np.searchsorted(columns[order], np.arange(columns.max() + 1))
     return _group_steps(layer, weights[:, order], starts)[:, columns]

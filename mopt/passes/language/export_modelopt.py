@@ -1,4 +1,4 @@
-"""Pack a quantized checkpoint as ModelOpt's unified checkpoint, which TensorRT-LLM loads; vLLM too, where it is FP8 or NVFP4."""
+"""Pack a quantized checkpoint as ModelOpt's unified checkpoint, which TensorRT-LLM loads; vLLM too if FP8 or NVFP4."""
 
 from __future__ import annotations
 
