@@ -142,7 +142,7 @@ def _write(folder: Path, answers: Answers) -> None:
         field.name: np.concatenate([getattr(scores, field.name) for scores in answers.scores])
         for field in dataclasses.fields(TokenScores)
     }
-    np.savez(folder / _SCORES, lengths=lengths, **joined)
+    np.savez(folder / _SCORES, lengths=lengths, **joined)  # type: ignore[arg-type]
     rest = {name: getattr(answers, name) for name in _REST_FIELDS}
     rest["greedy"] = [dataclasses.asdict(generation) for generation in answers.greedy]
     (folder / _REST).write_text(json.dumps(rest), encoding="utf-8")

@@ -31,6 +31,7 @@ from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.checkpoint import Checkpoint, open_checkpoint
 from mopt.model.files import Model
+from mopt.model.formats import model_format
 from mopt.model.gguf import open_gguf
 from mopt.model.tokens import TokenWindows, write_windows
 from mopt.profiles.machine import detect
@@ -51,10 +52,10 @@ from mopt.search.language.judge import JudgingTask
 from mopt.search.language.race import RacingTask
 from mopt.search.language.spaces._base import LanguageSpaceInputs
 from mopt.search.language.trial import LanguageCandidate
-from mopt.system.digests import digest
+from mopt.system.digests import digest, file_digest
 from mopt.system.environments import find_environment
 from mopt.system.plugins import names
-from mopt.system.store import Store, code_digest
+from mopt.system.store import Store, code_digest, default_root
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,9 +200,7 @@ def _check_environments(source: LoadedSource) -> None:
             raise MissingEnvironmentError(name)
     runtimes = ("llama_cpp", "vllm", "onnxruntime_genai", "openvino_genai")
     if not any(find_environment(name) for name in runtimes):
-        raise UserError(
-            "no runtime of language models is installed", f"mopt tools install llama_cpp, or one of {', '.join(runtimes)}"
-        )
+        raise UserError("no runtime of language models is installed", "mopt tools install llama_cpp")
 
 
 def load_source(path: Path, recipe: Recipe | None = None) -> LoadedSource:
@@ -242,8 +241,30 @@ def _quantized_note(checkpoint: Checkpoint) -> str:
 
 def _load_gguf(path: Path, name: str) -> LoadedSource:
     gguf = open_gguf(path)
-    model = Model(f"gguf", path.parent, digest({"file": path.name}))
-    raise NotImplementedError(gguf, model, name)
+    folder = _named_folder(path)
+    record = LanguageSource(
+        source=name,
+        digest=file_digest(path),
+        format="gguf",
+        architecture=gguf.architecture,
+        parameters=gguf.parameters,
+        size_bytes=gguf.size,
+        vocabulary=len(gguf.tokens),
+        positions=gguf.context,
+        licence=str(gguf.metadata.get("general.license", "")),
+        chat=bool(gguf.chat_template),
+        note=f"it holds {q.digits(gguf.bits_per_weight)} bits a weight ({gguf.file_type}): quality is compared with what it is",
+    )
+    return LoadedSource(Model("gguf", folder, record.digest), record, None)
+
+
+def _named_folder(path: Path) -> Path:
+    """A folder in which the file has the name that passes and runtimes look for; it is read, and never written to."""
+    link = default_root() / "gguf-sources" / digest({"file": str(path.resolve())}) / model_format("gguf").main_file
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(path.resolve())
+    return link.parent
 
 
 def _licence(folder: Path) -> str:
@@ -375,7 +396,7 @@ def tensor_bytes(model: Model) -> int:
     if model.format == "huggingface":
         return open_checkpoint(model.folder).size
     if model.format == "gguf":
-        return open_gguf(model.file).tensor_bytes
+        return open_gguf(model.file).size
     suffixes = (".onnx", ".data", ".bin")
     return sum(
         path.stat().st_size

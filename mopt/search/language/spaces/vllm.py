@@ -12,7 +12,7 @@ from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language.export_awq import ExportAWQ
 from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
 from mopt.passes.language.export_gptq import ExportGPTQ
-from mopt.passes.language.export_modelopt import ExportModelopt
+from mopt.passes.language.export_modelopt import ExportModelOpt
 from mopt.passes.language.quantize_autoround import QuantizeAutoround
 from mopt.passes.language.quantize_awq import QuantizeAWQ
 from mopt.passes.language.quantize_fp8 import QuantizeFP8
@@ -28,7 +28,7 @@ _EXPORTS: dict[str, Callable[[], Pass]] = {
     "compressed-tensors": ExportCompressedTensors,
     "gptq": ExportGPTQ,
     "awq": ExportAWQ,
-    "modelopt": ExportModelopt,
+    "modelopt": ExportModelOpt,
 }
 """Packings, the one that most servers load first."""
 _SCORED_AS = {"modelopt": "compressed-tensors"}
