@@ -169,6 +169,6 @@ def test_layers_that_are_missing_or_of_another_model_are_named(source: Path, exp
     larger = neutral.checkpoint(tmp_path / "larger", blocks=2, seed=1)
     problems = check_weights(larger, exported["gptq"])
     assert any(problem.startswith("model.layers.1.mlp.up_proj.weight: missing") for problem in problems)
-    assert any(re.match(r"model.layers.0.mlp.gate_proj: differs from the source by 1[34]\d\.\d%", problem) for problem in problems)
+    assert any(re.match(r"model.layers.0.mlp.gate_proj: differs from the source by 1\d\d\.\d%", problem) for problem in problems)
     unlike = neutral.quantize(larger, tmp_path / "unlike", Weights(group_size=32))
     assert "model.layers.1.mlp.up_proj: not quantized, or missing" in compare(unlike, exported["gptq"])
