@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "ContextParams",
     "EvalCallback",
+    "GGUFInit",
     "LlamaLibrary",
     "ModelParams",
     "Tensor",
@@ -150,6 +151,12 @@ class Batch(ctypes.Structure):
     )
 
 
+class GGUFInit(ctypes.Structure):
+    """``struct gguf_init_params``."""
+
+    _fields_ = (("no_alloc", _bool), ("ctx", ctypes.POINTER(_pointer)))
+
+
 class _TypeTraits(ctypes.Structure):
     """``struct ggml_type_traits_cpu``."""
 
@@ -185,6 +192,18 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_fp16_to_fp32_row": (None, (_pointer, _pointer, _int64)),
     "ggml_bf16_to_fp32_row": (None, (_pointer, _pointer, _int64)),
     "ggml_type_name": (_chars, (_int32,)),
+    "ggml_free": (None, (_pointer,)),
+    "ggml_get_tensor": (_pointer, (_pointer, _chars)),
+    "gguf_init_from_file": (_pointer, (_chars, GGUFInit)),
+    "gguf_init_empty": (_pointer, ()),
+    "gguf_free": (None, (_pointer,)),
+    "gguf_set_kv": (None, (_pointer, _pointer)),
+    "gguf_set_val_u32": (None, (_pointer, _chars, _uint32)),
+    "gguf_set_val_str": (None, (_pointer, _chars, _chars)),
+    "gguf_add_tensor": (None, (_pointer, _pointer)),
+    "gguf_set_tensor_type": (None, (_pointer, _chars, _int32)),
+    "gguf_get_meta_size": (_size, (_pointer,)),
+    "gguf_get_meta_data": (None, (_pointer, _pointer)),
     "ggml_get_type_traits_cpu": (ctypes.POINTER(_TypeTraits), (_int32,)),
 }
 
