@@ -23,6 +23,7 @@ __all__ = [
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,20 @@ class Batch(ctypes.Structure):
         ("seq_id", ctypes.POINTER(ctypes.POINTER(_int32))),
         ("logits", ctypes.POINTER(_int8)),
     )
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], position: int, *, last_only: bool = False) -> Batch:
+        """Make one of consecutive tokens of sequence 0 that start at a position; all, or the last alone, ask for logits."""
+        count = len(tokens)
+        sequence = (_int32 * 1)(0)
+        return cls(
+            n_tokens=count,
+            token=(_int32 * count)(*tokens),
+            pos=(_int32 * count)(*range(position, position + count)),
+            n_seq_id=(_int32 * count)(*[1] * count),
+            seq_id=(ctypes.POINTER(_int32) * count)(*[sequence] * count),
+            logits=(_int8 * count)(*[int(not last_only or index == count - 1) for index in range(count)]),
+        )
 
 
 class GGUFInit(ctypes.Structure):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["FILE_NAME", "read_importance"]
+__all__ = ["FILE_NAME", "Sums", "read_importance", "write_importance"]
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,42 @@ if TYPE_CHECKING:
 
 FILE_NAME = "imatrix.gguf"
 SUMS, COUNTS = ".in_sum2", ".counts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """What a layer was given.
+
+    Attributes:
+        squares: Sums of the squares of its inputs, shape [experts, inputs] with 1 for a dense layer.
+        counts: Tokens that each expert saw, shape [experts].
+    """
+
+    squares: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+
+
+def write_importance(path: Path, layers: Mapping[str, Sums], *, windows: int, length: int) -> None:
+    """Write them as llama-imatrix does, by the names of the weights, for windows of one length in tokens."""
+    import gguf
+    import numpy as np
+
+    class Writer(gguf.GGUFWriter):
+        def add_architecture(self) -> None:
+            """A matrix has none."""
+
+    writer = Writer(path, "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["calibration"])
+    writer.add_uint32("imatrix.chunk_count", windows)
+    writer.add_uint32("imatrix.chunk_size", length)
+    for name in sorted(layers):
+        writer.add_tensor(name + SUMS, layers[name].squares.astype(np.float32))
+        writer.add_tensor(name + COUNTS, layers[name].counts.astype(np.float32)[:, None])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def read_importance(path: Path) -> dict[str, npt.NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["QuantizeGguf"]
+__all__ = ["QuantizeGguf", "usable_threads"]
 
 import collections
 import concurrent.futures
@@ -124,7 +124,7 @@ class QuantizeGguf(LanguagePass):
 
 def _write(gguf: GGUF, target: Path, types: Mapping[str, str], importance: Importance, file_type: int) -> None:
     library = open_library()
-    with target.open("wb") as stream, concurrent.futures.ThreadPoolExecutor(_threads()) as pool:
+    with target.open("wb") as stream, concurrent.futures.ThreadPoolExecutor(usable_threads()) as pool:
         stream.write(_header(library, gguf, types, importance, file_type))
         for name, kind in types.items():
             tensor = gguf.tensors[name]
@@ -197,7 +197,7 @@ def _quantize(
         return data.raw
 
     written = 0
-    for pieces in _batches(_pieces(len(rows), rows_of_expert, max(1, _CHUNK // columns)), 4 * _threads()):
+    for pieces in _batches(_pieces(len(rows), rows_of_expert, max(1, _CHUNK // columns)), 4 * usable_threads()):
         for data in pool.map(lambda limits: piece(*limits), pieces):
             stream.write(data)
             written += len(data)
@@ -230,5 +230,6 @@ def _batches(pieces: Iterator[tuple[int, int]], size: int) -> Iterator[list[tupl
         yield batch
 
 
-def _threads() -> int:
+def usable_threads() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
