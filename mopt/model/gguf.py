@@ -181,7 +181,8 @@ class _Reader:
         metadata = self._metadata(keys)
         if int(metadata.get("split.count", 1) or 1) > 1:
             raise UserError(
-                f"{self._path} is one of {metadata['split.count']} parts", "merge them first: llama-gguf-split --merge FIRST OUT"
+                f"{self._path} is one of {metadata['split.count']} parts",
+                "merge them first: llama-gguf-split --merge FIRST OUT",
             )
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment <= _MOST_ALIGNMENT or alignment & (alignment - 1):

@@ -138,7 +138,9 @@ class LlamaSession(LanguageSession):
         used = [part.split("=")[0].strip() for part in features.replace("CPU :", "").split("|") if part.strip().endswith("= 1")]
         log = "".join(self._library.log)
         precision = {
-            name: f"{name} x {self._library.dot_type(TENSOR_TYPES[name.lower()])}" for name in types if name.lower() in TENSOR_TYPES
+            name: f"{name} x {self._library.dot_type(TENSOR_TYPES[name.lower()])}"
+            for name in types
+            if name.lower() in TENSOR_TYPES
         }
         return {
             "kernels": f"ggml-cpu {' '.join(used)}" + (", weights repacked" if _REPACKED in log else ""),
