@@ -1,6 +1,6 @@
-"""llama.cpp's C interface, as the library inside of the xllamacpp wheel exports it, for the Python of environment ``llama_cpp``.
+"""llama.cpp's C interface as the library in the xllamacpp wheel exports it, for the Python of environment ``llama_cpp``.
 
-The structures are those of ``include/llama.h``, ``ggml.h`` and ``ggml-cpu.h`` of llama.cpp build 11549, whose sources the source
+The structures are those of ``llama.h``, ``ggml.h``, ``ggml-cpu.h`` and ``gguf.h`` of llama.cpp build 11549, which the source
 distribution of xllamacpp 2026.10.11549 carries. They change from build to build without notice, so the defaults of all of them
 are compared with what that build documents before anything is passed.
 """
@@ -161,7 +161,7 @@ class Batch(ctypes.Structure):
             token=(_int32 * count)(*tokens),
             pos=(_int32 * count)(*range(position, position + count)),
             n_seq_id=(_int32 * count)(*[1] * count),
-            seq_id=(ctypes.POINTER(_int32) * count)(*[sequence] * count),
+            seq_id=(ctypes.POINTER(_int32) * count)(*[ctypes.cast(sequence, ctypes.POINTER(_int32))] * count),
             logits=(_int8 * count)(*[int(not last_only or index == count - 1) for index in range(count)]),
         )
 
@@ -237,7 +237,8 @@ class LlamaLibrary:
                 Rejection.UNSUPPORTED, f"{_DISTRIBUTION} is {version}; this mopt knows the C interface of {_VERSION} alone"
             )
         spec = importlib.util.find_spec(_DISTRIBUTION)
-        assert spec is not None and spec.submodule_search_locations
+        assert spec is not None
+        assert spec.submodule_search_locations
         (path,) = Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so")
         self._library = ctypes.CDLL(str(path))
         self.log: list[str] = []

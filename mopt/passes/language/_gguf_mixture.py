@@ -1,6 +1,6 @@
 """Which type each tensor of a GGUF gets in one of llama.cpp's mixtures: the rules of llama-quantize, build 11549.
 
-The wheel of llama.cpp has the kernels that quantize, and not this choice; it is made here, from the names and shapes of tensors.
+The wheel of llama.cpp has the kernels that quantize, and not this choice: it is made here, from names and shapes.
 """
 
 from __future__ import annotations

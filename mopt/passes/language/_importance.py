@@ -38,7 +38,7 @@ def write_importance(path: Path, layers: Mapping[str, Sums], *, windows: int, le
     import gguf
     import numpy as np
 
-    class Writer(gguf.GGUFWriter):
+    class Writer(gguf.GGUFWriter):  # type: ignore[misc]
         def add_architecture(self) -> None:
             """A matrix has none."""
 

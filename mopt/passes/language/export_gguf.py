@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ExportGguf"]
 
+import collections
 import dataclasses
 import importlib
 import importlib.util
@@ -39,13 +40,13 @@ class ExportGguf(LanguagePass):
     ``trust_remote_code`` cannot run anything.
 
     Attributes:
-        dtype: Of the weights; norms stay in float32 in all of them.
+        dtype: Of the weights, ``source`` for the one that they have; norms are float32 in all of them.
     """
 
     makes: ClassVar[str] = "gguf"
     libraries: ClassVar[tuple[str, ...]] = ("auto-round", "gguf", "torch", "transformers", "sentencepiece")
 
-    dtype: Literal["f32", "f16", "bf16", "q8_0"] = "f16"
+    dtype: Literal["source", "f32", "f16", "bf16", "q8_0"] = "source"
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Write ``model.gguf``, with the licence and the model card beside it."""
@@ -56,7 +57,7 @@ class ExportGguf(LanguagePass):
             # The converter calls the model what its folder is called, where no model card does.
             staged = Path(scratch) / (str(checkpoint.config.get("model_type") or "model").replace("/", "-"))
             _stage(checkpoint, staged)
-            _convert(checkpoint, staged, target, self.dtype)
+            _convert(checkpoint, staged, target, self.dtype if self.dtype != "source" else _dtype_of(checkpoint))
         gguf = open_gguf(target)
         _check(gguf, source.folder)
         copy_gguf_companions(source.folder, folder)
@@ -72,6 +73,14 @@ def describe(gguf: GGUF) -> dict[str, Any]:
         "parameters": gguf.parameters,
         "gguf_architecture": gguf.architecture,
     }
+
+
+def _dtype_of(checkpoint: Checkpoint) -> str:
+    """The type that most bytes have; float32 where it is none that GGUF holds unquantized."""
+    sizes = collections.Counter[str]()
+    for entry in checkpoint.tensors.values():
+        sizes[entry.dtype] += entry.size
+    return {"BF16": "bf16", "F16": "f16"}.get(sizes.most_common(1)[0][0], "f32") if sizes else "f32"
 
 
 def _stage(checkpoint: Checkpoint, staged: Path) -> None:
@@ -91,7 +100,8 @@ def _stage(checkpoint: Checkpoint, staged: Path) -> None:
 
 def _convert(checkpoint: Checkpoint, staged: Path, target: Path, dtype: str) -> None:
     spec = importlib.util.find_spec("auto_round")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     sys.path.insert(0, str(Path(spec.submodule_search_locations[0]) / _CONVERTER))
     import gguf
     import torch

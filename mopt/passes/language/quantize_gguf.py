@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection, UserError
 from mopt.model.files import Model
@@ -49,10 +49,11 @@ _QUANTIZATION_VERSION = 2
 class QuantizeGguf(LanguagePass):
     """Round the weights of an unquantized GGUF to blocks of 4, 5, 6, ... bits; norms and routers stay as they are.
 
+    Errors are weighed with the importance matrix that ``observe_imatrix`` put beside the model, where there is one.
+
     Attributes:
-        mixture: Of types, such as ``q4_k_m``: more bits for the layers that need them. One of
+        type: Mixture of types, such as ``q4_k_m``: more bits for the layers that need them. One of
             :data:`mopt.passes.language._gguf_mixture.MIXTURES`.
-        importance: Whether rounding weighs errors with the importance matrix that ``observe_importance`` put beside the model.
         output_type: Of ``output.weight``, such as ``q6_k``; empty for that of the mixture.
         embedding_type: Of ``token_embd.weight``; empty for that of the mixture.
         tensor_types: Regular expressions, each with a type for the tensors in whose name it is found, before the mixture:
@@ -64,15 +65,16 @@ class QuantizeGguf(LanguagePass):
     libraries: ClassVar[tuple[str, ...]] = ("xllamacpp", "numpy")
     tools: ClassVar[str] = "llama_cpp"
 
-    mixture: str = "q4_k_m"
-    importance: bool = False
+    type: str = "q4_k_m"
     output_type: str = ""
     embedding_type: str = ""
     tensor_types: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mixture not in MIXTURES:
-            raise UserError(f"{self.mixture} is no mixture of llama.cpp", f"choose from: {', '.join(MIXTURES)}")
+        if self.type not in MIXTURES:
+            raise UserError(
+                f"{self.type} is no type that llama.cpp quantizes a model to", f"choose from: {', '.join(MIXTURES)}"
+            )
         for kind in (self.output_type, self.embedding_type, *(kind for _, kind in self.tensor_types)):
             if kind and kind not in TENSOR_TYPES:
                 raise UserError(f"{kind} is no type of a tensor", f"choose from: {', '.join(TENSOR_TYPES)}")
@@ -85,28 +87,22 @@ class QuantizeGguf(LanguagePass):
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Write ``model.gguf``; a tensor is read, quantized and written in pieces."""
         gguf = open_gguf(source.file)
-        importance = self._read_importance(source.folder)
+        matrix = source.folder / FILE_NAME
+        importance: Importance = read_importance(matrix) if matrix.is_file() else {}
         types = self._types(gguf, importance)
         target = folder / model_format("gguf").main_file
-        _write(gguf, target, types, importance, _FILE_TYPES[self.mixture])
+        _write(gguf, target, types, importance, _FILE_TYPES[self.type])
         copy_gguf_companions(source.folder, folder)
         written = open_gguf(target)
         counts = collections.Counter(tensor.type for tensor in written.tensors.values() if len(tensor.shape) > 1)
         detail = {**describe(written), "tensor_types": dict(sorted(counts.items())), "importance": bool(importance)}
         return PassResult(True, detail)
 
-    def _read_importance(self, folder: Path) -> Importance:
-        if not self.importance:
-            return {}
-        if not (folder / FILE_NAME).is_file():
-            raise NotApplicableError("there is no importance matrix beside the model: observe_importance writes it")
-        return read_importance(folder / FILE_NAME)
-
     def _types(self, gguf: GGUF, importance: Importance) -> dict[str, str]:
         """Return the type of each tensor, in the order of the file that is written."""
         given = [TensorFacts(name, tensor.shape, tensor.type) for name, tensor in gguf.tensors.items()]
         types = choose_types(
-            self.mixture,
+            self.type,
             given,
             facts_of(gguf, importance=bool(importance)),
             output=self.output_type.upper(),
@@ -117,8 +113,8 @@ class QuantizeGguf(LanguagePass):
             tensor = gguf.tensors[name]
             if kind != tensor.type and tensor.type not in _SOURCES:
                 raise NotApplicableError(f"{name} is {tensor.type} already: only float weights are quantized")
-            if kind != tensor.type and needs_importance(name, kind, self.mixture) and name not in importance:
-                raise NotApplicableError(f"{name} in {kind} is garbage without an importance matrix for it")
+            if kind != tensor.type and needs_importance(name, kind, self.type) and name not in importance:
+                raise NotApplicableError(f"{name} in {kind} is garbage without an importance matrix: observe_imatrix makes one")
         return types
 
 
@@ -133,7 +129,11 @@ def _write(gguf: GGUF, target: Path, types: Mapping[str, str], importance: Impor
                 if name != "token_embd.weight":
                     raise UserError(f"the importance matrix is of another model: {name} has {weights.size} inputs in it")
                 weights = None
-            size = _copy(gguf, tensor, stream) if kind == tensor.type else _quantize(library, pool, gguf, tensor, kind, weights, stream)
+            size = (
+                _copy(gguf, tensor, stream)
+                if kind == tensor.type
+                else _quantize(library, pool, gguf, tensor, kind, weights, stream)
+            )
             stream.write(b"\0" * (-size % gguf.alignment))
 
 
@@ -164,8 +164,7 @@ def _header(library: LlamaLibrary, gguf: GGUF, types: Mapping[str, str], importa
 def _copy(gguf: GGUF, tensor: GGUFTensor, stream: BinaryIO) -> int:
     import numpy as np
 
-    data = np.memmap(gguf.path, np.uint8, "r", tensor.offset, (tensor.size,))
-    stream.write(data)
+    np.memmap(gguf.path, np.uint8, "r", tensor.offset, (tensor.size,)).tofile(stream)
     return tensor.size
 
 
@@ -204,9 +203,7 @@ def _quantize(
     return written
 
 
-def _as_float32(
-    library: LlamaLibrary, kind: str, rows: npt.NDArray[np.uint8], columns: int
-) -> npt.NDArray[np.float32]:
+def _as_float32(library: LlamaLibrary, kind: str, rows: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.float32]:
     """Return weights [rows, columns]; llama.cpp's own conversion."""
     import numpy as np
 

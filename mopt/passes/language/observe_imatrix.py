@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ObserveImportance"]
+__all__ = ["ObserveImatrix"]
 
 import ctypes
 import dataclasses
@@ -31,14 +31,14 @@ _OUTPUT = ("output.weight", "token_embd.weight")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObserveImportance(LanguagePass):
+class ObserveImatrix(LanguagePass):
     """Run real text through an unquantized GGUF in llama.cpp, and put an importance matrix of its layers beside it.
 
     The sums are those of llama-imatrix: squares of what each multiplication with weights is given. Its GGUF format is kept, so
     that llama-quantize can read ``imatrix.gguf`` as well.
 
     Attributes:
-        calibration: Windows of real text.
+        windows: Of real text.
         output: Whether the output's weights are observed too; llama-imatrix leaves them out unless it is asked.
     """
 
@@ -48,13 +48,13 @@ class ObserveImportance(LanguagePass):
     tools: ClassVar[str] = "llama_cpp"
     beside: ClassVar[tuple[str, ...]] = (FILE_NAME,)
 
-    calibration: TokenWindows
+    windows: TokenWindows
     output: bool = False
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Link the model, and write ``imatrix.gguf``."""
         observer = _Observer(self.output)
-        windows = self.calibration.load()
+        windows = self.windows.load()
         _run(source.file, windows, observer)
         if not observer.sums:
             raise NotApplicableError("llama.cpp multiplied no weights that could be observed")
@@ -86,7 +86,7 @@ class _Observer:
                 return not asks
             if not asks:
                 self._add(name, weights, inputs, tensor.src[2].contents if operator == _MULTIPLY_EXPERTS else None)
-        except Exception as error:  # it cannot leave a callback of C; raised again after the call
+        except Exception as error:  # noqa: BLE001 it cannot leave a callback of C; raised again after the call
             self.failure = error
             return False
         return True
@@ -102,7 +102,9 @@ class _Observer:
             sums.counts[0] += values.size // values.shape[-1]
             return
         numbers = _array(chosen, np.int32)[0, 0]  # [tokens, experts of a token]
-        squares = np.broadcast_to(values[0], (*numbers.shape, values.shape[-1])) ** 2  # one row for all experts, or one for each
+        squares = (
+            np.broadcast_to(values[0], (*numbers.shape, values.shape[-1])) ** 2
+        )  # one row for all experts, or one for each
         np.add.at(sums.squares, numbers.ravel(), squares.reshape(-1, values.shape[-1]))
         np.add.at(sums.counts, numbers.ravel(), 1)
 
