@@ -132,7 +132,7 @@ def small(folder: Path, minutes: float, threads: int) -> None:
     _save(folder, model, note)
 
 
-def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 8, window: int = 256) -> int:
+def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 4, window: int = 256) -> int:
     """Train with AdamW in bfloat16, the rate rising over 3 % of the time and falling as a cosine; return tokens seen."""
     import torch
 
@@ -154,7 +154,7 @@ def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 8,
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step, shown = step + 1, 0.98 * shown + 0.02 * loss.item() if step else loss.item()
-        if step % 50 == 0:
+        if step % 25 == 0:
             print(f"{100 * share:3.0f} %  step {step}  {step * batch * window:,} tokens  loss {shown:.3f}", flush=True)
     return step * batch * window
 
