@@ -6,6 +6,8 @@ from typing import Any
 
 from mopt.errors import Rejection
 from mopt.records._base import stamp
+from mopt.records.divergence import Divergence, GreedyDivergence
+from mopt.records.divergence import Estimate as TokenEstimate
 from mopt.records.language import (
     Conversation,
     GenerationSpeed,
@@ -38,10 +40,21 @@ def speed(decode: float, prefill: float, ratio: float | None = None, **changes: 
     return GenerationSpeed(**(fields | changes))
 
 
+def divergence() -> Divergence:
+    def mean(value: float) -> TokenEstimate:
+        return TokenEstimate(value=value, low=value * 0.9, high=value * 1.1)
+
+    return Divergence(
+        tokens=4095, documents=40, confidence=0.95, top=64, exact=False, kl=mean(0.02), kl_quantiles={"0.5": 0.01},
+        agreement=mean(0.934), shift=mean(-0.01), distance=mean(0.08), distance_quantiles={"0.5": 0.05}, coverage=0.99,
+        greedy=GreedyDivergence(prompts=8, tokens=32, identical=0.25, median=11.0, positions=(None, 3, 11, 12)),
+    )  # fmt: skip
+
+
 def text(log_loss: float) -> ScoredText:
     return ScoredText(
         tokens=4095, window=512, stride=512, log_loss=log_loss, perplexity=2.718281828**log_loss, bits_per_byte=1.3,
-        divergence={"kl": 0.02, "top1": 0.934},
+        divergence=divergence(),
     )  # fmt: skip
 
 
@@ -85,7 +98,7 @@ def trials() -> tuple[LanguageTrial, ...]:
         ),
         trial(
             "openvino_genai-int4", text=None, quality=None, size_bytes=None, bits_per_weight=None,
-            outcome=out(Rejection.SKIPPED, "the environment openvino_genai is not installed; mopt tools install openvino_genai"),
+            outcome=out(Rejection.SKIPPED, "openvino_genai not installed; mopt tools install openvino_genai"),
         ),
     )  # fmt: skip
 

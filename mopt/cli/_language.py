@@ -109,9 +109,9 @@ def _print_rows(manifest: LanguageManifest, all_rows: bool) -> None:
     columns = list(COLUMNS)
     print_columns(COLUMNS, shown, narrow=_NARROW, wide_enough=_WIDE_ENOUGH, right=columns[1:-1])
     if not all_rows:
-        reasons = {row["outcome"]: [] for row in rows if row["name"] not in judged}
+        reasons: dict[str, list[str]] = {}
         for row in rows:
             if row["name"] not in judged:
-                reasons[row["outcome"]].append(row["name"])
+                reasons.setdefault(row["outcome"], []).append(row["name"])
         lines = [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
         print_cut_lines(["Not in the table (--all has every row):", *lines] if lines else [])

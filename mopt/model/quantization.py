@@ -93,9 +93,7 @@ class LayerQuantization:
     def from_data(cls, data: Mapping[str, Any]) -> LayerQuantization:
         """Return what ``dataclasses.asdict`` made JSON data of."""
         activations = data.get("activations")
-        return cls(
-            **{**data, "weights": Weights(**data["weights"]), "activations": activations and Activations(**activations)}
-        )
+        return cls(**{**data, "weights": Weights(**data["weights"]), "activations": activations and Activations(**activations)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

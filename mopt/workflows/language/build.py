@@ -122,7 +122,9 @@ def build_language(
                 choice = choose(trials, objective_of(recipe), baseline)
                 golden = _golden(choice, task, progress)
                 progress.stage(_WRITING, 1)
-                manifest = _manifest(recipe, site, task, reference.record, choice, golden, command or _command(recipe, destination))
+                manifest = _manifest(
+                    recipe, site, task, reference.record, choice, golden, command or _command(recipe, destination)
+                )
                 manifest = manifest.model_copy(
                     update={
                         "baseline": baseline,

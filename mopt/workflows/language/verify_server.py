@@ -27,7 +27,7 @@ from mopt.progress import Progress, Silent
 from mopt.records.benchmark import ServerVerification
 from mopt.records.language import LanguageManifest
 from mopt.records.serving import Proof
-from mopt.system.environments import find_environment
+from mopt.system.environments import Environment, find_environment
 
 _START_SECONDS = 600.0
 """vLLM compiles a model when it starts."""
@@ -79,14 +79,13 @@ def _started(built: LanguageArtifact, system: LanguageServing, folder: Path, pro
         try:
             if system.environment and environment is None:
                 raise NotApplicableError(f"it is not installed; mopt tools install {system.environment} does that")
-            assert environment is not None or not system.environment
             launch = system.launch(
                 folder,
                 served=served,
                 model_folder=model_folder,
-                environment=environment,
+                environment=environment or Environment("", Path()),
                 ports=free_ports(),
-                scratch=Path(scratch),  # type: ignore[arg-type]
+                scratch=Path(scratch),
             )
         except NotApplicableError as error:
             if not system.stands_in:
@@ -187,7 +186,8 @@ def _chat(endpoint: OpenAIEndpoint, manifest: LanguageManifest) -> Proof:
         same += answer.text.strip() == by_prompt.text.strip()
     if not seen.strip():
         return Proof(part="chat", state="failed", detail="its answers to chats are empty")
-    detail = f"{same} of {len(chats)} chats are answered as the prompt that the judged template makes: {' '.join(seen.split())[:80]!r}"
+    said = " ".join(seen.split())[:80]
+    detail = f"{same} of {len(chats)} chats are answered as the prompt that the judged template makes: {said!r}"
     return Proof(part="chat", state="proven" if same == len(chats) else "not proven", detail=detail)
 
 
