@@ -402,6 +402,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="of big: 0.12 GB each")
     parser.add_argument("--window", type=int, default=512, help="tokens of each document that evaluate looks at")
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the processor from whatever runs beside
     home = arguments.folder / arguments.what
     make: dict[str, Callable[[], None]] = {
         "text": lambda: text(home),
