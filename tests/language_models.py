@@ -36,6 +36,7 @@ _DTYPES = {
     "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "I8": np.dtype(np.int8), "U8": np.dtype(np.uint8),
     "I16": np.dtype(np.int16), "I32": np.dtype(np.int32), "I64": np.dtype(np.int64), "BOOL": np.dtype(np.bool_),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "F64": np.dtype(np.float64),
 }  # fmt: skip
 _WORDS = """
     the of and to a in that it is was he for as with his on be at by I this had not are but from or have an they which
@@ -207,10 +208,10 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             stream.write(np.ascontiguousarray(tensor).tobytes())
 
 
-def load_tensors(folder: Path) -> dict[str, np.ndarray]:
+def load_tensors(folder: Path, pattern: str = "*.safetensors") -> dict[str, np.ndarray]:
     """Return all tensors of the safetensors files in a folder, of their own types."""
     tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob(pattern)):
         data = path.read_bytes()
         start = 8 + struct.unpack("<Q", data[:8])[0]
         for name, entry in json.loads(data[8:start]).items():
