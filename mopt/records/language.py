@@ -19,6 +19,7 @@ from typing import Any, Literal
 import pydantic
 
 from mopt.records._base import Record, StampedRecord
+from mopt.records.divergence import Divergence, GenerationCheck
 from mopt.records.measurement import Estimate, Machine
 from mopt.records.quality import Quality
 from mopt.records.trial import TrialRecord
@@ -52,12 +53,8 @@ class ScoredText(Record):
     """Nats per token."""
     perplexity: float
     bits_per_byte: float
-    divergence: dict[str, float] = {}
-    """From the reference, token by token: see :mod:`mopt.evaluators.language.divergence`."""
-    identical_greedy: float | None = None
-    """Share of the greedy answers that are the reference's to the last token."""
-    greedy_divergence: float | None = None
-    """Median position of the first token of a greedy answer that is not the reference's."""
+    divergence: Divergence | None = None
+    """From the reference, token by token; None for the reference itself."""
 
 
 class LanguageTrial(TrialRecord):
@@ -72,8 +69,8 @@ class LanguageTrial(TrialRecord):
     text: ScoredText | None = None
     choices: Quality | None = None
     """Questions with choices of the user's file, against the reference."""
-    generation: dict[str, Any] = {}
-    """Sanity of what it writes: see :mod:`mopt.evaluators.language.generation`."""
+    generation: GenerationCheck | None = None
+    """Whether it still writes as the reference does."""
     speed: GenerationSpeed | None = None
     load_seconds: float | None = None
     peak_bytes: int | None = None

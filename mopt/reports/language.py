@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mopt.records import units as q
+from mopt.records.divergence import Divergence, GenerationCheck
+from mopt.records.divergence import Estimate as TokenEstimate
 from mopt.records.language import LanguageManifest, LanguageTrial
 from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
@@ -58,7 +60,7 @@ def language_rows(manifest: LanguageManifest) -> list[dict[str, str]]:
 
 def _row(trial: LanguageTrial, manifest: LanguageManifest) -> dict[str, str]:
     text, speed, quality = trial.text, trial.speed, trial.quality
-    agreement = text.divergence.get("top1") if text else None
+    agreement = text.divergence.agreement.value if text and text.divergence else None
     return {
         "name": trial.name,
         "size": q.memory(trial.size_bytes) if trial.size_bytes else NONE,
@@ -156,8 +158,8 @@ def _page(manifest: LanguageManifest) -> dict[str, Any]:
         "rows": language_rows(manifest),
         "states": {trial.name: _state(trial, manifest) for trial in manifest.trials},
         "note": NOTE,
-        "divergence": facts_of(winner.text.divergence if winner.text else {}),
-        "generation": facts_of(winner.generation),
+        "divergence": _divergence(winner.text.divergence) if winner.text and winner.text.divergence else [],
+        "generation": _generation(winner.generation) if winner.generation else [],
         "evidence": facts_of(winner.evidence),
         "passes": [
             Fact(record.name, _pass_text(record.fields, record.seconds, cached=record.cached)) for record in winner.passes
@@ -175,6 +177,36 @@ def _pass_text(fields: dict[str, Any], seconds: float, *, cached: bool) -> str:
         f"{name} {value}" for name, value in fields.items() if isinstance(value, str | int | float) and value != ""
     )
     return f"{options or 'no options'}; {'from the cache' if cached else q.seconds(seconds)}"
+
+
+def _divergence(divergence: Divergence) -> list[Fact]:
+    bound = "" if divergence.exact else f", a lower bound from the {divergence.top} likeliest tokens"
+    facts = [
+        Fact("KL divergence", f"{_mean(divergence.kl)} nats per token{bound}"),
+        Fact("likeliest token the same", f"{divergence.agreement.value:.2%} of {divergence.tokens:,} tokens"),
+        Fact("change of a token's logarithm", f"{_mean(divergence.distance)} nats on average"),
+    ]
+    if (greedy := divergence.greedy) is not None:
+        median = "" if greedy.median is None else f"; half of them part by token {greedy.median + 1:.0f}"
+        facts.append(
+            Fact("greedy answers the same", f"{greedy.identical:.0%} of {greedy.prompts}, {greedy.tokens} tokens{median}")
+        )
+    return facts
+
+
+def _mean(estimate: TokenEstimate) -> str:
+    return f"{q.digits(estimate.value)} ({q.interval(estimate.low, estimate.high)})"
+
+
+def _generation(check: GenerationCheck) -> list[Fact]:
+    facts = [
+        Fact("sanity", f"{check.verdict} on {q.count(check.prompts, 'prompt')}{f': {check.reason}' if check.reason else ''}")
+    ]
+    for name, writing in (("the unquantized model", check.reference), ("this one", check.candidate)):
+        facts.append(
+            Fact(name, f"{writing.distinct_2:.0%} different pairs of tokens, compression {q.digits(writing.compression)}")
+        )
+    return facts
 
 
 def _state(trial: LanguageTrial, manifest: LanguageManifest) -> str:

@@ -72,7 +72,9 @@ class ExportOnnxruntimeGenai(LanguagePass):
             options = builder.parse_extra_options(None, *place, self._options())
             builder.create_model(None, *place, **options)
         except NotImplementedError as error:
-            raise NotApplicableError(f"the builder of ONNX Runtime GenAI does not know {checkpoint.architecture}: {error}") from None
+            raise NotApplicableError(
+                f"the builder of ONNX Runtime GenAI does not know {checkpoint.architecture}: {error}"
+            ) from None
         finally:
             shutil.rmtree(folder.parent / "builder", ignore_errors=True)
         written = tuple(path.name for path in folder.iterdir())

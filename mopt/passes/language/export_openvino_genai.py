@@ -82,7 +82,9 @@ class ExportOpenvinoGenai(LanguagePass):
         """Trace, compress and convert the tokenizer, without the network and without code of the model."""
         checkpoint = open_checkpoint(source.folder)
         if method := checkpoint.quantization.get("quant_method"):
-            raise NotApplicableError(f"the checkpoint is quantized already ({method}), and OpenVINO's export would need its library")
+            raise NotApplicableError(
+                f"the checkpoint is quantized already ({method}), and OpenVINO's export would need its library"
+            )
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         traced = folder.parent / "traced" if self.weights in ("int4", "int8") else folder
         self._trace(source.folder, traced, checkpoint.architecture)
@@ -149,9 +151,7 @@ class ExportOpenvinoGenai(LanguagePass):
             gptq=self.gptq,
             dataset=nncf.Dataset(feeds) if feeds else None,
             subset_size=max(1, len(feeds)),
-            advanced_parameters=nncf.AdvancedCompressionParameters(
-                group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
-            ),
+            advanced_parameters=nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST),
         )
 
 

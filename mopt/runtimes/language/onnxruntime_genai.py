@@ -122,7 +122,9 @@ class _Session(LanguageSession):
     def evidence(self) -> dict[str, Any]:
         path = self._folder / str(self._settings["model"]["decoder"]["filename"])
         size = sum(file.stat().st_size for file in self._folder.iterdir())
-        graph, seen = (_optimized(path), "optimized graph") if size <= _EVIDENCE_LIMIT else (_read(path), "graph of the builder")
+        graph, seen = (
+            (_optimized(path), "optimized graph") if size <= _EVIDENCE_LIMIT else (_read(path), "graph of the builder")
+        )
         kernels = dict(sorted(collections.Counter(_kernels(graph.node)).items()))
         return {
             "kernels": kernels,

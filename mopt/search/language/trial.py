@@ -71,12 +71,14 @@ class LanguageTrialInMaking:
         candidate: What is tried.
         model: What its passes made: what would be shipped.
         scored: What the runtime loads: the same, or the same numbers in another packing.
+        look: Tokens of an answer per second, as they were when its quality was judged, beside nothing else.
     """
 
     record: LanguageTrial
     candidate: LanguageCandidate
     model: Model | None = None
     scored: Model | None = None
+    look: float = 0.0
 
     def reject(self, rejection: Rejection, reason: str) -> LanguageTrialInMaking:
         """The same, out of the race."""
