@@ -29,7 +29,7 @@ class OnnxEngine:
         self.name, self._chat = str(settings["name"]), bool(settings["chat"])
         about = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         self.context = min(int(settings["context"]), int(about["context_length"]))
-        self._vocabulary = int(about["vocab_size"])
+        self.vocabulary = int(about["vocab_size"])
         ends = about["eos_token_id"]
         self.ends = frozenset(ends if isinstance(ends, list) else [ends])
         config = onnxruntime_genai.Config(str(folder))
@@ -61,15 +61,12 @@ class OnnxEngine:
 
     def generate(self, prompt: Sequence[int], count: int, sampling: Sampling, emit: Callable[[int], bool]) -> None:
         """Hand tokens over as they are made."""
-        if max(prompt) >= self._vocabulary:
-            raise ValueError(f"the model has {self._vocabulary} tokens")
         options: dict[str, Any] = {
             "max_length": len(prompt) + count, "min_length": 0, "num_beams": 1, "num_return_sequences": 1,
             "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "do_sample": sampling.temperature > 0,
         }  # fmt: skip
         if sampling.temperature > 0:
-            options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-            options |= {} if sampling.seed is None else {"random_seed": sampling.seed}
+            options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0, "random_seed": sampling.seed}
         parameters = onnxruntime_genai.GeneratorParams(self._model)
         parameters.set_search_options(**options)
         generator = onnxruntime_genai.Generator(self._model, parameters)

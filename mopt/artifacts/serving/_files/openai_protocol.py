@@ -1,4 +1,4 @@
-"""OpenAI's protocol over HTTP for an engine that answers one request at a time; others wait in the order in which they came.
+"""OpenAI's protocol over HTTP for an engine that answers one request at a time, while others wait.
 
 mopt copies this file beside the service, which brings the engine. It needs nothing but Python's standard library.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 __all__ = ["Engine", "Mistake", "Sampling", "Service", "TextStream", "read_request", "serve"]
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
 import queue
+import secrets
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,9 +64,9 @@ class Mistake(Exception):
 class Sampling:
     """How tokens are chosen; a temperature of 0 takes the likeliest."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
+    temperature: float
+    top_p: float
+    seed: int
 
 
 class Engine(Protocol):
@@ -74,6 +76,8 @@ class Engine(Protocol):
     """What clients call the model."""
     context: int
     """Tokens that prompt and answer may have together."""
+    vocabulary: int
+    """Tokens that there are."""
     ends: frozenset[int]
     """Tokens that end an answer and are none of its text."""
 
@@ -162,10 +166,11 @@ def _number(body: Mapping[str, Any], name: str, otherwise: float, least: float, 
     return float(value)
 
 
-def _seed(body: Mapping[str, Any]) -> int | None:
+def _seed(body: Mapping[str, Any]) -> int:
+    """The seed of the request; without one another answer each time."""
     seed = body.get("seed")
     if seed is None:
-        return None
+        return secrets.randbits(31)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise Mistake(400, "seed must be a whole number", "seed")
     return seed % (1 << 31)
@@ -187,7 +192,9 @@ def _text_prompt(body: Mapping[str, Any], engine: Engine) -> list[int]:
         prompt = prompt[0]
     if isinstance(prompt, str):
         return engine.encode(prompt)
-    if isinstance(prompt, list) and prompt and all(isinstance(item, int) and item >= 0 for item in prompt):
+    if isinstance(prompt, list) and prompt and all(isinstance(item, int) for item in prompt):
+        if not 0 <= min(prompt) <= max(prompt) < engine.vocabulary:
+            raise Mistake(400, f"the model has {engine.vocabulary} tokens: 0 to {engine.vocabulary - 1}", "prompt")
         return prompt
     raise Mistake(400, "prompt must be a text, or the tokens of one", "prompt")
 
@@ -306,7 +313,7 @@ class Service:
         about = {"id": self.engine.name, "object": "model", "created": self._began, "owned_by": "mopt"}
         return {"object": "list", "data": [{**about, "max_model_len": self.engine.context}]}
 
-    def pieces(self, request: Request) -> Iterator[tuple[str, str, int]]:
+    def pieces(self, request: Request) -> Generator[tuple[str, str, int]]:
         """Answer a request; yield text as it is there, then the reason why it ended, each with the tokens so far.
 
         Raises:
@@ -370,19 +377,14 @@ class Service:
             "usage": _usage(request, count),
         }
 
-    def chunks(self, request: Request) -> Iterator[dict[str, Any]]:
+    def chunks(self, request: Request) -> Generator[dict[str, Any]]:
         """Return an answer piece by piece."""
         head, count = self._head(request, chunk=True), 0
-        pieces = self.pieces(request)
-        first = next(pieces)  # a request that is refused gets a status, and one that waits no answer yet
-        if request.chat:
-            yield {**head, "choices": [_delta({"role": "assistant", "content": ""})]}
-        for text, reason, count in _after(first, pieces):
-            ended = reason or None
-            if request.chat:
-                yield {**head, "choices": [_delta({"content": text} if text else {}, ended)]}
-            else:
-                yield {**head, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": ended}]}
+        with contextlib.closing(self.pieces(request)) as pieces:  # a client that is gone ends the engine's work
+            for at, (text, reason, count) in enumerate(pieces):
+                if request.chat and at == 0:
+                    yield {**head, "choices": [_delta({"role": "assistant", "content": ""})]}
+                yield {**head, "choices": [_choice(request, text, reason or None)]}
         if request.usage:
             yield {**head, "choices": [], "usage": _usage(request, count)}
 
@@ -396,9 +398,10 @@ class Service:
         }
 
 
-def _after(first: tuple[str, str, int], rest: Iterator[tuple[str, str, int]]) -> Iterator[tuple[str, str, int]]:
-    yield first
-    yield from rest
+def _choice(request: Request, text: str, reason: str | None) -> dict[str, Any]:
+    if request.chat:
+        return _delta({"content": text} if text else {}, reason)
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def _delta(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
@@ -432,6 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         try:
             if path not in ("/v1/completions", "/v1/chat/completions"):
+                self.close_connection = True  # its body is not read
                 raise Mistake(404, f"nothing is at {path}")
             request = read_request(self._body(), self.service.engine, chat=path.endswith("/chat/completions"))
             if request.stream:
@@ -459,7 +463,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, RecursionError):
             raise Mistake(400, "the body is no JSON") from None
 
-    def _stream(self, chunks: Iterator[dict[str, Any]]) -> None:
+    def _stream(self, chunks: Generator[dict[str, Any]]) -> None:
         first = next(chunks)  # whatever is wrong is told with a status of its own
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -478,7 +482,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._event(json.dumps(Mistake(500, f"{type(error).__name__}: {error}").body()))
             raise
         finally:
-            chunks.close()  # type: ignore[attr-defined] # of a generator, whose engine is told to end
+            chunks.close()
 
     def _event(self, data: str) -> None:
         self.wfile.write(f"data: {data}\n\n".encode())

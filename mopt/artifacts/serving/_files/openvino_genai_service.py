@@ -33,7 +33,7 @@ class OpenvinoEngine:
         self._pipeline = openvino_genai.LLMPipeline(str(folder), self._tokenizer, "CPU", **plugin)
         config = self._pipeline.get_generation_config()
         self.ends = frozenset({config.eos_token_id, *config.stop_token_ids} - {-1})
-        self._vocabulary = len(self._tokenizer.get_vocab())
+        self.vocabulary = len(self._tokenizer.get_vocab())
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text."""
@@ -58,17 +58,13 @@ class OpenvinoEngine:
 
     def generate(self, prompt: Sequence[int], count: int, sampling: Sampling, emit: Callable[[int], bool]) -> None:
         """Hand tokens over as they are made."""
-        if max(prompt) >= self._vocabulary:
-            raise ValueError(f"the model has {self._vocabulary} tokens")
         config = self._pipeline.get_generation_config()
         config.max_new_tokens, config.min_new_tokens = count, 0
         config.num_beams, config.repetition_penalty, config.apply_chat_template = 1, 1.0, False
         config.do_sample = sampling.temperature > 0
         if config.do_sample:
             config.temperature, config.top_p = sampling.temperature, sampling.top_p
-            config.top_k = self._vocabulary
-            if sampling.seed is not None:
-                config.rng_seed = sampling.seed
+            config.top_k, config.rng_seed = self.vocabulary, sampling.seed
         tokens = openvino.Tensor(np.asarray(prompt, np.int64)[None])
         self._pipeline.generate(tokens, config, _Streamer(emit))
 
