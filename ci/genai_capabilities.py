@@ -17,6 +17,7 @@ TABLE = Path(__file__).parents[1] / "mopt/artifacts/serving/language/_genai_capa
 _ONNXRUNTIME = """
 import json, re
 from importlib import metadata
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 (path,) = (file.locate() for file in metadata.files("onnxruntime-genai") if str(file).endswith("models/builder.py"))
 text = open(path, encoding="utf-8").read()
 branches = text[text.index("# List architecture options") :].split("elif ")
@@ -25,6 +26,7 @@ for branch in branches:
     condition = branch.partition(":\\n")[0]
     if 'execution_provider = "cuda"' not in branch:  # it would not run on a CPU
         found |= set(re.findall(r'architectures\\[0\\] == "(\\w+)"', condition))
+found &= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())  # others need code of the model
 print(json.dumps({"source": "onnxruntime-genai " + metadata.version("onnxruntime-genai"), "architectures": sorted(found)}))
 """
 _OPENVINO = """
