@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mopt.errors import NotApplicableError
-from mopt.model.checkpoint import Checkpoint, copy_companions, open_checkpoint
+from mopt.model.checkpoint import copy_companions, open_checkpoint
 from mopt.model.files import Model
 from mopt.model.quantization import LayerQuantization, Quantization
 from mopt.passes._base import PassResult
