@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["COMPANIONS", "Checkpoint", "TensorEntry", "copy_companions", "is_causal_folder", "open_checkpoint"]
+__all__ = [
+    "COMPANIONS",
+    "Checkpoint",
+    "TensorEntry",
+    "copy_companions",
+    "is_causal_folder",
+    "open_checkpoint",
+    "tensor_entries",
+]
 
 import dataclasses
 import fnmatch
@@ -127,7 +135,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
     tensors: dict[str, TensorEntry] = {}
     for name in _files(folder):
-        for tensor, entry in _header(folder, name).items():
+        for tensor, entry in tensor_entries(folder, name).items():
             if tensor in tensors:
                 raise UserError(f"{folder}: {tensor} is in {tensors[tensor].file} and in {name}", "save the model again")
             tensors[tensor] = entry
@@ -175,7 +183,12 @@ def _files(folder: Path) -> list[str]:
     return names
 
 
-def _header(folder: Path, name: str) -> dict[str, TensorEntry]:
+def tensor_entries(folder: Path, name: str) -> dict[str, TensorEntry]:
+    """Read the header of one safetensors file of a folder: where each of its tensors lies.
+
+    Raises:
+        UserError: When it is damaged.
+    """
     path = folder / name
     size = path.stat().st_size
     damaged = functools.partial(_damaged, path)
