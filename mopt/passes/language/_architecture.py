@@ -233,7 +233,9 @@ class Architecture:
                 if parameter.is_meta:
                     prefix = self.blocks_name.rpartition(".")[0]
                     tensor = self._stored(".".join(part for part in (prefix, path, key) if part))
-                    module._parameters[key] = torch.nn.Parameter(read_tensor(self.checkpoint, tensor).float(), requires_grad=False)
+                    module._parameters[key] = torch.nn.Parameter(
+                        read_tensor(self.checkpoint, tensor).float(), requires_grad=False
+                    )
                     before.append((module, key, parameter))
         return before
 

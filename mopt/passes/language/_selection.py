@@ -19,7 +19,8 @@ LayerChoice = tuple[str, int, int]
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)$")
 _TOWER = re.compile(r"(^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)(\.|$)")
 _SHARED = {
-    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up", "w1": "gate_up", "w3": "gate_up",
+    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up",
+    "w1": "gate_up", "w3": "gate_up",
 }  # fmt: skip
 
 
@@ -73,7 +74,9 @@ def choose_weights(
             break
     group = fitting_group(inputs, weights.group_size)
     if group == 0 and weights.group_size > 0:
-        return Choice(None, f"its {inputs} inputs have no common divisor with groups of {weights.group_size} that is a power of two")
+        return Choice(
+            None, f"its {inputs} inputs have no common divisor with groups of {weights.group_size} that is a power of two"
+        )
     if group != weights.group_size and weights.kind != "int":
         return Choice(None, f"its {inputs} inputs are no multiple of {weights.group_size}, which the format demands")
     return Choice(dataclasses.replace(weights, group_size=group))
