@@ -92,9 +92,7 @@ def ask_vllm() -> dict[str, Any]:
             "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64, "dtype": "bfloat16",
         }  # fmt: skip
         Path(scratch, "config.json").write_text(json.dumps(model))
-        config = EngineArgs(
-            model=scratch, skip_tokenizer_init=True, max_model_len=64, enforce_eager=True
-        ).create_engine_config()
+        config = EngineArgs(model=scratch, skip_tokenizer_init=True, max_model_len=64, enforce_eager=True).create_engine_config()
         torch.set_default_dtype(torch.bfloat16)
         schemes: dict[str, dict[str, Any]] = {}
         with set_current_vllm_config(config):
@@ -119,12 +117,7 @@ def _try_layer(method: str, config: dict[str, Any]) -> dict[str, Any]:
         try:
             quantization = get_quantization_config(name).from_config(config)
             layer = RowParallelLinear(
-                256,
-                256,
-                bias=False,
-                quant_config=quantization,
-                prefix="model.layers.0.mlp.down_proj",
-                params_dtype=torch.bfloat16,
+                256, 256, bias=False, quant_config=quantization, prefix="model.layers.0.mlp.down_proj", params_dtype=torch.bfloat16
             )
             holders = (getattr(layer, "scheme", None), layer.quant_method)
             kernels = [
@@ -167,9 +160,7 @@ class Source:
         return (self.root / path).read_text(encoding="utf-8")
 
     def _git(self, *arguments: str) -> str:
-        return subprocess.run(
-            ["git", "--git-dir", str(self.root), *arguments], capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run(["git", "--git-dir", str(self.root), *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def _open(text: str) -> Source:

@@ -79,8 +79,8 @@ def _readme(served: ServedLanguageModel, title: str, environment: str) -> list[s
         "```",
         "",
         f"- OpenAI's protocol at http://localhost:8000/v1: models, completions{', chat/completions' if served.chat else ''}.",
-        f"- One request at a time on {served.threads} threads, as it was judged; others wait. `--threads`, `--host` and `--port`",
-        "  say otherwise.",
+        f"- One request at a time on {served.threads} threads, as it was judged; others wait.",
+        "- `python service.py --help` lists what can be said otherwise.",
         f"- Prompt and answer have {served.context} tokens together; a request that asks for more is refused.",
         "- Temperature is 1 unless a request says otherwise; 0 takes the likeliest token, as it was judged.",
     ]
