@@ -132,7 +132,7 @@ def small(folder: Path, minutes: float, threads: int) -> None:
     _save(folder, model, note)
 
 
-def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 8, window: int = 256) -> int:
+def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 4, window: int = 256) -> int:
     """Train with AdamW in bfloat16, the rate rising over 3 % of the time and falling as a cosine; return tokens seen."""
     import torch
 
@@ -154,7 +154,7 @@ def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 8,
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step, shown = step + 1, 0.98 * shown + 0.02 * loss.item() if step else loss.item()
-        if step % 50 == 0:
+        if step % 25 == 0:
             print(f"{100 * share:3.0f} %  step {step}  {step * batch * window:,} tokens  loss {shown:.3f}", flush=True)
     return step * batch * window
 
@@ -402,6 +402,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="of big: 0.12 GB each")
     parser.add_argument("--window", type=int, default=512, help="tokens of each document that evaluate looks at")
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the processor from whatever runs beside
     home = arguments.folder / arguments.what
     make: dict[str, Callable[[], None]] = {
         "text": lambda: text(home),

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from mopt.errors import NotApplicableError
-from mopt.model.checkpoint import Checkpoint, copy_companions, open_checkpoint
+from mopt.model.checkpoint import copy_companions, open_checkpoint
 from mopt.model.files import Model
 from mopt.model.quantization import LayerQuantization, Quantization
 from mopt.passes._base import PassResult
 from mopt.passes.language._architecture import Architecture, Block
 from mopt.passes.language._blockwise import BlockwisePass
-from mopt.passes.language._calibration import BlockWork, Stream, StreamWriter
+from mopt.passes.language._calibration import TOKENS_AT_A_TIME, BlockWork, Stream, StreamWriter
 from mopt.passes.language._selection import choose_weights
 from mopt.passes.language._tensors import Copied, read_tensor, write_tensors
 from mopt.system.digests import digest, file_digest
@@ -90,7 +90,7 @@ class _Run:
             return
         writer = StreamWriter(self._stream_path("inputs", 0))
         windows = self.step.windows.load()
-        for hidden in self.architecture.embed(windows, max(1, 2048 // self.step.windows.length)):
+        for hidden in self.architecture.embed(windows, max(1, TOKENS_AT_A_TIME // self.step.windows.length)):
             writer.append(hidden)
         self._note_streams(0, {"inputs": writer.close()})
 

@@ -18,21 +18,24 @@ __all__ = [
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.serving.language._base import LanguageServing, ServedLanguageModel, make_language_serving
 from mopt.datasets.documents import Documents, prepare_documents, rendered
-from mopt.datasets.windows import calibration_windows, scored_windows
+from mopt.datasets.windows import ScoredWindows, calibration_windows, scored_windows
 from mopt.errors import MissingEnvironmentError, UserError
 from mopt.evaluators._metric import Metric
+from mopt.evaluators.language.choices import ChoiceWindows, choice_windows, read_choices
 from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.checkpoint import Checkpoint, open_checkpoint
 from mopt.model.files import Model
 from mopt.model.formats import model_format
 from mopt.model.gguf import open_gguf
+from mopt.model.stop_tokens import stop_tokens
 from mopt.model.tokens import TokenWindows, write_windows
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
@@ -69,6 +72,9 @@ _PROMPTS, _PROMPT, _ANSWER = 8, 32, 32
 """Prompts that are continued greedily, their tokens, and those of an answer."""
 _GOLDEN = 4
 _CALIBRATION_LENGTH = 512
+_MOST_SPECIAL = 8
+_CHOICES_LOST = 0.01
+"""Share of the questions that may be lost where the tolerance is in nats."""
 _MEMORY_SHARE = 0.7
 """Of the machine's memory that open models may take together."""
 
@@ -277,8 +283,6 @@ def _licence(folder: Path) -> str:
 
 
 def _has_chat_template(folder: Path) -> bool:
-    import json
-
     if (folder / "chat_template.jinja").is_file():
         return True
     try:
@@ -315,23 +319,25 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
             stride=min(options.stride or length * 7 // 8, length - 1),
             most_tokens=options.tokens or effort.tokens,
         )
+        choices = _choice_windows(recipe, tokenize, site.context)
         calibration = _calibration(documents, process, min(_CALIBRATION_LENGTH, site.context), effort.calibration, store)
     progress.step(f"{windows.count:,} tokens to score, {calibration.count * calibration.length:,} to calibrate with")
     texts = tuple(document.text[:600] for document in evaluation[:_GOLDEN])
     asked = AnswerTask(
-        windows=windows.windows,
+        windows=(*windows.windows, *(choices.windows if choices else ())),
         prompts=_prompts(windows.windows, _PROMPT)[:_PROMPTS],
         answer=_ANSWER,
         top=min(_TOP, site.source.record.vocabulary),
-        texts=texts,
-        chats=(),
+        special=_special_tokens(site.source),
+        bos=_start_token(site.source),
+        stops=stop_tokens(site.source.model.folder) if site.source.checkpoint else (),
         isa=site.machine.isa,
         store=store,
     )
     return LanguageTask(
         text=EvaluationText(texts, calibration, documents.digest, _description(documents, windows.count, calibration)),
         metric=LogLoss(),
-        judging=_judging(recipe, site, windows, asked, runtime, store),
+        judging=_judging(recipe, site, (windows, choices), asked, runtime, store),
         racing=_racing(recipe, site, windows.windows, effort),
     )
 
@@ -369,19 +375,56 @@ def _prompts(windows: Sequence[npt.NDArray[np.int64]], length: int) -> list[npt.
     return [window[:length] for window in windows if len(window) >= length]
 
 
+def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], context: int) -> ChoiceWindows | None:
+    """The user's questions, where there are any."""
+    if not recipe.language.choices:
+        return None
+    return choice_windows(read_choices(Path(recipe.language.choices)), tokenize, context=context)
+
+
+def _special_tokens(source: LoadedSource) -> tuple[str, ...]:
+    """A few special tokens as text: those that the tokenizer's own settings name."""
+    settings = _settings(source)
+    added = settings.get("added_tokens_decoder")
+    entries = added.values() if isinstance(added, dict) else ()
+    named = [entry.get("content") for entry in entries if isinstance(entry, dict) and entry.get("special")]
+    return tuple(str(text) for text in named if text)[:_MOST_SPECIAL]
+
+
+def _start_token(source: LoadedSource) -> int | None:
+    """The start token's number, where the configuration says one."""
+    token = source.checkpoint.text_config.get("bos_token_id") if source.checkpoint else None
+    return token if isinstance(token, int) and _settings(source).get("add_bos_token", True) is not False else None
+
+
+def _settings(source: LoadedSource) -> dict[str, Any]:
+    try:
+        settings = json.loads((source.model.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def _judging(
-    recipe: Recipe, site: LanguageSite, windows: Any, asked: AnswerTask, runtime: LanguageRuntime, store: Store
+    recipe: Recipe,
+    site: LanguageSite,
+    scored: tuple[ScoredWindows, ChoiceWindows | None],
+    asked: AnswerTask,
+    runtime: LanguageRuntime,
+    store: Store,
 ) -> JudgingTask:
-    options = recipe.search
+    options, (windows, choices) = recipe.search, scored
     return JudgingTask(
         source=site.source.model,
         parameters=site.source.record.parameters,
         runtime=runtime,
         vocabulary=site.source.record.vocabulary,
         windows=windows,
+        choices=choices,
         asked=asked,
         metric=LogLoss(),
         tolerance=Tolerance.parse(recipe.tolerance),
+        choices_tolerance=_choices_tolerance(recipe),
         confidence=options.confidence,
         inconclusive=options.inconclusive,
         store=store,
@@ -389,6 +432,12 @@ def _judging(
         time_budget_s=options.time_budget / 1e3,
         size_of=tensor_bytes,
     )
+
+
+def _choices_tolerance(recipe: Recipe) -> Tolerance:
+    """Of questions the same share may be lost; what was written in nats is no share."""
+    tolerance = Tolerance.parse(recipe.tolerance)
+    return Tolerance("points", _CHOICES_LOST) if tolerance.kind == "absolute" else tolerance
 
 
 def tensor_bytes(model: Model) -> int:
