@@ -48,7 +48,9 @@ def vocabulary_of(folder: Path) -> dict[int, str]:
     if (folder / "tokenizer.model").is_file():
         path = folder / "tokenizer.model"
         try:
-            pieces = [_piece(value) for field, value in _fields(path.read_bytes()) if field == _PIECE and isinstance(value, bytes)]
+            pieces = [
+                _piece(value) for field, value in _fields(path.read_bytes()) if field == _PIECE and isinstance(value, bytes)
+            ]
         except (ValueError, IndexError):
             raise UserError(f"{path} is no model of SentencePiece", "fetch it again") from None
         return dict(enumerate(pieces))
@@ -82,7 +84,9 @@ def vocabulary_difference(gguf: GGUF, folder: Path) -> str:
             f"{number} is {tokens[number]!r}, not {reference[number]!r}"
         )
     extra = [number for number, text in enumerate(tokens) if number not in reference and not text.startswith(_FILLED)]
-    return f"the GGUF has {len(extra)} tokens that the source's tokenizer has not, such as {tokens[extra[0]]!r}" if extra else ""
+    return (
+        f"the GGUF has {len(extra)} tokens that the source's tokenizer has not, such as {tokens[extra[0]]!r}" if extra else ""
+    )
 
 
 def _plain(token: str) -> str:
