@@ -146,7 +146,12 @@ def test_a_fold_that_is_not_undone_is_found(source: Path, tmp_path: Path) -> Non
     out.mkdir()
     ExportGPTQ().apply(Model("quantized", folder, ""), out)
     up, down = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
-    faulty = _edited(out, tmp_path / "faulty", f"{up}.scales", lambda scales: np.r_[scales[:, :9].T, scales[:, 9:10].T * 2, scales[:, 10:].T].T)
+    faulty = _edited(
+        out,
+        tmp_path / "faulty",
+        f"{up}.scales",
+        lambda scales: np.r_[scales[:, :9].T, scales[:, 9:10].T * 2, scales[:, 10:].T].T,
+    )
     problems = check_weights(source, faulty)
     assert {problem.partition(":")[0] for problem in problems} == {up, down}
     assert f"row 9 of {up} times column 9 of {down}" in problems[0]
@@ -169,6 +174,8 @@ def test_layers_that_are_missing_or_of_another_model_are_named(source: Path, exp
     larger = neutral.checkpoint(tmp_path / "larger", blocks=2, seed=1)
     problems = check_weights(larger, exported["gptq"])
     assert any(problem.startswith("model.layers.1.mlp.up_proj.weight: missing") for problem in problems)
-    assert any(re.match(r"model.layers.0.mlp.gate_proj: differs from the source by 1\d\d\.\d%", problem) for problem in problems)
+    assert any(
+        re.match(r"model.layers.0.mlp.gate_proj: differs from the source by 1\d\d\.\d%", problem) for problem in problems
+    )
     unlike = neutral.quantize(larger, tmp_path / "unlike", Weights(group_size=32))
     assert "model.layers.1.mlp.up_proj: not quantized, or missing" in compare(unlike, exported["gptq"])

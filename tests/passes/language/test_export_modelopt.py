@@ -57,7 +57,9 @@ def test_int4_is_two_outputs_a_byte_and_layers_run_alone_have_a_scale_of_inputs(
         "pre_quant_scale": ("BF16", (128,)),
     }
     tensors = exports.tensors(folder, LAYER)
-    assert tensors["weight"][1][3, :16].tolist() == [0x88 + 0x11 * code for code in range(8)] + [0x11 * code for code in range(8)]
+    assert tensors["weight"][1][3, :16].tolist() == [0x88 + 0x11 * code for code in range(8)] + [
+        0x11 * code for code in range(8)
+    ]
     assert set(tensors["pre_quant_scale"][1].tolist()) == {0x3F80}
     assert "pre_quant_scale" not in exports.tensors(folder, "model.layers.0.self_attn.q_proj")
 

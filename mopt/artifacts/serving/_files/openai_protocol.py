@@ -5,7 +5,7 @@ mopt copies this file beside the service, which brings the engine. It needs noth
 
 from __future__ import annotations
 
-__all__ = ["Engine", "Mistake", "Sampling", "Service", "TextStream", "read_request", "serve"]
+__all__ = ["Engine", "Request", "RequestError", "Sampling", "Service", "TextStream", "read_request", "serve"]
 
 import argparse
 import contextlib
@@ -40,7 +40,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Options that it cannot carry out, each with the values that ask for nothing."""
 
 
-class Mistake(Exception):
+class RequestError(Exception):
     """The request cannot be answered as it was made.
 
     Args:
@@ -120,15 +120,15 @@ def read_request(body: Any, engine: Engine, *, chat: bool) -> Request:
         chat: Whether it has messages, rather than a prompt.
 
     Raises:
-        Mistake: When it is none, asks for what is not here, or leaves no room for an answer.
+        RequestError: When it is none, asks for what is not here, or leaves no room for an answer.
     """
     if not isinstance(body, dict):
-        raise Mistake(400, "the body is no JSON object")
+        raise RequestError(400, "the body is no JSON object")
     if body.get("model") not in (None, engine.name):
-        raise Mistake(404, f"the model is called {engine.name}, not {body['model']}", "model", "model_not_found")
+        raise RequestError(404, f"the model is called {engine.name}, not {body['model']}", "model", "model_not_found")
     for option, values in _NEUTRAL.items():
         if body.get(option) is not None and body[option] not in values:
-            raise Mistake(400, f"{option} is not supported here", option, "unsupported_parameter")
+            raise RequestError(400, f"{option} is not supported here", option, "unsupported_parameter")
     prompt = _chat_prompt(body, engine) if chat else _text_prompt(body, engine)
     stream = _of_type(body, "stream", bool, False)
     extra = _of_type(body, "stream_options", dict, {})
@@ -152,7 +152,7 @@ def _of_type(body: Mapping[str, Any], name: str, kind: type, otherwise: Any) -> 
     if value is None:
         return otherwise
     if not isinstance(value, kind):
-        raise Mistake(400, f"{name} must be a {kind.__name__}", name)
+        raise RequestError(400, f"{name} must be a {kind.__name__}", name)
     return value
 
 
@@ -162,7 +162,7 @@ def _number(body: Mapping[str, Any], name: str, otherwise: float, least: float, 
         return otherwise
     plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not plain or not least <= value <= most:
-        raise Mistake(400, f"{name} must be a number from {least:g} to {most:g}", name)
+        raise RequestError(400, f"{name} must be a number from {least:g} to {most:g}", name)
     return float(value)
 
 
@@ -172,7 +172,7 @@ def _seed(body: Mapping[str, Any]) -> int:
     if seed is None:
         return secrets.randbits(31)
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise Mistake(400, "seed must be a whole number", "seed")
+        raise RequestError(400, "seed must be a whole number", "seed")
     return seed % (1 << 31)
 
 
@@ -180,9 +180,9 @@ def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     stops = body.get("stop")
     listed = [] if stops is None else [stops] if isinstance(stops, str) else stops
     if not isinstance(listed, list) or not all(isinstance(stop, str) and stop for stop in listed):
-        raise Mistake(400, "stop must be a text, or a list of texts", "stop")
+        raise RequestError(400, "stop must be a text, or a list of texts", "stop")
     if len(listed) > _MOST_STOPS:
-        raise Mistake(400, f"stop may have {_MOST_STOPS} texts", "stop")
+        raise RequestError(400, f"stop may have {_MOST_STOPS} texts", "stop")
     return tuple(listed)
 
 
@@ -194,19 +194,19 @@ def _text_prompt(body: Mapping[str, Any], engine: Engine) -> list[int]:
         return engine.encode(prompt)
     if isinstance(prompt, list) and prompt and all(isinstance(item, int) for item in prompt):
         if not 0 <= min(prompt) <= max(prompt) < engine.vocabulary:
-            raise Mistake(400, f"the model has {engine.vocabulary} tokens: 0 to {engine.vocabulary - 1}", "prompt")
+            raise RequestError(400, f"the model has {engine.vocabulary} tokens: 0 to {engine.vocabulary - 1}", "prompt")
         return prompt
-    raise Mistake(400, "prompt must be a text, or the tokens of one", "prompt")
+    raise RequestError(400, "prompt must be a text, or the tokens of one", "prompt")
 
 
 def _chat_prompt(body: Mapping[str, Any], engine: Engine) -> list[int]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise Mistake(400, "messages must be a list with at least one message", "messages")
+        raise RequestError(400, "messages must be a list with at least one message", "messages")
     try:
         return engine.encode_chat([_message(message) for message in messages])
     except ValueError as error:
-        raise Mistake(400, str(error), "messages") from None
+        raise RequestError(400, str(error), "messages") from None
 
 
 def _message(message: Any) -> dict[str, str]:
@@ -214,19 +214,19 @@ def _message(message: Any) -> dict[str, str]:
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise Mistake(400, "this model reads text alone", "messages")
+            raise RequestError(400, "this model reads text alone", "messages")
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(role, str) or not isinstance(content, str):
-        raise Mistake(400, "each message must have a role and a content", "messages")
+        raise RequestError(400, "each message must have a role and a content", "messages")
     return {"role": role, "content": content}
 
 
 def _count(body: Mapping[str, Any], engine: Engine, used: int, *, chat: bool) -> int:
     room = engine.context - used
     if used == 0:
-        raise Mistake(400, "the prompt has no tokens", "messages" if chat else "prompt")
+        raise RequestError(400, "the prompt has no tokens", "messages" if chat else "prompt")
     if room < 1:
-        raise Mistake(
+        raise RequestError(
             400, f"the prompt has {used} tokens, and the context {engine.context}", "prompt", "context_length_exceeded"
         )
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
@@ -234,9 +234,9 @@ def _count(body: Mapping[str, Any], engine: Engine, used: int, *, chat: bool) ->
     if asked is None:
         return room if chat else min(room, _COMPLETION_TOKENS)
     if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
-        raise Mistake(400, f"{name} must be a whole number of at least 1", name)
+        raise RequestError(400, f"{name} must be a whole number of at least 1", name)
     if asked > room:
-        raise Mistake(
+        raise RequestError(
             400,
             f"the prompt has {used} tokens: an answer may have {room} with a context of {engine.context}, not {asked}",
             name,
@@ -317,10 +317,10 @@ class Service:
         """Answer a request; yield text as it is there, then the reason why it ended, each with the tokens so far.
 
         Raises:
-            Mistake: When too many wait already.
+            RequestError: When too many wait already.
         """
         if not self._waiting.acquire(blocking=False):
-            raise Mistake(429, f"{_MOST_WAITING} requests wait already", code="rate_limit_exceeded")
+            raise RequestError(429, f"{_MOST_WAITING} requests wait already", code="rate_limit_exceeded")
         try:
             with self._turn:
                 yield from self._answer(request)
@@ -381,8 +381,10 @@ class Service:
         """Return an answer piece by piece."""
         head, count = self._head(request, chunk=True), 0
         with contextlib.closing(self.pieces(request)) as pieces:  # a client that is gone ends the engine's work
-            for at, (text, reason, count) in enumerate(pieces):
-                if request.chat and at == 0:
+            started = False
+            for text, reason, count in pieces:  # noqa: B007 - the last count is what is wanted
+                if request.chat and not started:
+                    started = True
                     yield {**head, "choices": [_delta({"role": "assistant", "content": ""})]}
                 yield {**head, "choices": [_choice(request, text, reason or None)]}
         if request.usage:
@@ -428,7 +430,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, self.service.models()["data"][0])
         if path == "/health":
             return self._send(200, {"status": "ok"})
-        return self._refuse(Mistake(404, f"nothing is at {path}"))
+        return self._refuse(RequestError(404, f"nothing is at {path}"))
 
     def do_POST(self) -> None:
         """Answer a request."""
@@ -436,32 +438,32 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if path not in ("/v1/completions", "/v1/chat/completions"):
                 self.close_connection = True  # its body is not read
-                raise Mistake(404, f"nothing is at {path}")
+                raise RequestError(404, f"nothing is at {path}")
             request = read_request(self._body(), self.service.engine, chat=path.endswith("/chat/completions"))
             if request.stream:
                 self._stream(self.service.chunks(request))
             else:
                 self._send(200, self.service.whole(request))
-        except Mistake as mistake:
+        except RequestError as mistake:
             self._refuse(mistake)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         except Exception as error:
-            self._refuse(Mistake(500, f"{type(error).__name__}: {error}"))
+            self._refuse(RequestError(500, f"{type(error).__name__}: {error}"))
             raise
 
     def _body(self) -> Any:
         text = self.headers.get("Content-Length", "")
         if not text.isdecimal():
             self.close_connection = True
-            raise Mistake(411, "the length of the body is missing")
+            raise RequestError(411, "the length of the body is missing")
         if int(text) > _MOST_BODY:
             self.close_connection = True
-            raise Mistake(413, f"a request may have {_MOST_BODY} bytes")
+            raise RequestError(413, f"a request may have {_MOST_BODY} bytes")
         try:
             return json.loads(self.rfile.read(int(text)))
         except (ValueError, RecursionError):
-            raise Mistake(400, "the body is no JSON") from None
+            raise RequestError(400, "the body is no JSON") from None
 
     def _stream(self, chunks: Generator[dict[str, Any]]) -> None:
         first = next(chunks)  # whatever is wrong is told with a status of its own
@@ -479,7 +481,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client is gone: the answer ends with it
         except Exception as error:
-            self._event(json.dumps(Mistake(500, f"{type(error).__name__}: {error}").body()))
+            self._event(json.dumps(RequestError(500, f"{type(error).__name__}: {error}").body()))
             raise
         finally:
             chunks.close()
@@ -488,7 +490,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {data}\n\n".encode())
         self.wfile.flush()
 
-    def _refuse(self, mistake: Mistake) -> None:
+    def _refuse(self, mistake: RequestError) -> None:
         self._send(mistake.status, mistake.body())
 
     def _send(self, status: int, content: Any) -> None:
@@ -499,7 +501,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Say nothing of each request."""
 
 

@@ -69,7 +69,7 @@ class OpenvinoEngine:
         self._pipeline.generate(tokens, config, _Streamer(emit))
 
 
-class _Streamer(openvino_genai.StreamerBase):  # type: ignore[misc] # the library has no types
+class _Streamer(openvino_genai.StreamerBase):
     """Hands each token on.
 
     Args:

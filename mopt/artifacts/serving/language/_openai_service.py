@@ -18,7 +18,7 @@ from mopt.system.environments import Environment
 
 _FILES = Path(__file__).parents[1] / "_files"
 _TABLE = Path(__file__).parent / "_genai_capabilities.json"
-"""Written by ``ci/genai_capabilities.py`` from the libraries' own code."""
+"""Written by ``docs/generate_genai_capabilities.py`` from the libraries' own code."""
 _MODEL = "../../model"
 """From ``ARTIFACT/serving/NAME``."""
 
@@ -78,9 +78,9 @@ def _readme(served: ServedLanguageModel, title: str, environment: str) -> list[s
         *request_lines(served, 8000),
         "```",
         "",
-        f"- OpenAI's protocol at http://localhost:8000/v1: models, completions, {'chat/completions' if served.chat else 'no chat'}.",
-        f"- One request at a time on {served.threads} threads, as it was judged; others wait. `--threads`, `--host`, `--port` say",
-        "  otherwise.",
+        f"- OpenAI's protocol at http://localhost:8000/v1: models, completions{', chat/completions' if served.chat else ''}.",
+        f"- One request at a time on {served.threads} threads, as it was judged; others wait.",
+        "- `python service.py --help` lists what can be said otherwise.",
         f"- Prompt and answer have {served.context} tokens together; a request that asks for more is refused.",
         "- Temperature is 1 unless a request says otherwise; 0 takes the likeliest token, as it was judged.",
     ]

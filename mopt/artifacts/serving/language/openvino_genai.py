@@ -18,7 +18,7 @@ from mopt.system.environments import Environment
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenvinoGenai(LanguageServing):
-    """``service.py`` speaks OpenAI's protocol; tokenizer, template and pipeline are the library's, with the judged properties."""
+    """``service.py`` speaks OpenAI's protocol; tokenizer, template and pipeline are the library's, as judged."""
 
     environment: ClassVar[str] = "openvino_genai"
     runtimes: ClassVar[tuple[str, ...]] = ("openvino_genai",)

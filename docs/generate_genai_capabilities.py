@@ -1,6 +1,6 @@
-"""Write the table of architectures that ONNX Runtime GenAI and OpenVINO GenAI export, from their own code where it is installed.
+"""Write the table of architectures that ONNX Runtime GenAI and OpenVINO GenAI export, from their own code as it is installed.
 
-Run it after their versions change: ``python ci/genai_capabilities.py``.
+Run it after their versions change: ``python docs/generate_genai_capabilities.py``.
 """
 
 from __future__ import annotations
