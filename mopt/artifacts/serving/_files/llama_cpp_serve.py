@@ -20,7 +20,7 @@ def main() -> None:
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before it starts threads, so that they come to this one
     server = _server(options, settings)
-    print(f"llama-server listens at {server.listening_address}", flush=True)
+    sys.stderr.write(f"llama-server listens at {server.listening_address}\n")
     signal.sigwait(ends)
     sys.exit(0)
 
