@@ -17,15 +17,17 @@ from mopt.system.environments import find_environment
 TABLE = Path(__file__).parents[1] / "mopt/artifacts/serving/language/_llama_cpp_capabilities.json"
 
 _CONVERTER = """
-import importlib.util, json, sys
+import json, sys
 from importlib import metadata
-from pathlib import Path
-(folder,) = importlib.util.find_spec("auto_round").submodule_search_locations
-sys.path.insert(0, str(Path(folder, "export", "export_to_gguf")))
-import conversion, gguf
-conversion.load_all_models()
-known = conversion.ModelBase._model_classes[conversion.ModelType.TEXT]
-names = {name: gguf.MODEL_ARCH_NAMES[kind.model_arch] for name, kind in known.items() if hasattr(kind, "model_arch")}
+sys.path.insert(0, ROOT)
+from mopt.errors import NotApplicableError
+from mopt.passes.language._gguf_converter import architecture_of, load_converter
+conversion, names = load_converter(), {}
+for name in conversion.TEXT_MODEL_MAP:
+    try:
+        names[name] = architecture_of(conversion, name)[1]
+    except NotApplicableError:
+        pass
 print(json.dumps({"version": metadata.version("auto-round"), "names": names}))
 """
 _LIBRARY = """
@@ -55,7 +57,7 @@ def _asked(name: str, program: str, given: str = "") -> dict[str, Any]:
     if environment is None:
         raise SystemExit(f"mopt tools install {name}")
     result = subprocess.run(
-        [environment.python, "-I", "-c", program],
+        [environment.python, "-I", "-c", f"ROOT = {str(Path(__file__).parents[1])!r}\n{program}"],
         input=given,
         capture_output=True,
         text=True,
@@ -70,8 +72,7 @@ def table() -> dict[str, Any]:
     """Return what the installed libraries know: names of transformers, each with that of llama.cpp."""
     converter = _asked("llm_compressor", _CONVERTER)
     names: dict[str, str] = converter["names"]
-    root = f"ROOT = {str(Path(__file__).parents[1])!r}"
-    library = _asked("llama_cpp", f"{root}\n{_LIBRARY}", json.dumps(sorted(set(names.values()))))
+    library = _asked("llama_cpp", _LIBRARY, json.dumps(sorted(set(names.values()))))
     causal = {
         name: kind
         for name, kind in sorted(names.items())

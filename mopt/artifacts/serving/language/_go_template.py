@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["GoTemplateError", "quote", "render_go"]
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -57,13 +58,18 @@ def render_go(template: str, messages: Sequence[Mapping[str, str]]) -> str:
     Raises:
         GoTemplateError: When it is not of the subset.
     """
-    nodes, end = _parse(_split(template), 0)
-    if end is not None:
-        raise GoTemplateError(f"{{{{ {end} }}}} has no beginning")
     root = {"Messages": [{"Role": message["role"], "Content": message["content"]} for message in messages]}
     scope = _Scope(None)
     scope.declare("$", root)
-    return _render(nodes, root, scope)
+    return _render(_parsed(template), root, scope)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(template: str) -> tuple[_Node, ...]:
+    nodes, end = _parse(_split(template), 0)
+    if end is not None:
+        raise GoTemplateError(f"{{{{ {end} }}}} has no beginning")
+    return nodes
 
 
 @dataclasses.dataclass(frozen=True)
