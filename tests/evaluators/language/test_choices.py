@@ -48,20 +48,20 @@ def test_indices_are_from_one_where_the_whole_file_says_so(tmp_path):
     rows = [{"question": "Q", "choices": ["a", "b"], "answer": answer} for answer in (1, 2, 1)]
     assert [item.answer for item in read_choices(write(tmp_path, *rows))] == [0, 1, 0]
     rows = [rows[0], rows[0] | {"answer": 0}, rows[1]]
-    with pytest.raises(UserError, match="line 3: the answer 2 is none of its 2 choices"):
+    with pytest.raises(UserError, match="row 3: the answer 2 is none of its 2 choices"):
         read_choices(write(tmp_path, *rows))
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"choices": ["a", "b"], "answer": 0}, "line 1 has no question"),
-        ({"question": "Q", "choices": ["a"], "answer": 0}, "line 1 has no two choices that differ"),
-        ({"question": "Q", "choices": ["a", "a"], "answer": 0}, "line 1 has no two choices that differ"),
-        ({"question": "Q", "choices": ["a", "b"]}, "line 1 has no answer"),
+        ({"choices": ["a", "b"], "answer": 0}, "row 1 has no question"),
+        ({"question": "Q", "choices": ["a"], "answer": 0}, "row 1 has no two choices that differ"),
+        ({"question": "Q", "choices": ["a", "a"], "answer": 0}, "row 1 has no two choices that differ"),
+        ({"question": "Q", "choices": ["a", "b"]}, "row 1 has no answer"),
         ({"question": "Q", "choices": ["a", "b"], "answer": "Z"}, "the answer Z is none"),
         ({"question": "Q", "choices": ["a", "b"], "answer": -1}, "the answer -1 is none"),
-        (3, "each line is to be a JSON object"),
+        (3, "line 1 is no JSON object"),
     ],
 )
 def test_what_is_no_question(tmp_path, row, message):
@@ -70,10 +70,10 @@ def test_what_is_no_question(tmp_path, row, message):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is no table of questions"):
         read_choices(tmp_path / "none.jsonl")
     (tmp_path / "a.jsonl").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="line 1 is not UTF-8"):
         read_choices(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text("")
     with pytest.raises(UserError, match="there is no question"):

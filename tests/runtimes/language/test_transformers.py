@@ -51,6 +51,12 @@ def test_windows_of_one_length_go_together_in_batches_that_are_not_too_large():
     assert _batches(windows) == [[0, 2], [3], [1, 4], [5]]
 
 
+def test_freed_weights_go_back_to_the_system():
+    variables = Transformers(threads=3).environment()
+    assert variables["OMP_NUM_THREADS"] == "3"
+    assert variables["MALLOC_MMAP_THRESHOLD_"] == "4194304"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "block-by-block"])
 def test_scores_are_those_of_the_whole_model(tmp_path, stream):
