@@ -6,10 +6,12 @@ given, and fails at every user.
 
 from __future__ import annotations
 
-__all__ = ["GOLDEN_CHATS", "GOLDEN_TEXTS", "Answers", "Speaker", "answers_of", "differences", "golden_texts"]
+__all__ = ["GOLDEN_CHATS", "GOLDEN_TEXTS", "Answers", "Speaker", "answers_of", "differences", "golden_texts", "special_texts"]
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from mopt.errors import NotApplicableError
@@ -80,6 +82,32 @@ class Speaker(Protocol):
 
     def evidence(self) -> dict[str, Any]:
         """Return what is really executed."""
+
+
+def special_texts(folder: Path, most: int = 8) -> tuple[str, ...]:
+    """Return special tokens of a Hugging Face folder as they are written, those that its chat template writes first.
+
+    Of a folder without such files, or with files that are no JSON, none.
+    """
+    settings, tokenizer = (_read_json(folder / name) for name in ("tokenizer_config.json", "tokenizer.json"))
+    entries = [*tokenizer.get("added_tokens", ()), *settings.get("added_tokens_decoder", {}).values()]
+    texts = [str(entry["content"]) for entry in entries if isinstance(entry, dict) and entry.get("special")]
+    named = (settings.get(name) for name in ("bos_token", "eos_token"))
+    texts += [str(value.get("content", "") if isinstance(value, dict) else value or "") for value in named]
+    path = folder / "chat_template.jinja"
+    template = (
+        path.read_text(encoding="utf-8", errors="replace") if path.is_file() else str(settings.get("chat_template") or "")
+    )
+    ordered = sorted(dict.fromkeys(text for text in texts if text), key=lambda text: text not in template)
+    return tuple(ordered[:most])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def golden_texts(special: Sequence[str] = ()) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 
 from mopt.errors import NotApplicableError
-from mopt.evaluators.language.companions import GOLDEN_TEXTS, answers_of, differences
+from mopt.evaluators.language.companions import GOLDEN_TEXTS, answers_of, differences, special_texts
 
 BOS, END = 1, 2
 SPECIAL = ("<s>", "<|end|>")
@@ -107,3 +108,16 @@ def test_stop_tokens_that_lack():
 
 def test_golden_texts_differ():
     assert len(set(GOLDEN_TEXTS)) == len(GOLDEN_TEXTS)
+
+
+def test_special_tokens_of_a_folder(tmp_path):
+    assert special_texts(tmp_path) == ()
+    added = [{"content": text, "special": special} for text, special in (("<unk>", True), ("<|im_end|>", True), ("  ", False))]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    settings = {"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}, "chat_template": "{{ x }}<|im_end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert special_texts(tmp_path) == ("<|im_end|>", "<unk>", "<s>")
+    (tmp_path / "chat_template.jinja").write_text("<s>{{ x }}")
+    assert special_texts(tmp_path, 1) == ("<s>",)
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert special_texts(tmp_path) == ("<s>", "<|im_end|>")
