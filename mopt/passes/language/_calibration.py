@@ -82,8 +82,6 @@ class StreamWriter:
 
     def close(self) -> Stream:
         """Return the stream that was written."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         self._partial.replace(self._path)
         return Stream(self._path, self._count, *self._shape)
