@@ -79,7 +79,9 @@ def logits(model: Model, weights: dict[str, np.ndarray], windows: TokenWindows) 
     from transformers import AutoModelForCausalLM
 
     network = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
-    missing, unexpected = network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
+    missing, unexpected = network.load_state_dict(
+        {name: torch.from_numpy(value) for name, value in weights.items()}, strict=False
+    )
     assert set(missing) <= {"lm_head.weight"}
     assert not unexpected
     with torch.no_grad():

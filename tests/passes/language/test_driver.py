@@ -112,7 +112,9 @@ def test_mixed_bits_are_what_was_asked(tmp_path: Path) -> None:
     assert quantization.uniform is None
 
 
-@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"]
+)
 def test_numbers_that_are_not_finite_are_refused(name: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
     value = source_weights(source)[name].copy()
