@@ -2,7 +2,7 @@
 
     python -m benchmarks.language_models text      FOLDER   documents of real prose, to train on and held out
     python -m benchmarks.language_models tiny      FOLDER   a Llama of 3 layers with random weights
-    python -m benchmarks.language_models small     FOLDER   a Llama of 9 million parameters, trained on the text for minutes
+    python -m benchmarks.language_models small     FOLDER   a Llama of 8 million parameters, trained on the text for minutes
     python -m benchmarks.language_models smollm2   FOLDER   SmolLM2-135M-Instruct, dequantized from 4 bits
     python -m benchmarks.language_models big       FOLDER   random weights of 3 GB and more, written shard by shard
     python -m benchmarks.language_models evaluate  MODEL    perplexity of one of them on the held-out documents
@@ -112,7 +112,10 @@ def tiny(folder: Path) -> None:
 
 
 def small(folder: Path, minutes: float, threads: int) -> None:
-    """Write a Llama that was trained on the text for so many minutes of processor time a thread."""
+    """Write a Llama that was trained on the text for so many minutes of processor time a thread.
+
+    All rows are of multiples of 256 weights, so that no type of llama.cpp falls back to another one.
+    """
     import torch
     import transformers
 
@@ -122,7 +125,7 @@ def small(folder: Path, minutes: float, threads: int) -> None:
     tokens = torch.tensor(list(itertools.chain.from_iterable(_encode(tokenizer, documents))))
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=4096, hidden_size=384, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=6,
+        vocab_size=4096, hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=2,
         tie_word_embeddings=False,
     )  # fmt: skip
@@ -132,7 +135,7 @@ def small(folder: Path, minutes: float, threads: int) -> None:
     _save(folder, model, note)
 
 
-def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 8, window: int = 256) -> int:
+def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 4, window: int = 256) -> int:
     """Train with AdamW in bfloat16, the rate rising over 3 % of the time and falling as a cosine; return tokens seen."""
     import torch
 
@@ -154,7 +157,7 @@ def _train(model: Any, tokens: Any, processor_seconds: float, *, batch: int = 8,
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step, shown = step + 1, 0.98 * shown + 0.02 * loss.item() if step else loss.item()
-        if step % 50 == 0:
+        if step % 25 == 0:
             print(f"{100 * share:3.0f} %  step {step}  {step * batch * window:,} tokens  loss {shown:.3f}", flush=True)
     return step * batch * window
 
@@ -402,6 +405,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="of big: 0.12 GB each")
     parser.add_argument("--window", type=int, default=512, help="tokens of each document that evaluate looks at")
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the processor from whatever runs beside
     home = arguments.folder / arguments.what
     make: dict[str, Callable[[], None]] = {
         "text": lambda: text(home),
