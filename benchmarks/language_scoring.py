@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Row", "Setting", "common", "judge", "markdown", "prepare", "told", "write_page", "write_rows"]
+__all__ = ["Row", "Setting", "common", "judge", "markdown", "prepare", "reference_row", "told", "write_page", "write_rows"]
 
 import argparse
 import dataclasses
 import functools
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -195,17 +196,19 @@ def judge(
         answers = answers_of(runtime, model, setting.task)
     except MoptError as error:
         return Row(name=name, runtime=runtime.name, failure=" ".join(error.message.split())[:160])
-    row = told(setting, name, runtime.name, answers)
-    size, layers = _bytes(sized)
-    inside = sum(entry.size for tensor, entry in setting.checkpoint.tensors.items() if not _EMBEDDINGS.search(tensor))
-    numbers = setting.checkpoint.parameters * inside / setting.checkpoint.size
-    return dataclasses.replace(
-        row,
-        megabytes=size / 1e6,
-        bits=8 * size / setting.checkpoint.parameters,
-        layer_bits=8 * layers / numbers if layers is not None else None,
-        seconds=seconds,
-    )
+    return dataclasses.replace(_sized(setting, told(setting, name, runtime.name, answers), sized), seconds=seconds)
+
+
+def reference_row(setting: Setting) -> Row:
+    """Return the source itself, computed in float32 by transformers."""
+    return _sized(setting, told(setting, "the source, in float32", "transformers", setting.reference), setting.source)
+
+
+def _sized(setting: Setting, row: Row, model: Model) -> Row:
+    size, layers = _bytes(model)
+    numbers = sum(math.prod(entry.shape) for name, entry in setting.checkpoint.tensors.items() if not _EMBEDDINGS.search(name))
+    bits = 8 * layers / numbers if layers is not None else None
+    return dataclasses.replace(row, megabytes=size / 1e6, bits=8 * size / setting.checkpoint.parameters, layer_bits=bits)
 
 
 def told(setting: Setting, name: str, runtime: str, answers: Answers) -> Row:
