@@ -12,7 +12,7 @@ document has no score.
 
 from __future__ import annotations
 
-__all__ = ["ScoredWindows", "calibration_windows", "scored_windows", "special_ends"]
+__all__ = ["ScoredWindows", "calibration_windows", "prompt_windows", "scored_windows", "special_ends"]
 
 import dataclasses
 import itertools
@@ -32,6 +32,8 @@ Tokenize = Callable[[str], Sequence[int]]
 
 _LEAST = 2
 """Tokens of a window that has anything to score."""
+_LONGEST_TOKEN = 32
+"""Characters that a token may have for a prompt to get its full length."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,3 +202,22 @@ def _windows(ids: list[int], before: list[int], length: int, stride: int) -> Ite
         done = end
         if end == len(ids):
             return
+
+
+def prompt_windows(documents: Sequence[Document], tokenize: Tokenize, *, length: int, count: int) -> list[Tokens]:
+    """Return beginnings of documents, each of another group, to let a model continue.
+
+    A prompt is shape [n], of ``length`` tokens or, from a short document, half of its own.
+    """
+    import numpy as np
+
+    ends = special_ends(tokenize)
+    prompts: dict[str, Tokens] = {}
+    for document in documents:
+        if len(prompts) >= count:
+            break
+        ids = [] if document.group in prompts else _bare(document.text[: length * _LONGEST_TOKEN], tokenize, ends)
+        kept = ids[: min(length - len(ends[0]), (len(ids) + 1) // 2)]
+        if kept:
+            prompts[document.group] = np.array(ends[0] + kept, np.int64)
+    return list(prompts.values())

@@ -18,13 +18,13 @@ class OpenvinoProperties:
 
     Attributes:
         precision: ``INFERENCE_PRECISION_HINT``: the arithmetic of what is not quantized.
-        kv_cache: ``KV_CACHE_PRECISION``.
+        kv_cache: ``KV_CACHE_PRECISION``; OpenVINO by itself rounds the cache to INT8 (``u8``).
         dynamic_group_size: ``DYNAMIC_QUANTIZATION_GROUP_SIZE``: inputs of quantized layers that share a scale when they are
             rounded to INT8 as they come, where the CPU has a kernel for it; 0 leaves them as they are.
     """
 
     precision: Literal["f32", "bf16"] = "f32"
-    kv_cache: Literal["f32", "f16", "bf16", "u8"] = "u8"
+    kv_cache: Literal["f32", "f16", "bf16", "u8"] = "f16"
     dynamic_group_size: int = 32
 
     def plugin(self, threads: int) -> dict[str, Any]:

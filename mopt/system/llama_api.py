@@ -1,6 +1,6 @@
-"""llama.cpp's C interface, as the library inside of the xllamacpp wheel exports it, for the Python of environment ``llama_cpp``.
+"""llama.cpp's C interface as the library in the xllamacpp wheel exports it, for the Python of environment ``llama_cpp``.
 
-The structures are those of ``include/llama.h``, ``ggml.h`` and ``ggml-cpu.h`` of llama.cpp build 11549, whose sources the source
+The structures are those of ``llama.h``, ``ggml.h``, ``ggml-cpu.h`` and ``gguf.h`` of llama.cpp build 11549, which the source
 distribution of xllamacpp 2026.10.11549 carries. They change from build to build without notice, so the defaults of all of them
 are compared with what that build documents before anything is passed.
 """
@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "ContextParams",
     "EvalCallback",
+    "GGUFInit",
     "LlamaLibrary",
     "ModelParams",
     "Tensor",
@@ -22,6 +23,7 @@ __all__ = [
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,26 @@ class Batch(ctypes.Structure):
         ("logits", ctypes.POINTER(_int8)),
     )
 
+    @classmethod
+    def of(cls, tokens: Sequence[int], position: int, *, last_only: bool = False) -> Batch:
+        """Make one of consecutive tokens of sequence 0 that start at a position; all, or the last alone, ask for logits."""
+        count = len(tokens)
+        sequence = (_int32 * 1)(0)
+        return cls(
+            n_tokens=count,
+            token=(_int32 * count)(*tokens),
+            pos=(_int32 * count)(*range(position, position + count)),
+            n_seq_id=(_int32 * count)(*[1] * count),
+            seq_id=(ctypes.POINTER(_int32) * count)(*[ctypes.cast(sequence, ctypes.POINTER(_int32))] * count),
+            logits=(_int8 * count)(*[int(not last_only or index == count - 1) for index in range(count)]),
+        )
+
+
+class GGUFInit(ctypes.Structure):
+    """``struct gguf_init_params``."""
+
+    _fields_ = (("no_alloc", _bool), ("ctx", ctypes.POINTER(_pointer)))
+
 
 class _TypeTraits(ctypes.Structure):
     """``struct ggml_type_traits_cpu``."""
@@ -185,6 +207,18 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_fp16_to_fp32_row": (None, (_pointer, _pointer, _int64)),
     "ggml_bf16_to_fp32_row": (None, (_pointer, _pointer, _int64)),
     "ggml_type_name": (_chars, (_int32,)),
+    "ggml_free": (None, (_pointer,)),
+    "ggml_get_tensor": (_pointer, (_pointer, _chars)),
+    "gguf_init_from_file": (_pointer, (_chars, GGUFInit)),
+    "gguf_init_empty": (_pointer, ()),
+    "gguf_free": (None, (_pointer,)),
+    "gguf_set_kv": (None, (_pointer, _pointer)),
+    "gguf_set_val_u32": (None, (_pointer, _chars, _uint32)),
+    "gguf_set_val_str": (None, (_pointer, _chars, _chars)),
+    "gguf_add_tensor": (None, (_pointer, _pointer)),
+    "gguf_set_tensor_type": (None, (_pointer, _chars, _int32)),
+    "gguf_get_meta_size": (_size, (_pointer,)),
+    "gguf_get_meta_data": (None, (_pointer, _pointer)),
     "ggml_get_type_traits_cpu": (ctypes.POINTER(_TypeTraits), (_int32,)),
 }
 
@@ -203,7 +237,8 @@ class LlamaLibrary:
                 Rejection.UNSUPPORTED, f"{_DISTRIBUTION} is {version}; this mopt knows the C interface of {_VERSION} alone"
             )
         spec = importlib.util.find_spec(_DISTRIBUTION)
-        assert spec is not None and spec.submodule_search_locations
+        assert spec is not None
+        assert spec.submodule_search_locations
         (path,) = Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so")
         self._library = ctypes.CDLL(str(path))
         self.log: list[str] = []

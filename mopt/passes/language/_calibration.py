@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BlockWork", "Inputs", "Stage", "Stream", "StreamWriter"]
+__all__ = ["TOKENS_AT_A_TIME", "BlockWork", "Inputs", "Stage", "Stream", "StreamWriter"]
 
 import dataclasses
 import os

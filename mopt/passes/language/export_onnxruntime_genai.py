@@ -20,7 +20,8 @@ from mopt.passes.language._base import LanguagePass
 
 _PACKED = ("gptq", "awq")
 """Quantized checkpoints whose codes the builder takes over."""
-_HEAD = "/lm_head/MatMul"
+_HEAD = "/lm_head/MatMul,/model/embed_tokens/Gather"
+"""What shares a matrix in a model whose embeddings are tied, and is left in float together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,10 @@ class ExportOnnxruntimeGenai(LanguagePass):
         symmetric: Whether the zero point is that of the middle code.
         algorithm: ``default`` rounds to nearest in ONNX Runtime's own kernels, ``rtn`` the same in Python, and ``k_quant`` is
             llama.cpp's search for scale and zero point.
-        accuracy_level: 4 rounds the activations of quantized layers to INT8, block by block, while they are multiplied; 1 leaves
-            them in float32.
-        head: Of the last layer, which gives the logits; ``same`` as the others. Tied to the embeddings, it is held once for both
-            where it is in four bits.
+        accuracy_level: 4 rounds the activations of quantized layers to INT8, block by block, while they are multiplied; 1
+            leaves them in float32.
+        head: Of the last layer, which gives the logits; ``same`` as the others. Tied to the embeddings, it is held once for
+            both, but for ``weights="int8"``, with which the embeddings stay in float32 beside it.
         sensitive_layers: ``int8`` holds what llama.cpp holds to be sensitive in eight bits: of the first and last eighth of the
             layers, and of every third, the projections of queries, keys and values and the last one of the feed-forward part.
     """
@@ -84,7 +85,7 @@ class ExportOnnxruntimeGenai(LanguagePass):
         """How the checkpoint is quantized already; empty where it is not.
 
         Raises:
-            NotApplicableError: When the builder would not take its codes over as they are.
+            NotApplicableError: When the builder would not take its codes as they are, or writes a graph that does not load.
         """
         method = str(checkpoint.quantization.get("quant_method", ""))
         if method and method not in _PACKED:
@@ -92,6 +93,9 @@ class ExportOnnxruntimeGenai(LanguagePass):
         bits = checkpoint.quantization.get("bits", 4)
         if method and self.weights != f"int{bits}":
             raise NotApplicableError(f"the checkpoint holds {bits} bits a weight, and {self.weights} was asked for")
+        tied = not any(name.startswith("lm_head.") for name in checkpoint.tensors)
+        if tied and self.weights == "int4" and self.head == "int8" and self.algorithm == "default":
+            raise NotApplicableError("its builder gives no head in INT8 to tied embeddings with its default algorithm")
         return method
 
     def _options(self) -> list[str]:

@@ -46,7 +46,7 @@ class ExportOpenvinoGenai(LanguagePass):
         awq: Whether channels are scaled by the activations that they see in the windows, or by their own size without any.
         scale_estimation: Whether scales are those with the least error on the windows.
         gptq: Whether what rounding an input costs is made up for in the inputs after it, by the windows.
-        windows: Of real text.
+        windows: Of real text, for these three and for the choice that ``ratio`` asks for.
         properties: With which it is to be executed, here and by the server.
     """
 
@@ -65,7 +65,7 @@ class ExportOpenvinoGenai(LanguagePass):
     scale_estimation: bool = False
     gptq: bool = False
     windows: TokenWindows | None = None
-    properties: OpenvinoProperties = OpenvinoProperties()
+    properties: OpenvinoProperties = dataclasses.field(default_factory=OpenvinoProperties)
 
     def __post_init__(self) -> None:
         """Refuse what NNCF could not do.
@@ -139,7 +139,8 @@ class ExportOpenvinoGenai(LanguagePass):
         mode = nncf.CompressWeightsMode[f"{self.weights.upper()}_{'SYM' if self.symmetric else 'ASYM'}"]
         if self.weights == "int8":
             return nncf.compress_weights(model, mode=mode)
-        feeds = [] if self.windows is None else [_feed(model, window) for window in self.windows.load()]
+        aware = self.awq or self.scale_estimation or self.gptq or self.ratio < 1
+        feeds = [_feed(model, window) for window in self.windows.load()] if self.windows is not None and aware else []
         return nncf.compress_weights(
             model,
             mode=mode,

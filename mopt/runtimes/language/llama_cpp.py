@@ -189,21 +189,11 @@ class LlamaSession(LanguageSession):
         """Run tokens from a position on; return logits [m, vocabulary], which the next call overwrites."""
         import numpy as np
 
-        count = len(tokens)
-        sequence = (ctypes.c_int32 * 1)(0)
-        wanted = [int(not last_only or index == count - 1) for index in range(count)]
-        batch = Batch(
-            n_tokens=count,
-            token=(ctypes.c_int32 * count)(*tokens.tolist()),
-            pos=(ctypes.c_int32 * count)(*range(position, position + count)),
-            n_seq_id=(ctypes.c_int32 * count)(*[1] * count),
-            seq_id=(ctypes.POINTER(ctypes.c_int32) * count)(*[sequence] * count),
-            logits=(ctypes.c_int8 * count)(*wanted),
-        )
+        batch = Batch.of(tokens.tolist(), position, last_only=last_only)
         if code := self._library.llama_decode(self._context, batch):
             raise CandidateRejectedError(Rejection.FAILED, f"llama_decode returns {code}: {self._library.reasons()}")
         logits = self._library.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(logits, shape=(sum(wanted), self._vocabulary))
+        return np.ctypeslib.as_array(logits, shape=(1 if last_only else len(tokens), self._vocabulary))
 
 
 def _log_probabilities(

@@ -177,7 +177,7 @@ def _kernels(nodes: Any) -> Iterator[str]:
 
 
 def _precision(kernels: Mapping[str, int]) -> str:
-    """Arithmetic of the layers with weights, the narrowest first; the weights of a layer in INT4 by activations in INT8 are int4."""
+    """Types of the weights of linear layers, the narrowest first."""
     kinds = {name.split()[1] for name in kernels if name.startswith(("MatMulNBits", *_FLOAT))}
     names = {"float32": "fp32"}
     return "+".join(names.get(kind, kind) for kind in ("int2", "int4", "int8", "float32") if kind in kinds)

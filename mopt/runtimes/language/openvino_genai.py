@@ -35,7 +35,7 @@ _COMPARED = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenvinoGenai(LanguageRuntime):
-    """One request at a time on one stream; what else changes numbers is written beside the model: ``openvino_properties.json``."""
+    """One request at a time on one stream; what else changes numbers is in ``openvino_properties.json``."""
 
     formats: ClassVar[tuple[str, ...]] = ("openvino_genai",)
     libraries: ClassVar[tuple[str, ...]] = ("openvino-genai", "openvino", "openvino-tokenizers")

@@ -78,6 +78,7 @@ class _Session(LanguageSession):
         self._whole = None if stream or needed > psutil.virtual_memory().available else self._model.load_all()
 
     def score(self, windows: Sequence[Tokens], top: int) -> list[TokenScores]:
+        import numpy as np
         import torch
 
         batches = _batches(windows)
@@ -86,10 +87,8 @@ class _Session(LanguageSession):
             flows = _Flows(Path(folder), sum(map(len, windows)) * self._width * _FLOAT_BYTES <= _HELD_BYTES)
             self._stream(batches, windows, flows)
             for number, positions in enumerate(batches):
-                flow = flows.take(number)
-                for row, position in enumerate(positions):
-                    single = dataclasses.replace(flow, hidden=flow.hidden[row : row + 1])
-                    results[position] = self._scores(single, windows[position], top)
+                ids = np.stack([windows[position] for position in positions]).astype(np.int64)
+                results.update(zip(positions, self._scores(flows.take(number), ids, top), strict=True))
         return [results[position] for position in range(len(windows))]
 
     def generate(self, prompt: Tokens, count: int) -> Generation:
@@ -156,7 +155,9 @@ class _Session(LanguageSession):
         if streamed:
             model.load_inputs()
         for number, positions in enumerate(batches):
-            flows.put(number, model.begin(torch.from_numpy(np.stack([windows[position] for position in positions]))))
+            flows.put(
+                number, model.begin(torch.from_numpy(np.stack([windows[position] for position in positions]).astype(np.int64)))
+            )
         if streamed:
             model.release_inputs()
         for index in range(len(model.blocks)):
@@ -169,23 +170,23 @@ class _Session(LanguageSession):
         if streamed:
             model.load_outputs()
 
-    def _scores(self, flow: Any, window: Tokens, top: int) -> TokenScores:
-        """Return what the model says of one window, of a batch of one."""
-        import numpy as np
+    def _scores(self, flow: Any, ids: Tokens, top: int) -> list[TokenScores]:
+        """Return what the model says of the windows of a batch, shape [batch, n]."""
         import torch
 
-        count = len(window) - 1
+        batch, count = ids.shape[0], ids.shape[1] - 1
         vocabulary = self._model.module.get_output_embeddings().weight.shape[0]
-        step, kept = max(1, _LOGIT_NUMBERS // vocabulary), min(top, vocabulary)
-        targets = torch.from_numpy(np.asarray(window[1:], np.int64))
+        step, kept = max(1, _LOGIT_NUMBERS // (vocabulary * batch)), min(top, vocabulary)
+        targets = torch.from_numpy(ids[:, 1:])
         parts = []
         for begin in range(0, count, step):
             end = min(begin + step, count)
-            logprobs = torch.log_softmax(self._model.end(flow, slice(begin, end))[0].float(), dim=-1)
+            logprobs = torch.log_softmax(self._model.end(flow, slice(begin, end)).float(), dim=-1)
             likeliest = logprobs.topk(kept, dim=-1)
-            own = logprobs.gather(1, targets[begin:end, None])[:, 0]
+            own = logprobs.gather(2, targets[:, begin:end, None])[:, :, 0]
             parts.append((own, likeliest.indices.to(torch.int32), likeliest.values))
-        return TokenScores(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+        columns = [torch.cat(column, dim=1).numpy() for column in zip(*parts, strict=True)]
+        return [TokenScores(*(column[row] for column in columns)) for row in range(batch)]
 
     def _last_logits(self, ids: Sequence[int]) -> Any:
         import numpy as np

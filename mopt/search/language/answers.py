@@ -1,4 +1,4 @@
-"""What a model answers in its runtime: scores of the evaluation text, greedy answers, what its tokenizer and template make."""
+"""What a model answers in its runtime: scores of the text, what it writes, what its tokenizer and its template make."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ __all__ = ["AnswerTask", "Answers", "answers_of"]
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
+from mopt.errors import CandidateRejectedError, Rejection
+from mopt.evaluators.language import companions
+from mopt.evaluators.language.companions import Answers as Companions
+from mopt.evaluators.language.generation import Written, write_texts
 from mopt.model.files import Model
-from mopt.runtimes.language._base import Generation, LanguageProcess, LanguageRuntime, TokenScores
+from mopt.model.stop_tokens import stop_tokens
+from mopt.runtimes.language._base import LanguageProcess, LanguageRuntime, TokenScores
 from mopt.system.digests import digest
 from mopt.system.store import Store, code_digest
 
@@ -24,7 +29,9 @@ if TYPE_CHECKING:
 
 _SCORES, _REST = "scores.npz", "answers.json"
 _AT_A_TIME = 8
-"""Windows that are scored in one request, so that progress can be told and no answer is huge."""
+"""Windows that are scored in one request."""
+_LOOK = 16
+"""Tokens of the answer that the speed is looked at with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,12 +39,13 @@ class AnswerTask:
     """What is asked of every model.
 
     Attributes:
-        windows: Token numbers to score.
+        windows: Token numbers to score, shape [n] each.
         prompts: Token numbers, shape [n] each, to continue greedily.
         answer: Tokens of a greedy answer.
         top: Likeliest tokens that are kept at each position.
-        texts: Of which the tokens are compared.
-        chats: Whose prompts are compared.
+        special: Special tokens as text, which a tokenizer must not split.
+        bos: The start token by the source's files; None without.
+        stops: Tokens that end an answer, by the source's files.
         isa: Instruction sets of this machine: kernels, and with them numbers, depend on them.
         store: Where answers are kept.
     """
@@ -46,8 +54,9 @@ class AnswerTask:
     prompts: Sequence[Tokens]
     answer: int
     top: int
-    texts: Sequence[str]
-    chats: Sequence[Sequence[Mapping[str, str]]]
+    special: Sequence[str]
+    bos: int | None
+    stops: Sequence[int]
     isa: Sequence[str]
     store: Store
 
@@ -55,8 +64,8 @@ class AnswerTask:
         """Everything that answers depend on besides the model and the runtime, as JSON data."""
         asked = [[[int(token) for token in window] for window in group] for group in (self.windows, self.prompts)]
         return {
-            "asked": digest(asked), "answer": self.answer, "top": self.top, "texts": list(self.texts),
-            "chats": [[dict(message) for message in chat] for chat in self.chats], "isa": list(self.isa), "code": code_digest(),
+            "asked": digest(asked), "answer": self.answer, "top": self.top, "special": list(self.special),
+            "isa": list(self.isa), "code": code_digest(),
         }  # fmt: skip
 
 
@@ -66,21 +75,17 @@ class Answers:
 
     Attributes:
         scores: One for each window.
-        greedy: What each prompt is continued with.
-        written: The same as text.
-        tokens: Of each text.
-        prompts: Of each chat; None where there is no template, or it does not know a role.
+        written: What each prompt is continued with.
+        companions: What its tokenizer and its template make of golden texts and chats.
         evidence: What really executes it.
         load_seconds: For loading it.
         peak_bytes: Largest resident memory of its process.
-        look: Tokens of an answer per second.
+        look: Tokens of an answer per second, as they were beside nothing else.
     """
 
     scores: Sequence[TokenScores]
-    greedy: Sequence[Generation]
-    written: Sequence[str]
-    tokens: Sequence[tuple[int, ...]]
-    prompts: Sequence[str | None]
+    written: Sequence[Written]
+    companions: Companions
     evidence: Mapping[str, Any]
     load_seconds: float
     peak_bytes: int
@@ -98,7 +103,7 @@ def answers_of(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answ
     with task.store.entry("language-answers", key) as entry:
         if entry.scratch is not None:
             _write(entry.scratch, _ask(runtime, model, task))
-    return _read(entry.folder)
+    return _read(entry.folder, task)
 
 
 def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
@@ -112,54 +117,83 @@ def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
         ]
         if not all(np.isfinite(each.logprob).all() for each in scores):
             raise CandidateRejectedError(Rejection.NOT_FINITE, "tokens of the text have no finite probability")
-        generations = [process.generate(prompt, task.answer) for prompt in task.prompts]
-        rates = [(len(each.ids) - 1) / each.rest_seconds for each in generations if len(each.ids) > 1 and each.rest_seconds > 0]
         return Answers(
             scores=scores,
-            greedy=generations,
-            written=[process.detokenize(each.ids) for each in generations],
-            tokens=[tuple(process.tokenize(text)) for text in task.texts],
-            prompts=[_rendered(process, chat) for chat in task.chats],
+            written=write_texts(process, task.prompts, task.answer),
+            companions=companions.answers_of(process, special=task.special, stops=_stops(model, task), bos=task.bos),
             evidence=process.evidence(),
             load_seconds=process.load_seconds(),
             peak_bytes=process.peak_bytes(),
-            look=max(rates, default=0.0),
+            look=_look(process, task),
         )
 
 
-def _rendered(process: LanguageProcess, chat: Sequence[Mapping[str, str]]) -> str | None:
-    try:
-        return process.render(chat)
-    except NotApplicableError:
-        return None
+def _stops(model: Model, task: AnswerTask) -> Sequence[int]:
+    """Tokens that end an answer by the files of a model; a GGUF keeps them in its header, which its export has checked."""
+    return task.stops if model.format == "gguf" else stop_tokens(model.folder)
+
+
+def _look(process: LanguageProcess, task: AnswerTask) -> float:
+    answer = process.generate(task.prompts[0], _LOOK)
+    start = time.perf_counter()
+    answer = process.generate(task.prompts[0], _LOOK)
+    took = answer.rest_seconds or time.perf_counter() - start
+    return (len(answer.ids) - 1) / took if len(answer.ids) > 1 and took > 0 else 0.0
 
 
 def _write(folder: Path, answers: Answers) -> None:
     import numpy as np
 
-    lengths = np.array([len(scores.logprob) for scores in answers.scores])
-    joined = {
-        field.name: np.concatenate([getattr(scores, field.name) for scores in answers.scores])
-        for field in dataclasses.fields(TokenScores)
+    written = [text.scores for text in answers.written if text.scores is not None]
+    arrays = {**_joined("text", answers.scores), **(_joined("written", written) if written else {})}
+    np.savez(folder / _SCORES, **arrays)  # type: ignore[arg-type]
+    rest = {
+        "written": [{"ids": list(text.ids), "text": text.text} for text in answers.written],
+        "companions": dataclasses.asdict(answers.companions),
+        **{name: getattr(answers, name) for name in _PLAIN},
     }
-    np.savez(folder / _SCORES, lengths=lengths, **joined)  # type: ignore[arg-type]
-    rest = {name: getattr(answers, name) for name in _REST_FIELDS}
-    rest["greedy"] = [dataclasses.asdict(generation) for generation in answers.greedy]
     (folder / _REST).write_text(json.dumps(rest), encoding="utf-8")
 
 
-_REST_FIELDS = tuple(field.name for field in dataclasses.fields(Answers) if field.name != "scores")
+_PLAIN = ("evidence", "load_seconds", "peak_bytes", "look")
 
 
-def _read(folder: Path) -> Answers:
+def _joined(name: str, scores: Sequence[TokenScores]) -> dict[str, npt.NDArray[Any]]:
+    import numpy as np
+
+    fields = [field.name for field in dataclasses.fields(TokenScores)]
+    joined = {f"{name}_{field}": np.concatenate([getattr(each, field) for each in scores]) for field in fields}
+    return {f"{name}_lengths": np.array([len(each.logprob) for each in scores]), **joined}
+
+
+def _parted(name: str, stored: Mapping[str, npt.NDArray[Any]]) -> list[TokenScores]:
+    import numpy as np
+
+    if f"{name}_lengths" not in stored:
+        return []
+    ends = np.cumsum(stored[f"{name}_lengths"])[:-1]
+    fields = [field.name for field in dataclasses.fields(TokenScores)]
+    return [TokenScores(*part) for part in zip(*(np.split(stored[f"{name}_{field}"], ends) for field in fields), strict=True)]
+
+
+def _read(folder: Path, task: AnswerTask) -> Answers:
     import numpy as np
 
     with np.load(folder / _SCORES, allow_pickle=False) as stored:
-        ends = np.cumsum(stored["lengths"])[:-1]
-        names = [field.name for field in dataclasses.fields(TokenScores)]
-        parts = zip(*(np.split(stored[name], ends) for name in names), strict=True)
-        scores = [TokenScores(*part) for part in parts]
+        scores, of_written = _parted("text", stored), iter(_parted("written", stored))
     rest = json.loads((folder / _REST).read_text(encoding="utf-8"))
-    greedy = [Generation(**{**each, "ids": tuple(each["ids"])}) for each in rest["greedy"]]
-    tokens = [tuple(ids) for ids in rest["tokens"]]
-    return Answers(**{**rest, "greedy": greedy, "tokens": tokens, "scores": scores})
+    written = [
+        Written(prompt, tuple(text["ids"]), text["text"], next(of_written) if text["ids"] else None)
+        for prompt, text in zip(task.prompts, rest["written"], strict=True)
+    ]
+    told = rest["companions"]
+    made = Companions(
+        tuple(map(tuple, told["tokens"])),
+        tuple(told["round_trips"]),
+        tuple(told["prompts"]),
+        {text: tuple(ids) for text, ids in told["special"].items()},
+        told["vocabulary"],
+        tuple(told["stops"]),
+        told["bos"],
+    )
+    return Answers(scores, written, made, **{name: rest[name] for name in _PLAIN})

@@ -14,7 +14,10 @@ from mopt.datasets.windows import ScoredWindows
 from mopt.errors import CandidateRejectedError, MissingDependencyError, NotApplicableError, Rejection
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.language.bits_per_byte import BitsPerByte, byte_rows
+from mopt.evaluators.language.choices import Choices, ChoiceWindows, choice_rows
+from mopt.evaluators.language.companions import differences
 from mopt.evaluators.language.divergence import greedy_divergence, measure_divergence
+from mopt.evaluators.language.generation import Written, judge_writing, with_surprise
 from mopt.evaluators.language.log_loss import perplexity, token_rows
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.evaluators.tolerance import Tolerance
@@ -24,7 +27,7 @@ from mopt.model.weight_checks import check_weights
 from mopt.progress import Progress
 from mopt.records.language import LanguageTrial, ScoredText
 from mopt.records.quality import Quality
-from mopt.runtimes.language._base import LanguageRuntime
+from mopt.runtimes.language._base import Generation, LanguageProcess, LanguageRuntime, TokenScores
 from mopt.search.compile import Compiled, compile_passes
 from mopt.search.language.answers import Answers, AnswerTask, answers_of
 from mopt.search.language.trial import LanguageCandidate, LanguageTrialInMaking, new_language_trial
@@ -46,9 +49,11 @@ class JudgingTask:
         runtime: Computes the reference.
         vocabulary: Tokens that it gives a probability.
         windows: Of the evaluation text.
-        asked: What every model is asked.
+        choices: Questions of the user's, and what is scored for them; None without.
+        asked: What every model is asked: the windows of the text, then those of the questions.
         metric: That decides: rows are those of tokens, groups are documents.
-        tolerance: What may be lost.
+        tolerance: What may be lost, in the metric's units.
+        choices_tolerance: What may be lost of the share of questions that are answered right.
         confidence: Of the bound.
         inconclusive: What becomes of a candidate that too few documents bound.
         store: Where results are kept.
@@ -62,9 +67,11 @@ class JudgingTask:
     runtime: LanguageRuntime
     vocabulary: int
     windows: ScoredWindows
+    choices: ChoiceWindows | None
     asked: AnswerTask
     metric: Metric
     tolerance: Tolerance
+    choices_tolerance: Tolerance
     confidence: float
     inconclusive: Literal["accept", "reject"]
     store: Store
@@ -106,7 +113,7 @@ def reference_trial(task: JudgingTask, progress: Progress) -> Reference:
         method="none",
         detail="as it came",
         evidence=dict(answers.evidence),
-        text=scored_text(answers, task.windows),
+        text=scored_text(answers.scores[: len(task.windows.windows)], task.windows),
         load_seconds=answers.load_seconds,
         peak_bytes=answers.peak_bytes,
     )
@@ -115,16 +122,16 @@ def reference_trial(task: JudgingTask, progress: Progress) -> Reference:
     return Reference(record, answers)
 
 
-def scored_text(answers: Answers, windows: ScoredWindows) -> ScoredText:
+def scored_text(scores: Sequence[TokenScores], windows: ScoredWindows) -> ScoredText:
     """Return what a model makes of the text, without a comparison."""
-    log_loss = float(token_rows(answers.scores, windows).mean())
+    log_loss = float(token_rows(scores, windows).mean())
     return ScoredText(
         tokens=windows.count,
         window=windows.length,
         stride=windows.stride,
         log_loss=log_loss,
         perplexity=perplexity(log_loss),
-        bits_per_byte=BitsPerByte().value(byte_rows(answers.scores, windows)[0]),
+        bits_per_byte=BitsPerByte().value(byte_rows(scores, windows)[0]),
     )
 
 
@@ -134,7 +141,7 @@ def judge_all(
     """Make and judge every candidate; one that fails is out with its reason, and the others go on."""
     progress.stage("making and judging candidates", len(candidates))
     start = time.monotonic()
-    trials = []
+    trials: list[LanguageTrialInMaking] = []
     for candidate in candidates:
         trial = new_language_trial(candidate)
         if trial.alive and time.monotonic() - start > task.time_budget_s:
@@ -144,7 +151,28 @@ def judge_all(
         outcome = trial.record.outcome
         progress.step(f"{candidate.name}: {outcome.rejection}, {outcome.reason}" if outcome else _step_text(trial))
         trials.append(trial)
-    return trials
+    return _writing_judged(trials, task, reference, progress)
+
+
+def _writing_judged(
+    trials: Sequence[LanguageTrialInMaking], task: JudgingTask, reference: Reference, progress: Progress
+) -> list[LanguageTrialInMaking]:
+    """Have the reference read what those wrote that hold so far: a model can score well, and write nonsense."""
+    alive = [trial for trial in trials if trial.alive]
+    if not alive:
+        return list(trials)
+    progress.stage("reading what candidates write", len(alive))
+    judged = {}
+    with LanguageProcess(task.runtime, task.source) as process:
+        expected = with_surprise(reference.answers.written, process)
+        for trial in alive:
+            check = judge_writing(expected, with_surprise(trial.written, process))
+            trial = trial.update(generation=check)
+            if check.verdict == "fail":
+                trial = trial.reject(Rejection.WORSE, f"what it writes is broken: {check.reason}")
+            judged[trial.record.name] = trial
+            progress.step()
+    return [judged.get(trial.record.name, trial) for trial in trials]
 
 
 def _step_text(trial: LanguageTrialInMaking) -> str:
@@ -202,32 +230,55 @@ def _problems(source: Model, compiled: Compiled, scored: Compiled) -> list[str]:
 
 
 def _compared(trial: LanguageTrialInMaking, answers: Answers, task: JudgingTask, reference: Reference) -> LanguageTrialInMaking:
-    """Judge what it answered: tokenizer and template first, since nothing else counts if these are another model's."""
-    windows = task.windows
-    greedy = greedy_divergence(reference.answers.greedy, answers.greedy, task.asked.answer)
+    """Judge what it answered."""
+    windows, count = task.windows, len(task.windows.windows)
+    scores, expected = answers.scores[:count], reference.answers.scores[:count]
+    left, right = (list(map(_generation, each.written)) for each in (reference.answers, answers))
+    greedy = greedy_divergence(left, right, task.asked.answer)
     divergence = measure_divergence(
-        reference.answers.scores, answers.scores, windows, vocabulary=task.vocabulary, confidence=task.confidence, greedy=greedy
+        expected, scores, windows, vocabulary=task.vocabulary, confidence=task.confidence, greedy=greedy
     )
     quality = noninferiority_test(
         task.metric,
-        token_rows(answers.scores, windows),
-        token_rows(reference.answers.scores, windows),
+        token_rows(scores, windows),
+        token_rows(expected, windows),
         task.tolerance,
         task.confidence,
         groups=windows.groups(),
     )
-    trial = dataclasses.replace(trial, look=answers.look).update(
+    trial = dataclasses.replace(trial, look=answers.look, written=answers.written).update(
         evidence=dict(answers.evidence),
         effective_precision=str(answers.evidence.get("precision", "")),
-        text=scored_text(answers, windows).model_copy(update={"divergence": divergence}),
+        text=scored_text(scores, windows).model_copy(update={"divergence": divergence}),
         quality=quality,
+        choices=_choices(answers, task, reference),
         load_seconds=answers.load_seconds,
         peak_bytes=answers.peak_bytes,
     )
+    if problems := differences(reference.answers.companions, answers.companions):
+        trial = trial.update(problems=problems)
+        return trial.reject(Rejection.FAILED, f"tokenizer or template: {'; '.join(problems[:_MOST_PROBLEMS])}")
     return _decided(trial, quality, task)
 
 
+def _generation(text: Written) -> Generation:
+    return Generation(text.ids, 0.0, 0.0)
+
+
+def _choices(answers: Answers, task: JudgingTask, reference: Reference) -> Quality | None:
+    """The user's questions: paired, right against wrong."""
+    if task.choices is None:
+        return None
+    count = len(task.windows.windows)
+    rows = [choice_rows(each.scores[count:], task.choices) for each in (answers, reference.answers)]
+    return noninferiority_test(Choices(), rows[0], rows[1], task.choices_tolerance, task.confidence)
+
+
 def _decided(trial: LanguageTrialInMaking, quality: Quality, task: JudgingTask) -> LanguageTrialInMaking:
+    choices = trial.record.choices
+    if choices is not None and choices.verdict == "fail":
+        lost = f"{choices.value:.1%} of {choices.count:,} questions right, and {choices.reference:.1%} unquantized"
+        return trial.reject(Rejection.WORSE, lost)
     if quality.verdict == "fail":
         return trial.reject(
             Rejection.WORSE,

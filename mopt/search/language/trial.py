@@ -5,8 +5,10 @@ from __future__ import annotations
 __all__ = ["LanguageCandidate", "LanguageTrialInMaking", "new_language_trial"]
 
 import dataclasses
+from collections.abc import Sequence
 
 from mopt.errors import CandidateRejectedError, MissingDependencyError, Rejection
+from mopt.evaluators.language.generation import Written
 from mopt.model.files import Model
 from mopt.passes._base import Pass
 from mopt.recipe import EffortName
@@ -72,6 +74,7 @@ class LanguageTrialInMaking:
         model: What its passes made: what would be shipped.
         scored: What the runtime loads: the same, or the same numbers in another packing.
         look: Tokens of an answer per second, as they were when its quality was judged, beside nothing else.
+        written: What it continues prompts with.
     """
 
     record: LanguageTrial
@@ -79,6 +82,7 @@ class LanguageTrialInMaking:
     model: Model | None = None
     scored: Model | None = None
     look: float = 0.0
+    written: Sequence[Written] = ()
 
     def reject(self, rejection: Rejection, reason: str) -> LanguageTrialInMaking:
         """The same, out of the race."""

@@ -13,7 +13,7 @@ from mopt.passes.language.export_awq import ExportAWQ
 from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
 from mopt.passes.language.export_gptq import ExportGPTQ
 from mopt.passes.language.export_modelopt import ExportModelOpt
-from mopt.passes.language.quantize_autoround import QuantizeAutoround
+from mopt.passes.language.quantize_autoround import QuantizeAutoRound
 from mopt.passes.language.quantize_awq import QuantizeAWQ
 from mopt.passes.language.quantize_fp8 import QuantizeFP8
 from mopt.passes.language.quantize_gptq import QuantizeGPTQ
@@ -69,7 +69,7 @@ def _quantizations(inputs: LanguageSpaceInputs) -> list[tuple[str, BlockwisePass
         ("int4-gptq", QuantizeGPTQ(windows=windows, leave=leave, kv_cache=cache), "quick"),
         ("int4-32-gptq", QuantizeGPTQ(windows=windows, group_size=32, leave=leave, kv_cache=cache), "standard"),
         ("int4-awq", QuantizeAWQ(windows=windows, leave=leave, kv_cache=cache), "thorough"),
-        ("int4-autoround", QuantizeAutoround(windows=windows, leave=leave, kv_cache=cache), "thorough"),
+        ("int4-autoround", QuantizeAutoRound(windows=windows, leave=leave, kv_cache=cache), "thorough"),
     ]
 
 
