@@ -168,7 +168,7 @@ def _made(arguments: argparse.Namespace, run: str) -> tuple[Path, int]:
 
 
 def _equal(first: Path, second: Path) -> bool:
-    names = {name: file for name, file in Quantization.read(first).tensors.items()}
+    names = Quantization.read(first).tensors
     return names == Quantization.read(second).tensors and all(
         (first / file).read_bytes() == (second / file).read_bytes() for file in set(names.values())
     )
@@ -196,10 +196,14 @@ def _told(checkpoint: Checkpoint, windows: TokenWindows, runs: dict[str, Watched
     largest = max(sizes.values())
     activations = windows.count * windows.length * int(checkpoint.text_config["hidden_size"]) * 4
     allowed = FACTOR * largest + activations
+    tokens = windows.count * windows.length
+    text = (
+        f"{checkpoint.size / 1e9:.2f} GB of weights in {_blocks(checkpoint)} blocks; the largest layer has {largest / 1e6:.0f} MB, "
+        f"the activations of {tokens:,} tokens in float32 {activations / 1e6:.0f} MB: together, the layer {FACTOR} times, "
+        f"{allowed / 1e6:.0f} MB. The libraries alone take {libraries / 1e6:.0f} MB."
+    )
     lines = [
-        f"{checkpoint.size / 1e9:.2f} GB of weights in {_blocks(checkpoint)} blocks; the largest layer has {largest / 1e6:.0f} MB,"
-        f" the activations of {windows.count * windows.length:,} tokens in float32 {activations / 1e6:.0f} MB: together, the layer"
-        f" {FACTOR} times, {allowed / 1e6:.0f} MB. The libraries alone take {libraries / 1e6:.0f} MB.",
+        text,
         "",
         "| run | peak, MB | without pages of files | less the libraries | of what is allowed | seconds |",
         "|---|---|---|---|---|---|",
