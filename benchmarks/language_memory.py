@@ -198,7 +198,7 @@ def _told(checkpoint: Checkpoint, windows: TokenWindows, runs: dict[str, Watched
     allowed = FACTOR * largest + activations
     tokens = windows.count * windows.length
     text = (
-        f"{checkpoint.size / 1e9:.2f} GB of weights in {_blocks(checkpoint)} blocks; the largest layer has {largest / 1e6:.0f} MB, "
+        f"{checkpoint.size / 1e9:.2f} GB of weights in {_blocks(checkpoint)} blocks. The largest has {largest / 1e6:.0f} MB, "
         f"the activations of {tokens:,} tokens in float32 {activations / 1e6:.0f} MB: together, the layer {FACTOR} times, "
         f"{allowed / 1e6:.0f} MB. The libraries alone take {libraries / 1e6:.0f} MB."
     )
