@@ -2,9 +2,9 @@
 
     python -m benchmarks.language_faults MODEL... --train FOLDER --heldout FOLDER
 
-Four witnesses look at each: the weights on disk beside the source's, the tokens and the chat prompt that the runtime makes, beside
-the source's, and the log loss on held-out text, beside that of the good files. A fault that none of them sees fails the run, and so
-do good files that one of them takes for broken.
+Four witnesses look at each: the weights on disk beside the source's, the tokens and the chat prompt that the runtime makes,
+beside the source's, and the log loss on held-out text, beside that of the good files. A fault that none of them sees fails the
+run, and so do good files that one of them takes for broken.
 """
 
 from __future__ import annotations
