@@ -2,7 +2,7 @@
 
     python -m benchmarks.language_models text      FOLDER   documents of real prose, to train on and held out
     python -m benchmarks.language_models tiny      FOLDER   a Llama of 3 layers with random weights
-    python -m benchmarks.language_models small     FOLDER   a Llama of 9 million parameters, trained on the text for minutes
+    python -m benchmarks.language_models small     FOLDER   a Llama of 8 million parameters, trained on the text for minutes
     python -m benchmarks.language_models smollm2   FOLDER   SmolLM2-135M-Instruct, dequantized from 4 bits
     python -m benchmarks.language_models big       FOLDER   random weights of 3 GB and more, written shard by shard
     python -m benchmarks.language_models evaluate  MODEL    perplexity of one of them on the held-out documents
@@ -112,7 +112,10 @@ def tiny(folder: Path) -> None:
 
 
 def small(folder: Path, minutes: float, threads: int) -> None:
-    """Write a Llama that was trained on the text for so many minutes of processor time a thread."""
+    """Write a Llama that was trained on the text for so many minutes of processor time a thread.
+
+    All rows are of multiples of 256 weights, so that no type of llama.cpp falls back to another one.
+    """
     import torch
     import transformers
 
@@ -122,7 +125,7 @@ def small(folder: Path, minutes: float, threads: int) -> None:
     tokens = torch.tensor(list(itertools.chain.from_iterable(_encode(tokenizer, documents))))
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=4096, hidden_size=384, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=6,
+        vocab_size=4096, hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=2,
         tie_word_embeddings=False,
     )  # fmt: skip

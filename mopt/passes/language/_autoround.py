@@ -89,7 +89,7 @@ def _prepare(work: BlockWork) -> list[_Tuned]:
 
 def _square_inputs(work: BlockWork) -> dict[str, torch.Tensor]:
     """Mean square of the inputs of each layer."""
-    result = {}
+    result: dict[str, torch.Tensor] = {}
     for stage in work.stages(hessian=False):
         for group, inputs in zip(stage.groups, work.measure(stage, hessian=False), strict=True):
             if inputs.tokens:

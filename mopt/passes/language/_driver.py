@@ -27,7 +27,7 @@ from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language._calibration import TOKENS_AT_A_TIME, BlockWork, Stream, StreamWriter
 from mopt.passes.language._selection import choose_weights
 from mopt.passes.language._tensors import Copied, read_tensor, write_tensors
-from mopt.system.digests import digest, file_digest
+from mopt.system.digests import describe_fields, digest, file_digest, versions
 
 _OUTSIDE = "outside.safetensors"
 _WORK = "unfinished"
@@ -59,7 +59,8 @@ class _Run:
         self.step, self.folder, self.work = step, folder, folder / _WORK
         self.checkpoint = open_checkpoint(source.folder)
         self.architecture = Architecture(self.checkpoint)
-        self.key = digest({"source": source.digest, "pass": step.key()})
+        settings = {"pass": step.name, "fields": describe_fields(step), "libraries": versions(step.libraries)}
+        self.key = digest({"source": source.digest, **settings})
         self.seconds: list[float] = []
         self.arguments: list[dict[str, Any]] = []
         if step.calibrates and step.windows is not None:
@@ -168,8 +169,7 @@ class _Run:
         if work.inputs is None or (last and not self.step.kv_cache):
             return None
         with _watched_attention(self.step.kv_cache, scales, work.block):
-            stream = self._pass_on(work.block, work.inputs, f"inputs-{work.block.index + 1}")
-        return stream
+            return self._pass_on(work.block, work.inputs, f"inputs-{work.block.index + 1}")
 
     def _pass_on(self, block: Block, inputs: Stream, name: str) -> Stream:
         kind, _, index = name.partition("-")
@@ -228,7 +228,7 @@ class _Run:
             "kv_scales": bool(scales),
         }
         _write_json(self._record_path(block.index), record)
-        return sum(data["error"] for data in layers.values()) / max(1, len(layers))
+        return float(sum(data["error"] for data in layers.values()) / max(1, len(layers)))
 
     def _is_whole(self, index: int) -> bool:
         record = self._record_path(index)
@@ -236,7 +236,8 @@ class _Run:
             return False
         data = json.loads(record.read_text())
         path = self.folder / data["file"]
-        return path.is_file() and path.stat().st_size == data["size"] and file_digest(path) == data["digest"]
+        whole = path.is_file() and path.stat().st_size == data["size"] and file_digest(path) == data["digest"]
+        return bool(whole)
 
     def _has_streams(self, index: int) -> bool:
         record = self.work / f"streams-{index:05}.json"

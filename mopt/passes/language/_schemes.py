@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["Coded", "Grid", "encode", "find_grid", "nearest", "round_inputs"]
 
 import dataclasses
+import itertools
 
 import torch
 
@@ -139,7 +140,7 @@ def round_inputs(inputs: torch.Tensor, activations: Activations, scale: torch.Te
         return (values.round().clamp(-128, 127) if activations.kind == "int8" else _to_fp8(values)) * step
     group = 32 if activations.kind == "mxfp4" else 16
     values = inputs.reshape(-1, inputs.shape[-1])
-    kind = Weights(kind=activations.kind, group_size=group)
+    kind = Weights(kind="mxfp4" if activations.kind == "mxfp4" else "nvfp4", group_size=group)
     peak = None if scale is None else float(scale) * _FP8_MAX * 6
     grid = find_grid(values, kind, largest=peak)
     return encode(values, grid).dequantize().reshape(inputs.shape)
@@ -299,7 +300,7 @@ def _as_codes(rounded: torch.Tensor, weights: Weights) -> torch.Tensor:
         return rounded.to(torch.int8 if weights.symmetric else torch.uint8)
     if weights.kind == "fp8":
         return rounded.to(torch.float8_e4m3fn)
-    edges = torch.tensor([(low + high) / 2 for low, high in zip(E2M1, E2M1[1:], strict=False)])
+    edges = torch.tensor([(low + high) / 2 for low, high in itertools.pairwise(E2M1)])
     code = torch.bucketize(rounded.abs(), edges).to(torch.uint8)
     return code + 8 * (rounded < 0).to(torch.uint8)
 

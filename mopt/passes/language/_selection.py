@@ -19,7 +19,8 @@ LayerChoice = tuple[str, int, int]
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)$")
 _TOWER = re.compile(r"(^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)(\.|$)")
 _SHARED = {
-    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up", "w1": "gate_up", "w3": "gate_up",
+    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up",
+    "w1": "gate_up", "w3": "gate_up",
 }  # fmt: skip
 
 

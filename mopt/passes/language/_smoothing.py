@@ -71,7 +71,7 @@ def scale_for_weights(work: BlockWork) -> None:
 
 
 def scale_for_activations(work: BlockWork, strength: float) -> None:
-    """Scale inputs so that their outliers shrink: ``max|x|^strength / max|W|^(1 - strength)`` (SmoothQuant, Xiao et al., 2022)."""
+    """Scale inputs so that their outliers shrink, by ``max|x|^strength / max|W|^(1 - strength)`` (SmoothQuant, 2022)."""
     for mapping in mappings_of(work):
         if mapping.before.removesuffix(".weight") in work.block.layers:
             continue

@@ -9,12 +9,13 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 from mopt.model.checkpoint import Checkpoint, open_checkpoint
+from mopt.model.kv_cache import cache_bytes_per_token
 from mopt.runtimes.language._base import Generation, LanguageRuntime, LanguageSession, TokenScores
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _BLOCK = 128
 _SPARE_BLOCKS = 4
 _LEAST_CACHE = 64 << 20
 _LOGITS = 1 << 27
-"""Most logits at once: the tokens of a step times the vocabulary, in float32, are the largest thing in memory beside the model."""
+"""Most logits at once: the tokens of a step times the vocabulary, in float32, are what takes most memory beside the model."""
 _FEWEST_TOKENS, _MOST_TOKENS = 256, 2048
 """Of a step of the prefill; the larger is what vLLM's server takes by itself on a CPU."""
 _KERNEL_LINE = re.compile(r"(?i)kernel|backend")
@@ -43,8 +44,8 @@ _DTYPES = ("float32", "float16", "bfloat16")
 class Vllm(LanguageRuntime):
     """The engine of vLLM's server in one process, without its cache of prefixes.
 
-    Weights of 4 bits are multiplied with inputs as they are: on CPUs with AMX vLLM would round the inputs to 8 bits, which other
-    CPUs do not, so that the quality that was measured on one would not hold on another.
+    Weights of 4 bits are multiplied with inputs as they are: on CPUs with AMX vLLM would round the inputs to 8 bits, which it
+    does not on others, so that the quality that was measured on one would not hold on another.
 
     Attributes:
         eager: Run operator by operator; else the model is compiled first, which takes a compiler for C++, and up to a minute.
@@ -81,6 +82,7 @@ class _VllmSession(LanguageSession):
         self._runtime = runtime
         self._lines: list[str] = []
         with _listen(self._lines):
+            self._filled_in = fill_in_static_fp8()
             self._llm = _load(checkpoint, runtime)
 
     def score(self, windows: Sequence[Tokens], top: int) -> list[TokenScores]:
@@ -136,7 +138,34 @@ class _VllmSession(LanguageSession):
             "kv_cache": str(config.cache_config.cache_dtype),
             "compiled": not self._runtime.eager,
             "said": self._lines,
+            "filled_in": "static_scaled_fp8_quant" if self._filled_in() else "",
         }
+
+
+def fill_in_static_fp8() -> Callable[[], bool]:
+    """Give vLLM what its build for CPUs lacks, by its definition: tensors rounded to FP8 with one scale that is known before.
+
+    Layers of FP8 whose weights have one scale are brought to the largest one of the layers that vLLM joins, with this operator.
+
+    Returns:
+        What tells whether it was called.
+    """
+    import torch
+    from vllm import _custom_ops as operators
+    from vllm.model_executor.layers.fusion import fused_act_quant
+
+    fused_act_quant._FUSED_ACT_QUANT.clear()  # activations that round their result themselves are not in this build either
+    built, calls = operators.scaled_fp8_quant, []
+
+    def scaled_fp8_quant(tensor: Any, scale: Any = None, *arguments: Any, **keywords: Any) -> Any:
+        if scale is None or scale.numel() != 1 or keywords.get("output") is not None:
+            return built(tensor, scale, *arguments, **keywords)
+        calls.append(1)
+        limit = torch.finfo(torch.float8_e4m3fn).max
+        return (tensor.float() / scale).clamp(-limit, limit).to(torch.float8_e4m3fn), scale
+
+    operators.scaled_fp8_quant = scaled_fp8_quant
+    return lambda: bool(calls)
 
 
 def _load(checkpoint: Checkpoint, runtime: Vllm) -> Any:
@@ -167,20 +196,10 @@ def _load(checkpoint: Checkpoint, runtime: Vllm) -> Any:
 
 
 def _cache_bytes(checkpoint: Checkpoint, tokens: int) -> int:
-    """Bytes of a cache for so many tokens: for each layer keys and values of all heads that have their own.
-
-    From ``AttentionSpec`` in ``vllm/v1/kv_cache_interface.py``; a layer of latent attention keeps one vector for all heads.
-    """
-    config = checkpoint.text_config
-    heads = int(config.get("num_attention_heads") or 1)
-    width = int(config.get("head_dim") or -(-int(config.get("hidden_size") or 1) // heads))
-    kept = 2 * width * int(config.get("num_key_value_heads") or heads)
-    if latent := int(config.get("kv_lora_rank") or 0):
-        kept = latent + int(config.get("qk_rope_head_dim") or 0)
-    layers = int(config.get("num_hidden_layers") or 1)
-    element = 4 if _dtype(checkpoint) == "float32" else 2
+    """Bytes of a cache for so many tokens of each sequence, in whole blocks."""
     blocks = _SEQUENCES * (-(-tokens // _BLOCK)) + _SPARE_BLOCKS
-    return max(_LEAST_CACHE, layers * kept * element * blocks * _BLOCK)
+    element = 4 if _dtype(checkpoint) == "float32" else 2
+    return max(_LEAST_CACHE, cache_bytes_per_token(checkpoint, element) * blocks * _BLOCK)
 
 
 def _dtype(checkpoint: Checkpoint) -> str:

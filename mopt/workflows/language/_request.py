@@ -37,6 +37,9 @@ from mopt.model.formats import model_format
 from mopt.model.gguf import open_gguf
 from mopt.model.stop_tokens import stop_tokens
 from mopt.model.tokens import TokenWindows, write_windows
+from mopt.passes.language._blockwise import BlockwisePass
+from mopt.passes.language._estimate import Estimate, estimate_with
+from mopt.passes.language._rates import measure_rates
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.profiles.target import Target, check_measurable, load_target
@@ -56,8 +59,9 @@ from mopt.search.language.race import RacingTask
 from mopt.search.language.spaces._base import LanguageSpaceInputs
 from mopt.search.language.trial import LanguageCandidate
 from mopt.system.digests import digest, file_digest
-from mopt.system.environments import find_environment
+from mopt.system.environments import find_environment, interpreter_of
 from mopt.system.plugins import names
+from mopt.system.process import run
 from mopt.system.store import Store, code_digest, default_root
 
 if TYPE_CHECKING:
@@ -72,6 +76,12 @@ _PROMPTS, _PROMPT, _ANSWER = 8, 32, 32
 """Prompts that are continued greedily, their tokens, and those of an answer."""
 _GOLDEN = 4
 _CALIBRATION_LENGTH = 512
+_LIBRARIES = 1 << 30
+"""Bytes that PyTorch and what builds on it take by themselves."""
+_HOLDS = {"onnxruntime_genai": 2.0, "openvino_genai": 2.0}
+"""How often a library holds the whole model in float32 while it writes its own form."""
+_START_SECONDS, _BYTES_PER_SECOND = 8.0, 50e6
+"""Of a pass that reads and writes a model once."""
 _MOST_SPECIAL = 8
 _CHOICES_LOST = 0.01
 """Share of the questions that may be lost where the tolerance is in nats."""
@@ -323,17 +333,8 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
         calibration = _calibration(documents, process, min(_CALIBRATION_LENGTH, site.context), effort.calibration, store)
     progress.step(f"{windows.count:,} tokens to score, {calibration.count * calibration.length:,} to calibrate with")
     texts = tuple(document.text[:600] for document in evaluation[:_GOLDEN])
-    asked = AnswerTask(
-        windows=(*windows.windows, *(choices.windows if choices else ())),
-        prompts=_prompts(windows.windows, _PROMPT)[:_PROMPTS],
-        answer=_ANSWER,
-        top=min(_TOP, site.source.record.vocabulary),
-        special=_special_tokens(site.source),
-        bos=_start_token(site.source),
-        stops=stop_tokens(site.source.model.folder) if site.source.checkpoint else (),
-        isa=site.machine.isa,
-        store=store,
-    )
+    asked = answer_task(site.source.model, windows.windows, site.context, store)
+    asked = dataclasses.replace(asked, windows=(*asked.windows, *(choices.windows if choices else ())))
     return LanguageTask(
         text=EvaluationText(texts, calibration, documents.digest, _description(documents, windows.count, calibration)),
         metric=LogLoss(),
@@ -375,6 +376,42 @@ def _prompts(windows: Sequence[npt.NDArray[np.int64]], length: int) -> list[npt.
     return [window[:length] for window in windows if len(window) >= length]
 
 
+def answer_task(model: Model, windows: Sequence[npt.NDArray[np.int64]], context: int, store: Store) -> AnswerTask:
+    """Return what every model is asked that is compared with ``model``.
+
+    Args:
+        model: The one that others are compared with.
+        windows: Of text, to score.
+        context: Tokens of prompt and answer together.
+        store: Where answers are kept.
+    """
+    folder = model.folder if model.format == "huggingface" else None
+    length = min(_PROMPT, context // 2)
+    return AnswerTask(
+        windows=windows,
+        prompts=_prompts(windows, length)[:_PROMPTS] or [windows[0][:length]],
+        answer=min(_ANSWER, context - length),
+        top=_TOP if folder is None else min(_TOP, open_checkpoint(folder).vocabulary),
+        special=_special_tokens(folder) if folder else (),
+        bos=_start_token(folder) if folder else None,
+        stops=stop_tokens(folder) if folder else (),
+        isa=detect().isa,
+        store=store,
+    )
+
+
+def speed_prompts(
+    recipe: Recipe, windows: Sequence[npt.NDArray[np.int64]], context: int
+) -> tuple[list[npt.NDArray[np.int64]], int]:
+    """Return prompts of one length, and the tokens of an answer, that speed is measured with."""
+    import numpy as np
+
+    answer = min(recipe.language.answer, context // 2)
+    length = min(recipe.language.prompt, context - answer)
+    prompts = _prompts(windows, length) or [np.resize(np.concatenate(list(windows)), length)]
+    return prompts, answer
+
+
 def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], context: int) -> ChoiceWindows | None:
     """The user's questions, where there are any."""
     if not recipe.language.choices:
@@ -382,24 +419,24 @@ def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], contex
     return choice_windows(read_choices(Path(recipe.language.choices)), tokenize, context=context)
 
 
-def _special_tokens(source: LoadedSource) -> tuple[str, ...]:
+def _special_tokens(folder: Path) -> tuple[str, ...]:
     """A few special tokens as text: those that the tokenizer's own settings name."""
-    settings = _settings(source)
+    settings = _settings(folder)
     added = settings.get("added_tokens_decoder")
     entries = added.values() if isinstance(added, dict) else ()
     named = [entry.get("content") for entry in entries if isinstance(entry, dict) and entry.get("special")]
     return tuple(str(text) for text in named if text)[:_MOST_SPECIAL]
 
 
-def _start_token(source: LoadedSource) -> int | None:
+def _start_token(folder: Path) -> int | None:
     """The start token's number, where the configuration says one."""
-    token = source.checkpoint.text_config.get("bos_token_id") if source.checkpoint else None
-    return token if isinstance(token, int) and _settings(source).get("add_bos_token", True) is not False else None
+    token = open_checkpoint(folder).text_config.get("bos_token_id")
+    return token if isinstance(token, int) and _settings(folder).get("add_bos_token", True) is not False else None
 
 
-def _settings(source: LoadedSource) -> dict[str, Any]:
+def _settings(folder: Path) -> dict[str, Any]:
     try:
-        settings = json.loads((source.model.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
@@ -455,15 +492,7 @@ def tensor_bytes(model: Model) -> int:
 
 
 def _racing(recipe: Recipe, site: LanguageSite, windows: Sequence[npt.NDArray[np.int64]], effort: _Effort) -> RacingTask:
-    options = recipe.language
-    answer = min(options.answer, site.context // 2)
-    length = min(options.prompt, site.context - answer)
-    prompts = _prompts(windows, length)
-    if not prompts:
-        import numpy as np
-
-        joined = np.concatenate(list(windows))
-        prompts = [np.resize(joined, length)]
+    prompts, answer = speed_prompts(recipe, windows, site.context)
     return RacingTask(
         prompts=prompts[: effort.rounds],
         answer=answer,
@@ -506,9 +535,30 @@ def serving_of(site: LanguageSite, served: ServedLanguageModel) -> list[str]:
     return [system.name for system in systems if served.method in system.methods and not system.refuses(served)]
 
 
-def outlay_of(site: LanguageSite, task: LanguageTask, candidates: Sequence[LanguageCandidate]) -> Outlay:
-    """Return what a build will take, before it begins."""
-    raise NotImplementedError
+def outlay_of(site: LanguageSite, candidates: Sequence[LanguageCandidate]) -> Outlay:
+    """Return what the passes of a build will take, before it begins.
+
+    Memory is that of the most demanding pass. Passes of a library hold the whole model, in float32 where they trace it.
+    """
+    checkpoint = site.source.checkpoint
+    steps = {repr(step): step for each in candidates if each.refused is None for step in each.passes}.values()
+    blockwise = [step for step in steps if isinstance(step, BlockwisePass)]
+    estimates = _estimates(checkpoint, blockwise) if checkpoint is not None and blockwise else []
+    others = [step for step in steps if not isinstance(step, BlockwisePass)]
+    size, whole = site.source.record.size_bytes, 4 * site.source.record.parameters
+    held = [_HOLDS.get(step.tools, 0.0) * whole for step in others]
+    return Outlay(
+        memory_bytes=int(max([*(estimate.memory for estimate in estimates), *(_LIBRARIES + part for part in held)], default=0)),
+        seconds=sum(estimate.seconds for estimate in estimates)
+        + sum(_START_SECONDS + size / _BYTES_PER_SECOND for _ in others),
+        disk_bytes=int(sum(estimate.disk for estimate in estimates) + len(others) * size / 2),
+    )
+
+
+def _estimates(checkpoint: Checkpoint, steps: Sequence[BlockwisePass]) -> list[Estimate]:
+    """What each pass will take, at the rates of this machine now."""
+    rates = run(measure_rates, python=interpreter_of(steps[0].tools))
+    return [estimate_with(checkpoint, step, rates) for step in steps]
 
 
 def outlay_text(outlay: Outlay) -> str:

@@ -76,7 +76,7 @@ def explain_language_plan(
         metric=task.metric.name,
         data=task.text.description,
         candidates=tuple(candidates),
-        outlay=outlay_of(site, task, candidates),
+        outlay=outlay_of(site, candidates),
     )
 
 
@@ -114,7 +114,7 @@ def build_language(
         with store.entry("language-builds", _key(recipe, site, task)) as entry:
             if entry.scratch is not None:
                 candidates = candidates_of(local, site, task)
-                outlay = outlay_of(site, task, candidates)
+                outlay = outlay_of(site, candidates)
                 progress.note(outlay_text(outlay))
                 reference = reference_trial(task.judging, progress)
                 trials = judge_all(candidates, task.judging, reference, progress)
