@@ -6,9 +6,9 @@ import pytest
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.model.openvino_properties import FILE_NAME, OpenvinoProperties
+from mopt.model.quantization import Weights
 from mopt.model.tokens import write_windows
 from mopt.passes.language.export_gptq import ExportGPTQ
-from mopt.model.quantization import Weights
 from mopt.passes.language.export_openvino_genai import ExportOpenvinoGenai
 from tests.genai import exported, lacking
 from tests.language_models import TinyModel

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI says what transformers says, its pipeline and the graph that is scored are one, and it tells what it executes."""
+"""OpenVINO GenAI says what transformers says, its pipeline and the graph that is scored are one, and it tells what it runs."""
 
 import json
 import shutil

@@ -179,6 +179,11 @@ def test_spaces_of_a_tokenizer_that_strips_them_are_kept():
     assert stream.add(1) + stream.add(2) + stream.end() == "the world"
 
 
+def test_the_first_token_is_decoded_after_the_prompt():
+    stream = TextStream(lambda ids: "".join(f" {token}" for token in ids).removeprefix(" "), after=[7] * 9)
+    assert stream.add(1) + stream.add(2) + stream.end() == " 1 2"
+
+
 def _read(body, engine, *, chat=False):
     return read_request(body, engine, chat=chat)
 
