@@ -48,7 +48,9 @@ def gguf_bytes(
 ) -> bytes:
     """Return a file; the numbers of its start, and the offset of its tensors, can be others than they should be."""
     given = tensors or {}
-    head = struct.pack("<4sIQQ", b"GGUF", version, len(given) if count is None else count, keys if keys is not None else len(metadata))
+    head = struct.pack(
+        "<4sIQQ", b"GGUF", version, len(given) if count is None else count, keys if keys is not None else len(metadata)
+    )
     for key, value in metadata.items():
         head += string(key) + _value(value)
     data = b""

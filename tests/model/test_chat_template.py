@@ -9,7 +9,9 @@ CHAT = [{"role": "user", "content": "Hi"}]
 
 
 def test_it_renders_as_transformers_does() -> None:
-    template = "{{ bos_token }}\n{% for m in messages %}\n  {% if true %}\n{{ m.role }}: {{ m['content'] | tojson }}{% break %}\n"
+    template = (
+        "{{ bos_token }}\n{% for m in messages %}\n  {% if true %}\n{{ m.role }}: {{ m['content'] | tojson }}{% break %}\n"
+    )
     template += "  {% endif %}\n{% endfor %}\n{% if add_generation_prompt %}\nassistant:{% endif %}\n"
     assert render_chat(template, [{"role": "user", "content": 'é"'}], bos="<s>") == '<s>\nuser: "é\\""assistant:'
 

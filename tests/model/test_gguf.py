@@ -47,7 +47,16 @@ def test_another_alignment_is_kept_to(tmp_path: Path) -> None:
 
 def test_sizes_of_blocks_are_those_of_the_format() -> None:
     # Bits a weight as llama.cpp prints them for its types.
-    published = {"Q4_0": 4.5, "Q8_0": 8.5, "Q4_K": 4.5, "Q6_K": 6.5625, "IQ4_XS": 4.25, "Q2_K": 2.625, "BF16": 16.0, "Q5_K": 5.5}
+    published = {
+        "Q4_0": 4.5,
+        "Q8_0": 8.5,
+        "Q4_K": 4.5,
+        "Q6_K": 6.5625,
+        "IQ4_XS": 4.25,
+        "Q2_K": 2.625,
+        "BF16": 16.0,
+        "Q5_K": 5.5,
+    }
     bits = {name: 8 * width / block for name, block, width in BLOCKS.values()}
     assert {name: bits[name] for name in published} == published
 

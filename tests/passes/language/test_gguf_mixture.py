@@ -9,9 +9,7 @@ from mopt.passes.language._gguf_mixture import MIXTURES, Facts, TensorFacts, cho
 from tests.gguf_files import LLAMA, write_gguf
 
 
-def _tensors(
-    layers: int, *, experts: int = 0, tied: bool = False, fused: bool = False, width: int = 256
-) -> list[TensorFacts]:
+def _tensors(layers: int, *, experts: int = 0, tied: bool = False, fused: bool = False, width: int = 256) -> list[TensorFacts]:
     """Names and shapes of a model, as llama.cpp's converter has them."""
     shapes = {"token_embd.weight": (64, width), "output_norm.weight": (width,)}
     if not tied:
@@ -126,6 +124,4 @@ def test_facts_are_read_from_the_header(tmp_path: Path) -> None:
     metadata = {**LLAMA, "llama.block_count": 80, "llama.attention.head_count_kv": (2, 1), "llama.expert_count": 8}
     gguf = open_gguf(write_gguf(tmp_path / "model.gguf", metadata, {"token_embd.weight": (np.zeros((4, 32)), 1)}))
     facts = facts_of(gguf, importance=True)
-    assert facts == Facts(
-        architecture="llama", layers=80, grouped=2, experts=8, tied=True, importance=True, seventy=True
-    )
+    assert facts == Facts(architecture="llama", layers=80, grouped=2, experts=8, tied=True, importance=True, seventy=True)

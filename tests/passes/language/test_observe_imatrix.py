@@ -34,7 +34,9 @@ def test_the_first_layer_sees_normalized_embeddings(tmp_path: Path) -> None:
     result = apply(step, Model.at("gguf", folder), tmp_path / "model")
     means = read_importance(tmp_path / "model" / FILE_NAME)
     assert result["detail"] == {"layers": 7 * MODEL.layers, "tokens": 120}
-    weights = {name: values.astype(np.float64) for name, values in load_tensors(source).items() if "embed" in name or ".0." in name}
+    weights = {
+        name: values.astype(np.float64) for name, values in load_tensors(source).items() if "embed" in name or ".0." in name
+    }
     hidden = weights["model.embed_tokens.weight"][step.windows.load().ravel()]
     hidden = hidden / np.sqrt((hidden**2).mean(1, keepdims=True) + 1e-5) * weights["model.layers.0.input_layernorm.weight"]
     expected = (hidden**2).mean(0)

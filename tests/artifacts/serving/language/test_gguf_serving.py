@@ -10,7 +10,14 @@ from tests.gguf_files import LLAMA, write_gguf
 
 def served(**changes: object) -> ServedLanguageModel:
     """A model as it is served."""
-    fields = {"name": "tiny", "architecture": "LlamaForCausalLM", "format": "gguf", "method": "gguf", "context": 256, "chat": True}
+    fields = {
+        "name": "tiny",
+        "architecture": "LlamaForCausalLM",
+        "format": "gguf",
+        "method": "gguf",
+        "context": 256,
+        "chat": True,
+    }
     return ServedLanguageModel(**{**fields, **changes})  # type: ignore[arg-type]
 
 

@@ -22,7 +22,9 @@ def test_it_renders_as_go_does(template: str) -> None:
     assert render_go(template, CHAT) == RENDERED[template]
 
 
-@pytest.mark.parametrize("text", ['a"b\\n`c`{{x}}', "line\n\ttab\r", "｜日本語 é", "\u200b\ue000\x00", "\U0001f600 \U000e0001", ""])
+@pytest.mark.parametrize(
+    "text", ['a"b\\n`c`{{x}}', "line\n\ttab\r", "｜日本語 é", "\u200b\ue000\x00", "\U0001f600 \U000e0001", ""]
+)
 def test_a_literal_is_what_it_was(text: str) -> None:
     assert quote(text).isprintable(), "what cannot be printed would be dropped from a Modelfile"
     assert render_go(f"{{{{ {quote(text)} }}}}", CHAT) == text

@@ -74,7 +74,11 @@ def test_the_real_server_streams(language_gguf: Path, tmp_path: Path) -> None:
     )
     body = {"model": "tiny", "messages": [{"role": "user", "content": "the of and"}], "max_tokens": 5, "temperature": 0}
     with running(launch):
-        request = Request(f"{launch.url}/chat/completions", json.dumps({**body, "stream": True}).encode(), {"Content-Type": "application/json"})
+        request = Request(
+            f"{launch.url}/chat/completions",
+            json.dumps({**body, "stream": True}).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urlopen(request, timeout=120) as answer:
             events = [line.decode().removeprefix("data: ").strip() for line in answer if line.startswith(b"data: ")]
         with urlopen(Request(f"{launch.url}/models"), timeout=60) as answer:

@@ -41,8 +41,6 @@ CHAT = [
 ]
 
 
-
-
 def test_chatml() -> None:
     derived = derive_template(CHATML, bos="", eos="<|im_end|>", adds_bos=False)
     assert render_go(derived.template, CHAT) == (
@@ -61,7 +59,9 @@ def test_an_answer_that_has_begun_goes_on() -> None:
 
 def test_a_system_message_of_its_own() -> None:
     derived = derive_template(DEFAULT_SYSTEM, bos="", eos="<|im_end|>", adds_bos=False)
-    assert render_go(derived.template, CHAT[1:2]).startswith("<|im_start|>system\nYou are helpful<|im_end|>\n<|im_start|>user\n")
+    assert render_go(derived.template, CHAT[1:2]).startswith(
+        "<|im_start|>system\nYou are helpful<|im_end|>\n<|im_start|>user\n"
+    )
     assert "helpful" not in render_go(derived.template, CHAT)
 
 
