@@ -12,6 +12,7 @@ from mopt.loadgen.server_process import free_ports, running
 from mopt.system.environments import find_environment
 from tests.artifacts.serving.language.test_gguf_serving import served
 from tests.gguf_files import LLAMA, write_gguf
+from tests.gguf_models import exported
 from tests.servers import missing
 
 
@@ -62,7 +63,9 @@ def test_it_is_found_by_its_name() -> None:
 @pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.skipif(bool(missing("llama_cpp")), reason=missing("llama_cpp"))
-def test_the_real_server_streams(language_gguf: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(bool(missing("llm_compressor")), reason=missing("llm_compressor"))
+def test_the_real_server_streams(tmp_path: Path) -> None:
+    _, language_gguf = exported()
     environment = find_environment("llama_cpp")
     assert environment is not None
     folder = tmp_path / "serving" / "llama_cpp"
