@@ -44,7 +44,7 @@ class TemplateServer:
     def __init__(self, path: Path, gguf: GGUF) -> None:
         if not gguf.chat_template:
             raise NotApplicableError("the GGUF has no chat template")
-        self._folder = tempfile.TemporaryDirectory()  # noqa: SIM115 it lives as long as the server
+        self._folder = tempfile.TemporaryDirectory()
         self._address = Path(self._folder.name) / "server.sock"
         self._server = _serve(path, self._address)
 
