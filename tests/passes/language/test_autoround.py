@@ -12,7 +12,13 @@ from mopt.passes.language.quantize_autoround import QuantizeAutoRound
 from mopt.passes.language.quantize_rtn import QuantizeRTN
 from mopt.system.environments import find_environment
 from tests.passes.language.checkpoints import (
-    decode, files, logits, quantize_in_environment, source_weights, write_calibration, write_source,
+    decode,
+    files,
+    logits,
+    quantize_in_environment,
+    source_weights,
+    write_calibration,
+    write_source,
 )  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]

@@ -16,7 +16,14 @@ from mopt.passes.language.quantize_gptq import QuantizeGPTQ
 from mopt.passes.language.quantize_rtn import QuantizeRTN
 from tests.language_models import load_tensors
 from tests.passes.language.checkpoints import (
-    decode, files, logits, quantize, replace_tensor, source_weights, write_calibration, write_source,
+    decode,
+    files,
+    logits,
+    quantize,
+    replace_tensor,
+    source_weights,
+    write_calibration,
+    write_source,
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow

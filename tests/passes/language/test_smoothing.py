@@ -13,7 +13,13 @@ from mopt.passes.language.quantize_awq import QuantizeAWQ
 from mopt.passes.language.quantize_int8 import QuantizeInt8
 from mopt.system.environments import find_environment
 from tests.passes.language.checkpoints import (
-    decode, logits, quantize_in_environment, replace_tensor, source_weights, write_calibration, write_source,
+    decode,
+    logits,
+    quantize_in_environment,
+    replace_tensor,
+    source_weights,
+    write_calibration,
+    write_source,
 )  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
