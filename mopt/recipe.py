@@ -6,6 +6,7 @@ __all__ = [
     "CandidateSpec",
     "Engine",
     "Gate",
+    "Language",
     "PassSpec",
     "Recipe",
     "Search",
@@ -250,6 +251,36 @@ class Gate(Schema):
     ] = 120e3
 
 
+class Language(Schema):
+    """How a language model is judged and served; nothing else reads it."""
+
+    context: Annotated[
+        int | None, pydantic.Field(ge=16, le=1 << 20, description="tokens of prompt and answer together; default: 2048 at most")
+    ] = None
+    window: Annotated[int, pydantic.Field(ge=16, le=8192, description="tokens that are scored at a time")] = 512
+    stride: Annotated[
+        int | None, pydantic.Field(ge=1, le=8192, description="tokens between two windows; default: the window")
+    ] = None
+    tokens: Annotated[int | None, pydantic.Field(ge=64, description="most tokens to evaluate with; default: as the effort")] = (
+        None
+    )
+    prompt: Annotated[int, pydantic.Field(ge=1, le=65536, description="tokens of the prompt that speed is measured with")] = 256
+    answer: Annotated[int, pydantic.Field(ge=2, le=65536, description="tokens of the answer that speed is measured with")] = 48
+    choices: Annotated[
+        str, pydantic.Field(description="JSON Lines of questions with choices, which every candidate answers too"), UrlOrPath
+    ] = ""
+    kv_cache: Annotated[
+        Literal["", "fp8", "int8"], pydantic.Field(description="type of the cache, where a runtime and a format have it")
+    ] = ""
+    leave: Annotated[
+        tuple[str, ...], pydantic.Field(description="patterns of linear layers that stay as they are, such as *.down_proj")
+    ] = ()
+    bits: Annotated[
+        float | None,
+        pydantic.Field(gt=1, le=16, description="average bits of a weight to reach with layers of several widths"),
+    ] = None
+
+
 class Recipe(Schema):
     """What to build."""
 
@@ -265,8 +296,11 @@ class Recipe(Schema):
     ] = None
     labels: Annotated[str, pydantic.Field(description="CSV of mopt label with labels of a few samples filled in")] = ""
     objective: Annotated[
-        Literal["latency", "throughput", "size"],
-        pydantic.Field(description="latency at batch 1, throughput within the p99, or bytes on disk"),
+        Literal["latency", "throughput", "size", "decode", "prefill"],
+        pydantic.Field(
+            description="latency at batch 1, throughput within the p99, or bytes on disk; of a language model decode (tokens "
+            "of the answer per second), prefill (of the prompt) or size"
+        ),
     ] = "latency"
     serve: Annotated[tuple[str, ...], pydantic.Field(description="serving systems to judge and write files for")] = ("triton",)
     dynamic_axes: Annotated[
@@ -281,6 +315,7 @@ class Recipe(Schema):
     traffic: Traffic = Traffic()
     search: Search = Search()
     engine: Engine = Engine()
+    language: Language = Language()
     gate: Gate = Gate()
 
     @pydantic.field_validator("tolerance", mode="before", json_schema_input_type=str | float)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["FILE_NAME", "SKETCH_NAME", "Artifact", "golden_file", "hash_once", "is_artifact", "read_manifest"]
+__all__ = [
+    "FILE_NAME",
+    "SKETCH_NAME",
+    "Artifact",
+    "file_problems",
+    "golden_file",
+    "hash_once",
+    "is_artifact",
+    "is_language_artifact",
+    "read_manifest",
+]
 
 import dataclasses
+import json
 import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import pydantic
@@ -30,6 +42,15 @@ def is_artifact(source: str | Path) -> bool:
     return (Path(source) / FILE_NAME).is_file()
 
 
+def is_language_artifact(source: str | Path) -> bool:
+    """Whether a folder is a language model that mopt build wrote."""
+    try:
+        data = json.loads((Path(source) / FILE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == "language"
+
+
 def read_manifest(artifact: Path) -> Manifest:
     """Read and check ``manifest.json`` of an artifact folder.
 
@@ -40,6 +61,11 @@ def read_manifest(artifact: Path) -> Manifest:
     if not path.is_file():
         raise UserError(
             f"{called(artifact)} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
+        )
+    if is_language_artifact(artifact):
+        raise UserError(
+            f"{called(artifact)} is a language model, for which this is not there yet",
+            "mopt verify, gate, inspect and package take it",
         )
     try:
         return Manifest.model_validate_json(path.read_bytes())
@@ -93,15 +119,7 @@ class Artifact:
 
     def problems(self) -> list[str]:
         """Compare the files with the manifest; return a line for each that is not what was built."""
-        digests: dict[tuple[int, int], str] = {}
-        problems = [
-            f"{problem}: {name}"
-            for name, expected in sorted(self.manifest.files.items())
-            if (problem := _file_problem(self.folder, name, expected, digests))
-        ]
-        listed = {*self.manifest.files, FILE_NAME}
-        present = {path.relative_to(self.folder).as_posix() for path in files_below(self.folder)}
-        return problems + [f"not in the manifest: {name}" for name in sorted(present - listed)]
+        return file_problems(self.folder, self.manifest.files)
 
     def golden(self) -> list[tuple[Feed, Feed]]:
         """Return the golden samples: inputs, and what the shipped model made of them.
@@ -148,6 +166,18 @@ class Artifact:
 def golden_file(folder: Path, index: int, kind: str) -> Path:
     """Return where one golden sample lies; ``kind`` is ``inputs`` or ``outputs``."""
     return folder / f"{index:03d}" / f"{kind}.npz"
+
+
+def file_problems(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Compare the files of an artifact with the digests of its manifest; return a line for each that is not what was built."""
+    digests: dict[tuple[int, int], str] = {}
+    problems = [
+        f"{problem}: {name}"
+        for name, expected in sorted(files.items())
+        if (problem := _file_problem(folder, name, expected, digests))
+    ]
+    present = {path.relative_to(folder).as_posix() for path in files_below(folder)}
+    return problems + [f"not in the manifest: {name}" for name in sorted(present - {*files, FILE_NAME})]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["NOT_WRITTEN", "add_serving", "check_destination", "place", "published", "serving_warnings", "write_artifact"]
+__all__ = [
+    "NOT_WRITTEN",
+    "add_serving",
+    "check_destination",
+    "copy_model",
+    "copy_tree",
+    "file_digests",
+    "place",
+    "published",
+    "serving_warnings",
+    "write_artifact",
+]
 
 import contextlib
 import errno
@@ -105,7 +116,7 @@ def write_artifact(
         UserError: When the destination cannot be written or must not be replaced; nothing is left then.
     """
     with published(destination, force=force) as partial:
-        _copy_model(model, partial / "model")
+        copy_model(model, partial / "model")
         _write_golden(partial / "golden", golden_inputs, golden_outputs)
         warnings = [text for name in serving for text in _write_serving(name, partial, manifest, golden_inputs)]
         manifest = manifest.model_copy(update={"warnings": (*manifest.warnings, *warnings)})
@@ -119,7 +130,7 @@ def write_artifact(
 
 def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write it last, with the digests of all that is there."""
-    manifest = manifest.model_copy(update={"files": _digests(folder)})
+    manifest = manifest.model_copy(update={"files": file_digests(folder)})
     (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
 
@@ -143,7 +154,7 @@ def add_serving(built: Artifact, serving: Sequence[str], destination: Path, *, f
     kept = [name for name in built.manifest.recipe.get("serve", ()) if system_name(name) not in names]
     recipe = {**built.manifest.recipe, "serve": [*kept, *serving]}
     with published(destination, force=force) as partial:
-        _copy_tree(built.folder, partial)
+        copy_tree(built.folder, partial)
         (partial / FILE_NAME).unlink()
         manifest = built.manifest.model_copy(update={"recipe": recipe, "files": {}})
         for system in systems:
@@ -162,7 +173,7 @@ def place(artifact: Path, destination: Path, *, force: bool = False) -> None:
         UserError: When the destination cannot be written or must not be replaced; nothing is left then.
     """
     with published(destination, force=force) as partial:
-        _copy_tree(artifact, partial)
+        copy_tree(artifact, partial)
 
 
 @contextlib.contextmanager
@@ -185,7 +196,7 @@ def published(
             _publish(partial, destination, force=force, ours=ours or _is_artifact, what=what)
 
 
-def _copy_tree(source: Path, target: Path) -> None:
+def copy_tree(source: Path, target: Path) -> None:
     """Copy files, and keep which of them are one file with two names."""
     copies: dict[int, Path] = {}
     for path in files_below(source):
@@ -243,7 +254,7 @@ def _parents(destination: Path) -> Iterator[None]:
         raise
 
 
-def _copy_model(model: Model, folder: Path) -> None:
+def copy_model(model: Model, folder: Path) -> None:
     """Copy, never link: the store's files must not change when somebody edits the artifact."""
     for source in files_below(model.folder):
         name = source.relative_to(model.folder)
@@ -293,7 +304,8 @@ def serving_warnings(system: ServingSystem, manifest: Manifest, model_folder: Pa
     return [*warnings, *([f"{system.name}: {system.unmaintained}"] if system.unmaintained else [])]
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder, by relative path."""
     digests: dict[tuple[int, int], str] = {}
     return {path.relative_to(folder).as_posix(): hash_once(path, digests) for path in files_below(folder)}
 

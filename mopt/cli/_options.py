@@ -161,6 +161,25 @@ Cores = Annotated[
 ]  # fmt: skip
 Duration = Annotated[str, _option("Search", "--duration", metavar="TIME", default="10s", help="Length of one load test.")]
 
+# --- language models ----------------------------------------------------------------------------------------------------
+
+Context = Annotated[
+    int | None,
+    _option("Language models", "--context", metavar="N", help="Tokens of prompt and answer together; default: 2048 at most."),
+]
+Choices = Annotated[
+    str | None,
+    _option("Language models", "--choices", metavar="FILE", help="JSON Lines of questions with choices to answer as well."),
+]
+KvCache = Annotated[
+    Literal["fp8", "int8"] | None,
+    _option("Language models", "--kv-cache", help="Type of the cache, where a runtime and a format have it."),
+]
+Bits = Annotated[
+    float | None,
+    _option("Language models", "--bits", metavar="NUMBER", help="Average bits of a weight to reach with mixed widths."),
+]
+
 # --- a server -----------------------------------------------------------------------------------------------------------
 
 Server = Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mopt.cli import _options as opt
+from mopt.cli._language import print_language_artifact, print_language_plan
 from mopt.cli._lazy import PanelCommand, command_app
 from mopt.cli._output import (
     print_columns,
@@ -51,6 +52,7 @@ def command(
     utilization: opt.Utilization = None,
     effort: opt.Effort = None, candidates: opt.Candidates = None, max_batch: opt.MaxBatch = None, threads: opt.Threads = None,
     time_budget: opt.TimeBudget = None, memory: opt.Memory = None,
+    context: opt.Context = None, choices: opt.Choices = None, kv_cache: opt.KvCache = None, bits: opt.Bits = None,
     name: opt.Name = None, serve: opt.Serve = None,
     out: Annotated[Path | None, opt.out_option("NAME.mopt")] = None,
     force: opt.Force = False, dry_run: opt.DryRun = False, all_rows: opt.AllRows = False, as_json: opt.AsJson = False,
@@ -60,16 +62,20 @@ def command(
     """Build the fastest version of a model that is still right.
 
     SOURCE is an ONNX file, file.py:function or package.module:function that returns a PyTorch module and example inputs, a
-    .pt2 exported program, a Hugging Face folder, a scikit-learn, XGBoost or LightGBM model, or a TensorFlow SavedModel.
+    .pt2 exported program, a Hugging Face folder, a scikit-learn, XGBoost or LightGBM model, or a TensorFlow SavedModel. A causal
+    language model is a Hugging Face folder or id, or a GGUF file, and its data is text.
 
     \b
     mopt build model.onnx --data samples.npz --tolerance 1%
     mopt build model.onnx --data samples.npz --rate 1000 --p99 100ms
     mopt build --recipe mopt.toml --out artifact --force
+    mopt build smollm2/ --data texts/ --serve llama_cpp
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
+    from mopt.artifacts.language import LanguageArtifact
     from mopt.recipe import make_recipe
     from mopt.workflows._recipes import merge_recipes
-    from mopt.workflows.build import build, explain_plan
+    from mopt.workflows.any_model import build, explain_plan
+    from mopt.workflows.build import Plan
 
     flags = given(
         model=source, name=name, target=target, objective=objective, tolerance=tolerance, metric=metric, serve=serve,
@@ -80,16 +86,23 @@ def command(
             effort=effort, candidates=candidates, max_batch=max_batch, threads=threads, time_budget=time_budget,
             memory=memory, confidence=confidence, inconclusive=inconclusive,
         ),
+        language=given(context=context, choices=choices, kv_cache=kv_cache, bits=bits),
     )  # fmt: skip
     checked = make_recipe(merge_recipes(_base(source, recipe), flags))
     if dry_run:
         with shown_progress(quiet) as progress:
             plan = explain_plan(checked, progress=progress)
-        _print_plan(plan, as_json)
+        if isinstance(plan, Plan):
+            _print_plan(plan, as_json)
+        else:
+            print_language_plan(plan, as_json)
     else:
         with shown_progress(quiet) as progress:
             artifact = build(checked, out=out, force=force, progress=progress, command=shlex.join(["mopt", *sys.argv[1:]]))
-        _print_artifact(artifact, as_json, all_rows)
+        if isinstance(artifact, LanguageArtifact):
+            print_language_artifact(artifact, as_json, all_rows)
+        else:
+            _print_artifact(artifact, as_json, all_rows)
 
 
 def _base(source: str | None, recipe: Path | None) -> dict[str, Any]:

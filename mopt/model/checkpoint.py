@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["COMPANIONS", "Checkpoint", "TensorEntry", "copy_companions", "is_causal_folder", "open_checkpoint"]
+__all__ = [
+    "COMPANIONS",
+    "Checkpoint",
+    "TensorEntry",
+    "copy_companions",
+    "is_causal_folder",
+    "open_checkpoint",
+    "tensor_entries",
+]
 
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import json
 import math
 import shutil
@@ -106,10 +115,10 @@ class Checkpoint:
 def is_causal_folder(source: str | Path) -> bool:
     """Whether a folder is a causal language model as transformers saves one."""
     try:
-        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
-        names = config.get("architectures") or ()
-        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    except (OSError, ValueError, AttributeError, TypeError):
+        return any(
+            name.endswith(("ForCausalLM", "LMHeadModel")) for name in _architectures(_json(Path(source) / "config.json"))
+        )
+    except UserError:
         return False
 
 
@@ -121,25 +130,32 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     config = _json(folder / "config.json")
     if not is_causal_folder(folder):
-        architectures = ", ".join(map(str, config.get("architectures") or ())) or "none"
+        architectures = ", ".join(_architectures(config)) or "none"
         raise UserError(
             f"{folder} is no causal language model: its architectures are {architectures}", "give one that ends in ForCausalLM"
         )
     tensors: dict[str, TensorEntry] = {}
     for name in _files(folder):
-        for tensor, entry in _header(folder, name).items():
+        for tensor, entry in tensor_entries(folder, name).items():
             if tensor in tensors:
                 raise UserError(f"{folder}: {tensor} is in {tensors[tensor].file} and in {name}", "save the model again")
             tensors[tensor] = entry
+    if (folder / _INDEX).is_file() and (missing := sorted(_weight_map(folder).keys() - tensors.keys())):
+        raise UserError(f"{folder} is not complete: no file has {missing[0]}", "fetch it again")
     return Checkpoint(folder, config, tensors)
 
 
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return list(map(str, names)) if isinstance(names, list) else []
+
+
 def copy_companions(source: Path, target: Path, *, skip: tuple[str, ...] = ()) -> list[str]:
-    """Copy what travels with the weights; return the names. Links and code are left behind."""
+    """Copy what travels with the weights; return the names. Code is left behind, and links that leave the folder."""
     copied = []
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source).as_posix()
-        if path.is_symlink() and not path.resolve().is_file():
+        if not _stays(source, path):
             continue
         wanted = any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS) and path.suffix != ".py"
         if wanted and path.is_file() and name not in skip:
@@ -149,12 +165,24 @@ def copy_companions(source: Path, target: Path, *, skip: tuple[str, ...] = ()) -
     return copied
 
 
+def _stays(folder: Path, path: Path) -> bool:
+    """Whether a file lies in a folder, links followed; those of the hub's cache lead to the blobs beside its snapshots."""
+    home, real = folder.resolve(), path.resolve()
+    cached = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    return cached or real.is_relative_to(home)
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """File of each tensor, as the index says."""
+    weights = _json(folder / _INDEX).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise UserError(f"{folder / _INDEX} names no weights", "save the model again")
+    return {tensor: str(name) for tensor, name in weights.items()}
+
+
 def _files(folder: Path) -> list[str]:
     if (folder / _INDEX).is_file():
-        weights = _json(folder / _INDEX).get("weight_map")
-        if not isinstance(weights, dict) or not weights:
-            raise UserError(f"{folder / _INDEX} names no weights", "save the model again")
-        names = sorted({str(name) for name in weights.values()})
+        names = sorted(set(_weight_map(folder).values()))
     elif (folder / _SINGLE).is_file():
         names = [_SINGLE]
     elif pickled := sorted(path.name for path in folder.glob("*.bin")):
@@ -168,14 +196,19 @@ def _files(folder: Path) -> list[str]:
         )
     for name in names:
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
-            raise UserError(f"{folder / _INDEX} names a file outside of the folder: {name}", "do not use this model")
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or not _stays(folder, folder / name):
+            raise UserError(f"{folder} has its weights outside of the folder: {name}", "do not use this model")
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not complete: {name} is missing", "fetch it again")
     return names
 
 
-def _header(folder: Path, name: str) -> dict[str, TensorEntry]:
+def tensor_entries(folder: Path, name: str) -> dict[str, TensorEntry]:
+    """Read the header of one safetensors file of a folder: where each of its tensors lies.
+
+    Raises:
+        UserError: When it is damaged.
+    """
     path = folder / name
     size = path.stat().st_size
     damaged = functools.partial(_damaged, path)
@@ -186,13 +219,18 @@ def _header(folder: Path, name: str) -> dict[str, TensorEntry]:
             raise damaged("its header is not one of safetensors")
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise damaged("its header is no JSON") from None
     if not isinstance(header, dict):
         raise damaged("its header is no JSON object")
     header.pop("__metadata__", None)
     data = size - 8 - length
-    return {tensor: _entry(name, tensor, fields, 8 + length, data, damaged) for tensor, fields in header.items()}
+    entries = {tensor: _entry(name, tensor, fields, 8 + length, data, damaged) for tensor, fields in header.items()}
+    in_order = sorted(entries, key=lambda tensor: (entries[tensor].begin, entries[tensor].end))
+    for before, after in itertools.pairwise(in_order):
+        if entries[after].begin < entries[before].end:
+            raise damaged(f"{after} lies over {before}")
+    return entries
 
 
 def _damaged(path: Path, reason: str) -> UserError:
@@ -202,7 +240,7 @@ def _damaged(path: Path, reason: str) -> UserError:
 def _entry(file: str, tensor: str, fields: Any, offset: int, data: int, damaged: functools.partial[UserError]) -> TensorEntry:
     try:
         dtype, shape, (begin, end) = str(fields["dtype"]), tuple(map(int, fields["shape"])), map(int, fields["data_offsets"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise damaged(f"nothing says where {tensor} lies") from None
     bits = _BITS.get(dtype)
     if bits is None or min(shape, default=0) < 0 or not 0 <= begin <= end <= data:
@@ -217,7 +255,7 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}", "give the folder that save_pretrained wrote") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} cannot be read as JSON", "fetch it again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object", "fetch it again")

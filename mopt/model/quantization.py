@@ -89,6 +89,12 @@ class LayerQuantization:
     inputs: int = 0
     outputs: int = 0
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> LayerQuantization:
+        """Return what ``dataclasses.asdict`` made JSON data of."""
+        activations = data.get("activations")
+        return cls(**{**data, "weights": Weights(**data["weights"]), "activations": activations and Activations(**activations)})
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantization:
@@ -130,11 +136,4 @@ class Quantization:
     def read(cls, folder: Path) -> Quantization:
         """Read ``quantization.json``."""
         data = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return cls(**{**data, "layers": {name: _layer(layer) for name, layer in data["layers"].items()}})
-
-
-def _layer(data: Mapping[str, Any]) -> LayerQuantization:
-    activations = data["activations"]
-    return LayerQuantization(
-        **{**data, "weights": Weights(**data["weights"]), "activations": activations and Activations(**activations)}
-    )
+        return cls(**{**data, "layers": {name: LayerQuantization.from_data(layer) for name, layer in data["layers"].items()}})

@@ -33,6 +33,14 @@ class TokenWindows:
     count: int
     length: int
 
+    @classmethod
+    def at(cls, folder: Path) -> TokenWindows:
+        """Describe windows that lie in a folder."""
+        import numpy as np
+
+        count, length = np.load(folder / _NAME, mmap_mode="r", allow_pickle=False).shape
+        return cls(folder, file_digest(folder / _NAME), count, length)
+
     def load(self) -> npt.NDArray[np.int32]:
         """Return token numbers, shape [count, length]."""
         import numpy as np
@@ -45,6 +53,5 @@ def write_windows(folder: Path, windows: npt.NDArray[np.int32]) -> TokenWindows:
     """Write windows, shape [count, length], into a folder."""
     import numpy as np
 
-    count, length = windows.shape
     np.save(folder / _NAME, windows.astype(np.int32), allow_pickle=False)
-    return TokenWindows(folder, file_digest(folder / _NAME), count, length)
+    return TokenWindows.at(folder)

@@ -33,6 +33,7 @@ KINDS = {
     "language_passes": "mopt.passes.language",
     "language_runtimes": "mopt.runtimes.language",
     "language_serving": "mopt.artifacts.serving.language",
+    "language_spaces": "mopt.search.language.spaces",
 }
 """Where the plugins of mopt itself are, by kind."""
 _WORDS = {
@@ -43,6 +44,7 @@ _WORDS = {
     "language_passes": "pass of language models",
     "language_runtimes": "runtime of language models",
     "language_serving": "serving system of language models",
+    "language_spaces": "search space of language models",
 }
 
 

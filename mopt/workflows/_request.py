@@ -15,11 +15,12 @@ __all__ = [
 import dataclasses
 import statistics
 from collections.abc import Mapping
+from typing import Literal
 
 from mopt.artifacts.serving._base import ServingSystem, make_system
 from mopt.capacity.arrivals import parse_arrivals
 from mopt.capacity.simulate import check_installed
-from mopt.errors import CandidateRejectedError, MissingEnvironmentError
+from mopt.errors import CandidateRejectedError, MissingEnvironmentError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.tolerance import Tolerance
 from mopt.exporters._export import find_exporter
@@ -76,6 +77,7 @@ def check_recipe(recipe: Recipe) -> Site:
     for system in recipe.serve:
         _check_environments(make_system(system))
     check_search(recipe.search, target)
+    _objective(recipe)
     Tolerance.parse(recipe.tolerance)
     parse_arrivals(recipe.traffic.arrivals)
     return Site(machine, target, NoiseMonitor())
@@ -135,7 +137,7 @@ def task_of(recipe: Recipe, site: Site, source: Source, prepared: PreparedModel,
         speed=SpeedTask(
             signature=prepared.signature,
             samples=evaluation,
-            objective=recipe.objective,
+            objective=_objective(recipe),
             latency_limit_ms=recipe.traffic.p99,
             max_batch=options.max_batch,
             effort=_effort(recipe),
@@ -145,6 +147,12 @@ def task_of(recipe: Recipe, site: Site, source: Source, prepared: PreparedModel,
         ),
         time_budget_s=options.time_budget / 1e3,
     )
+
+
+def _objective(recipe: Recipe) -> Literal["latency", "throughput", "size"]:
+    if recipe.objective == "decode" or recipe.objective == "prefill":
+        raise UserError(f"the objective {recipe.objective} is for language models", "choose latency, throughput or size")
+    return recipe.objective
 
 
 def _is_served(candidate: Candidate, recipe: Recipe) -> bool:

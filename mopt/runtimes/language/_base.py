@@ -224,6 +224,11 @@ class LanguageProcess:
         """Seconds that loading took, the library's imports by the runtime included."""
         return float(self._call("load_seconds"))
 
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._worker.pid
+
     def peak_bytes(self) -> int:
         """Largest resident memory of the child so far."""
         return self._worker.peak_memory()

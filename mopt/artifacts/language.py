@@ -1,0 +1,156 @@
+"""An artifact of a language model: written whole or not at all, opened, checked, read."""
+
+from __future__ import annotations
+
+__all__ = ["LanguageArtifact", "read_language_manifest", "served_model", "write_language_artifact"]
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import pydantic
+
+from mopt.artifacts.artifact import FILE_NAME, file_problems
+from mopt.artifacts.bundle import NOT_WRITTEN, copy_model, file_digests, published
+from mopt.artifacts.serving.language._base import ServedLanguageModel, make_language_serving
+from mopt.errors import NotApplicableError, UserError
+from mopt.model.files import Model
+from mopt.model.quantization import LayerQuantization
+from mopt.records.language import LanguageManifest
+from mopt.storage._fetch import called
+
+
+def read_language_manifest(artifact: Path) -> LanguageManifest:
+    """Read and check ``manifest.json`` of a language model's artifact.
+
+    Raises:
+        UserError: When it is not such an artifact, is damaged, or was written by a newer mopt.
+    """
+    path = artifact / FILE_NAME
+    try:
+        return LanguageManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{called(artifact)} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
+        ) from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{called(path)} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageArtifact:
+    """A folder that a build of a language model wrote.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it says of itself.
+        cached: Whether the build that gave it was taken from the cache.
+    """
+
+    folder: Path
+    manifest: LanguageManifest
+    cached: bool = False
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the manifest alone; whether the files are those that were built is not asked."""
+        return cls(Path(folder), read_language_manifest(Path(folder)))
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Read an artifact that is to be used, and refuse one whose files are not those that were built.
+
+        Raises:
+            UserError: When the folder is no artifact, or a file was changed, is missing or was added.
+        """
+        artifact = cls.read(folder)
+        if problems := artifact.problems():
+            raise UserError(f"{called(folder)} is not what was built: {problems[0]}", "mopt verify names all that differs")
+        return artifact
+
+    @property
+    def model(self) -> Model:
+        """The model that is shipped."""
+        folder, digest = self.folder / "model", self.manifest.winner.model_digest
+        return Model(self.manifest.format, folder, digest) if digest else Model.at(self.manifest.format, folder)
+
+    def problems(self) -> list[str]:
+        """Compare the files with the manifest; return a line for each that is not what was built."""
+        return file_problems(self.folder, self.manifest.files)
+
+
+def served_model(manifest: LanguageManifest, scheme: LayerQuantization | None) -> ServedLanguageModel:
+    """Return what serving systems are told of the model that is shipped."""
+    winner = manifest.winner
+    weights = scheme.weights if scheme else None
+    return ServedLanguageModel(
+        name=manifest.name,
+        architecture=manifest.source.architecture,
+        format=manifest.format,
+        method=winner.method,
+        scheme=scheme,
+        context=manifest.context,
+        threads=int(manifest.runtime_fields.get("threads", 1)),
+        kv_cache=str(manifest.recipe.get("language", {}).get("kv_cache", "")),
+        chat=manifest.source.chat,
+        group_size=max(0, weights.group_size) if weights else 0,
+        detail=winner.detail,
+    )
+
+
+def write_language_artifact(
+    destination: Path,
+    *,
+    model: Model,
+    manifest: LanguageManifest,
+    served: ServedLanguageModel,
+    serving: Sequence[str],
+    reports: Callable[[LanguageManifest], Mapping[str, str]],
+    force: bool = False,
+) -> LanguageManifest:
+    """Write the artifact folder, as atomically as that of any model; return its manifest with the digests of its files.
+
+    Args:
+        destination: Where the folder will be.
+        model: The chosen model; its files are copied.
+        manifest: Without ``files``.
+        served: What serving systems are told of it.
+        serving: Names of serving systems to write files for.
+        reports: Return text by file name, from the manifest.
+        force: Replace an artifact that is there already.
+
+    Raises:
+        UserError: When the destination cannot be written or must not be replaced; nothing is left then.
+    """
+    with published(destination, force=force) as partial:
+        copy_model(model, partial / "model")
+        warnings = [text for name in serving for text in _write_serving(name, partial, served)]
+        manifest = manifest.model_copy(update={"warnings": (*manifest.warnings, *warnings)})
+        for name, text in reports(manifest).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": file_digests(partial)})
+        (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _write_serving(name: str, artifact: Path, served: ServedLanguageModel) -> list[str]:
+    """Write the files of one system, or why there are none; return what people must know of it."""
+    system = make_language_serving(name)
+    folder = artifact / "serving" / system.name
+    folder.mkdir(parents=True)
+    reason = system.refuses(served)
+    try:
+        if reason:
+            raise NotApplicableError(reason)
+        system.write(folder, served=served, model_folder=artifact / "model")
+        return [f"{system.name}: {system.unmaintained}"] if system.unmaintained else []
+    except NotApplicableError as error:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        text = f"no files for {name}, since it cannot serve this model: {error.message}"
+        (folder / NOT_WRITTEN).write_text(f"{text[0].upper()}{text[1:]}.\n", encoding="utf-8")
+        return [text]

@@ -1,0 +1,188 @@
+"""The records that a build of a language model leaves; ``manifest.json`` of such an artifact is :class:`LanguageManifest`."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Conversation",
+    "GenerationSpeed",
+    "GoldenText",
+    "LanguageGolden",
+    "LanguageManifest",
+    "LanguageSource",
+    "LanguageTrial",
+    "Outlay",
+    "ScoredText",
+]
+
+from typing import Any, Literal
+
+import pydantic
+
+from mopt.records._base import Record, StampedRecord
+from mopt.records.divergence import Divergence, GenerationCheck
+from mopt.records.measurement import Estimate, Machine
+from mopt.records.quality import Quality
+from mopt.records.trial import TrialRecord
+
+
+class GenerationSpeed(Record):
+    """How fast a candidate answers one request at a time, measured in turns with the others."""
+
+    prompt_tokens: int
+    answer_tokens: int
+    prefill: Estimate
+    """Tokens of the prompt per second, from the request to the first token of the answer."""
+    decode: Estimate
+    """Tokens of the answer per second, after the first."""
+    prefill_ratio: Estimate | None = None
+    """Speed-up of the prefill over the baseline in the same rounds; None for the baseline."""
+    decode_ratio: Estimate | None = None
+    """The same for the tokens of the answer."""
+    disturbed: bool = False
+    """Whether other work ran beside too many turns, so that nothing about the speed is proven."""
+
+
+class ScoredText(Record):
+    """What a model makes of the evaluation text."""
+
+    tokens: int
+    """That were scored, each once."""
+    window: int
+    stride: int
+    log_loss: float
+    """Nats per token."""
+    perplexity: float
+    bits_per_byte: float
+    divergence: Divergence | None = None
+    """From the reference, token by token; None for the reference itself."""
+
+
+class LanguageTrial(TrialRecord):
+    """A candidate with what was measured of it, in the runtime that will serve."""
+
+    method: str = ""
+    """How the checkpoint says that it is quantized; see :mod:`mopt.artifacts.serving.language._base`."""
+    detail: str = ""
+    """The scheme in words, such as ``int4, groups of 128``."""
+    bits_per_weight: float | None = None
+    """All bits of the file's tensors over all parameters, embeddings included."""
+    text: ScoredText | None = None
+    choices: Quality | None = None
+    """Questions with choices of the user's file, against the reference."""
+    generation: GenerationCheck | None = None
+    """Whether it still writes as the reference does."""
+    speed: GenerationSpeed | None = None
+    load_seconds: float | None = None
+    peak_bytes: int | None = None
+    remarks: tuple[str, ...] = ()
+    """What people should know of it, although it holds."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with its files: weights that are not what was quantized, a tokenizer or a template of another model."""
+
+
+class LanguageSource(Record):
+    """What was built from."""
+
+    source: str
+    digest: str
+    format: str
+    architecture: str
+    parameters: int
+    size_bytes: int
+    vocabulary: int
+    positions: int
+    licence: str = ""
+    chat: bool
+    """Whether it has a chat template."""
+    note: str = ""
+    """What people must know of it, such as that it is quantized already."""
+
+
+class Outlay(Record):
+    """What a build was expected to take, before it began."""
+
+    memory_bytes: int
+    seconds: float
+    disk_bytes: int
+    resident_bytes: int | None = None
+    """What its passes took at most in the end; None where all came from the cache."""
+    passes_seconds: float | None = None
+    """The same for their time."""
+
+
+class GoldenText(Record):
+    """A text, what the served tokenizer makes of it, and what the served model makes of that."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Natural logarithm of the probability of each token but the first."""
+    greedy: tuple[int, ...] = ()
+    """What it is continued with."""
+
+
+class Conversation(Record):
+    """A chat, and the prompt that it becomes."""
+
+    messages: tuple[dict[str, str], ...]
+    prompt: str
+
+
+class LanguageGolden(Record):
+    """What the shipped model answers, for ``mopt verify``."""
+
+    texts: tuple[GoldenText, ...]
+    conversations: tuple[Conversation, ...]
+    tolerance: float
+    """Largest absolute difference of a logarithm that another machine may show."""
+
+
+class LanguageManifest(StampedRecord):
+    """Everything that is needed to explain an artifact of a language model and to build it again."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["language"] = "language"
+    name: str
+    deployable: bool = True
+    not_deployable_because: str = ""
+    command: str
+    recipe: dict[str, Any]
+    target: dict[str, Any]
+    machine: Machine
+    noise: dict[str, float]
+    disturbed: str = ""
+    versions: dict[str, str]
+    source: LanguageSource
+    outlay: Outlay | None = None
+    data: dict[str, Any]
+    chosen: str
+    runtime: str
+    runtime_fields: dict[str, Any]
+    format: str
+    context: int
+    why: str
+    baseline: str
+    """The unquantized candidate that speeds are compared with."""
+    trials: tuple[LanguageTrial, ...]
+    """The reference, which is the unquantized model in FP32, first."""
+    golden: LanguageGolden
+    warnings: tuple[str, ...] = ()
+    stage_seconds: dict[str, float] = {}
+    files: dict[str, str]
+    """SHA-256 of every other file of the artifact, by relative path."""
+
+    @pydantic.model_validator(mode="after")
+    def _chosen_exists(self) -> LanguageManifest:
+        if self.chosen not in {trial.name for trial in self.trials}:
+            raise ValueError(f"the chosen candidate {self.chosen} is not among the trials")
+        return self
+
+    @property
+    def winner(self) -> LanguageTrial:
+        """The trial that is shipped."""
+        return next(trial for trial in self.trials if trial.name == self.chosen)
+
+    @property
+    def reference(self) -> LanguageTrial:
+        """The trial that the quality of all others is compared with."""
+        return self.trials[0]

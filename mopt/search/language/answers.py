@@ -1,0 +1,199 @@
+"""What a model answers in its runtime: scores of the text, what it writes, what its tokenizer and its template make."""
+
+from __future__ import annotations
+
+__all__ = ["AnswerTask", "Answers", "answers_of"]
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopt.errors import CandidateRejectedError, Rejection
+from mopt.evaluators.language import companions
+from mopt.evaluators.language.companions import Answers as Companions
+from mopt.evaluators.language.generation import Written, write_texts
+from mopt.model.files import Model
+from mopt.model.stop_tokens import stop_tokens
+from mopt.runtimes.language._base import LanguageProcess, LanguageRuntime, TokenScores
+from mopt.system.digests import digest
+from mopt.system.store import Store, code_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Tokens = npt.NDArray[np.int64]
+
+_SCORES, _REST = "scores.npz", "answers.json"
+_AT_A_TIME = 8
+"""Windows that are scored in one request."""
+_LOOK = 16
+"""Tokens of the answer that the speed is looked at with."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerTask:
+    """What is asked of every model.
+
+    Attributes:
+        windows: Token numbers to score, shape [n] each.
+        prompts: Token numbers, shape [n] each, to continue greedily.
+        answer: Tokens of a greedy answer.
+        top: Likeliest tokens that are kept at each position.
+        special: Special tokens as text, which a tokenizer must not split.
+        bos: The start token by the source's files; None without.
+        stops: Tokens that end an answer, by the source's files.
+        isa: Instruction sets of this machine: kernels, and with them numbers, depend on them.
+        store: Where answers are kept.
+    """
+
+    windows: Sequence[Tokens]
+    prompts: Sequence[Tokens]
+    answer: int
+    top: int
+    special: Sequence[str]
+    bos: int | None
+    stops: Sequence[int]
+    isa: Sequence[str]
+    store: Store
+
+    def key(self) -> dict[str, Any]:
+        """Everything that answers depend on besides the model and the runtime, as JSON data."""
+        asked = [[[int(token) for token in window] for window in group] for group in (self.windows, self.prompts)]
+        return {
+            "asked": digest(asked), "answer": self.answer, "top": self.top, "special": list(self.special),
+            "isa": list(self.isa), "code": code_digest(),
+        }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model answered.
+
+    Attributes:
+        scores: One for each window.
+        written: What each prompt is continued with.
+        companions: What its tokenizer and its template make of golden texts and chats.
+        evidence: What really executes it.
+        load_seconds: For loading it.
+        peak_bytes: Largest resident memory of its process.
+        look: Tokens of an answer per second, as they were beside nothing else.
+    """
+
+    scores: Sequence[TokenScores]
+    written: Sequence[Written]
+    companions: Companions
+    evidence: Mapping[str, Any]
+    load_seconds: float
+    peak_bytes: int
+    look: float
+
+
+def answers_of(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
+    """Ask a model in a process of its own; what was asked of the same before is taken from the store.
+
+    Raises:
+        CandidateRejectedError: When the runtime crashes, fails or hangs, or a score is no number.
+        MissingEnvironmentError: When the runtime is not installed.
+    """
+    key = {"model": model.digest, "runtime": runtime.key(), "task": task.key()}
+    with task.store.entry("language-answers", key) as entry:
+        if entry.scratch is not None:
+            _write(entry.scratch, _ask(runtime, model, task))
+    return _read(entry.folder, task)
+
+
+def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
+    import numpy as np
+
+    with LanguageProcess(runtime, model) as process:
+        scores = [
+            each
+            for start in range(0, len(task.windows), _AT_A_TIME)
+            for each in process.score(task.windows[start : start + _AT_A_TIME], task.top)
+        ]
+        if not all(np.isfinite(each.logprob).all() for each in scores):
+            raise CandidateRejectedError(Rejection.NOT_FINITE, "tokens of the text have no finite probability")
+        return Answers(
+            scores=scores,
+            written=write_texts(process, task.prompts, task.answer),
+            companions=companions.answers_of(process, special=task.special, stops=_stops(model, task), bos=task.bos),
+            evidence=process.evidence(),
+            load_seconds=process.load_seconds(),
+            peak_bytes=process.peak_bytes(),
+            look=_look(process, task),
+        )
+
+
+def _stops(model: Model, task: AnswerTask) -> Sequence[int]:
+    """Tokens that end an answer by the files of a model; a GGUF keeps them in its header, which its export has checked."""
+    return task.stops if model.format == "gguf" else stop_tokens(model.folder)
+
+
+def _look(process: LanguageProcess, task: AnswerTask) -> float:
+    answer = process.generate(task.prompts[0], _LOOK)
+    start = time.perf_counter()
+    answer = process.generate(task.prompts[0], _LOOK)
+    took = answer.rest_seconds or time.perf_counter() - start
+    return (len(answer.ids) - 1) / took if len(answer.ids) > 1 and took > 0 else 0.0
+
+
+def _write(folder: Path, answers: Answers) -> None:
+    import numpy as np
+
+    written = [text.scores for text in answers.written if text.scores is not None]
+    arrays = {**_joined("text", answers.scores), **(_joined("written", written) if written else {})}
+    np.savez(folder / _SCORES, **arrays)  # type: ignore[arg-type]
+    rest = {
+        "written": [{"ids": list(text.ids), "text": text.text} for text in answers.written],
+        "companions": dataclasses.asdict(answers.companions),
+        **{name: getattr(answers, name) for name in _PLAIN},
+    }
+    (folder / _REST).write_text(json.dumps(rest), encoding="utf-8")
+
+
+_PLAIN = ("evidence", "load_seconds", "peak_bytes", "look")
+
+
+def _joined(name: str, scores: Sequence[TokenScores]) -> dict[str, npt.NDArray[Any]]:
+    import numpy as np
+
+    fields = [field.name for field in dataclasses.fields(TokenScores)]
+    joined = {f"{name}_{field}": np.concatenate([getattr(each, field) for each in scores]) for field in fields}
+    return {f"{name}_lengths": np.array([len(each.logprob) for each in scores]), **joined}
+
+
+def _parted(name: str, stored: Mapping[str, npt.NDArray[Any]]) -> list[TokenScores]:
+    import numpy as np
+
+    if f"{name}_lengths" not in stored:
+        return []
+    ends = np.cumsum(stored[f"{name}_lengths"])[:-1]
+    fields = [field.name for field in dataclasses.fields(TokenScores)]
+    return [TokenScores(*part) for part in zip(*(np.split(stored[f"{name}_{field}"], ends) for field in fields), strict=True)]
+
+
+def _read(folder: Path, task: AnswerTask) -> Answers:
+    import numpy as np
+
+    with np.load(folder / _SCORES, allow_pickle=False) as stored:
+        scores, of_written = _parted("text", stored), iter(_parted("written", stored))
+    rest = json.loads((folder / _REST).read_text(encoding="utf-8"))
+    written = [
+        Written(prompt, tuple(text["ids"]), text["text"], next(of_written) if text["ids"] else None)
+        for prompt, text in zip(task.prompts, rest["written"], strict=True)
+    ]
+    told = rest["companions"]
+    made = Companions(
+        tuple(map(tuple, told["tokens"])),
+        tuple(told["round_trips"]),
+        tuple(told["prompts"]),
+        {text: tuple(ids) for text, ids in told["special"].items()},
+        told["vocabulary"],
+        tuple(told["stops"]),
+        told["bos"],
+    )
+    return Answers(scores, written, made, **{name: rest[name] for name in _PLAIN})

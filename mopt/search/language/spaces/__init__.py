@@ -1,0 +1,1 @@
+"""Candidates of language models, one family of runtimes a file."""

@@ -1,0 +1,48 @@
+"""Candidates of llama.cpp: GGUF of several types, with an importance matrix."""
+
+from __future__ import annotations
+
+__all__ = ["LlamaCppSpace"]
+
+from collections.abc import Iterator
+
+from mopt.passes._base import Pass
+from mopt.passes.language.export_gguf import ExportGguf
+from mopt.passes.language.observe_imatrix import ObserveImatrix
+from mopt.passes.language.quantize_gguf import QuantizeGguf
+from mopt.recipe import EffortName
+from mopt.runtimes.language.llama_cpp import LlamaCpp
+from mopt.search.language.spaces._base import LanguageSpace, LanguageSpaceInputs
+from mopt.search.language.trial import LanguageCandidate
+
+_EFFORTS: dict[str, EffortName] = {
+    "q8_0": "quick", "q6_k": "standard", "q5_k_m": "standard", "q4_k_m": "quick", "q4_0": "thorough", "iq4_xs": "thorough",
+    "q3_k_m": "thorough",
+}  # fmt: skip
+"""Types that are tried, and from which effort on."""
+_WITHOUT_IMATRIX = ("q8_0",)
+"""Types that round to nearest, whatever matters."""
+
+
+class LlamaCppSpace(LanguageSpace):
+    """A checkpoint becomes GGUF in its own precision first; a GGUF is quantized as it is."""
+
+    def candidates(self, inputs: LanguageSpaceInputs) -> Iterator[LanguageCandidate]:
+        """Yield the unquantized model and each type."""
+        runtime = LlamaCpp(threads=inputs.threads, context=inputs.context)
+        plain: tuple[Pass, ...] = (ExportGguf(),) if inputs.format == "huggingface" else ()
+        kind = "bf16" if plain else "source"
+        yield LanguageCandidate(
+            name=f"llama_cpp-{kind}", passes=plain, runtime=runtime, method="gguf", detail=kind.upper(), unquantized=True
+        )
+        observed = (*plain, ObserveImatrix(windows=inputs.windows))
+        for name, effort in _EFFORTS.items():
+            before = plain if name in _WITHOUT_IMATRIX else observed
+            yield LanguageCandidate(
+                name=f"llama_cpp-{name}",
+                passes=(*before, QuantizeGguf(type=name)),
+                runtime=runtime,
+                method="gguf",
+                detail=name.upper(),
+                effort=effort,
+            )

@@ -1,0 +1,38 @@
+"""Candidates of OpenVINO GenAI: weights of 4 or 8 bits."""
+
+from __future__ import annotations
+
+__all__ = ["OpenvinoGenaiSpace"]
+
+from collections.abc import Iterator
+
+from mopt.passes.language.export_openvino_genai import ExportOpenvinoGenai
+from mopt.recipe import EffortName
+from mopt.runtimes.language.openvino_genai import OpenvinoGenai
+from mopt.search.language.spaces._base import LanguageSpace, LanguageSpaceInputs
+from mopt.search.language.trial import LanguageCandidate
+
+
+class OpenvinoGenaiSpace(LanguageSpace):
+    """What optimum-intel and NNCF make of a checkpoint."""
+
+    def candidates(self, inputs: LanguageSpaceInputs) -> Iterator[LanguageCandidate]:
+        """Yield the checkpoint's own precision, INT8, and INT4 with scales that real text chose."""
+        if inputs.format != "huggingface":
+            return
+        runtime = OpenvinoGenai(threads=inputs.threads, context=inputs.context)
+        exports: list[tuple[str, ExportOpenvinoGenai, EffortName]] = [
+            ("source", ExportOpenvinoGenai(weights="source"), "thorough"),
+            ("int8", ExportOpenvinoGenai(weights="int8"), "quick"),
+            ("int4", ExportOpenvinoGenai(weights="int4", windows=inputs.windows, scale_estimation=True), "standard"),
+        ]
+        for name, export, effort in exports:
+            yield LanguageCandidate(
+                name=f"openvino_genai-{name}",
+                passes=(export,),
+                runtime=runtime,
+                method="openvino_genai",
+                detail=name,
+                unquantized=name == "source",
+                effort=effort,
+            )
