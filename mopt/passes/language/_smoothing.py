@@ -18,7 +18,7 @@ from mopt.passes.language._calibration import BlockWork, Inputs, Stage
 from mopt.passes.language._layer import Layer
 from mopt.passes.language._schemes import encode, find_grid
 
-_STEPS = 20
+_STEPS = 10
 """Of AWQ's search for the exponent."""
 
 
