@@ -142,7 +142,9 @@ def test_a_long_document_is_one_witness_in_pieces(tmp_path):
     many(tmp_path, 12)
     (tmp_path / "long.txt").write_text("\n\n".join(f"paragraph {number} " + "word " * 40 for number in range(300)))
     documents = prepare_documents(spec(tmp_path, calibration=6), tmp_path)
-    pieces = [document for side in (documents.calibration, documents.evaluation) for document in side if "piece" in document.name]
+    pieces = [
+        document for side in (documents.calibration, documents.evaluation) for document in side if "piece" in document.name
+    ]
     assert len(pieces) > 3
     assert {piece.group for piece in pieces} == {"long.txt"}
     assert all(len(piece.text) <= module._PIECE and piece.text.startswith("paragraph") for piece in pieces)

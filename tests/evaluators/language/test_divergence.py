@@ -69,7 +69,8 @@ def test_with_more_tokens_it_is_nearer_to_the_truth():
     windows = windows_of(300)
     p, q = two_models(windows, 0.5)
     means = [
-        position_divergences(scores_of(windows, p, top), scores_of(windows, q, top), windows)[0].mean() for top in (1, 4, 16, 32)
+        position_divergences(scores_of(windows, p, top), scores_of(windows, q, top), windows)[0].mean()
+        for top in (1, 4, 16, 32)
     ]
     assert means == sorted(means)
     assert means[-1] > 0.9 * true_kl(p, q).mean()
