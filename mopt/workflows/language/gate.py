@@ -145,7 +145,8 @@ def _side(path: Path, recipe: Recipe) -> _Side:
     if loaded.checkpoint is None:
         runtime: LanguageRuntime = LlamaCpp(threads=threads, context=context)
         return _Side(path.stem, called(path), loaded.model, runtime, checkpoint=False)
-    runtime = (Vllm if loaded.checkpoint.quantization else Transformers)(threads=threads, context=context)
+    kind: type[Vllm | Transformers] = Vllm if loaded.checkpoint.quantization else Transformers
+    runtime = kind(threads=threads, context=context)
     return _Side(path.name, called(path), loaded.model, runtime, checkpoint=True)
 
 

@@ -104,6 +104,7 @@ def test_the_record_of_two_equal_models_and_of_two_different_ones():
     assert measure_divergence(whole, whole, windows, vocabulary=VOCABULARY).exact
 
 
+@pytest.mark.slow
 def test_an_interval_over_documents_covers_the_truth_as_often_as_it_says():
     random = np.random.default_rng(0)
     covered = 0
