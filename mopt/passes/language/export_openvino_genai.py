@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection, UserError
-from mopt.model.checkpoint import copy_companions, open_checkpoint
+from mopt.model.checkpoint import Checkpoint, copy_companions, open_checkpoint
 from mopt.model.files import Model
 from mopt.model.openvino_properties import OpenvinoProperties
 from mopt.model.tokens import TokenWindows
@@ -87,27 +87,26 @@ class ExportOpenvinoGenai(LanguagePass):
             )
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         traced = folder.parent / "traced" if self.weights in ("int4", "int8") else folder
-        self._trace(source.folder, traced, checkpoint.architecture)
+        self._trace(checkpoint, traced)
         detail = self._compress(traced, folder) if traced != folder else {}
         self.properties.write(folder)
         copy_companions(source.folder, folder, skip=tuple(path.name for path in folder.iterdir()))
         return PassResult(modified=True, detail=detail)
 
-    def _trace(self, source: Path, target: Path, architecture: str) -> None:
+    def _trace(self, checkpoint: Checkpoint, target: Path) -> None:
         from optimum.exporters.openvino import main_export
         from optimum.exporters.tasks import TasksManager
         from optimum.intel import OVConfig
-        from transformers import AutoConfig
 
-        kind = AutoConfig.from_pretrained(str(source), local_files_only=True, trust_remote_code=False).model_type
+        kind = str(checkpoint.config.get("model_type"))
         try:
             tasks = TasksManager.get_supported_tasks_for_model_type(kind, exporter="openvino", library_name="transformers")
         except KeyError:
             tasks = {}
         if _TASK not in tasks:
-            raise NotApplicableError(f"optimum-intel has no export of {architecture} ({kind}) for generation")
+            raise NotApplicableError(f"optimum-intel has no export of {checkpoint.architecture} ({kind}) for generation")
         main_export(
-            str(source),
+            str(checkpoint.folder),
             str(target),
             task=_TASK,
             library_name="transformers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["QuantizeGguf", "usable_threads"]
+__all__ = ["QuantizeGguf"]
 
 import collections
 import concurrent.futures

@@ -30,6 +30,8 @@ _MOST_WAITING = 64
 _MOST_STOPS = 4
 _COMPLETION_TOKENS = 16
 """Of an answer to a text, when the request does not say; a chat goes on until the context is full."""
+_BEFORE = 5
+"""Tokens of the prompt that are enough to decode the next one as it stands in the whole."""
 _UNFINISHED = "\ufffd"
 """What the last tokens are decoded to when they end within a character."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -253,12 +255,13 @@ class TextStream:
     Args:
         decode: Tokens to text.
         stops: Texts that end the answer; none of them is in it.
+        after: Tokens of the prompt, with which the first of the answer are decoded.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), after: Sequence[int] = ()) -> None:
         self._decode, self._stops = decode, tuple(stops)
-        self._ids: list[int] = []
-        self._begin = self._read = 0
+        self._ids: list[int] = list(after[-_BEFORE:])
+        self._begin, self._read = 0, len(self._ids)
         self._held = ""
         self.stopped = False
 
@@ -333,7 +336,7 @@ class Service:
         on.set()
         worker = threading.Thread(target=self._generate, args=(request, made, on))
         worker.start()
-        stream, count, reason = TextStream(self.engine.decode, request.stops), 0, "length"
+        stream, count, reason = TextStream(self.engine.decode, request.stops, request.prompt), 0, "length"
         try:
             while (token := made.get()) is not None:
                 if isinstance(token, Exception):
@@ -498,6 +501,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
