@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Memory", "descendants", "environment", "mopt", "watched"]
+__all__ = ["Memory", "descendants", "environment", "mopt", "proportional", "watched"]
 
 import contextlib
 import dataclasses
@@ -83,7 +83,7 @@ def watched(command: Sequence[str], cache: Path, log: Path, interval: float = 0.
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(cache, source))
         while process.poll() is None:
-            now = [_proportional(pid) for pid in descendants(process.pid)]
+            now = [proportional(pid) for pid in descendants(process.pid)]
             total = max(total, sum(one for one, _ in now))
             private = max(private, sum(other for _, other in now))
             samples += 1
@@ -93,7 +93,7 @@ def watched(command: Sequence[str], cache: Path, log: Path, interval: float = 0.
     return Memory(total, private, time.monotonic() - start, samples)
 
 
-def _proportional(pid: int) -> tuple[int, int]:
+def proportional(pid: int) -> tuple[int, int]:
     """Return the proportional set size of a process, whole and without the pages of files."""
     values: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import sys
 
-from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, told, write_page, write_rows
+from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, reference_row, write_page, write_rows
 from mopt.profiles.machine import detect
 from mopt.recipe import Language
 from mopt.search.language.candidates import language_candidates
@@ -32,7 +32,7 @@ def main() -> None:
     with forking():
         for model in arguments.models:
             setting = prepare(model, arguments)
-            rows[model.name] = [told(setting, "the source in float32", "transformers", setting.reference)]
+            rows[model.name] = [reference_row(setting)]
             for candidate in _candidates(setting, arguments.candidates, arguments.effort):
                 rows[model.name].append(_row(setting, candidate))
                 print(markdown(rows[model.name][-1:]).splitlines()[-1], flush=True)

@@ -14,7 +14,7 @@ import dataclasses
 import datetime
 from collections.abc import Iterator
 
-from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, told, write_page, write_rows
+from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, reference_row, write_page, write_rows
 from mopt.passes._base import Pass
 from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
 from mopt.passes.language.export_gguf import ExportGguf
@@ -74,13 +74,12 @@ def main() -> None:
     with forking():
         for model in arguments.models:
             setting = prepare(model, arguments)
-            reference = told(setting, "the source in float32", "transformers", setting.reference)
             listed = []
             for method in methods(setting):
                 listed.append(judge(setting, method.name, method.passes, method.runtime))
                 print(markdown(listed[-1:]).splitlines()[-1], flush=True)
             listed.sort(key=lambda row: (bool(row.failure), row.loss[0]))
-            rows[model.name] = [reference, *listed]
+            rows[model.name] = [reference_row(setting), *listed]
             sections.append(f"## {model.name}\n\n{markdown(rows[model.name])}\n\n{_best(listed)}")
     command = f"python -m benchmarks.language_quality {' '.join(model.name for model in arguments.models)}"
     write_page(arguments.page, "Language models at 4 bits", command, sections, datetime.date.today().isoformat())

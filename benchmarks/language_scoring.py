@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["Row", "Setting", "common", "judge", "markdown", "prepare", "told", "write_page", "write_rows"]
+__all__ = ["Row", "Setting", "common", "judge", "markdown", "prepare", "reference_row", "told", "write_page", "write_rows"]
 
 import argparse
 import dataclasses
 import functools
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from mopt.datasets.documents import prepare_documents
 from mopt.datasets.spec import DataSpec
@@ -26,24 +29,31 @@ from mopt.model.gguf import open_gguf
 from mopt.model.tokens import TokenWindows, write_windows
 from mopt.passes._base import Pass
 from mopt.profiles.machine import detect
-from mopt.runtimes.language._base import LanguageProcess, LanguageRuntime
+from mopt.runtimes.language._base import Generation, LanguageProcess, LanguageRuntime, TokenScores
 from mopt.runtimes.language.transformers import Transformers
 from mopt.search.compile import compile_passes
-from mopt.search.language.answers import Answers, AnswerTask, answers_of
 from mopt.system.digests import digest
 from mopt.system.environments import versions_in
 from mopt.system.store import Store
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+Tokens = npt.NDArray[np.int64]
 CONFIDENCE = 0.95
 _TOP = 64
+_AT_A_TIME = 8
+"""Windows of one request."""
+_SCORES, _GREEDY = "scores.npz", "greedy.json"
 _PROMPTS, _PROMPT, _ANSWER = 6, 64, 64
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|lm_head|token_embd|output)\.")
 """Tensors of the embedding and the output layer, as safetensors and GGUF call them."""
 _OUTSIDE_GENAI = ("openvino_tokenizer", "openvino_detokenizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model says of each window, and how it continues each prompt."""
+
+    scores: Sequence[TokenScores]
+    greedy: Sequence[Generation]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +65,7 @@ class Setting:
         source: The same as passes are given it.
         windows: Of the held-out documents.
         calibration: Of documents that are not among them.
-        task: What every model is asked.
+        prompts: Beginnings of windows, to continue greedily.
         store: Where everything is kept that was made.
         threads: For one inference.
         context: Tokens of prompt and answer.
@@ -66,7 +76,7 @@ class Setting:
     source: Model
     windows: ScoredWindows
     calibration: TokenWindows
-    task: AnswerTask
+    prompts: Sequence[Tokens]
     store: Store
     threads: int
     context: int
@@ -143,27 +153,40 @@ def prepare(model: Path, arguments: argparse.Namespace) -> Setting:
         calibration = calibration_windows(
             documents.calibration, process.tokenize, length=min(512, context), count=arguments.calibration
         )
-    task = AnswerTask(
-        windows=windows.windows,
-        prompts=[window[:_PROMPT] for window in windows.windows if len(window) >= _PROMPT][:_PROMPTS],
-        answer=_ANSWER,
-        top=min(_TOP, checkpoint.vocabulary),
-        texts=(),
-        chats=(),
-        isa=detect().isa,
-        store=store,
-    )
+    prompts = [window[:_PROMPT] for window in windows.windows if len(window) >= _PROMPT][:_PROMPTS]
     return Setting(
         checkpoint=checkpoint,
         source=source,
         windows=windows,
         calibration=_kept(calibration, store),
-        task=task,
+        prompts=prompts,
         store=store,
         threads=arguments.threads,
         context=context,
-        reference=answers_of(runtime, source, task),
+        reference=_answers(runtime, source, windows.windows, prompts, store),
     )
+
+
+def _answers(
+    runtime: LanguageRuntime, model: Model, windows: Sequence[Tokens], prompts: Sequence[Tokens], store: Store
+) -> Answers:
+    """Ask a model in a process of its own, unless the same was asked before."""
+    asked = digest([[each.tolist() for each in group] for group in (windows, prompts)])
+    key = {"model": model.digest, "runtime": runtime.key(), "asked": asked, "isa": list(detect().isa)}
+    with store.entry("benchmark-answers", key) as entry:
+        if entry.scratch is not None:
+            with LanguageProcess(runtime, model) as process:
+                batches = (windows[start : start + _AT_A_TIME] for start in range(0, len(windows), _AT_A_TIME))
+                scores = [each for batch in batches for each in process.score(batch, _TOP)]
+                greedy = [process.generate(prompt, _ANSWER) for prompt in prompts]
+            (entry.scratch / _GREEDY).write_text(json.dumps([dataclasses.asdict(each) for each in greedy]), encoding="utf-8")
+            arrays = {f"{index}-{name}": value for index, each in enumerate(scores) for name, value in vars(each).items()}
+            np.savez(entry.scratch / _SCORES, **arrays)
+    with np.load(entry.folder / _SCORES, allow_pickle=False) as kept:
+        names = [field.name for field in dataclasses.fields(TokenScores)]
+        scores = [TokenScores(**{name: kept[f"{index}-{name}"] for name in names}) for index in range(len(windows))]
+    said = json.loads((entry.folder / _GREEDY).read_text(encoding="utf-8"))
+    return Answers(scores, [Generation(**{**each, "ids": tuple(each["ids"])}) for each in said])
 
 
 def _kept(windows: npt.NDArray[np.int32], store: Store) -> TokenWindows:
@@ -192,20 +215,22 @@ def judge(
         model = compile_passes(passes, setting.source, setting.store).model
         sized = compile_passes(shipped, setting.source, setting.store).model if shipped is not None else model
         seconds = time.monotonic() - start
-        answers = answers_of(runtime, model, setting.task)
+        answers = _answers(runtime, model, setting.windows.windows, setting.prompts, setting.store)
     except MoptError as error:
         return Row(name=name, runtime=runtime.name, failure=" ".join(error.message.split())[:160])
-    row = told(setting, name, runtime.name, answers)
-    size, layers = _bytes(sized)
-    inside = sum(entry.size for tensor, entry in setting.checkpoint.tensors.items() if not _EMBEDDINGS.search(tensor))
-    numbers = setting.checkpoint.parameters * inside / setting.checkpoint.size
-    return dataclasses.replace(
-        row,
-        megabytes=size / 1e6,
-        bits=8 * size / setting.checkpoint.parameters,
-        layer_bits=8 * layers / numbers if layers is not None else None,
-        seconds=seconds,
-    )
+    return dataclasses.replace(_sized(setting, told(setting, name, runtime.name, answers), sized), seconds=seconds)
+
+
+def reference_row(setting: Setting) -> Row:
+    """Return the source itself, computed in float32 by transformers."""
+    return _sized(setting, told(setting, "the source, in float32", "transformers", setting.reference), setting.source)
+
+
+def _sized(setting: Setting, row: Row, model: Model) -> Row:
+    size, layers = _bytes(model)
+    numbers = sum(math.prod(entry.shape) for name, entry in setting.checkpoint.tensors.items() if not _EMBEDDINGS.search(name))
+    bits = 8 * layers / numbers if layers is not None else None
+    return dataclasses.replace(row, megabytes=size / 1e6, bits=8 * size / setting.checkpoint.parameters, layer_bits=bits)
 
 
 def told(setting: Setting, name: str, runtime: str, answers: Answers) -> Row:
@@ -216,7 +241,7 @@ def told(setting: Setting, name: str, runtime: str, answers: Answers) -> Row:
     divergence = measure_divergence(
         setting.reference.scores, answers.scores, setting.windows, vocabulary=setting.checkpoint.vocabulary
     )
-    prompt = len(setting.task.prompts[0])
+    prompt = len(setting.prompts[0])
     timed = [each for each in answers.greedy if len(each.ids) > 1 and each.rest_seconds > 0]
     return Row(
         name=name,

@@ -19,37 +19,29 @@ from __future__ import annotations
 __all__ = ["Document", "Documents", "prepare_documents", "rendered"]
 
 import collections
-import csv
 import dataclasses
-import functools
 import hashlib
-import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mopt.datasets.plain_rows import MOST_BYTES, TABLES, plain_rows, plain_text
 from mopt.datasets.spec import DataSpec
-from mopt.errors import MissingDependencyError, UserError
+from mopt.errors import UserError
 from mopt.storage._fetch import called
 from mopt.system.digests import digest
 from mopt.system.plugins import nearest
 
 EVALUATION_LIMIT = 2000
 """Documents that are kept to evaluate with when nobody says how many."""
-_MOST_BYTES = 64 << 20
-"""Of text that is read: some 16 million tokens, which no build scores."""
 _PIECE = 16_384
 """Characters of a piece: some 4,000 tokens."""
 _FEW = 10
 """Documents below which no spread among them can be told; see :mod:`mopt.evaluators.noninferiority`."""
-_SNIFFED = 4096
 _TEXT = (".txt", ".text", ".md", ".rst")
-_ROWS = (".jsonl", ".ndjson", ".json")
-_DELIMITED = {".csv": ",", ".tsv": "\t"}
-_SUFFIXES = (*_TEXT, *_ROWS, *_DELIMITED, ".parquet")
+_SUFFIXES = (*_TEXT, *TABLES)
 _COLUMNS = ("text", "messages", "conversations", "content", "document")
 """In the order in which they are looked for."""
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -184,7 +176,7 @@ class _Source:
 
 
 def _read(path: Path, spec: DataSpec) -> _Source:
-    source, seen, room = _Source([], cut_off=_is_long(path)), set[str](), _MOST_BYTES
+    source, seen, room = _Source([], cut_off=_is_long(path)), set[str](), MOST_BYTES
     for document in _documents(path, spec):
         size = len(document.text) or sum(len(message["content"]) for message in document.messages)
         if not size:
@@ -211,7 +203,7 @@ def _read(path: Path, spec: DataSpec) -> _Source:
 def _is_long(path: Path) -> bool:
     """Whether a text file in it is longer than what is read."""
     files = path.rglob("*") if path.is_dir() else [path]
-    return any(file.suffix.lower() in _TEXT and file.is_file() and file.stat().st_size > _MOST_BYTES for file in files)
+    return any(file.suffix.lower() in _TEXT and file.is_file() and file.stat().st_size > MOST_BYTES for file in files)
 
 
 def _documents(path: Path, spec: DataSpec) -> Iterator[Document]:
@@ -236,9 +228,8 @@ def _of_file(path: Path, name: str, spec: DataSpec) -> Iterator[Document]:
             raise UserError(f"{name} has no column {spec.group}", "leave out the group: a text file has no columns")
         yield from _of_text(path, name)
         return
-    rows = _parquet(path, spec) if suffix == ".parquet" else _json_rows(path) if suffix in _ROWS else _delimited(path)
     column: str | None = None
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(plain_rows(path), start=1):
         column = column or _column(row, path, spec)
         group = None
         if spec.group is not None:
@@ -249,7 +240,7 @@ def _of_file(path: Path, name: str, spec: DataSpec) -> Iterator[Document]:
 
 
 def _of_text(path: Path, name: str) -> Iterator[Document]:
-    text = _decoded(path, _bytes(path), whole=path.stat().st_size <= _MOST_BYTES).replace("\r\n", "\n")
+    text = plain_text(path).replace("\r\n", "\n")
     parts = text.split("\f") if "\f" in text else _DOCUMENT_ENDS.split(text)
     parts = [part.strip() for part in parts]
     for number, part in enumerate(parts, start=1):
@@ -294,113 +285,9 @@ def _column(row: Mapping[str, Any], path: Path, spec: DataSpec) -> str:
     return (known or texts)[0]
 
 
-def _bytes(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_MOST_BYTES)
-
-
-def _decoded(path: Path, data: bytes, *, whole: bool) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    if b"\0" in data[:_SNIFFED]:
-        raise UserError(f"{path.name} is no text: there are zero bytes in it", "give text in UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if not whole and error.start > len(data) - 4:  # a character that the end of what is read cuts
-            return data[: error.start].decode("utf-8-sig")
-        raise UserError(
-            f"{path.name} is not UTF-8: byte {error.start} is {data[error.start]:#04x}", "save it as UTF-8"
-        ) from None
-
-
 def _sound(text: str) -> str:
     """Return a text without halves of surrogate pairs, which JSON can hold and no tokenizer takes."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix.lower() == ".json":
-        yield from _json_list(path)
-        return
-    with path.open("rb") as stream:
-        if b"\0" in stream.read(_SNIFFED):
-            raise UserError(f"{path.name} is no text: there are zero bytes in it", "give JSON Lines in UTF-8")
-        stream.seek(0)
-        for number, line in enumerate(iter(functools.partial(stream.readline, _MOST_BYTES), b""), start=1):
-            if not line.strip():
-                continue
-            yield _object(path, number, line)
-
-
-def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "is no JSON"
-        raise UserError(f"{path.name}: line {number} {reason}", "give one JSON object a line, in UTF-8") from None
-    if isinstance(row, str):
-        return {"text": row}
-    if not isinstance(row, dict):
-        raise UserError(f"{path.name}: line {number} is no JSON object", 'write {"text": "..."} on each line')
-    return row
-
-
-def _json_list(path: Path) -> Iterator[dict[str, Any]]:
-    if path.stat().st_size > _MOST_BYTES:
-        raise UserError(
-            f"{path.name} is {path.stat().st_size / 1e9:.1f} GB of one JSON value", "give it as .jsonl, a row a line"
-        )
-    try:
-        value = json.loads(_decoded(path, _bytes(path), whole=True))
-    except (ValueError, RecursionError):
-        first = _bytes(path)[:1]
-        if first == b"{":  # JSON Lines that are called .json
-            for number, line in enumerate(_bytes(path).splitlines(), start=1):
-                if line.strip():
-                    yield _object(path, number, line)
-            return
-        raise UserError(f"{path.name} is no JSON", "check the file") from None
-    if isinstance(value, dict):
-        lists = [entry for entry in value.values() if isinstance(entry, list)]
-        value = lists[0] if len(lists) == 1 and not value.keys() & set(_COLUMNS) else [value]
-    rows = [{"text": row} if isinstance(row, str) else row for row in value] if isinstance(value, list) else []
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path.name} is no list of JSON objects", 'write [{"text": "..."}, ...]')
-    yield from rows
-
-
-def _delimited(path: Path) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open("rb") as binary:
-        if b"\0" in binary.read(_SNIFFED):
-            raise UserError(f"{path.name} is no text: there are zero bytes in it", "give text in UTF-8")
-        binary.seek(0)
-        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-        try:
-            for row in csv.DictReader(stream, delimiter=_DELIMITED[path.suffix.lower()]):
-                yield {str(name): value for name, value in row.items()}
-        except UnicodeDecodeError:
-            raise UserError(f"{path.name} is not UTF-8", "save it as UTF-8") from None
-        except csv.Error as error:
-            raise UserError(f"cannot read {path.name}: {error}", "check the file") from None
-
-
-def _parquet(path: Path, spec: DataSpec) -> Iterator[dict[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise MissingDependencyError("pyarrow", "data") from None
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            column = _column(dict.fromkeys(names, "") if len(names) == 1 else dict.fromkeys(names), path, spec)
-            wanted = [column] if spec.group is None or spec.group not in names else [column, spec.group]
-            for batch in file.iter_batches(batch_size=64, columns=wanted):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(f"cannot read {path.name}: {' '.join(str(error).split())[:200]}", "check the file") from None
 
 
 def _pieces(document: Document, *, alone: bool) -> Iterator[Document]:
@@ -446,7 +333,7 @@ def _describe(sides: Sequence[list[list[Document]]], sources: Sequence[_Source],
     assumed = []
     if any(source.pieces_alone for source in sources):
         assumed.append(f"pieces of {_PIECE} characters of a long document are taken as documents: there are fewer than {_FEW}")
-    notes = [f"only the first {_MOST_BYTES >> 20} MiB of text were read" for source in sources if source.cut_off][:1]
+    notes = [f"only the first {MOST_BYTES >> 20} MiB of text were read" for source in sources if source.cut_off][:1]
     return {
         "calibration": sum(map(len, sides[0])),
         "evaluation": sum(map(len, sides[1])),

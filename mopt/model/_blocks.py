@@ -15,6 +15,9 @@ its weights are read by their place in the file, so that what is held is what wa
         model.load_outputs()                                   # the last norm and the head
         logits = [model.end(flow) for flow in flows]           # [batch, n, vocabulary]
 
+Set ``MALLOC_MMAP_THRESHOLD_=4194304`` and ``HF_DEACTIVATE_ASYNC_LOAD=1`` in the environment of the process: then memory goes
+back to where it was after each block, and glibc's arenas keep none of it.
+
 What surrounds the blocks (scaled embeddings, masks, positions, the last norm, a cap on logits) is the model's own ``forward``,
 run with blocks that only take down what they are given.
 """

@@ -74,6 +74,8 @@ class LanguageTrial(TrialRecord):
     speed: GenerationSpeed | None = None
     load_seconds: float | None = None
     peak_bytes: int | None = None
+    remarks: tuple[str, ...] = ()
+    """What people should know of it, although it holds."""
     problems: tuple[str, ...] = ()
     """What is wrong with its files: weights that are not what was quantized, a tokenizer or a template of another model."""
 

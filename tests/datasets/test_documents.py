@@ -4,6 +4,7 @@ import json
 import pytest
 
 from mopt.datasets import documents as module
+from mopt.datasets import plain_rows
 from mopt.datasets.documents import Document, prepare_documents, rendered
 from mopt.datasets.spec import DataSpec, TextSpec
 from mopt.errors import UserError
@@ -142,7 +143,9 @@ def test_a_long_document_is_one_witness_in_pieces(tmp_path):
     many(tmp_path, 12)
     (tmp_path / "long.txt").write_text("\n\n".join(f"paragraph {number} " + "word " * 40 for number in range(300)))
     documents = prepare_documents(spec(tmp_path, calibration=6), tmp_path)
-    pieces = [document for side in (documents.calibration, documents.evaluation) for document in side if "piece" in document.name]
+    pieces = [
+        document for side in (documents.calibration, documents.evaluation) for document in side if "piece" in document.name
+    ]
     assert len(pieces) > 3
     assert {piece.group for piece in pieces} == {"long.txt"}
     assert all(len(piece.text) <= module._PIECE and piece.text.startswith("paragraph") for piece in pieces)
@@ -162,7 +165,8 @@ def test_one_long_document_is_enough_and_it_is_said_what_is_assumed(tmp_path):
 
 
 def test_more_than_is_read_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_BYTES", 100)
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    monkeypatch.setattr(plain_rows, "MOST_BYTES", 100)
     (tmp_path / "a.txt").write_text("words and more wörds\n\n\n" * 50)
     many(tmp_path, 6)
     assert "only the first" in prepare_documents(spec(tmp_path), tmp_path).description["note"]

@@ -24,9 +24,7 @@ def document(text, name="a"):
     return Document(name, name, text)
 
 
-@pytest.mark.parametrize(
-    ("tokenize", "ends"), [(letters, ([], [])), (with_start, ([BOS], [])), (with_both, ([BOS], [EOS]))]
-)
+@pytest.mark.parametrize(("tokenize", "ends"), [(letters, ([], [])), (with_start, ([BOS], [])), (with_both, ([BOS], [EOS]))])
 def test_what_a_tokenizer_puts_around_a_text(tokenize, ends):
     assert special_ends(tokenize) == ends
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 __all__ = ["ChoiceItem", "ChoiceWindows", "Choices", "choice_rows", "choice_windows", "read_choices"]
 
 import dataclasses
-import json
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mopt.datasets.plain_rows import TABLES, plain_rows
 from mopt.datasets.windows import Tokenize, special_ends
 from mopt.errors import UserError
 from mopt.evaluators._metric import Metric
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _CONTEXTS = ("question", "query", "context", "ctx", "prompt", "input", "sentence", "goal")
 _CHOICES = ("choices", "options", "endings", "answers", "candidates")
 _ANSWERS = ("answer", "label", "gold", "answerKey", "answer_key", "answer_idx", "correct", "target")
-_MOST_BYTES = 64 << 20
 _NORMS = {"none": 0, "characters": 1, "bytes": 2}
 _HINT = (
     'write lines such as {"question": "...", "choices": ["...", "..."], "answer": 0}; an answer is an index from 0 or a letter'
@@ -46,16 +45,18 @@ class ChoiceItem:
     """A question.
 
     Attributes:
-        name: File and line.
+        name: File and row.
         context: What comes before the choices.
         choices: Two or more.
         answer: Index of the right one.
+        delimiter: Between the context and a choice.
     """
 
     name: str
     context: str
     choices: tuple[str, ...]
     answer: int
+    delimiter: str = " "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ def choice_windows(items: Sequence[ChoiceItem], tokenize: Tokenize, *, context: 
     for item in items:
         for choice in item.choices:
             head = item.context.rstrip()
-            tail = f"{item.context[len(head) :]} {choice}" if head else choice
+            tail = f"{item.context[len(head) :]}{item.delimiter}{choice}" if head else choice
             whole, alone = (_without(list(tokenize(text)), behind) for text in (head + tail, head))
             count = len(whole) - len(alone) if head else len(whole) - len(before)
             count = min(max(1, count), len(whole) - 1)
@@ -163,7 +164,7 @@ def choice_rows(scores: Sequence[TokenScores], windows: ChoiceWindows) -> Rows:
 
 
 def read_choices(path: Path) -> tuple[ChoiceItem, ...]:
-    """Read questions from a JSON Lines file, or a JSON list.
+    """Read questions from JSON Lines, a JSON list, CSV, TSV or Parquet.
 
     What is understood: the question as ``question``, ``query``, ``context``, ``ctx``, ``prompt``, ``input``, ``sentence`` or
     ``goal``; choices as a list, as ``{"text": [...], "label": [...]}`` (ARC), as ``sol1`` and ``sol2`` (PIQA), ``option1`` and
@@ -171,10 +172,11 @@ def read_choices(path: Path) -> tuple[ChoiceItem, ...]:
     label or the text of a choice. Indices are from 0, unless one of them equals the number of choices and none is 0.
 
     Raises:
-        UserError: When it is missing, damaged, empty, or a line is no question.
+        UserError: When it is missing, damaged, empty, or a row is no question.
     """
-    rows = _json_rows(path)
-    parsed = [_parts(row, f"{path.name} line {number}") for number, row in enumerate(rows, start=1)]
+    if not path.is_file() or path.suffix.lower() not in TABLES:
+        raise UserError(f"{path} is no table of questions", _HINT)
+    parsed = [_parts(row, f"{path.name} row {number}") for number, row in enumerate(plain_rows(path), start=1)]
     numbers = [(int(answer), len(choices)) for _, _, choices, answer, labels in parsed if not labels and _is_number(answer)]
     from_one = any(number == count for number, count in numbers) and not any(number == 0 for number, _ in numbers)
     items = []
@@ -244,23 +246,6 @@ def _index(answer: Any, choices: list[str], labels: list[str], from_one: bool, n
     if not 0 <= index < len(choices):
         raise UserError(f"{name}: the answer {text[:40]} is none of its {len(choices)} choices", _HINT)
     return index
-
-
-def _json_rows(path: Path) -> list[Mapping[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}", _HINT)
-    if path.stat().st_size > _MOST_BYTES:
-        raise UserError(f"{path.name} is larger than {_MOST_BYTES >> 20} MiB", "give fewer questions")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = (
-            json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(line) for line in text.splitlines() if line.strip()]
-        )
-    except (ValueError, RecursionError):
-        raise UserError(f"{path.name} is no JSON", _HINT) from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path.name}: each line is to be a JSON object", _HINT)
-    return list(rows)
 
 
 def _without(ids: list[int], behind: list[int]) -> list[int]:

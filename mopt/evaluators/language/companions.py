@@ -6,10 +6,22 @@ given, and fails at every user.
 
 from __future__ import annotations
 
-__all__ = ["GOLDEN_CHATS", "GOLDEN_TEXTS", "Answers", "Speaker", "answers_of", "differences", "golden_texts"]
+__all__ = [
+    "GOLDEN_CHATS",
+    "GOLDEN_TEXTS",
+    "Answers",
+    "Speaker",
+    "answers_of",
+    "differences",
+    "golden_texts",
+    "remarks",
+    "special_texts",
+]
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from mopt.errors import NotApplicableError
@@ -82,6 +94,32 @@ class Speaker(Protocol):
         """Return what is really executed."""
 
 
+def special_texts(folder: Path, most: int = 8) -> tuple[str, ...]:
+    """Return special tokens of a Hugging Face folder as they are written, those that its chat template writes first.
+
+    Of a folder without such files, or with files that are no JSON, none.
+    """
+    settings, tokenizer = (_read_json(folder / name) for name in ("tokenizer_config.json", "tokenizer.json"))
+    entries = [*tokenizer.get("added_tokens", ()), *settings.get("added_tokens_decoder", {}).values()]
+    texts = [str(entry["content"]) for entry in entries if isinstance(entry, dict) and entry.get("special")]
+    named = (settings.get(name) for name in ("bos_token", "eos_token"))
+    texts += [str(value.get("content", "") if isinstance(value, dict) else value or "") for value in named]
+    path = folder / "chat_template.jinja"
+    template = (
+        path.read_text(encoding="utf-8", errors="replace") if path.is_file() else str(settings.get("chat_template") or "")
+    )
+    ordered = sorted(dict.fromkeys(text for text in texts if text), key=lambda text: text not in template)
+    return tuple(ordered[:most])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def golden_texts(special: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the texts that tokenizers are compared by, with special tokens written out in one more."""
     return (*GOLDEN_TEXTS, f"before{''.join(special)}behind") if special else GOLDEN_TEXTS
@@ -120,7 +158,9 @@ def differences(source: Answers, served: Answers) -> tuple[str, ...]:
 
     A larger vocabulary of the served model is padding, and no difference; stop tokens that it has besides are none either.
     """
-    found = [*_starts(source, served), *_special(source, served), *_tokens(source, served), *_prompts(source, served)]
+    found = [*_starts(source, served), *_special(source, served)]
+    found += _tokens(source, served) or _round_trips(source, served)
+    found += _prompts(source, served)
     if source.vocabulary > served.vocabulary > 0:
         found.append(f"vocabulary: {served.vocabulary} tokens instead of {source.vocabulary}")
     if missing := sorted(set(source.stops) - set(served.stops)):
@@ -161,8 +201,8 @@ def _bare(answers: Answers, bos: int | None) -> list[tuple[int, ...]]:
 def _special(source: Answers, served: Answers) -> list[str]:
     """Compare special tokens that are written as text."""
     lines = []
-    for text, ids in source.special.items():
-        other = served.special.get(text, ())
+    for text, whole in source.special.items():
+        ids, other = whole[len(source.tokens[0]) :], served.special.get(text, ())[len(served.tokens[0]) :]
         if len(other) > len(ids):
             lines.append(f"special token: {text} is split into {len(other) - len(ids) + 1} pieces")
         elif other[-1:] != ids[-1:]:
@@ -172,12 +212,8 @@ def _special(source: Answers, served: Answers) -> list[str]:
 
 def _tokens(source: Answers, served: Answers) -> list[str]:
     """Compare the tokens of texts, start tokens aside."""
-    bos = source.bos if source.bos is not None else next(iter(source.tokens[0]), None)
-    added = _common_start(served.tokens) if bos is None else None
-    texts = golden_texts(tuple(source.special))
-    pairs = zip(texts, _bare(source, bos), _bare(served, bos if added is None else added), strict=True)
-    differing = [(text, left, right) for text, left, right in pairs if left != right and text in GOLDEN_TEXTS]
-    if not differing:
+    differing = _split_otherwise(source, served)
+    if all(text[:1].isspace() for text, _, _ in differing):
         return []
     text, left, right = differing[0]
     place = next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
@@ -187,6 +223,54 @@ def _tokens(source: Answers, served: Answers) -> list[str]:
         what = f"tokenizer: {len(differing)} of {len(GOLDEN_TEXTS)} texts are split otherwise"
     at = f"{text[:_SHOWN]!r} is {_shown(right, place)} instead of {_shown(left, place)} from token {place} on"
     return [f"{what}; {at}"]
+
+
+def remarks(source: Answers, served: Answers) -> tuple[str, ...]:
+    """Say what a served model does otherwise than its source, and may.
+
+    SentencePiece puts a space before a text, and implementations differ in whether they do so where one is there already.
+    """
+    differing = _split_otherwise(source, served)
+    if not differing or not all(text[:1].isspace() for text, _, _ in differing):
+        return ()
+    text, left, right = differing[0]
+    return (
+        f"a text that begins with a space becomes other tokens: {text[:_SHOWN]!r} is {_shown(right, 0)}, and {_shown(left, 0)} "
+        "in the source's tokenizer",
+    )
+
+
+def _split_otherwise(source: Answers, served: Answers) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Golden texts with different tokens, start tokens aside."""
+    bos = source.bos if source.bos is not None else next(iter(source.tokens[0]), None)
+    added = _common_start(served.tokens) if bos is None else None
+    texts = golden_texts(tuple(source.special))
+    pairs = zip(texts, _bare(source, bos), _bare(served, bos if added is None else added), strict=True)
+    return [(text, left, right) for text, left, right in pairs if left != right and text in GOLDEN_TEXTS]
+
+
+def _round_trips(source: Answers, served: Answers) -> list[str]:
+    """Compare the texts of tokens; runtimes differ in the white space at the ends."""
+    differing = [
+        (left, right)
+        for _, left, right in zip(GOLDEN_TEXTS, source.round_trips, served.round_trips, strict=False)
+        if left.strip() != right.strip()
+    ]
+    if not differing:
+        return []
+    left, right = differing[0]
+    return [f"text of tokens: {len(differing)} of {len(GOLDEN_TEXTS)} texts come back otherwise: {right!r}, not {left!r}"]
+
+
+def _start_text(answers: Answers) -> str:
+    """The start token as text; servers that put it before each prompt take it away from the template's."""
+    before = len(answers.tokens[0])
+    starts = (text for text, whole in answers.special.items() if whole[before:] == (answers.bos,))
+    return next(starts, "")
+
+
+def _without(prompt: str | None, start: str) -> str | None:
+    return prompt if prompt is None else prompt.removeprefix(start)
 
 
 def _shown(ids: Sequence[int], place: int) -> list[int]:
@@ -201,8 +285,9 @@ def _prompts(source: Answers, served: Answers) -> list[str]:
         return ["chat template: lost; a chat is no prompt any more"]
     if have and not had:
         return ["chat template: the served model has one, and the source has none"]
+    start = _start_text(source)
     pairs = list(zip(source.prompts, served.prompts, strict=True))
-    differing = [(left, right) for left, right in pairs if left != right]
+    differing = [(left, right) for left, right in pairs if _without(left, start) != _without(right, start)]
     if not differing:
         return []
     left, right = differing[0]

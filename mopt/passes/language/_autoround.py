@@ -59,7 +59,7 @@ def tune_block(work: BlockWork, tuning: Tuning) -> None:
     best state of all steps is kept, and the start, which is what the scales found by a search give, is one of them.
     """
     assert work.inputs is not None
-    assert work.reference is not None
+    assert work.target is not None
     tuned = _prepare(work)
     for part in tuned:
         part.layer.replacement = _replacement(part)
@@ -132,9 +132,8 @@ def _descend(work: BlockWork, tuned: list[_Tuned], tuning: Tuning) -> None:
     """Take the steps; leave the best state in the parameters."""
     from auto_round.algorithms.quantization.sign_round.sign_sgd import SignSGD
 
-    inputs, reference = work.inputs, work.reference
+    inputs = work.inputs
     assert inputs is not None
-    assert reference is not None
     rate = 1.0 / tuning.iters
     optimizer = SignSGD(
         [
@@ -171,11 +170,11 @@ def _descend(work: BlockWork, tuned: list[_Tuned], tuning: Tuning) -> None:
 def _step(work: BlockWork, chosen: list[int]) -> float:
     """Accumulate the gradients of some windows, few at a time; return the mean squared error of the block's output."""
     assert work.inputs is not None
-    assert work.reference is not None
+    assert work.target is not None
     total = 0.0
     for begin in range(0, len(chosen), work.inputs.batch):
         part = chosen[begin : begin + work.inputs.batch]
-        target = work.reference.pick(part)
+        target = work.target.pick(part)
         output = work.block.differentiable(work.inputs.pick(part))
         loss = (output - target).square().mean() * (len(part) / len(chosen))
         (loss * 1000).backward()

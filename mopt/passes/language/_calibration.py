@@ -82,8 +82,6 @@ class StreamWriter:
 
     def close(self) -> Stream:
         """Return the stream that was written."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         self._partial.replace(self._path)
         return Stream(self._path, self._count, *self._shape)
@@ -155,6 +153,7 @@ class BlockWork:
         activations: How its inputs are rounded.
         inputs: What the block gets from the quantized ones before it; None without calibration.
         reference: What it gets from the blocks of the source; None where the pass does not ask for it.
+        target: What the source's block makes of the reference.
         notes: What is worth telling of a layer.
     """
 
@@ -163,6 +162,7 @@ class BlockWork:
     activations: Activations | None = None
     inputs: Stream | None = None
     reference: Stream | None = None
+    target: Stream | None = None
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def layers(self) -> list[Layer]:

@@ -103,13 +103,14 @@ class _Run:
         self._check(block)
         if not work.targets and not block.layers:
             raise NotApplicableError(f"block {index} has no linear layer")
-        reference = self._pass_on(block, work.reference, f"reference-{index + 1}") if work.reference is not None else None
+        if work.reference is not None:
+            work.target = self._pass_on(block, work.reference, f"reference-{index + 1}")
         if work.targets:
             self.step.quantize_block(work)
         scales: dict[str, torch.Tensor] = {}
         outputs = self._outputs(work, scales)
         self._write(work, scales)
-        streams = {name: stream for name, stream in (("inputs", outputs), ("reference", reference)) if stream is not None}
+        streams = {name: stream for name, stream in (("inputs", outputs), ("reference", work.target)) if stream is not None}
         if streams:
             self._note_streams(index + 1, streams)
         error = self._record_block(work, scales)

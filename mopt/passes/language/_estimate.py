@@ -23,8 +23,8 @@ _SEARCH_ROWS = 4 << 20
 _WORKING = 6
 """Copies of some rows that a search for scales holds."""
 _CALLS = 20.0
-"""What 2048 tokens cost in a block besides products (attention, norms, activations, files), in products with a matrix of 1024 by
-1024, where the hidden states are 1024 wide."""
+"""What 2048 tokens cost in a block besides products (attention, norms, activations, files), in products with a matrix of 1024
+by 1024, where the hidden states are 1024 wide."""
 
 
 @dataclasses.dataclass(frozen=True)

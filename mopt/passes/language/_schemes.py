@@ -235,7 +235,7 @@ def _mxfp4(weight: torch.Tensor, weights: Weights, importance: torch.Tensor | No
     """Powers of two: ``floor(log2(largest)) - 2`` (OCP Microscaling 1.0, section 6.3), or the next one where that errs less."""
     grouped = _grouped(weight, weights)
     exponent = (torch.frexp(grouped.abs().amax(-1)).exponent - 1 - 2).clamp(-127, 127)
-    scales = torch.ldexp(torch.ones(()), exponent)
+    scales = torch.ldexp(torch.ones(exponent.shape), exponent)
     if search:
         cost = _group_costs(importance, grouped)
         best = (scales, None, _error(grouped, scales, None, weights, cost))

@@ -97,8 +97,6 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | Copied]) -> N
         for name in order:
             for chunk in _chunks(name, tensors[name]):
                 stream.write(chunk)
-        stream.flush()
-        os.fsync(stream.fileno())
     partial.replace(path)
 
 

@@ -6,11 +6,8 @@ __all__ = ["ExportGguf"]
 
 import collections
 import dataclasses
-import importlib
-import importlib.util
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,9 +21,8 @@ from mopt.model.tokenizer_files import chat_template_of
 from mopt.passes._base import PassResult
 from mopt.passes.language._base import LanguagePass
 from mopt.passes.language._gguf_companions import copy_gguf_companions
+from mopt.passes.language._gguf_converter import architecture_of, load_converter
 
-_CONVERTER = Path("export", "export_to_gguf")
-"""In the package of AutoRound: ``conversion`` of llama.cpp, unchanged."""
 _WITH_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 _REASON = 300
@@ -99,19 +95,14 @@ def _stage(checkpoint: Checkpoint, staged: Path) -> None:
 
 
 def _convert(checkpoint: Checkpoint, staged: Path, target: Path, dtype: str) -> None:
-    spec = importlib.util.find_spec("auto_round")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    sys.path.insert(0, str(Path(spec.submodule_search_locations[0]) / _CONVERTER))
     import gguf
     import torch
 
-    conversion = importlib.import_module("conversion")
+    kind, _ = architecture_of(load_converter(), checkpoint.architecture)
     try:
-        kind = conversion.get_model_class(checkpoint.architecture)
         with torch.inference_mode():
             kind(staged, getattr(gguf.LlamaFileType, _FILE_TYPES[dtype]), target).write()
-    except (NotImplementedError, ValueError, KeyError, AssertionError) as error:
+    except (NotImplementedError, ValueError, KeyError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
         raise NotApplicableError(f"llama.cpp's converter does not take {checkpoint.architecture}: {reason}") from error
 

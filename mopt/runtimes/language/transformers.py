@@ -51,6 +51,10 @@ class Transformers(LanguageRuntime):
 
     stream: bool = False
 
+    def environment(self) -> dict[str, str]:
+        """Give freed weights back to the system at once, and read one tensor at a time."""
+        return {**super().environment(), "MALLOC_MMAP_THRESHOLD_": "4194304", "HF_DEACTIVATE_ASYNC_LOAD": "1"}
+
     def open(self, folder: Path) -> LanguageSession:
         """Build the architecture; weights are read when they are needed."""
         import torch

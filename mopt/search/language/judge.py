@@ -15,7 +15,7 @@ from mopt.errors import CandidateRejectedError, MissingDependencyError, NotAppli
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.language.bits_per_byte import BitsPerByte, byte_rows
 from mopt.evaluators.language.choices import Choices, ChoiceWindows, choice_rows
-from mopt.evaluators.language.companions import differences
+from mopt.evaluators.language.companions import differences, remarks
 from mopt.evaluators.language.divergence import greedy_divergence, measure_divergence
 from mopt.evaluators.language.generation import Written, judge_writing, with_surprise
 from mopt.evaluators.language.log_loss import perplexity, token_rows
@@ -254,6 +254,7 @@ def _compared(trial: LanguageTrialInMaking, answers: Answers, task: JudgingTask,
         choices=_choices(answers, task, reference),
         load_seconds=answers.load_seconds,
         peak_bytes=answers.peak_bytes,
+        remarks=remarks(reference.answers.companions, answers.companions),
     )
     if problems := differences(reference.answers.companions, answers.companions):
         trial = trial.update(problems=problems)

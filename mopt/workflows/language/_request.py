@@ -160,7 +160,6 @@ class LanguageTask:
     metric: Metric
     judging: JudgingTask
     racing: RacingTask
-    warnings: tuple[str, ...] = ()
 
 
 # --- before any work ---------------------------------------------------------------------------------------------------------

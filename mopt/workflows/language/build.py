@@ -213,7 +213,7 @@ def _manifest(
         baseline="",
         trials=(reference, *(trial.record for trial in choice.trials)),
         golden=golden,
-        warnings=(*task.warnings, *recorded(), *([f"{DISTURBED} ({disturbed})"] if disturbed else [])),
+        warnings=(*chosen.record.remarks, *recorded(), *([f"{DISTURBED} ({disturbed})"] if disturbed else [])),
         files={},
     )
 

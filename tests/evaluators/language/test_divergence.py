@@ -69,7 +69,8 @@ def test_with_more_tokens_it_is_nearer_to_the_truth():
     windows = windows_of(300)
     p, q = two_models(windows, 0.5)
     means = [
-        position_divergences(scores_of(windows, p, top), scores_of(windows, q, top), windows)[0].mean() for top in (1, 4, 16, 32)
+        position_divergences(scores_of(windows, p, top), scores_of(windows, q, top), windows)[0].mean()
+        for top in (1, 4, 16, 32)
     ]
     assert means == sorted(means)
     assert means[-1] > 0.9 * true_kl(p, q).mean()
@@ -103,6 +104,7 @@ def test_the_record_of_two_equal_models_and_of_two_different_ones():
     assert measure_divergence(whole, whole, windows, vocabulary=VOCABULARY).exact
 
 
+@pytest.mark.slow
 def test_an_interval_over_documents_covers_the_truth_as_often_as_it_says():
     random = np.random.default_rng(0)
     covered = 0

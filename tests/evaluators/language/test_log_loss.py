@@ -54,6 +54,7 @@ def simulated(random, documents, effect):
     return np.concatenate(values), [f"d{place}" for place, size in enumerate(sizes) for _ in range(size)]
 
 
+@pytest.mark.slow
 def test_the_bound_over_documents_covers_the_truth_as_often_as_it_says():
     random = np.random.default_rng(0)
     covered = alone = 0
