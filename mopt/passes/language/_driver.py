@@ -48,6 +48,8 @@ def drive(step: BlockwisePass, source: Model, folder: Path) -> PassResult:
         run.block(index)
     detail = run.conclude()
     detail["kept_blocks"] = kept
+    uniform = Quantization.read(folder).uniform
+    detail["scheme"] = dataclasses.asdict(uniform) if uniform else None
     _say(f"quantized {run.architecture.count} blocks, {kept} of them before, in {time.monotonic() - start:.0f} s")
     return PassResult(modified=True, detail=detail)
 
