@@ -41,7 +41,9 @@ from mopt.model.stop_tokens import stop_tokens
 from mopt.model.tokens import TokenWindows, write_windows
 from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language._estimate import Estimate, estimate_with
+from mopt.passes.language._mixed import choose_mix
 from mopt.passes.language._rates import measure_rates
+from mopt.passes.language._sensitivity import observe_language_sensitivity, units_of
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.profiles.target import Target, check_measurable, load_target
@@ -60,6 +62,7 @@ from mopt.search.language.judge import JudgingTask
 from mopt.search.language.race import RacingTask
 from mopt.search.language.spaces._base import LanguageSpaceInputs
 from mopt.search.language.trial import LanguageCandidate
+from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, file_digest
 from mopt.system.environments import find_environment, interpreter_of
 from mopt.system.plugins import names
@@ -84,6 +87,10 @@ _HOLDS = {"onnxruntime_genai": 2.0, "openvino_genai": 2.0}
 """How often a library holds the whole model in float32 while it writes its own form."""
 _START_SECONDS, _BYTES_PER_SECOND = 8.0, 50e6
 """Of a pass that reads and writes a model once."""
+_WIDTHS = ((4, 128), (4, 32), (8, 128))
+"""Bits and group sizes that a mixture is made of, with 16 bits for what stays."""
+_MIXED_BITS = (4.5, 5.5, 6.5)
+_SENSITIVITY_WINDOWS, _SENSITIVITY_SECONDS = 8, 14_400.0
 _MOST_SPECIAL = 8
 _CHOICES_LOST = 0.01
 """Share of the questions that may be lost where the tolerance is in nats."""
@@ -521,12 +528,47 @@ def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> lis
         systems=site.systems,
         isa=site.target.isa,
         chat=site.source.record.chat,
+        mixes=_mixes(recipe, site, task),
     )
     candidates = language_candidates(inputs, recipe.search.candidates, recipe.search.effort)
     if all(candidate.refused for candidate in candidates):
         reasons = "; ".join(dict.fromkeys(candidate.refused.reason for candidate in candidates if candidate.refused))
         raise UserError(f"nothing can be tried: {reasons}", "install an environment, or choose another --serve")
     return candidates
+
+
+def _mixes(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> list[tuple[float, tuple[tuple[str, int, int], ...]]]:
+    """Layers of several widths, from what each width does to each layer: for the bits that were asked for, or by effort.
+
+    Raises:
+        UserError: When no mixture has so few bits.
+    """
+    asked = recipe.language.bits
+    averages = [asked] if asked is not None else list(_MIXED_BITS) if recipe.search.effort == "thorough" else []
+    tools = "llm_compressor"
+    if not averages or site.source.checkpoint is None or find_environment(tools) is None:
+        return []
+    windows = task.text.calibration.first(_SENSITIVITY_WINDOWS)
+    key = {
+        "sensitivity": site.source.model.digest, "windows": windows.digest, "choices": _WIDTHS,
+        "leave": list(recipe.language.leave), "code": code_digest(),
+    }  # fmt: skip
+
+    def measure(folder: Path) -> None:
+        measured = run(
+            observe_language_sensitivity,
+            str(site.source.model.folder),
+            windows,
+            _WIDTHS,
+            leave=recipe.language.leave,
+            limit=TimeLimit(_SENSITIVITY_SECONDS),
+            python=interpreter_of(tools),
+        )
+        (folder / "units.json").write_text(json.dumps(measured), encoding="utf-8")
+
+    folder = task.judging.store.get("language-sensitivity", key, measure)
+    units = units_of(json.loads((folder / "units.json").read_text(encoding="utf-8")))
+    return [(bits, choose_mix(units, bits_per_weight=bits).layers) for bits in averages]
 
 
 def serving_of(site: LanguageSite, served: ServedLanguageModel) -> list[str]:
