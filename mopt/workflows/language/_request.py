@@ -16,6 +16,7 @@ __all__ = [
     "serving_of",
 ]
 
+import collections
 import dataclasses
 import functools
 import json
@@ -24,11 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.serving.language._base import LanguageServing, ServedLanguageModel, make_language_serving
-from mopt.datasets.documents import Documents, prepare_documents, rendered
+from mopt.datasets.documents import Document, Documents, prepare_documents, rendered
 from mopt.datasets.windows import ScoredWindows, calibration_windows, scored_windows
 from mopt.errors import MissingEnvironmentError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.language.choices import ChoiceWindows, choice_windows, read_choices
+from mopt.evaluators.language.companions import special_texts
 from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.checkpoint import Checkpoint, open_checkpoint
@@ -101,7 +103,7 @@ class _Effort:
 
 
 _EFFORTS: dict[EffortName, _Effort] = {
-    "quick": _Effort(tokens=4096, calibration=32, shortlist=2, rounds=5, speed_seconds=60.0),
+    "quick": _Effort(tokens=8192, calibration=32, shortlist=2, rounds=5, speed_seconds=60.0),
     "standard": _Effort(tokens=16384, calibration=128, shortlist=4, rounds=9, speed_seconds=180.0),
     "thorough": _Effort(tokens=65536, calibration=256, shortlist=12, rounds=15, speed_seconds=900.0),
 }
@@ -320,7 +322,7 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
     runtime = _reference_runtime(site.source, site.threads, site.context)
     with LanguageProcess(runtime, site.source.model) as process:
         tokenize = process.tokenize
-        evaluation = rendered(documents.evaluation, process.render)
+        evaluation = _in_turn(rendered(documents.evaluation, process.render))
         windows = scored_windows(
             evaluation,
             tokenize,
@@ -340,6 +342,16 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
         judging=_judging(recipe, site, (windows, choices), asked, runtime, store),
         racing=_racing(recipe, site, windows.windows, effort),
     )
+
+
+def _in_turn(documents: Sequence[Document]) -> list[Document]:
+    """The first piece of each document, then the second ones: the more documents have a say, the better they bound."""
+    seen: collections.Counter[str] = collections.Counter()
+    ranks = []
+    for document in documents:
+        ranks.append(seen[document.group])
+        seen[document.group] += 1
+    return [document for _, document in sorted(zip(ranks, documents, strict=True), key=lambda pair: pair[0])]
 
 
 def _description(documents: Documents, tokens: int, calibration: TokenWindows) -> dict[str, Any]:
@@ -391,7 +403,7 @@ def answer_task(model: Model, windows: Sequence[npt.NDArray[np.int64]], context:
         prompts=_prompts(windows, length)[:_PROMPTS] or [windows[0][:length]],
         answer=min(_ANSWER, context - length),
         top=_TOP if folder is None else min(_TOP, open_checkpoint(folder).vocabulary),
-        special=_special_tokens(folder) if folder else (),
+        special=special_texts(folder)[:_MOST_SPECIAL] if folder else (),
         bos=_start_token(folder) if folder else None,
         stops=stop_tokens(folder) if folder else (),
         isa=detect().isa,
@@ -416,15 +428,6 @@ def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], contex
     if not recipe.language.choices:
         return None
     return choice_windows(read_choices(Path(recipe.language.choices)), tokenize, context=context)
-
-
-def _special_tokens(folder: Path) -> tuple[str, ...]:
-    """A few special tokens as text: those that the tokenizer's own settings name."""
-    settings = _settings(folder)
-    added = settings.get("added_tokens_decoder")
-    entries = added.values() if isinstance(added, dict) else ()
-    named = [entry.get("content") for entry in entries if isinstance(entry, dict) and entry.get("special")]
-    return tuple(str(text) for text in named if text)[:_MOST_SPECIAL]
 
 
 def _start_token(folder: Path) -> int | None:
