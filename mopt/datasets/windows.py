@@ -191,7 +191,7 @@ def _bare(text: str, tokenize: Tokenize, ends: tuple[list[int], list[int]]) -> l
 def _limited(text: str, tokenize: Tokenize, ends: tuple[list[int], list[int]], most: int) -> tuple[str, list[int]]:
     """Return a text, cut at a word if it has more tokens than ``most``, and its tokens."""
     ids = _bare(text, tokenize, ends)
-    while most and len(ids) > most:
+    while most and len(ids) > most and len(text) > 1:
         end = max(1, int(len(text) * most / len(ids)) - 1)
         blank = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
         text = text[: blank if blank > end // 2 else end]

@@ -93,6 +93,12 @@ def test_bytes_are_those_of_the_text_that_is_scored():
     assert windows.size == {"a": 2 * windows.count}
 
 
+def test_a_character_of_many_tokens_is_not_cut_for_ever():
+    windows = scored_windows([document("abc")], lambda text: [7] * 50 * len(text), length=10, stride=5, most_tokens=10)
+    assert windows.size == {"a": 1}
+    assert windows.count == 49
+
+
 def test_scores_of_another_shape_are_refused():
     windows = scored_windows([document("abc")], letters, length=8, stride=4)
     assert windows.select([np.array([5.0, 6.0])]).tolist() == [5.0, 6.0]

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_files(written: Path) -> None:
 def test_the_plain_command_says_the_same(written: Path) -> None:
     lines = (written / "README.md").read_text().splitlines()
     command = shlex.split(next(line for line in lines if line.startswith("llama-server")))
-    options = dict(zip(command[1:-1], command[2:], strict=True))
+    options = dict(itertools.pairwise(command[1:]))
     assert options["-m"] == "../../model/model.gguf"
     assert (options["-c"], options["-np"], options["-t"]) == ("1024", "4", "2"), "each request has the whole context"
     assert (options["-ctk"], options["-ctv"]) == ("q8_0", "q8_0")
