@@ -234,10 +234,8 @@ def remarks(source: Answers, served: Answers) -> tuple[str, ...]:
     if not differing or not all(text[:1].isspace() for text, _, _ in differing):
         return ()
     text, left, right = differing[0]
-    return (
-        f"a text that begins with a space becomes other tokens: {text[:_SHOWN]!r} is {_shown(right, 0)}, and {_shown(left, 0)} "
-        "in the source's tokenizer",
-    )
+    shown = f"{text[:_SHOWN]!r} is {_shown(right, 0)}, and {_shown(left, 0)} in the source's tokenizer"
+    return (f"a text that begins with a space becomes other tokens: {shown}",)
 
 
 def _split_otherwise(source: Answers, served: Answers) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
