@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mopt.errors import NotApplicableError
+from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 
 GOLDEN_TEXTS = (
     "",
@@ -150,6 +150,10 @@ def _render(model: Speaker, chat: Sequence[Mapping[str, str]]) -> str | None:
     try:
         return model.render(chat)
     except NotApplicableError:
+        return None
+    except CandidateRejectedError as error:  # a template may raise what it likes: for a role that it does not know, say
+        if error.rejection is not Rejection.FAILED:
+            raise
         return None
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from mopt.errors import NotApplicableError
+from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 from mopt.evaluators.language.companions import GOLDEN_TEXTS, answers_of, differences, remarks, special_texts
 
 BOS, END = 1, 2
@@ -148,3 +148,21 @@ def test_a_start_token_that_a_server_puts_itself_is_not_missing_in_its_prompts()
     assert differences(source, dataclasses.replace(source, prompts=prompts)) == ()
     (line,) = differences(source, dataclasses.replace(source, prompts=tuple(f"{prompt} " for prompt in prompts)))
     assert line.startswith("chat template: 3 of 3 chats become another prompt")
+
+
+@dataclasses.dataclass
+class Refuses(Model):
+    rejection: Rejection = Rejection.FAILED
+
+    def render(self, messages):
+        if messages[0]["role"] == "system":
+            raise CandidateRejectedError(self.rejection, "jinja2.exceptions.TemplateError: no system role")
+        return super().render(messages)
+
+
+def test_a_template_may_refuse_a_chat_and_a_crash_is_none():
+    assert compared(Refuses(), source=Refuses()) == ()
+    (line,) = compared(Refuses())
+    assert line == "chat template: 1 of 3 chats are refused by one of the two"
+    with pytest.raises(CandidateRejectedError):
+        compared(Refuses(rejection=Rejection.CRASHED))
