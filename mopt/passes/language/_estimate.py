@@ -19,7 +19,7 @@ from mopt.system.process import run
 _BLOCK = re.compile(r"^(?P<prefix>.*\.(layers|h|blocks)\.(?P<index>\d+)\.)(?P<name>.+)\.weight$")
 _TOKENS = 1024
 """That pass through a block together."""
-_SEARCH_ROWS = 4 << 20
+_SEARCH_ROWS = 1 << 20
 _WORKING = 6
 """Copies of some rows that a search for scales holds."""
 _CALLS = 4.0
