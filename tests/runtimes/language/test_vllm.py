@@ -40,7 +40,8 @@ with torch.inference_mode():
         logits = model(torch.tensor([window])).logits[0, :-1].float().log_softmax(-1)
         scores.append(logits.gather(1, torch.tensor(window[1:])[:, None])[:, 0].tolist())
     for prompt in prompts:
-        ids = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, attention_mask=torch.ones(1, len(prompt)))
+        ids = torch.tensor([prompt])
+        ids = model.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
         answers.append(ids[0, len(prompt):].tolist())
 print(json.dumps([scores, answers]))
 """
