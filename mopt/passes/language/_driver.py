@@ -69,7 +69,7 @@ class _Run:
             self.arguments = self.architecture.arguments(step.windows.length)
 
     def prepare(self) -> None:
-        """Keep what an earlier run of the same pass left; else begin with an empty folder and what lies outside of the blocks."""
+        """Keep what an earlier run of the same pass left; else begin with what lies outside of the blocks."""
         record = self.work / "run.json"
         if not record.is_file() or json.loads(record.read_text()).get("key") != self.key:
             for path in self.folder.iterdir() if self.folder.is_dir() else ():

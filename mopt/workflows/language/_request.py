@@ -516,7 +516,7 @@ def _racing(recipe: Recipe, site: LanguageSite, windows: Sequence[npt.NDArray[np
 # --- candidates --------------------------------------------------------------------------------------------------------------
 
 
-def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> list[LanguageCandidate]:
+def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask, progress: Progress) -> list[LanguageCandidate]:
     """Return what a build tries, with the reason why not for what it does not."""
     inputs = LanguageSpaceInputs(
         format=site.source.model.format,
@@ -528,7 +528,7 @@ def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> lis
         systems=site.systems,
         isa=site.target.isa,
         chat=site.source.record.chat,
-        mixes=_mixes(recipe, site, task),
+        mixes=_mixes(recipe, site, task, progress),
     )
     candidates = language_candidates(inputs, recipe.search.candidates, recipe.search.effort)
     if all(candidate.refused for candidate in candidates):
@@ -537,7 +537,9 @@ def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> lis
     return candidates
 
 
-def _mixes(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> list[tuple[float, tuple[tuple[str, int, int], ...]]]:
+def _mixes(
+    recipe: Recipe, site: LanguageSite, task: LanguageTask, progress: Progress
+) -> list[tuple[float, tuple[tuple[str, int, int], ...]]]:
     """Layers of several widths, from what each width does to each layer: for the bits that were asked for, or by effort.
 
     Raises:
@@ -566,7 +568,9 @@ def _mixes(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> list[tuple
         )
         (folder / "units.json").write_text(json.dumps(measured), encoding="utf-8")
 
+    progress.stage("measuring what each width does to each layer", 1)
     folder = task.judging.store.get("language-sensitivity", key, measure)
+    progress.step()
     units = units_of(json.loads((folder / "units.json").read_text(encoding="utf-8")))
     return [(bits, choose_mix(units, bits_per_weight=bits).layers) for bits in averages]
 

@@ -66,7 +66,7 @@ def explain_language_plan(
     site = check_language_recipe(recipe, source)
     local = fetched_recipe(recipe.model_copy(update={"model": str(source)}), progress, store)
     task = open_task(local, site, store, progress)
-    candidates = candidates_of(local, site, task)
+    candidates = candidates_of(local, site, task, progress)
     return LanguagePlan(
         recipe=recipe,
         source=site.source.record,
@@ -111,7 +111,7 @@ def build_language(
         task = open_task(local, site, store, progress)
         with store.entry("language-builds", _key(recipe, site, task)) as entry:
             if entry.scratch is not None:
-                candidates = candidates_of(local, site, task)
+                candidates = candidates_of(local, site, task, progress)
                 outlay = outlay_of(site, candidates)
                 progress.note(outlay_text(outlay))
                 reference = reference_trial(task.judging, progress)
