@@ -11,8 +11,8 @@ import numpy as np
 from mopt.errors import NotApplicableError
 from mopt.model.checkpoint import open_checkpoint, tensor_entries
 from mopt.model.files import Model
-from mopt.model.quantization import Weights
 from mopt.model.packed import packed_layers
+from mopt.model.quantization import Weights
 from mopt.model.tensors import copied, map_tensor, planned, write_checkpoint_tensors
 from mopt.model.weight_checks import check_weights, compare
 from mopt.passes._base import run_passes
