@@ -26,7 +26,7 @@ from mopt.passes.language._architecture import Architecture, Block
 from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language._calibration import TOKENS_AT_A_TIME, BlockWork, Stream, StreamWriter
 from mopt.passes.language._selection import choose_weights
-from mopt.passes.language._tensors import Copied, read_tensor, write_tensors
+from mopt.passes.language._tensors import Copied, check_tensor, write_tensors
 from mopt.system.digests import describe_fields, digest, file_digest, versions
 
 _OUTSIDE = "outside.safetensors"
@@ -48,6 +48,8 @@ def drive(step: BlockwisePass, source: Model, folder: Path) -> PassResult:
         run.block(index)
     detail = run.conclude()
     detail["kept_blocks"] = kept
+    uniform = Quantization.read(folder).uniform
+    detail["scheme"] = dataclasses.asdict(uniform) if uniform else None
     _say(f"quantized {run.architecture.count} blocks, {kept} of them before, in {time.monotonic() - start:.0f} s")
     return PassResult(modified=True, detail=detail)
 
@@ -67,13 +69,16 @@ class _Run:
             self.arguments = self.architecture.arguments(step.windows.length)
 
     def prepare(self) -> None:
-        """Keep what an earlier run of the same pass left; else begin with an empty folder."""
+        """Keep what an earlier run of the same pass left; else begin with what lies outside of the blocks."""
         record = self.work / "run.json"
         if not record.is_file() or json.loads(record.read_text()).get("key") != self.key:
             for path in self.folder.iterdir() if self.folder.is_dir() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             self.work.mkdir(parents=True, exist_ok=True)
             copy_companions(self.checkpoint.folder, self.folder)
+            self._check()
+            outside = self._outside()
+            write_tensors(self.folder / _OUTSIDE, {name: Copied(self.checkpoint, name) for name in outside})
             _write_json(record, {"key": self.key})
 
     def finished(self) -> int:
@@ -100,7 +105,6 @@ class _Run:
         start = time.monotonic()
         block = self.architecture.build(index, self.arguments[index] if self.arguments else None)
         work = self._work_of(block)
-        self._check(block)
         if not work.targets and not block.layers:
             raise NotApplicableError(f"block {index} has no linear layer")
         if work.reference is not None:
@@ -119,10 +123,7 @@ class _Run:
         self._tell(index, f"{len(work.targets)} layers, relative error {error:.4f}", time.monotonic() - start)
 
     def conclude(self) -> dict[str, Any]:
-        """Write what lies outside of the blocks and ``quantization.json``; remove what was needed to go on."""
-        prefixes = tuple(self.architecture.prefix(index) for index in range(self.architecture.count))
-        outside = [name for name in self.checkpoint.tensors if not name.startswith(prefixes)]
-        write_tensors(self.folder / _OUTSIDE, {name: Copied(self.checkpoint, name) for name in outside})
+        """Write ``quantization.json``; remove what was needed to go on."""
         records = [json.loads(self._record_path(index).read_text()) for index in range(self.architecture.count)]
         layers = {name: _layer(data) for record in records for name, data in record["layers"].items()}
         if not layers:
@@ -135,7 +136,7 @@ class _Run:
             algorithm=self.step.algorithm,
             layers=layers,
             left=left,
-            tensors=tensors | dict.fromkeys(outside, _OUTSIDE),
+            tensors=tensors | dict.fromkeys(self._outside(), _OUTSIDE),
             kv_cache=self.step.kv_cache,
             kv_scales=any(record["kv_scales"] for record in records),
             calibration_tokens=tokens,
@@ -159,10 +160,17 @@ class _Run:
             reference = self._stream("reference", block.index) if block.index else inputs
         return BlockWork(block, targets, self.step.activations, inputs, reference)
 
-    def _check(self, block: Block) -> None:
-        """Refuse a block that is damaged, before hours go into it."""
-        for layer in block.layers.values():
-            read_tensor(self.checkpoint, f"{layer.name}.weight")
+    def _outside(self) -> list[str]:
+        """Return the tensors that are of no block."""
+        prefixes = tuple(self.architecture.prefix(index) for index in range(self.architecture.count))
+        return [name for name in self.checkpoint.tensors if not name.startswith(prefixes)]
+
+    def _check(self) -> None:
+        """Refuse a model that is damaged in any of its blocks, before hours go into the first ones."""
+        outside = set(self._outside())
+        for name in self.checkpoint.tensors:
+            if name not in outside:
+                check_tensor(self.checkpoint, name)
 
     def _outputs(self, work: BlockWork, scales: dict[str, torch.Tensor]) -> Stream | None:
         """Pass the windows through the quantized block, and observe keys and values meanwhile."""

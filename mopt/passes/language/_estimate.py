@@ -22,7 +22,7 @@ _TOKENS = 2048
 _SEARCH_ROWS = 4 << 20
 _WORKING = 6
 """Copies of some rows that a search for scales holds."""
-_CALLS = 20.0
+_CALLS = 8.0
 """What 2048 tokens cost in a block besides products (attention, norms, activations, files), in products with a matrix of 1024
 by 1024, where the hidden states are 1024 wide."""
 
@@ -148,7 +148,7 @@ def _calibration_seconds(
     shared = {(_stem(matrix.name), matrix.inputs) for matrix in quantized}
     if "awq" in step.algorithm:
         seconds += measured + sum(tokens * inputs * inputs * product for _, inputs in shared)
-        seconds += sum(38 * matrix.weights * (matrix.inputs * product + 1.5 * rates["round"]) for matrix in quantized)
+        seconds += sum(19 * matrix.weights * (matrix.inputs * product + 1.5 * rates["round"]) for matrix in quantized)
     if "gptq" in step.algorithm:
         seconds += sum((tokens + inputs) * inputs * inputs * product for _, inputs in shared)
         for matrix in quantized:

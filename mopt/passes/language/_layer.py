@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Layer", "UnfusedExperts"]
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from mopt.model.checkpoint import Checkpoint
 from mopt.model.quantization import Activations
 from mopt.passes.language._schemes import Coded, round_inputs
 from mopt.passes.language._tensors import read_tensor
+
+_NUMBERS = 4 << 20
+"""Weights that are compared at a time."""
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -62,7 +66,7 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
 
     def matrix(self) -> torch.Tensor:
         """Return the weights of the checkpoint with what was folded into them, float32 [out, in]."""
-        matrix = read_tensor(self.checkpoint, f"{self.name}.weight", check=False).float()
+        matrix = read_tensor(self.checkpoint, f"{self.name}.weight").float()
         if self.scale_in is not None:
             matrix *= self.scale_in
         if self.scale_out is not None:
@@ -77,14 +81,19 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         """Return ``|W' - W| / |W|`` against the checkpoint, with the scaling undone."""
         if self.coded is None:
             return 0.0
-        matrix = read_tensor(self.checkpoint, f"{self.name}.weight", check=False).float()
-        norm = matrix.norm()
-        restored = self.coded.dequantize()
-        if self.scale_in is not None:
-            restored /= self.scale_in
-        if self.scale_out is not None:
-            restored *= self.scale_out[:, None]
-        return float(restored.sub_(matrix).norm() / norm.clamp_min(1e-30))
+        matrix = read_tensor(self.checkpoint, f"{self.name}.weight")
+        step = max(1, _NUMBERS // matrix.shape[1])
+        error = power = 0.0
+        for first in range(0, len(matrix), step):
+            expected = matrix[first : first + step].float()
+            restored = self.coded.rows(first, first + step).dequantize()
+            if self.scale_in is not None:
+                restored /= self.scale_in
+            if self.scale_out is not None:
+                restored *= self.scale_out[first : first + step, None]
+            error += float(restored.sub_(expected).square_().sum())
+            power += float(expected.square_().sum())
+        return math.sqrt(error / max(power, 1e-30))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute [..., in] -> [..., out]."""

@@ -68,6 +68,14 @@ class Coded:
         grouped *= self.grid.scales[:, :, None]
         return values
 
+    def rows(self, first: int, last: int) -> Coded:
+        """Return some outputs of it."""
+        grid = self.grid
+        whole = len(grid.scales) < len(self.codes)
+        scales = grid.scales if whole else grid.scales[first:last]
+        zeros = grid.zeros if whole or grid.zeros is None else grid.zeros[first:last]
+        return Coded(self.weights, self.codes[first:last], Grid(grid.weights, scales, zeros))
+
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Return the tensors of the neutral form, by name."""
         grid = self.grid

@@ -18,7 +18,7 @@ from mopt.passes.language._calibration import BlockWork, Inputs, Stage
 from mopt.passes.language._layer import Layer
 from mopt.passes.language._schemes import encode, find_grid
 
-_STEPS = 20
+_STEPS = 10
 """Of AWQ's search for the exponent."""
 
 
@@ -38,8 +38,8 @@ class Mapping:
 def mappings_of(work: BlockWork) -> list[Mapping]:
     """Return what can be scaled in a block, by llm-compressor's table of architectures.
 
-    A mapping is left out where a layer after it is not quantized in the block (it would need scaling too, and the table's
-    routers are not linear layers), or where the shapes do not fit, as those of values and output under grouped queries.
+    A mapping is left out where a layer after it is not quantized (it would need scaling too), where all experts take what it
+    scales, since so does their router, and where the shapes do not fit, as those of values and output under grouped queries.
     """
     from llmcompressor.modifiers.transform.awq.mappings import AWQ_MAPPING_REGISTRY, default_mappings
 
@@ -99,17 +99,15 @@ def _mapping(work: BlockWork, before: str, after: list[str]) -> Mapping | None:
         outputs = work.block.layers[before].shape[0]
     else:
         outputs = work.block.norms[f"{before}.weight"].numel() if f"{before}.weight" in work.block.norms else 0
-    if any(layer.shape[1] != outputs for layer in layers):
+    experts_of_all = any(_expert(name) != _expert(before) for name in after)
+    if experts_of_all or any(layer.shape[1] != outputs for layer in layers):
         return None
     return Mapping(before if before in work.block.layers else f"{before}.weight", tuple(layers))
 
 
 def _measure(work: BlockWork, mapping: Mapping, *, hessian: bool) -> Inputs:
-    whole = ".experts." in mapping.after[0].name
     first = mapping.after[0]
-    if whole and not _expert(mapping.before):
-        raise AssertionError("experts are scaled together with what all of them take")
-    return work.measure(Stage(((first,),), whole), hessian=hessian)[0]
+    return work.measure(Stage(((first,),), bool(_expert(first.name))), hessian=hessian)[0]
 
 
 def _search(work: BlockWork, mapping: Mapping, measured: Inputs) -> torch.Tensor | None:

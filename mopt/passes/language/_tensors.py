@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["STORED", "Copied", "read_rows", "read_tensor", "write_tensors"]
+__all__ = ["STORED", "Copied", "check_tensor", "read_rows", "read_tensor", "write_tensors"]
 
 import dataclasses
 import json
@@ -40,11 +40,11 @@ class Copied:
         return self.checkpoint.tensors[self.name]
 
 
-def read_tensor(checkpoint: Checkpoint, name: str, *, check: bool = True) -> torch.Tensor:
+def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     """Return a tensor in the type that it is stored in, in memory of its own.
 
     Raises:
-        UserError: When it holds a number that is not finite, or the file ends before it does.
+        UserError: When it is of no type of weights, or the file ends before it does.
     """
     entry = checkpoint.tensors[name]
     if entry.dtype not in _TYPES:
@@ -54,8 +54,6 @@ def read_tensor(checkpoint: Checkpoint, name: str, *, check: bool = True) -> tor
         stream.seek(entry.begin)
         _fill(stream.fileno(), memoryview(data), name)
     tensor = torch.frombuffer(data, dtype=_TYPES[entry.dtype]) if data else torch.empty(0, dtype=_TYPES[entry.dtype])
-    if check:
-        _check_finite(tensor, name)
     return tensor.reshape(entry.shape)
 
 
@@ -73,6 +71,16 @@ def read_rows(checkpoint: Checkpoint, name: str, rows: Iterable[int]) -> torch.T
     tensor = torch.frombuffer(data, dtype=_TYPES[entry.dtype]).reshape(len(chosen), *entry.shape[1:])
     _check_finite(tensor, name)
     return tensor.float()
+
+
+def check_tensor(checkpoint: Checkpoint, name: str) -> None:
+    """Read a tensor through, some of it at a time.
+
+    Raises:
+        UserError: When it holds a number that is not finite, or the file ends before it does.
+    """
+    for _ in _chunks(name, Copied(checkpoint, name)):
+        pass
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | Copied]) -> None:

@@ -27,7 +27,7 @@ def test_scales_are_of_the_formats_type(
     tensors = load_tensors(tmp_path / "out")
     scales = tensors["model.layers.0.mlp.up_proj.scales"]
     assert (scales.shape, str(scales.dtype)) == ((256, 128 // group), dtype)
-    assert max(layer.error for layer in Quantization.read(tmp_path / "out").layers.values()) < 0.2
+    assert max(layer.error for layer in Quantization.read(tmp_path / "out").layers.values()) < 0.3
 
 
 def test_what_servers_compute_as_one_has_one_global_scale(tmp_path: Path) -> None:

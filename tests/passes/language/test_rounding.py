@@ -92,8 +92,8 @@ weight = torch.randn(16, 160); inputs = torch.randn(2000, 160) @ torch.randn(160
 grid = find_grid(weight, Weights(bits=4, group_size=32))
 for order in (None, "static"):
     arguments = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=32, actorder=order)
-    theirs, _, _ = quantize_weight(weight[None].clone(), hessian[None].clone(), grid.scales[None], torch.zeros_like(grid.scales[None]),
-                                   None, arguments)
+    scales, zeros = grid.scales[None], torch.zeros_like(grid.scales[None])
+    theirs, _, _ = quantize_weight(weight[None].clone(), hessian[None].clone(), scales, zeros, None, arguments)
     ours = gptq(weight.clone(), factorize(hessian.clone(), Rounding(ordered=order is not None)), grid).dequantize()
     print("same:", float((ours == theirs[0]).float().mean()))
 """

@@ -35,9 +35,12 @@ def _relative(after: np.ndarray, before: np.ndarray) -> float:
     return float(np.linalg.norm(after - before) / np.linalg.norm(before))
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
-def test_at_eight_bits_the_scaled_model_computes_the_same(architecture: str, tmp_path: Path) -> None:
-    source, windows = write_source(tmp_path / "source", architecture=architecture), write_calibration(tmp_path / "windows")
+@pytest.mark.parametrize(
+    ("architecture", "experts"), [("LlamaForCausalLM", 0), ("Qwen3ForCausalLM", 0), ("MixtralForCausalLM", 4)]
+)
+def test_at_eight_bits_the_scaled_model_computes_the_same(architecture: str, experts: int, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", architecture=architecture, experts=experts)
+    windows = write_calibration(tmp_path / "windows")
     quantize_in_environment(QuantizeAWQ(bits=8, group_size=32, windows=windows), source, tmp_path / "out")
     before, after = source_weights(source), decode(tmp_path / "out")
     changed = [name for name in before if name.endswith("norm.weight") and not np.array_equal(before[name], after[name])]
