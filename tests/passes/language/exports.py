@@ -17,6 +17,7 @@ from mopt.model.tensors import copied, map_tensor, planned, write_checkpoint_ten
 from mopt.model.weight_checks import check_weights, compare
 from mopt.passes._base import run_passes
 from mopt.passes.language._export import ExportPass
+from mopt.system.deadlines import TimeLimit
 from mopt.system.environments import interpreter_of
 from mopt.system.process import run
 from tests.passes.language import neutral
@@ -27,7 +28,7 @@ def export(step: ExportPass, quantized: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     source = Model("quantized", quantized, "")
     if step.tools:
-        run(run_passes, (step,), source, folder, python=interpreter_of(step.tools))
+        run(run_passes, (step,), source, folder, limit=TimeLimit(900), python=interpreter_of(step.tools))
     else:
         step.apply(source, folder)
     return folder
