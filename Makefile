@@ -69,7 +69,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 # Servers live in environments of their own, for the real tritonserver needs NumPy 1, say. These are the light ones.
-LIGHT := triton bentoml litserve kserve
+LIGHT := triton bentoml litserve kserve llama_cpp
 $(VENV)/.tools: $(LIGHT:%=mopt/system/environments/%.txt) | $(VENV)/.test
 	MOPT_TOOLS=$(TOOLS) $(BIN)/mopt tools install $(LIGHT)
 	touch $@

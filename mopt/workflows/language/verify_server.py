@@ -31,6 +31,8 @@ from mopt.system.environments import Environment, find_environment
 
 _START_SECONDS = 600.0
 """vLLM compiles a model when it starts."""
+_BEYOND = 5
+"""Contexts that a prompt has which no server may take: llama.cpp rounds a small context up."""
 _ANSWER = 24
 """Tokens of an answer to a chat."""
 
@@ -197,7 +199,7 @@ def _refusals(endpoint: OpenAIEndpoint, manifest: LanguageManifest) -> Proof:
     mistakes = {
         "messages that are no list": {"model": endpoint.model, "messages": "hello", "max_tokens": 2},
         "a prompt beyond the context": {
-            "model": endpoint.model, "prompt": [manifest.golden.texts[0].ids[-1]] * (manifest.context + 8), "max_tokens": 2,
+            "model": endpoint.model, "prompt": [manifest.golden.texts[0].ids[-1]] * (_BEYOND * manifest.context), "max_tokens": 2,
         },
     }  # fmt: skip
     for name, content in mistakes.items():

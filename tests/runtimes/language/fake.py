@@ -21,7 +21,8 @@ class Fixed(LanguageRuntime):
 
     Attributes:
         shift: Added to one logit, so that two of them differ.
-        end: What the answer to everything begins with.
+        finite: Whether its probabilities are numbers.
+        template: Of a message of a chat.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("huggingface",)
@@ -29,6 +30,7 @@ class Fixed(LanguageRuntime):
     tools: ClassVar[str] = ""
 
     shift: float = 0.0
+    finite: bool = True
     template: str = "{role}: {content}\n"
 
     def open(self, folder: Path) -> LanguageSession:
@@ -41,7 +43,7 @@ class _FixedSession(LanguageSession):
 
     def _logits(self, token: int) -> npt.NDArray[np.float64]:
         logits = np.cos(np.arange(VOCABULARY) * (token + 1.0))
-        logits[3] += self._runtime.shift
+        logits[3] += self._runtime.shift if self._runtime.finite else np.nan
         return logits - np.log(np.exp(logits).sum())
 
     def score(self, windows: Sequence[npt.NDArray[np.int64]], top: int) -> list[TokenScores]:

@@ -1,0 +1,33 @@
+"""What is a language model, by what lies there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mopt.errors import UserError
+from mopt.workflows.language.source import language_source
+from tests.gguf_files import LLAMA, write_gguf
+
+
+def test_a_causal_folder_and_a_gguf_are_and_others_are_not(tmp_path: Path) -> None:
+    for name, architecture in (("causal", "LlamaForCausalLM"), ("encoder", "BertForSequenceClassification")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    gguf = write_gguf(tmp_path / "any-name.bin", LLAMA)
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    assert language_source(str(tmp_path / "causal")) == tmp_path / "causal"
+    assert language_source(str(gguf)) == gguf
+    for other in ("encoder", "model.onnx", "nothing"):
+        assert language_source(str(tmp_path / other)) is None
+    assert language_source("models.py:make") is None
+
+
+def test_an_id_of_the_hub_is_fetched_from_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("MOPT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="hf://someone/some-model"):
+        language_source("someone/some-model")
