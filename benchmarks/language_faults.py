@@ -84,9 +84,9 @@ def main() -> None:
 def _packed(packing: str, setting: Setting, group: int) -> tuple[list[Pass], LanguageRuntime]:
     if packing == "gguf":
         return [ExportGguf(), QuantizeGguf(type="q4_k_m")], LlamaCpp(threads=setting.threads, context=setting.context)
-    export = {"compressed-tensors": ExportCompressedTensors, "gptq": ExportGPTQ, "awq": ExportAWQ}[packing]
+    exports: dict[str, Pass] = {"compressed-tensors": ExportCompressedTensors(), "gptq": ExportGPTQ(), "awq": ExportAWQ()}
     quantize = QuantizeRTN(group_size=group, symmetric=packing != "awq")
-    return [quantize, export()], Vllm(threads=setting.threads, context=setting.context)
+    return [quantize, exports[packing]], Vllm(threads=setting.threads, context=setting.context)
 
 
 def _witnesses(

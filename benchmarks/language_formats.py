@@ -14,7 +14,7 @@ import sys
 
 from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, reference_row, write_page, write_rows
 from mopt.profiles.machine import detect
-from mopt.recipe import Language
+from mopt.recipe import EffortName, Language
 from mopt.search.language.candidates import language_candidates
 from mopt.search.language.spaces._base import LanguageSpaceInputs
 from mopt.search.language.trial import LanguageCandidate
@@ -45,7 +45,7 @@ def main() -> None:
     sys.exit(any(row.failure for listed in rows.values() for row in listed))
 
 
-def _candidates(setting: Setting, patterns: list[str], effort: str) -> list[LanguageCandidate]:
+def _candidates(setting: Setting, patterns: list[str], effort: EffortName) -> list[LanguageCandidate]:
     inputs = LanguageSpaceInputs(
         format=setting.source.format,
         architecture=setting.checkpoint.architecture,

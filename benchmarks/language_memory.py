@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import functools
 import json
 import os
 import shutil
@@ -123,13 +122,12 @@ def _windows(arguments: argparse.Namespace) -> TokenWindows:
 
 def _step(arguments: argparse.Namespace) -> BlockwisePass:
     windows = TokenWindows.at(arguments.work / "windows")
-    steps = {
-        "rtn": functools.partial(QuantizeRTN),
-        "gptq": functools.partial(QuantizeGPTQ, windows=windows),
-        "awq": functools.partial(QuantizeAWQ, windows=windows),
+    steps: dict[str, BlockwisePass] = {
+        "rtn": QuantizeRTN(),
+        "gptq": QuantizeGPTQ(windows=windows),
+        "awq": QuantizeAWQ(windows=windows),
     }
-    step: BlockwisePass = steps[arguments.algorithm]()
-    return step
+    return steps[arguments.algorithm]
 
 
 def _quantize(arguments: argparse.Namespace) -> dict[str, object]:

@@ -343,7 +343,7 @@ def big(folder: Path, layers: int) -> None:
     }  # fmt: skip
     shards = [outside]
     shards += [{f"model.layers.{layer}.{name}.weight": shape for name, shape in block.items()} for layer in range(layers)]
-    places = {}
+    places: dict[str, str] = {}
     for index, shapes in enumerate(shards, start=1):
         name = f"model-{index:05}-of-{len(shards):05}.safetensors"
         _write_shard(folder / name, shapes, seed=index)

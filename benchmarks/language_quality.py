@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import fnmatch
 from collections.abc import Iterator
 
 from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, reference_row, write_page, write_rows
@@ -68,6 +69,7 @@ def methods(setting: Setting) -> Iterator[Method]:
 def main() -> None:
     """Print the tables, the best first."""
     parser = common(__doc__)
+    parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of their names, such as '*128' or 'llama.cpp*'")
     arguments = parser.parse_args()
     rows: dict[str, list[Row]] = {}
     sections = []
@@ -76,6 +78,8 @@ def main() -> None:
             setting = prepare(model, arguments)
             listed = []
             for method in methods(setting):
+                if not any(fnmatch.fnmatchcase(method.name, pattern) for pattern in arguments.methods):
+                    continue
                 listed.append(judge(setting, method.name, method.passes, method.runtime))
                 print(markdown(listed[-1:]).splitlines()[-1], flush=True)
             listed.sort(key=lambda row: (bool(row.failure), row.loss[0]))

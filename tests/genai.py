@@ -6,6 +6,7 @@ __all__ = ["SECONDS", "Reference", "dequantized", "exported", "lacking", "transf
 
 import dataclasses
 import json
+import math
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from mopt.model.files import Model
 from mopt.passes._base import run_passes
 from mopt.passes.language._base import LanguagePass
+from mopt.system.deadlines import TimeLimit
 from mopt.system.environments import find_environment, interpreter_of
 from mopt.system.process import run
 from tests.language_models import load_tensors, save_tensors
@@ -75,7 +77,8 @@ def exported(step: LanguagePass, source: Path, folder: Path) -> tuple[Model, dic
     folder.mkdir(parents=True)
     target = folder / "model"
     target.mkdir()
-    (told,) = run(run_passes, (step,), Model.at(step.takes, source), target, python=interpreter_of(step.tools))
+    limit = TimeLimit(SECONDS, math.inf)
+    (told,) = run(run_passes, (step,), Model.at(step.takes, source), target, python=interpreter_of(step.tools), limit=limit)
     return Model.at(step.makes, target), told["detail"]
 
 

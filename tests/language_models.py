@@ -180,7 +180,8 @@ class TinyModel:
         if self.shards == 1:
             save_tensors(folder / "model.safetensors", tensors)
             return
-        names, places = list(tensors), {}
+        names = list(tensors)
+        places: dict[str, str] = {}
         for index in range(self.shards):
             file = f"model-{index + 1:05}-of-{self.shards:05}.safetensors"
             part = names[index * len(names) // self.shards : (index + 1) * len(names) // self.shards]

@@ -29,7 +29,7 @@ from mopt.cli._recipes import given
 if TYPE_CHECKING:
     from mopt.artifacts.artifact import Artifact
     from mopt.records.manifest import Manifest
-    from mopt.workflows.build import Plan
+    from mopt.workflows.language.build import LanguagePlan
 
 app = command_app()
 
@@ -75,7 +75,6 @@ def command(
     from mopt.recipe import make_recipe
     from mopt.workflows._recipes import merge_recipes
     from mopt.workflows.any_model import build, explain_plan
-    from mopt.workflows.build import Plan
 
     flags = given(
         model=source, name=name, target=target, objective=objective, tolerance=tolerance, metric=metric, serve=serve,
@@ -92,10 +91,10 @@ def command(
     if dry_run:
         with shown_progress(quiet) as progress:
             plan = explain_plan(checked, progress=progress)
-        if isinstance(plan, Plan):
-            _print_plan(plan, as_json)
-        else:
+        if isinstance(plan, LanguagePlan):
             print_language_plan(plan, as_json)
+        else:
+            _print_plan(plan, as_json)
     else:
         with shown_progress(quiet) as progress:
             artifact = build(checked, out=out, force=force, progress=progress, command=shlex.join(["mopt", *sys.argv[1:]]))

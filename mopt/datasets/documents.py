@@ -29,7 +29,7 @@ from typing import Any
 
 from mopt.datasets.plain_rows import MOST_BYTES, TABLES, plain_rows, plain_text
 from mopt.datasets.spec import DataSpec
-from mopt.errors import UserError
+from mopt.errors import NotApplicableError, UserError
 from mopt.storage._fetch import called
 from mopt.system.digests import digest
 from mopt.system.plugins import nearest
@@ -151,15 +151,24 @@ def rendered(documents: Iterable[Document], render: Callable[[Sequence[Mapping[s
     Args:
         documents: Texts, which stay as they are, and chats.
         render: Makes the prompt of a chat, with what asks the model to answer at its end.
+
+    Raises:
+        UserError: When the model has no chat template, or it refuses a chat.
     """
     return tuple(document if not document.messages else _rendered(document, render) for document in documents)
 
 
 def _rendered(document: Document, render: Callable[[Sequence[Mapping[str, str]]], str]) -> Document:
     *before, last = document.messages
-    if last["role"] == "assistant" and before:
-        return dataclasses.replace(document, text=render(before) + last["content"])
-    return dataclasses.replace(document, text=render(document.messages))
+    answered = last["role"] == "assistant" and bool(before)
+    try:
+        prompt = render(before if answered else document.messages)
+    except NotApplicableError as error:
+        raise UserError(
+            f"{document.name} is a chat, and no text can be made of it: {error.message}",
+            "give texts, or chats that the model's chat template takes",
+        ) from None
+    return dataclasses.replace(document, text=prompt + (last["content"] if answered else ""))
 
 
 @dataclasses.dataclass

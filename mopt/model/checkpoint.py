@@ -106,6 +106,13 @@ class Checkpoint:
         return int(self.text_config.get("max_position_embeddings") or 2048)
 
     @property
+    def dtype(self) -> str:
+        """The type that it is to be computed in, such as ``bfloat16``; empty where it does not say."""
+        sources = (self.text_config, self.config)
+        named = next((source[key] for source in sources for key in ("dtype", "torch_dtype") if source.get(key)), "")
+        return str(named).removeprefix("torch.")
+
+    @property
     def quantization(self) -> Mapping[str, Any]:
         """What ``config.json`` says of how its weights are quantized; empty for one that is not."""
         settings = self.config.get("quantization_config")

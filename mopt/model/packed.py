@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 Coding = Literal["neutral", "words", "bytes", "gptq", "awq", "fp4", "nibble rows"]
 _AWQ_OUTPUTS = (0, 2, 4, 6, 1, 3, 5, 7)
 """Output that each nibble of a word of AWQ belongs to, from the lowest."""
+_EIGHTS = -0x77777778
+"""A word of eight zero points of 8, as int32: AWQ writes them for a symmetric quantization too."""
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 ROWS = 32
 """Rows are read in multiples of it, so that no word of any packing is cut."""
@@ -292,7 +294,8 @@ def _gptq(model: Checkpoint, name: str, tensors: Mapping[str, TensorEntry]) -> P
 
 def _awq(model: Checkpoint, name: str, tensors: Mapping[str, TensorEntry]) -> PackedLayer:
     inputs, words = tensors["qweight"].shape
-    symmetric = not model.quantization.get("zero_point", True)
+    zeros = tensors.get("qzeros")
+    symmetric = zeros is None or not (map_tensor(model.folder, zeros) != _EIGHTS).any()
     declared = {"bits": model.quantization.get("bits"), "group_size": model.quantization.get("group_size")}
     shape = (words * 8, inputs)
     return PackedLayer(name, "awq", "awq", "int", 4, symmetric, model.folder, tensors, shape, declared=declared)

@@ -16,9 +16,10 @@ An algorithm may choose the farther neighbour (AutoRound: at random twice the er
 a layer passes with ``|W' - W| / |W| <= 2.5 e + 2^-8``; the last is what rounding scales to bfloat16 adds. A wrong zero point
 convention is one step, ``sqrt(12) = 3.5 e``; swapped codes, a transposed layer or other packing orders give about 1.4.
 
-A wrong scale of one row or group hides in that sum, so each group's ratio ``sum(sign(w) w') / sum|w|`` must lie within 1.4 of 1
-either way (more where few weights of few bits make it noisy: twelve of its standard deviations ``e_group / sqrt(n)``), and the
-ratio of the whole layer within 10 %. Outliers that an algorithm clips hardly move it.
+A wrong scale of one row or group hides in that sum, so each group's ratios ``sum(sign(w) w') / sum|w|`` and
+``sum(w w') / sum(w^2)`` are looked at: a wrong scale moves both, clipped outliers hardly the first, and small weights that are
+rounded to nothing hardly the second. Both beyond 1.4 on the same side, or beyond twelve standard deviations where few weights
+of few bits make them noisy, is a problem; so is a second ratio of the whole layer that is off by more than 10 % (or ``e``).
 
 **Scales folded into neighbours** (AWQ, SmoothQuant). A scale that multiplies the inputs of a layer is undone with the norm that
 it was folded into, which divides it out: ``norm / norm'``, or ``(1 + norm) / (1 + norm')`` for norms that are held less one.
@@ -259,8 +260,8 @@ def _judge(layer: PackedLayer, rows_of: Callable[[], Iterator[tuple[Floats, Floa
     starts = np.searchsorted(columns[order], np.arange(groups))
     ordered = bool((np.diff(columns) >= 0).all())
     floor = _whole_step(layer, rows_of) if layer.kind == "int" and layer.per_tensor else 0.0
-    error = expected = square = signed = absolute = 0.0
-    worst: tuple[float, int, int, float] | None = None
+    error = expected = square = along = 0.0
+    worst = _Group(-math.inf)
     for weights, decoded, begin in rows_of():
         if not np.isfinite(decoded).all():
             return "holds a number that is not finite"
@@ -270,41 +271,50 @@ def _judge(layer: PackedLayer, rows_of: Callable[[], Iterator[tuple[Floats, Floa
         error += float(np.square(decoded - weights, dtype=np.float64).sum())
         expected += float(steps.sum()) / 12
         square += float(np.square(weights, dtype=np.float64).sum())
-        along = np.add.reduceat(np.sign(weights) * decoded, starts, axis=1)
-        size = np.add.reduceat(np.abs(weights), starts, axis=1)
-        signed, absolute = signed + float(along.sum(dtype=np.float64)), absolute + float(size.sum(dtype=np.float64))
-        worst = _worse(worst, along, size, steps, begin)
+        along += float((weights * decoded).sum(dtype=np.float64))
+        worst = max(worst, _worst_group(weights, decoded, starts, steps, begin), key=lambda group: group.beyond)
     if square == 0:
         return "" if error == 0 else "the source is all zeros"
-    relative, allowed = math.sqrt(error / square), _ERROR * math.sqrt(expected / square) + _SCALE_ROUNDING
+    relative, rounding = math.sqrt(error / square), math.sqrt(expected / square)
+    allowed = _ERROR * rounding + _SCALE_ROUNDING
     if relative > allowed:
         return f"differs from the source by {relative:.1%}, and {layer.bits} bits allow {allowed:.1%}"
-    if abs(signed / absolute - 1) > _LAYER_RATIO:
-        return f"is {signed / absolute:.3g} times the source"
-    if worst is not None and worst[0] > 0:
-        return f"row {worst[1]}, group {worst[2]} is {worst[3]:.3g} times the source"
+    if abs(along / square - 1) > max(_LAYER_RATIO, rounding):
+        return f"is {along / square:.3g} times the source"
+    if worst.beyond > 0:
+        return f"row {worst.row}, group {worst.group} is {worst.ratio:.3g} times the source"
     return ""
 
 
-def _worse(
-    worst: tuple[float, int, int, float] | None, along: Floats, size: Floats, steps: Floats, begin: int
-) -> tuple[float, int, int, float] | None:
-    """Return the group whose ratio to the source is the farthest beyond what is allowed, so far."""
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """How far the ratio of a group to the source is beyond what is allowed."""
+
+    beyond: float
+    row: int = 0
+    group: int = 0
+    ratio: float = 1.0
+
+
+def _worst_group(weights: Floats, decoded: Floats, starts: npt.NDArray[np.int64], steps: Floats, begin: int) -> _Group:
+    """Return the group whose two ratios to the source are the farthest beyond what is allowed."""
     import numpy as np
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # groups of zeros have no ratio, and are left out
-        ratio = along / size
-        noise = np.sqrt(steps / 12) / size  # of the sum's error against the sum
-    allowed = np.maximum(math.log(_GROUP_RATIO), _DEVIATIONS * noise)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        excess = np.abs(np.log(np.maximum(ratio, 1e-30))) - allowed
-    told = (size > _NEGLIGIBLE * size.mean()) & (noise * _DEVIATIONS < 1)
-    excess = np.where(told, excess, -1.0)
-    row, group = np.unravel_index(int(excess.argmax()), excess.shape)
-    beyond = float(excess[row, group])
-    if worst is None or beyond > worst[0]:
-        return beyond, begin + int(row), int(group), float(ratio[row, group])
-    return worst
+    beyond = []
+    count = np.diff([*starts, weights.shape[1]])
+    for measure in (np.sign(weights), weights):
+        size = np.add.reduceat(measure * weights, starts, axis=1)
+        spread = np.add.reduceat(np.square(measure), starts, axis=1) / count
+        with np.errstate(divide="ignore", invalid="ignore"):  # groups of zeros have no ratio, and are left out
+            ratio = np.add.reduceat(measure * decoded, starts, axis=1) / size
+            noise = np.sqrt(steps / 12 * spread) / size
+            distance = np.log(np.maximum(ratio, 1e-30))
+        allowed = np.maximum(math.log(_GROUP_RATIO), _DEVIATIONS * noise)
+        told = (size > _NEGLIGIBLE * size.mean()) & (noise * _DEVIATIONS < 1)
+        beyond.append(np.where(told, np.sign(distance) * np.maximum(np.abs(distance) - allowed, 0), 0.0))
+    same = np.where(beyond[0] * beyond[1] > 0, np.minimum(np.abs(beyond[0]), np.abs(beyond[1])), 0.0)
+    row, group = map(int, np.unravel_index(int(same.argmax()), same.shape))
+    return _Group(float(same[row, group]), begin + row, group, float(ratio[row, group]))
 
 
 def _steps(layer: PackedLayer, weights: Floats, starts: npt.NDArray[np.int64]) -> Floats:

@@ -58,6 +58,7 @@ EXAMPLES: dict[str, dict[str, list[str]]] = {
         "--memory": ["1GB"], "--name": ["other"], "--serve": ["bentoml"],
         "--out": ["there"], "--force": [], "--dry-run": [], "--all": [], "--recipe": ["good.toml"],
         "--trust-pickle": [], "--known-accuracy": ["76%"], "--labels": ["labels.csv"],
+        "--context": ["1024"], "--choices": ["questions.jsonl"], "--kv-cache": ["int8"], "--bits": ["5"],
     },
     "init": {"--data": ["b.npz"], "--out": ["-"], "--force": [], "--schema": [], "--json": []},
     "check": {"--json": []},

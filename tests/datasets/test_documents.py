@@ -7,7 +7,7 @@ from mopt.datasets import documents as module
 from mopt.datasets import plain_rows
 from mopt.datasets.documents import Document, prepare_documents, rendered
 from mopt.datasets.spec import DataSpec, TextSpec
-from mopt.errors import UserError
+from mopt.errors import NotApplicableError, UserError
 
 
 def spec(path, **fields):
@@ -134,6 +134,12 @@ def test_chats_become_text_by_the_template(tmp_path):
 
     whole = rendered((*documents.calibration, *documents.evaluation, Document("n", "n", "as it is")), render)
     assert sorted(texts(whole)) == ["<user>Hi<assistant>Hello", "<user>Who?<assistant>", "as it is"]
+
+    def refuse(messages):
+        raise NotApplicableError("no chat template")
+
+    with pytest.raises(UserError, match=r"a\.jsonl row \d is a chat, and no text can be made of it: no chat template"):
+        rendered(documents.evaluation, refuse)
     (tmp_path / "a.jsonl").write_text(json.dumps(lines[2]))
     with pytest.raises(UserError, match="a message has no role or no content"):
         prepare_documents(spec("a.jsonl"), tmp_path)

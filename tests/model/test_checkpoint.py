@@ -1,11 +1,12 @@
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mopt.errors import UserError
-from mopt.model.checkpoint import copy_companions, is_causal_folder, open_checkpoint
+from mopt.model.checkpoint import Checkpoint, copy_companions, is_causal_folder, open_checkpoint
 from tests.language_models import TinyModel, load_tensors, save_tensors
 
 _INDEX = "model.safetensors.index.json"
@@ -236,3 +237,17 @@ def test_the_helpers_agree(tmp_path):
     assert "lm_head.weight" not in tensors
     save_tensors(tmp_path / "model.safetensors", {"x": np.arange(6, dtype=np.int8).reshape(2, 3)})
     assert open_checkpoint(tmp_path).tensors["x"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        ({"torch_dtype": "float16"}, "float16"),
+        ({"dtype": "torch.bfloat16"}, "bfloat16"),
+        ({"dtype": "float32", "text_config": {"dtype": "bfloat16"}}, "bfloat16"),
+        ({"dtype": "float32", "text_config": {}}, "float32"),
+        ({}, ""),
+    ],
+)
+def test_the_type_is_that_of_the_text_model(config, dtype):
+    assert Checkpoint(Path(), config, {}).dtype == dtype

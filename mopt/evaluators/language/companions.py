@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mopt.errors import NotApplicableError
+from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
 
 GOLDEN_TEXTS = (
     "",
@@ -151,6 +151,10 @@ def _render(model: Speaker, chat: Sequence[Mapping[str, str]]) -> str | None:
         return model.render(chat)
     except NotApplicableError:
         return None
+    except CandidateRejectedError as error:  # a template may raise what it likes: for a role that it does not know, say
+        if error.rejection is not Rejection.FAILED:
+            raise
+        return None
 
 
 def differences(source: Answers, served: Answers) -> tuple[str, ...]:
@@ -234,10 +238,8 @@ def remarks(source: Answers, served: Answers) -> tuple[str, ...]:
     if not differing or not all(text[:1].isspace() for text, _, _ in differing):
         return ()
     text, left, right = differing[0]
-    return (
-        f"a text that begins with a space becomes other tokens: {text[:_SHOWN]!r} is {_shown(right, 0)}, and {_shown(left, 0)} "
-        "in the source's tokenizer",
-    )
+    shown = f"{text[:_SHOWN]!r} is {_shown(right, 0)}, and {_shown(left, 0)} in the source's tokenizer"
+    return (f"a text that begins with a space becomes other tokens: {shown}",)
 
 
 def _split_otherwise(source: Answers, served: Answers) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:

@@ -17,7 +17,7 @@ from mopt.passes.language._architecture import Block
 from mopt.passes.language._layer import Layer
 from mopt.passes.language._selection import siblings
 
-TOKENS_AT_A_TIME = 2048
+TOKENS_AT_A_TIME = 1024
 """That pass through a block together: what bounds the memory of its intermediate results."""
 _EXPERT_INDEX = re.compile(r"\.experts\.\d+\.")
 

@@ -17,13 +17,13 @@ from mopt.system.environments import interpreter_of
 from mopt.system.process import run
 
 _BLOCK = re.compile(r"^(?P<prefix>.*\.(layers|h|blocks)\.(?P<index>\d+)\.)(?P<name>.+)\.weight$")
-_TOKENS = 2048
+_TOKENS = 1024
 """That pass through a block together."""
-_SEARCH_ROWS = 4 << 20
+_SEARCH_ROWS = 1 << 20
 _WORKING = 6
 """Copies of some rows that a search for scales holds."""
-_CALLS = 8.0
-"""What 2048 tokens cost in a block besides products (attention, norms, activations, files), in products with a matrix of 1024
+_CALLS = 4.0
+"""What 1024 tokens cost in a block besides products (attention, norms, activations, files), in products with a matrix of 1024
 by 1024, where the hidden states are 1024 wide."""
 
 

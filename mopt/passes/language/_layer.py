@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Layer", "UnfusedExperts"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ import torch
 from mopt.model.checkpoint import Checkpoint
 from mopt.model.quantization import Activations
 from mopt.passes.language._schemes import Coded, round_inputs
-from mopt.passes.language._tensors import read_tensor
+from mopt.passes.language._tensors import read_span
 
 _NUMBERS = 4 << 20
-"""Weights that are compared at a time."""
+"""Weights that are float32 at a time."""
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -66,11 +66,9 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
 
     def matrix(self) -> torch.Tensor:
         """Return the weights of the checkpoint with what was folded into them, float32 [out, in]."""
-        matrix = read_tensor(self.checkpoint, f"{self.name}.weight").float()
-        if self.scale_in is not None:
-            matrix *= self.scale_in
-        if self.scale_out is not None:
-            matrix /= self.scale_out[:, None]
+        matrix = torch.empty(self.shape)
+        for first, last in self._spans():
+            matrix[first:last] = self._source(first, last)
         return matrix
 
     def scaled_bias(self) -> torch.Tensor | None:
@@ -81,16 +79,14 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         """Return ``|W' - W| / |W|`` against the checkpoint, with the scaling undone."""
         if self.coded is None:
             return 0.0
-        matrix = read_tensor(self.checkpoint, f"{self.name}.weight")
-        step = max(1, _NUMBERS // matrix.shape[1])
         error = power = 0.0
-        for first in range(0, len(matrix), step):
-            expected = matrix[first : first + step].float()
-            restored = self.coded.rows(first, first + step).dequantize()
+        for first, last in self._spans():
+            expected = read_span(self.checkpoint, f"{self.name}.weight", first, last)
+            restored = self.coded.rows(first, last).dequantize()
             if self.scale_in is not None:
                 restored /= self.scale_in
             if self.scale_out is not None:
-                restored *= self.scale_out[first : first + step, None]
+                restored *= self.scale_out[first:last, None]
             error += float(restored.sub_(expected).square_().sum())
             power += float(expected.square_().sum())
         return math.sqrt(error / max(power, 1e-30))
@@ -103,7 +99,27 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
             return self.replacement(inputs)
         if self.activations is not None and self.coded is not None:
             inputs = round_inputs(inputs, self.activations, self.input_scale)
-        return torch.nn.functional.linear(inputs, self.weight, self.scaled_bias())
+        outputs = inputs.new_empty((*inputs.shape[:-1], self.shape[0]))
+        for first, last in self._spans():
+            weight = self._source(first, last) if self.coded is None else self.coded.rows(first, last).dequantize()
+            outputs[..., first:last] = torch.nn.functional.linear(inputs, weight)
+        bias = self.scaled_bias()
+        return outputs if bias is None else outputs.add_(bias)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of outputs that are worked on together."""
+        outputs, inputs = self.shape
+        step = max(1, _NUMBERS // inputs)
+        yield from ((first, min(first + step, outputs)) for first in range(0, outputs, step))
+
+    def _source(self, first: int, last: int) -> torch.Tensor:
+        """Return some outputs of :meth:`matrix`."""
+        rows = read_span(self.checkpoint, f"{self.name}.weight", first, last)
+        if self.scale_in is not None:
+            rows *= self.scale_in
+        if self.scale_out is not None:
+            rows /= self.scale_out[first:last, None]
+        return rows
 
 
 class UnfusedExperts(torch.nn.Module):  # type: ignore[misc]  # torch has no types here

@@ -14,6 +14,8 @@ from mopt.passes.language._schemes import Coded, Grid, encode, find_grid, neares
 
 _COLUMNS = 128
 """That are worked on before the rest of the matrix is updated."""
+_SOLVED = 512
+"""Columns of an inverse that are found at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _reverse(matrix: torch.Tensor) -> None:
     """Turn both axes around in place."""
     flat = matrix.view(-1)
     half = len(flat) // 2
-    step = 4 << 20
+    step = 1 << 18
     for begin in range(0, half, step):
         end = min(begin + step, half)
         head = flat[begin:end].flip(0)
@@ -179,8 +181,16 @@ def _reverse(matrix: torch.Tensor) -> None:
 
 
 def _rows_of_inverse(factor: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-    """Return rows ``begin`` to ``end`` of the inverse of an upper triangular matrix, from column ``begin`` on."""
-    part = factor[begin:, begin:]
-    units = torch.zeros(end - begin, len(part))
-    units.fill_diagonal_(1.0)
-    return torch.linalg.solve_triangular(part, units, upper=True, left=False)
+    """Return rows ``begin`` to ``end`` of the inverse of an upper triangular matrix, from column ``begin`` on.
+
+    Some columns at a time, since ``solve_triangular`` copies a matrix that is a part of another.
+    """
+    rows = torch.zeros(end - begin, len(factor) - begin)
+    rows.fill_diagonal_(1.0)
+    for first in range(0, rows.shape[1], _SOLVED):
+        last = min(first + _SOLVED, rows.shape[1])
+        part = rows[:, first:last]
+        part.addmm_(rows[:, :first], factor[begin : begin + first, begin + first : begin + last], alpha=-1)
+        corner = factor[begin + first : begin + last, begin + first : begin + last].contiguous()
+        rows[:, first:last] = torch.linalg.solve_triangular(corner, part, upper=True, left=False)
+    return rows

@@ -17,7 +17,7 @@ from mopt.model.quantization import Activations, Weights
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The positive values of FP4, by code (OCP Microscaling Formats 1.0, section 5.3.3)."""
 _FP8_MAX = 448.0
-_ROWS = 4 << 20
+_ROWS = 1 << 20
 """Numbers that a search for scales looks at at a time."""
 _RATIOS = tuple(0.5 + 0.025 * step for step in range(29))
 """Of the scale that a search tries to the one that holds the largest weight."""

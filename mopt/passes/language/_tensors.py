@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["STORED", "Copied", "check_tensor", "read_rows", "read_tensor", "write_tensors"]
+__all__ = ["STORED", "Copied", "check_tensor", "read_rows", "read_span", "read_tensor", "write_tensors"]
 
 import dataclasses
 import json
@@ -58,7 +58,11 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
 
 
 def read_rows(checkpoint: Checkpoint, name: str, rows: Iterable[int]) -> torch.Tensor:
-    """Return some rows of a matrix as float32, shape [len(rows), columns]; nothing else of it is read."""
+    """Return some rows of a matrix as float32, shape [len(rows), columns]; nothing else of it is read.
+
+    Raises:
+        UserError: When a number in them is not finite, or the file ends before they do.
+    """
     entry = checkpoint.tensors[name]
     chosen = list(rows)
     width = entry.size // entry.shape[0]
@@ -71,6 +75,17 @@ def read_rows(checkpoint: Checkpoint, name: str, rows: Iterable[int]) -> torch.T
     tensor = torch.frombuffer(data, dtype=_TYPES[entry.dtype]).reshape(len(chosen), *entry.shape[1:])
     _check_finite(tensor, name)
     return tensor.float()
+
+
+def read_span(checkpoint: Checkpoint, name: str, first: int, last: int) -> torch.Tensor:
+    """Return consecutive rows of a matrix as float32, shape [last - first, columns]."""
+    entry = checkpoint.tensors[name]
+    width = entry.size // entry.shape[0]
+    data = bytearray(width * (last - first))
+    with (checkpoint.folder / entry.file).open("rb", buffering=0) as stream:
+        stream.seek(entry.begin + first * width)
+        _fill(stream.fileno(), memoryview(data), name)
+    return torch.frombuffer(data, dtype=_TYPES[entry.dtype]).reshape(last - first, *entry.shape[1:]).float()
 
 
 def check_tensor(checkpoint: Checkpoint, name: str) -> None:

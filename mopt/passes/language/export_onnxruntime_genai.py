@@ -29,8 +29,9 @@ class ExportOnnxruntimeGenai(LanguagePass):
     """A graph of ``MatMulNBits`` and ``GroupQueryAttention`` with ``genai_config.json`` and the tokenizer.
 
     A checkpoint that is packed as GPTQ or AWQ keeps its codes, scales and zero points, whatever ``block_size``, ``symmetric``
-    and ``algorithm`` say: these are then of the head alone. The builder holds the whole model in memory, once as the checkpoint
-    has it and once in float32; while it quantizes, once more.
+    and ``algorithm`` say: these are then of the head alone. The builder holds the whole model in memory several times: at its
+    peak, 135 million parameters took 1.7 times their size in float32 unquantized, 3.1 times in INT8 and 4.9 times in INT4, with
+    some 0.3 GB of libraries among it.
 
     Attributes:
         weights: Of linear layers. Activations and the cache stay float32 on a CPU.

@@ -125,8 +125,13 @@ class _Session(LanguageSession):
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         if not self._tokenizer.chat_template:
             raise NotApplicableError(f"{self._folder} has no chat template")
+        import jinja2
+
         chat = [dict(message) for message in messages]
-        return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        except jinja2.TemplateError as error:
+            raise NotApplicableError(f"the chat template refuses this chat: {error}") from None
 
     def evidence(self) -> dict[str, Any]:
         import torch

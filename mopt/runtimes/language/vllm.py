@@ -204,10 +204,7 @@ def _cache_bytes(checkpoint: Checkpoint, tokens: int) -> int:
 
 def _dtype(checkpoint: Checkpoint) -> str:
     """The type that the checkpoint names; ``auto`` for one that it does not name, or that vLLM has to choose another for."""
-    named = checkpoint.text_config.get("dtype") or checkpoint.text_config.get("torch_dtype") or ""
-    named = named or checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or ""
-    name = str(named).removeprefix("torch.")
-    return name if name in _DTYPES else "auto"
+    return checkpoint.dtype if checkpoint.dtype in _DTYPES else "auto"
 
 
 def _scores(flat: Any, positions: int) -> TokenScores:

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from mopt.errors import NotApplicableError
-from mopt.evaluators.language.companions import GOLDEN_TEXTS, answers_of, differences, special_texts
+from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
+from mopt.evaluators.language.companions import GOLDEN_TEXTS, answers_of, differences, remarks, special_texts
 
 BOS, END = 1, 2
 SPECIAL = ("<s>", "<|end|>")
@@ -121,3 +121,48 @@ def test_special_tokens_of_a_folder(tmp_path):
     assert special_texts(tmp_path, 1) == ("<s>",)
     (tmp_path / "tokenizer.json").write_text("{")
     assert special_texts(tmp_path) == ("<s>", "<|im_end|>")
+
+
+@dataclasses.dataclass
+class AddsASpace(Model):
+    """Puts a space before a text that has one already, as some implementations of SentencePiece do, and others do not."""
+
+    def tokenize(self, text):
+        ids = super().tokenize(text)
+        return [*ids[:1], ord(" ") + self.offset, *ids[1:]] if text[:1].isspace() else ids
+
+
+def test_a_space_before_a_text_that_has_one_is_a_remark():
+    asked = {"special": SPECIAL, "bos": BOS, "stops": (END,)}
+    source, served = answers_of(Model(), **asked), answers_of(AddsASpace(), **asked)
+    assert differences(source, served) == ()
+    (line,) = remarks(source, served)
+    assert line.startswith("a text that begins with a space becomes other tokens: ' two leading  and double' is [42, 42, ")
+    assert remarks(source, source) == ()
+
+
+def test_a_start_token_that_a_server_puts_itself_is_not_missing_in_its_prompts():
+    source = answers_of(Model(template="<s>{content}<|end|>"), special=SPECIAL, stops=(END,), bos=BOS)
+    prompts = tuple(prompt.removeprefix("<s>") for prompt in source.prompts)
+    assert prompts != source.prompts
+    assert differences(source, dataclasses.replace(source, prompts=prompts)) == ()
+    (line,) = differences(source, dataclasses.replace(source, prompts=tuple(f"{prompt} " for prompt in prompts)))
+    assert line.startswith("chat template: 3 of 3 chats become another prompt")
+
+
+@dataclasses.dataclass
+class Refuses(Model):
+    rejection: Rejection = Rejection.FAILED
+
+    def render(self, messages):
+        if messages[0]["role"] == "system":
+            raise CandidateRejectedError(self.rejection, "jinja2.exceptions.TemplateError: no system role")
+        return super().render(messages)
+
+
+def test_a_template_may_refuse_a_chat_and_a_crash_is_none():
+    assert compared(Refuses(), source=Refuses()) == ()
+    (line,) = compared(Refuses())
+    assert line == "chat template: 1 of 3 chats are refused by one of the two"
+    with pytest.raises(CandidateRejectedError):
+        compared(Refuses(rejection=Rejection.CRASHED))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mopt.errors import NotApplicableError
-from mopt.model.checkpoint import open_checkpoint
+from mopt.model.checkpoint import open_checkpoint, tensor_entries
 from mopt.model.files import Model
+from mopt.model.packed import packed_layers
 from mopt.model.quantization import Weights
-from mopt.model.tensors import map_tensor
+from mopt.model.tensors import copied, map_tensor, planned, write_checkpoint_tensors
 from mopt.model.weight_checks import check_weights, compare
 from mopt.passes._base import run_passes
 from mopt.passes.language._export import ExportPass
+from mopt.system.deadlines import TimeLimit
 from mopt.system.environments import interpreter_of
 from mopt.system.process import run
 from tests.passes.language import neutral
@@ -25,7 +28,7 @@ def export(step: ExportPass, quantized: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     source = Model("quantized", quantized, "")
     if step.tools:
-        run(run_passes, (step,), source, folder, python=interpreter_of(step.tools))
+        run(run_passes, (step,), source, folder, limit=TimeLimit(900), python=interpreter_of(step.tools))
     else:
         step.apply(source, folder)
     return folder
@@ -55,13 +58,26 @@ def tensors(folder: Path, layer: str) -> dict[str, Any]:
     return result
 
 
+def decoded(folder: Path, target: Path) -> Path:
+    """Write a checkpoint that is not quantized, of the numbers that a quantized one stands for."""
+    target.mkdir()
+    model = open_checkpoint(folder)
+    layers = packed_layers(model)
+    listed = [
+        planned(f"{name}.weight", "F32", layer.unscaled(0, layer.shape[0]) * layer.factor) for name, layer in layers.items()
+    ]
+    listed += [copied(name, folder, entry) for name, entry in model.tensors.items() if name.rpartition(".")[0] not in layers]
+    write_checkpoint_tensors(target, listed)
+    config = {key: value for key, value in model.config.items() if key != "quantization_config"}
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
 def counting(base: Path, weights: Weights) -> Path:
     """Write a neutral form in which every row of codes counts 0, 1, 2, ... along the inputs, and round again."""
     source = neutral.checkpoint(base / "source", blocks=1)
     folder = neutral.quantize(source, base / "neutral", weights)
     file = folder / "block-00000.safetensors"
-    from mopt.model.checkpoint import tensor_entries
-
     data = bytearray(file.read_bytes())
     for name, entry in tensor_entries(folder, file.name).items():
         if name.endswith(".codes"):

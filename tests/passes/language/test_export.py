@@ -1,6 +1,7 @@
 """What all exports do: words, shards, scales, companions, the model card, refusals."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,14 @@ from mopt.model.packed import open_quantized
 from mopt.model.quantization import Weights
 from mopt.model.weight_checks import compare
 from mopt.passes.language._export import exact_scale_type, pack_words, schemes, unquantized_layers
+from mopt.passes.language.export_awq import ExportAWQ
+from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
 from mopt.passes.language.export_gptq import ExportGPTQ
-from tests.passes.language import neutral
+from mopt.runtimes.language._base import LanguageProcess
+from mopt.runtimes.language.vllm import Vllm
+from mopt.system.environments import find_environment
+from tests.language_models import TinyModel
+from tests.passes.language import exports, neutral
 
 
 @settings(max_examples=25, deadline=None)
@@ -105,3 +112,58 @@ def test_the_source_is_left_alone(quantized: Path, tmp_path: Path) -> None:
     ExportGPTQ().apply(Model("quantized", quantized, ""), tmp_path)
     assert {path.name: path.read_bytes() for path in quantized.iterdir()} == before
     assert open_checkpoint(tmp_path).architecture == "LlamaForCausalLM"
+
+
+def _missing(*names: str) -> bool:
+    return any(find_environment(name) is None for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(_missing("vllm", "llm_compressor"), reason="mopt tools install vllm llm_compressor has not run")
+def test_exports_of_one_quantization_score_the_same_in_vllm(tmp_path: Path) -> None:
+    source = TinyModel().write(tmp_path / "source")
+    folder = neutral.quantize(source, tmp_path / "neutral", Weights(group_size=32))
+    window = np.arange(3, 103, dtype=np.int64)
+    scores = {}
+    for step in (ExportCompressedTensors(), ExportGPTQ(), ExportAWQ()):
+        out = exports.export(step, folder, tmp_path / step.title)
+        with LanguageProcess(Vllm(threads=2, context=128), Model.at("huggingface", out)) as process:
+            (scored,) = process.score([window], 1)
+        scores[step.title] = scored.logprob
+    with LanguageProcess(Vllm(threads=2, context=128), Model.at("huggingface", source)) as process:
+        (scored,) = process.score([window], 1)
+    np.testing.assert_array_equal(scores["GPTQ"], scores["compressed-tensors"])
+    np.testing.assert_array_equal(scores["AWQ"], scores["compressed-tensors"])
+    assert 1e-4 < np.abs(scores["GPTQ"] - scored.logprob).mean() < 1, "quantized, and still this model"
+
+
+_LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+with torch.no_grad():
+    logits = model(torch.arange(3, 35)[None]).logits[0].double().log_softmax(-1)
+print(" ".join(str(float(row[place + 4])) for place, row in enumerate(logits[:-1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(_missing("llm_compressor"), reason="mopt tools install llm_compressor has not run")
+def test_transformers_loads_what_compressed_tensors_is_made_of(tmp_path: Path) -> None:
+    source = TinyModel().write(tmp_path / "source")
+    folder = neutral.quantize(source, tmp_path / "neutral", Weights(group_size=32, symmetric=False))
+    out = exports.export(ExportCompressedTensors(), folder, tmp_path / "out")
+    decoded = exports.decoded(out, tmp_path / "decoded")
+    environment = find_environment("llm_compressor")
+    assert environment is not None
+    scores = []
+    for model in (out, decoded, source):
+        command = [str(environment.python), "-c", _LOAD, str(model)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        scores.append(np.array(text.split(), float))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
+    assert np.abs(scores[2] - scores[1]).max() > 1e-2, "or it would be the source that was loaded"

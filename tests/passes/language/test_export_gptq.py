@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mopt.errors import NotApplicableError
+from mopt.model.checkpoint import tensor_entries
 from mopt.model.quantization import Weights
 from mopt.passes.language.export_gptq import ExportGPTQ
 from tests.passes.language import exports, neutral
@@ -52,8 +53,6 @@ def test_a_zero_point_of_0_is_refused(tmp_path: Path) -> None:
     source = neutral.checkpoint(tmp_path / "source", blocks=1)
     quantized = neutral.quantize(source, tmp_path / "neutral", Weights(group_size=32, symmetric=False))
     file = quantized / "block-00000.safetensors"
-    from mopt.model.checkpoint import tensor_entries
-
     entry = tensor_entries(quantized, file.name)[f"{LAYER}.zeros"]
     data = bytearray(file.read_bytes())
     data[entry.begin + 5] = 0

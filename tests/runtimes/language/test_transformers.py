@@ -116,6 +116,9 @@ def test_text_and_chats(tmp_path):
     assert ids == [1, 68, 3, 69]
     assert session.detokenize(ids) == "a b"
     assert session.render([{"role": "user", "content": "hi"}]) == "<user>hi<bot>"
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
+    with pytest.raises(NotApplicableError, match="the chat template refuses this chat: no system role"):
+        Transformers(threads=1).open(tmp_path).render([{"role": "system", "content": "hi"}])
     write_model(tmp_path / "bare", template=False)
     with pytest.raises(NotApplicableError, match="has no chat template"):
         Transformers(threads=1).open(tmp_path / "bare").render([{"role": "user", "content": "hi"}])

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import subprocess
 import types
 
@@ -31,7 +32,7 @@ PROMPTS = [[1, 300, 301], [1, 410], list(range(260, 300))]
 REFERENCE = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
 windows, prompts = json.loads(sys.stdin.read())
 scores, answers = [], []
 with torch.inference_mode():
@@ -39,7 +40,8 @@ with torch.inference_mode():
         logits = model(torch.tensor([window])).logits[0, :-1].float().log_softmax(-1)
         scores.append(logits.gather(1, torch.tensor(window[1:])[:, None])[:, 0].tolist())
     for prompt in prompts:
-        ids = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, attention_mask=torch.ones(1, len(prompt)))
+        ids = torch.tensor([prompt])
+        ids = model.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
         answers.append(ids[0, len(prompt):].tolist())
 print(json.dumps([scores, answers]))
 """
@@ -137,30 +139,42 @@ def opened(folder, **changes):
     return LanguageProcess(Vllm(threads=2, **({"context": CONTEXT} | changes)), Model.at("huggingface", folder))
 
 
+def _named(folder, target, dtype):
+    """The same weights under a configuration that names another type."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "torch_dtype": dtype}))
+    return target
+
+
 class TestReal:
     pytestmark = real
 
-    def test_unquantized_it_agrees_with_transformers(self, folder):
+    @pytest.mark.parametrize(("dtype", "bound", "same"), [("float32", 2e-3, True), ("bfloat16", 0.6, False)])
+    def test_unquantized_it_agrees_with_transformers(self, folder, tmp_path, dtype, bound, same):
+        source = _named(folder, tmp_path / dtype, dtype)
         asked = json.dumps([[window.tolist() for window in WINDOWS], PROMPTS])
-        command = [str(ENVIRONMENT.python), "-c", REFERENCE, str(folder)]
+        command = [str(ENVIRONMENT.python), "-c", REFERENCE, str(source), dtype]
         done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
         expected, answers = json.loads(done.stdout.splitlines()[-1])
-        with opened(folder) as process:
+        with opened(source) as process:
             scores = process.score(WINDOWS, 5)
             for score, reference in zip(scores, expected, strict=True):
-                assert np.abs(score.logprob - np.asarray(reference)).max() < 0.1
+                assert np.abs(score.logprob - np.asarray(reference)).max() < bound
                 assert score.top_ids.shape == score.top_logprobs.shape == (len(reference), 5)
                 assert (np.diff(score.top_logprobs, axis=1) <= 0).all()
             generations = [process.generate(np.asarray(prompt), 12) for prompt in PROMPTS]
-            same = sum(tuple(answer) == generation.ids for answer, generation in zip(answers, generations, strict=True))
-            assert same >= len(PROMPTS) - 1, "a near tie may fall either way once"
-            assert all(generation.first_seconds > 0 and generation.rest_seconds > 0 for generation in generations)
+            if same:  # the weights are random, and in bfloat16 a near tie falls either way
+                assert [generation.ids for generation in generations] == [tuple(answer) for answer in answers]
+            assert all(generation.first_seconds > 0 for generation in generations)
+            assert all(generation.rest_seconds > 0 for generation in generations if len(generation.ids) > 1)
             evidence = process.evidence()
-            assert evidence["precision"] == "bfloat16"
+            assert evidence["precision"] == dtype
             assert set(evidence["kernels"]) == {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
             assert evidence["vocabulary"] == open_checkpoint(folder).vocabulary
             members = psutil.Process(os.getpid()).children(recursive=True)
-        assert not [process for process in members if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert members
+        assert not [child for child in members if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
     def test_texts_and_chats_are_those_of_its_server(self, folder, tmp_path):
         with opened(folder) as process:

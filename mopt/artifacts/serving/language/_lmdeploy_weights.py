@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mopt.model.checkpoint import open_checkpoint
 from mopt.model.packed import PackedLayer, packed_layers
 from mopt.records.serving import Proof
+from mopt.system.deadlines import TimeLimit
 from mopt.system.environments import find_environment
 from mopt.system.process import run
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ENVIRONMENT = "lmdeploy"
+_SECONDS = 7200.0
+"""More than the decoding of any model takes that a disk holds."""
 _PART = "weights, by its own decoders"
 _FORMATS = {"awq": "AWQFormat", "gptq": "GPTQFormat", "compressed-tensors": "CompressedTensorFormat"}
 
@@ -40,7 +43,7 @@ def prove_decoding(folder: Path) -> Proof:
     environment = find_environment(ENVIRONMENT)
     if environment is None:
         return Proof(part=_PART, state="not proven", detail=f"mopt tools install {ENVIRONMENT} has not run")
-    count, problems = run(decoding_problems, folder, python=environment.python)
+    count, problems = run(decoding_problems, folder, limit=TimeLimit(_SECONDS), python=environment.python)
     if problems:
         return Proof(part=_PART, state="failed", detail="; ".join(problems[:3]))
     version = environment.version("lmdeploy")

@@ -14,6 +14,7 @@ from mopt.artifacts.serving._yaml import to_yaml
 from mopt.artifacts.serving.language._base import LanguageServing, ServedLanguageModel
 from mopt.artifacts.serving.language._capabilities import why_not_on_cpu, why_not_supported
 from mopt.artifacts.serving.language._checkpoint_folder import check_options, refuse, request_text, write_checkpoint_readme
+from mopt.model.checkpoint import open_checkpoint
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
@@ -37,7 +38,7 @@ class Sglang(LanguageServing):
     def write(self, folder: Path, *, served: ServedLanguageModel, model_folder: Path) -> None:
         """Write ``sglang.yaml`` and ``README.md``."""
         refuse(self, served)
-        options = _options(served)
+        options = _options(served, model_folder)
         comment = f"Options of sglang.launch_server for {model_name(served.name)}, from this folder."
         (folder / _OPTIONS).write_text(to_yaml(options, comment), encoding="utf-8")
         flags = " ".join(f"--{name} {value}" for name, value in options.items())
@@ -54,15 +55,16 @@ class Sglang(LanguageServing):
         self, folder: Path, *, served: ServedLanguageModel, model_folder: Path, environment: Environment | None
     ) -> Sequence[Proof]:
         """Look the options up in SGLang's own."""
-        return [check_options(self.name, list(_options(served)))]
+        return [check_options(self.name, list(_options(served, model_folder)))]
 
 
-def _options(served: ServedLanguageModel) -> dict[str, Any]:
+def _options(served: ServedLanguageModel, model_folder: Path) -> dict[str, Any]:
     cache = {"kv-cache-dtype": _CACHES[served.kv_cache]} if served.kv_cache in _CACHES else {}
     return {
         "model-path": "../../model",
         "served-model-name": model_name(served.name),
         "context-length": served.context,
         "port": _PORT,
+        **({"dtype": "float32"} if open_checkpoint(model_folder).dtype == "float32" else {}),
         **cache,
     }

@@ -59,13 +59,13 @@ class Vllm(LanguageServing):
     def write(self, folder: Path, *, served: ServedLanguageModel, model_folder: Path) -> None:
         """Write ``vllm.yaml``, ``cpu.env``, ``serve_cpu.sh`` and ``README.md``."""
         refuse(self, served)
-        options = {"model": "../../model", **_options(served), "port": _PORT}
+        options = {"model": "../../model", **_options(served, model_folder), "port": _PORT}
         comment = f"Options of vllm serve for {model_name(served.name)}, from this folder."
         (folder / _OPTIONS).write_text(to_yaml(options, comment), encoding="utf-8")
         lines = [f"{name}={value}" for name, value in _variables(served, model_folder).items()]
         (folder / _VARIABLES).write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / _SCRIPT).write_text(_START, encoding="utf-8")
-        flags = " ".join(f"--{name} {value}" for name, value in _options(served).items())
+        flags = " ".join(f"--{name} {value}" for name, value in _options(served, model_folder).items())
         write_checkpoint_readme(
             folder,
             title="vLLM",
@@ -122,9 +122,11 @@ class Vllm(LanguageServing):
         )
 
 
-def _options(served: ServedLanguageModel) -> dict[str, Any]:
+def _options(served: ServedLanguageModel, model_folder: Path) -> dict[str, Any]:
     cache = {"kv-cache-dtype": served.kv_cache} if served.kv_cache else {}
-    return {"served-model-name": model_name(served.name), "max-model-len": served.context, **cache}
+    # Left to itself vLLM computes in bfloat16 what was saved in float32.
+    single = {"dtype": "float32"} if open_checkpoint(model_folder).dtype == "float32" else {}
+    return {"served-model-name": model_name(served.name), "max-model-len": served.context, **single, **cache}
 
 
 def _variables(served: ServedLanguageModel, model_folder: Path) -> dict[str, str]:

@@ -17,9 +17,9 @@ def test_options_name_the_model_and_its_context(tmp_path):
 
 
 def test_its_own_options_are_known(tmp_path):
-    system = Sglang()
     model = served(kv_cache="fp8")
-    (proof,) = system.check(tmp_path, served=model, model_folder=tmp_path, environment=None)
+    folder = written(Sglang(), tmp_path, model)
+    (proof,) = Sglang().check(folder, served=model, model_folder=tmp_path / "model", environment=None)
     assert proof.state == "proven"
 
 

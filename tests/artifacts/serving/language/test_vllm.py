@@ -9,6 +9,7 @@ from mopt.errors import NotApplicableError
 from mopt.loadgen.protocols._openai import connect_openai, greedy_tokens, prompt_logprobs, stream_chat
 from mopt.loadgen.server_process import free_ports, running
 from mopt.system.environments import find_environment
+from tests.language_models import TinyModel
 from tests.served_language import HOSTILE, INT8_ALONE, served, written
 
 yaml = pytest.importorskip("yaml")
@@ -26,6 +27,14 @@ def test_options_are_those_of_vllm_serve(tmp_path):
     readme = (folder / "README.md").read_text()
     assert "vllm serve ../../model --served-model-name tiny --max-model-len 128 --kv-cache-dtype fp8" in readme
     assert "VLLM_CPU_INT4_W4A8=0" in readme
+
+
+def test_float32_stays_float32(tmp_path):
+    config = json.loads((TinyModel().write(tmp_path / "model") / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+    folder = written(Vllm(), tmp_path, PLAIN)
+    assert yaml.safe_load((folder / "vllm.yaml").read_text())["dtype"] == "float32"
+    assert "--dtype float32" in (folder / "README.md").read_text()
 
 
 def test_on_a_cpu_it_runs_as_it_was_judged(tmp_path):
