@@ -6,6 +6,7 @@ __all__ = ["ObserveImatrix"]
 
 import ctypes
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,6 +54,8 @@ class ObserveImatrix(LanguagePass):
 
     def apply(self, source: Model, folder: Path) -> PassResult:
         """Link the model, and write ``imatrix.gguf``."""
+        # Not timed: threads that wait for each other need not keep the processor busy meanwhile, read when it is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         observer = _Observer(self.output)
         windows = self.windows.load()
         _run(source.file, windows, observer)
