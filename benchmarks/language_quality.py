@@ -19,7 +19,7 @@ from mopt.passes._base import Pass
 from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
 from mopt.passes.language.export_gguf import ExportGguf
 from mopt.passes.language.observe_imatrix import ObserveImatrix
-from mopt.passes.language.quantize_autoround import QuantizeAutoround
+from mopt.passes.language.quantize_autoround import QuantizeAutoRound
 from mopt.passes.language.quantize_awq import QuantizeAWQ
 from mopt.passes.language.quantize_gguf import QuantizeGguf
 from mopt.passes.language.quantize_gptq import QuantizeGPTQ
@@ -59,7 +59,7 @@ def methods(setting: Setting) -> Iterator[Method]:
             "GPTQ": QuantizeGPTQ(windows=windows, group_size=group),
             "AWQ": QuantizeAWQ(windows=windows, group_size=group),
             "AWQ and GPTQ": QuantizeGPTQ(windows=windows, group_size=group, awq=True),
-            "AutoRound": QuantizeAutoround(windows=windows, group_size=group),
+            "AutoRound": QuantizeAutoRound(windows=windows, group_size=group),
         }
         for name, quantizer in quantizers.items():
             yield Method(f"{name}, groups of {group}", (quantizer, ExportCompressedTensors()), vllm)

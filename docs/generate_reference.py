@@ -160,8 +160,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _needs(kind: type) -> Iterator[tuple[str, str]]:
-    extra = getattr(kind, "extra", "")
-    yield "needs", f"`mopt[{extra}]`" if extra else ""
+    extra, tools = getattr(kind, "extra", ""), getattr(kind, "tools", "")
+    yield "needs", f"`mopt[{extra}]`" if extra else f"`mopt tools install {tools}`" if tools else ""
 
 
 def _settable_facts(kind: type) -> Iterator[tuple[str, str]]:
@@ -174,6 +174,14 @@ def _settable_facts(kind: type) -> Iterator[tuple[str, str]]:
         if settable.by_itself:
             yield f"leaves to {runtime}", settable.by_itself
     yield from _needs(kind)
+
+
+def _language_serving_facts(kind: type) -> Iterator[tuple[str, str]]:
+    yield "loads", ", ".join(kind.methods)  # type: ignore[attr-defined]
+    yield "judged in", ", ".join(kind.runtimes)  # type: ignore[attr-defined]
+    yield "server from", f"`mopt tools install {kind.environment}`" if kind.environment else ""  # type: ignore[attr-defined]
+    yield "not run", kind.stands_in  # type: ignore[attr-defined]
+    yield "mind", kind.unmaintained  # type: ignore[attr-defined]
 
 
 def _pass_facts(kind: type) -> Iterator[tuple[str, str]]:
@@ -295,6 +303,27 @@ def serving_systems() -> str:
         "option that a system cannot tell a runtime is what the runtime does by itself."
     )
     return _plugins("serving", "Serving systems", introduction, _settable_facts)
+
+
+def language_passes() -> str:
+    """The page of passes of language models."""
+    introduction = (
+        "Checkpoint in, checkpoint out, each in an environment of `mopt tools`; see "
+        "[language models](../guides/language-models.md)."
+    )
+    return _plugins("language_passes", "Passes of language models", introduction, _pass_facts)
+
+
+def language_runtimes() -> str:
+    """The page of runtimes of language models."""
+    introduction = "What computes a language model token by token, in a process of its own in an environment of `mopt tools`."
+    return _plugins("language_runtimes", "Runtimes of language models", introduction, _runtime_facts)
+
+
+def language_serving() -> str:
+    """The page of serving systems of language models."""
+    introduction = "What `--serve NAME` writes files for; see [language models](../guides/language-models.md)."
+    return _plugins("language_serving", "Serving systems of language models", introduction, _language_serving_facts)
 
 
 # --- targets ------------------------------------------------------------------------------------------------------------
@@ -682,6 +711,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "readers.md": readers,
     "serving-systems.md": serving_systems,
+    "language-passes.md": language_passes,
+    "language-runtimes.md": language_runtimes,
+    "language-serving-systems.md": language_serving,
     "exit-codes.md": exit_codes,
 }
 

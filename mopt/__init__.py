@@ -17,14 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mopt.artifacts.artifact import Artifact
     from mopt.recipe import Recipe
+    from mopt.workflows.any_model import build, inspect, package, verify, verify_server
     from mopt.workflows.api import bench, explain, gate, size
-    from mopt.workflows.build import build
     from mopt.workflows.drift import drift
-    from mopt.workflows.inspect import inspect
-    from mopt.workflows.package import package
     from mopt.workflows.push import push
-    from mopt.workflows.verify import verify
-    from mopt.workflows.verify_server import verify_server
 
 # ONNX Runtime since 1.29 reports to its maker what it is loaded with, unless told not to before it is imported, and Hugging
 # Face's libraries what is used of them. The models are not ours to talk about. (system/child.py does it for OpenVINO.)
@@ -35,16 +31,16 @@ _MODULES = {
     "Artifact": "mopt.artifacts.artifact",
     "Recipe": "mopt.recipe",
     "bench": "mopt.workflows.api",
-    "build": "mopt.workflows.build",
+    "build": "mopt.workflows.any_model",
     "drift": "mopt.workflows.drift",
     "explain": "mopt.workflows.api",
     "gate": "mopt.workflows.api",
-    "inspect": "mopt.workflows.inspect",
-    "package": "mopt.workflows.package",
+    "inspect": "mopt.workflows.any_model",
+    "package": "mopt.workflows.any_model",
     "push": "mopt.workflows.push",
     "size": "mopt.workflows.api",
-    "verify": "mopt.workflows.verify",
-    "verify_server": "mopt.workflows.verify_server",
+    "verify": "mopt.workflows.any_model",
+    "verify_server": "mopt.workflows.any_model",
 }
 
 

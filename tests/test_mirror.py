@@ -15,6 +15,7 @@ ELSEWHERE = {
     "artifacts/serving/_files/served_metrics.py": ("artifacts/monitoring/test_real_metrics.py", _SERVED),
     "artifacts/serving/_files/torchserve_handler.py": ("artifacts/serving/test_python_servers.py", _SERVED),
     "artifacts/serving/_files/v2_routes.py": ("artifacts/serving/test_python_servers.py", _SERVED),
+    "artifacts/serving/_files/vllm_options_check.py": ("artifacts/serving/language/test_vllm.py", _SERVED),
     "artifacts/serving/_base.py": ("artifacts/serving/test_contract.py", "it is what every serving system keeps to"),
     "artifacts/serving/_triton_config.py": (
         "artifacts/serving/test_triton.py",

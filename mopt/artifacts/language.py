@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["LanguageArtifact", "read_language_manifest", "served_model", "write_language_artifact"]
+__all__ = [
+    "LanguageArtifact",
+    "add_language_serving",
+    "read_language_manifest",
+    "served_model",
+    "write_language_artifact",
+]
 
 import dataclasses
 import shutil
@@ -13,12 +19,12 @@ from typing import Self
 import pydantic
 
 from mopt.artifacts.artifact import FILE_NAME, file_problems
-from mopt.artifacts.bundle import NOT_WRITTEN, copy_model, file_digests, published
+from mopt.artifacts.bundle import NOT_WRITTEN, copy_model, copy_tree, file_digests, published
 from mopt.artifacts.serving.language._base import ServedLanguageModel, make_language_serving
 from mopt.errors import NotApplicableError, UserError
 from mopt.model.files import Model
 from mopt.model.quantization import LayerQuantization
-from mopt.records.language import LanguageManifest
+from mopt.records.language import LanguageManifest, LanguageTrial
 from mopt.storage._fetch import called
 
 
@@ -83,9 +89,10 @@ class LanguageArtifact:
         return file_problems(self.folder, self.manifest.files)
 
 
-def served_model(manifest: LanguageManifest, scheme: LayerQuantization | None) -> ServedLanguageModel:
+def served_model(manifest: LanguageManifest) -> ServedLanguageModel:
     """Return what serving systems are told of the model that is shipped."""
     winner = manifest.winner
+    scheme = _scheme(winner)
     weights = scheme.weights if scheme else None
     return ServedLanguageModel(
         name=manifest.name,
@@ -100,6 +107,31 @@ def served_model(manifest: LanguageManifest, scheme: LayerQuantization | None) -
         group_size=max(0, weights.group_size) if weights else 0,
         detail=winner.detail,
     )
+
+
+def _scheme(trial: LanguageTrial) -> LayerQuantization | None:
+    """How its weights are held, as the pass that packed them says; None for mixed bits and for what packs in its own way."""
+    scheme = next((record.detail["scheme"] for record in reversed(trial.passes) if record.detail.get("scheme")), None)
+    return None if scheme is None else LayerQuantization.from_data(scheme)
+
+
+def add_language_serving(built: LanguageArtifact, serve: Sequence[str], destination: Path, *, force: bool) -> LanguageManifest:
+    """Write an artifact again with the files of further serving systems, as atomically as it was written.
+
+    Raises:
+        UserError: When the destination cannot be written or must not be replaced.
+    """
+    recipe = {**built.manifest.recipe, "serve": [*dict.fromkeys([*built.manifest.recipe.get("serve", ()), *serve])]}
+    manifest = built.manifest.model_copy(update={"recipe": recipe, "files": {}})
+    with published(destination, force=force) as partial:
+        copy_tree(built.folder, partial)
+        (partial / FILE_NAME).unlink()
+        for name in serve:
+            shutil.rmtree(partial / "serving" / name, ignore_errors=True)
+            _write_serving(name, partial, served_model(manifest))
+        manifest = manifest.model_copy(update={"files": file_digests(partial)})
+        (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
 
 
 def write_language_artifact(

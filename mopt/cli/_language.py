@@ -45,7 +45,8 @@ def print_language_plan(plan: LanguagePlan, as_json: bool) -> None:
     source = plan.source
     print_lines(
         [
-            f"{source.architecture}, {source.parameters:,} parameters, {q.memory(source.size_bytes)}, {source.vocabulary:,} tokens",
+            f"{source.architecture}, {source.parameters:,} parameters, {q.memory(source.size_bytes)}, "
+            f"{source.vocabulary:,} tokens",
             f"metric {plan.metric}, tolerance {plan.recipe.tolerance}, context {plan.context:,}",
         ]
     )

@@ -62,7 +62,7 @@ def command(
     """Build the fastest version of a model that is still right.
 
     SOURCE is an ONNX file, file.py:function or package.module:function that returns a PyTorch module and example inputs, a
-    .pt2 exported program, a Hugging Face folder, a scikit-learn, XGBoost or LightGBM model, or a TensorFlow SavedModel. A causal
+    .pt2 exported program, a Hugging Face folder, a scikit-learn, XGBoost or LightGBM model, or a TensorFlow SavedModel. A
     language model is a Hugging Face folder or id, or a GGUF file, and its data is text.
 
     \b

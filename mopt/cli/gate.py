@@ -49,6 +49,7 @@ def command(
     \b
     mopt gate new.mopt --against served.mopt --limit 'p99: +5%' --limit 'size: 0'
     mopt gate new.onnx --data test.npz --slice language --junit gate.xml
+    mopt gate quantized/ --against original/ --data texts/ --tolerance 2%
 
     Exit code 0: passed. 3: failed, it is worse or dearer for certain. 4: inconclusive, too few samples or too noisy a machine
     to tell; --inconclusive accept makes it 0. 2: the request is wrong.
@@ -56,7 +57,7 @@ def command(
     from mopt.storage._fetch import fetched
     from mopt.system.files import check_file
     from mopt.workflows._recipes import gate_recipe
-    from mopt.workflows.gate import run_gate
+    from mopt.workflows.any_model import run_gate
 
     for path in (junit, markdown):
         if path is not None:

@@ -24,7 +24,7 @@ def command(
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what a model or an artifact is: signature, operators, parameters, size, precision."""
-    from mopt.workflows.inspect import inspect
+    from mopt.workflows.any_model import inspect
 
     description = inspect(source)
     if as_json:

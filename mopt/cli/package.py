@@ -34,7 +34,7 @@ def command(
     mopt package model.mopt --serve triton@26.04 --judge-again
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.artifacts.serving._base import system_name
-    from mopt.workflows.package import package
+    from mopt.workflows.any_model import package
 
     with shown_progress(quiet) as progress:
         line = shlex.join(["mopt", *sys.argv[1:]])

@@ -30,6 +30,8 @@ def command(
     With --server the real serving system is started on its files, asked over the network, compared with what was judged, put
     under a short load, and stopped. What was not run is named, and not called verified.
 
+    Of a language model tokenizer, chat template and the probabilities of golden texts are compared, in the runtime that serves.
+
     Leaves with exit code 3 when anything differs.
 
     \b
@@ -38,7 +40,7 @@ def command(
     mopt verify model.mopt --server http://localhost:8000
     """  # noqa: D301, the help takes a real backspace for a paragraph that keeps its lines
     from mopt.errors import CheckFailedError
-    from mopt.workflows.verify import verify
+    from mopt.workflows.any_model import verify
 
     if server is not None:
         _verify_server(artifact, server, as_json, quiet)
@@ -55,7 +57,7 @@ def command(
 
 def _verify_server(artifact: str, server: str, as_json: bool, quiet: bool) -> None:
     from mopt.errors import CheckFailedError
-    from mopt.workflows.verify_server import verify_server
+    from mopt.workflows.any_model import verify_server
 
     with shown_progress(quiet) as progress:
         verification = verify_server(artifact, server, progress=progress)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 __all__ = ["ScoredWindows", "calibration_windows", "prompt_windows", "scored_windows", "special_ends"]
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -90,8 +91,9 @@ def scored_windows(
 ) -> ScoredWindows:
     """Cut documents into windows to score.
 
-    Where there is more text than ``most_tokens``, each document is cut to its part of them (but not below one window), so that
-    as many documents as possible have a say; those that are left when all tokens are spent are not taken.
+    Where there is more text than ``most_tokens``, each document is cut to its part of them (but not below one window), and all
+    groups have their first document before one has its second, so that as many witnesses as possible have a say; what is left
+    when all tokens are spent is not taken.
 
     Args:
         documents: With text; see :func:`mopt.datasets.documents.rendered` for chats.
@@ -106,12 +108,13 @@ def scored_windows(
     if not 0 < stride < length:
         raise ValueError(f"a stride of {stride} for windows of {length}")
     ends = special_ends(tokenize)
-    share = max(length, most_tokens // max(1, len(documents))) if most_tokens else 0
+    groups = len({document.group for document in documents})
+    share = max(length, most_tokens // max(1, groups)) if most_tokens else 0
     windows: list[tuple[Tokens, int]] = []
     names: list[str] = []
     size: dict[str, int] = {}
     scored = 0
-    for document in documents:
+    for document in _in_turns(documents):
         if most_tokens and scored >= most_tokens:
             break
         text, ids = _limited(document.text, tokenize, ends, share)
@@ -132,8 +135,8 @@ def scored_windows(
 def calibration_windows(documents: Sequence[Document], tokenize: Tokenize, *, length: int, count: int) -> npt.NDArray[np.int32]:
     """Return windows of one length to calibrate with, shape [n, length]; n is ``count`` or as many as the text makes.
 
-    Documents follow each other, each with what the tokenizer puts before and behind a text; the rest that makes no window is
-    left out.
+    All groups have their first document before one has its second. They follow each other, each with what the tokenizer puts
+    before and behind a text; the rest that makes no window is left out.
 
     Raises:
         UserError: When the text does not make one.
@@ -142,7 +145,7 @@ def calibration_windows(documents: Sequence[Document], tokenize: Tokenize, *, le
 
     ends = special_ends(tokenize)
     ids: list[int] = []
-    for document in documents:
+    for document in _in_turns(documents):
         ids += ends[0] + _bare(document.text, tokenize, ends) + ends[1]
         if len(ids) >= length * count:
             break
@@ -164,6 +167,16 @@ def special_ends(tokenize: Tokenize) -> tuple[list[int], list[int]]:
     return (before, behind) if text[len(text) - len(behind) :] == behind else (before, [])
 
 
+def _in_turns(documents: Sequence[Document]) -> list[Document]:
+    """Return documents with the first of each group before the second of any."""
+    before = collections.Counter[str]()
+    turns = []
+    for document in documents:
+        turns.append(before[document.group])
+        before[document.group] += 1
+    return [documents[index] for index in sorted(range(len(documents)), key=turns.__getitem__)]
+
+
 def _bare(text: str, tokenize: Tokenize, ends: tuple[list[int], list[int]]) -> list[int]:
     """Return the tokens of a text alone; a start token that a chat template has written is no second one."""
     before, behind = ends
@@ -178,7 +191,7 @@ def _bare(text: str, tokenize: Tokenize, ends: tuple[list[int], list[int]]) -> l
 def _limited(text: str, tokenize: Tokenize, ends: tuple[list[int], list[int]], most: int) -> tuple[str, list[int]]:
     """Return a text, cut at a word if it has more tokens than ``most``, and its tokens."""
     ids = _bare(text, tokenize, ends)
-    while most and len(ids) > most:
+    while most and len(ids) > most and len(text) > 1:
         end = max(1, int(len(text) * most / len(ids)) - 1)
         blank = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
         text = text[: blank if blank > end // 2 else end]

@@ -5,11 +5,15 @@ from __future__ import annotations
 __all__ = ["SOME_DATE", "render_chat"]
 
 import datetime
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopt.errors import NotApplicableError
+
+if TYPE_CHECKING:
+    import jinja2
 
 _MOST = 1 << 20
 """Characters of a template; the longest that are published have some tens of thousands."""
@@ -40,21 +44,9 @@ def render_chat(
         NotApplicableError: When the template cannot be rendered, or refuses this chat; with what it says.
     """
     import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    if len(template) > _MOST:
-        raise NotApplicableError(f"the chat template has {len(template)} characters")
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], keep_trailing_newline=False
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals.update(raise_exception=refuse, strftime_now=date.strftime)
     try:
-        prompt: str = environment.from_string(template).render(
+        prompt: str = _compiled(template, date).render(
             messages=[dict(message) for message in messages],
             bos_token=bos,
             eos_token=eos,
@@ -67,6 +59,23 @@ def render_chat(
     except Exception as error:  # noqa: BLE001 a template can make Python raise anything
         raise NotApplicableError(f"the chat template fails: {type(error).__name__}: {str(error)[:300]}") from None
     return prompt
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(template: str, date: datetime.datetime) -> jinja2.Template:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if len(template) > _MOST:
+        raise jinja2.TemplateError(f"it has {len(template)} characters")
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = _tojson
+    environment.globals.update(raise_exception=refuse, strftime_now=date.strftime)
+    return environment.from_string(template)
 
 
 def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:

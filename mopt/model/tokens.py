@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mopt.system.digests import file_digest
+from mopt.system.digests import digest, file_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +45,14 @@ class TokenWindows:
         """Return token numbers, shape [count, length]."""
         import numpy as np
 
-        windows: npt.NDArray[np.int32] = np.load(self.folder / _NAME, allow_pickle=False)
+        windows: npt.NDArray[np.int32] = np.load(self.folder / _NAME, allow_pickle=False)[: self.count]
         return windows
+
+    def first(self, count: int) -> TokenWindows:
+        """Return the first ``count`` windows, or all where there are no more."""
+        if count >= self.count:
+            return self
+        return dataclasses.replace(self, count=count, digest=digest([self.digest, count]))
 
 
 def write_windows(folder: Path, windows: npt.NDArray[np.int32]) -> TokenWindows:

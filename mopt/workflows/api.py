@@ -22,11 +22,11 @@ from mopt.records.sizing import Sizing
 from mopt.records.verdict import GateVerdict
 from mopt.storage._fetch import fetched
 from mopt.workflows._recipes import gate_recipe
+from mopt.workflows.any_model import run_gate
 from mopt.workflows.bench import bench_artifact, make_load_plan
 from mopt.workflows.bench_server import ServerAccess, bench_server
 from mopt.workflows.explain import explain as explain_layers
 from mopt.workflows.explain import read_layers_request
-from mopt.workflows.gate import run_gate
 from mopt.workflows.size import make_sizing_request, read_profiled_models
 from mopt.workflows.size import size as compare_machines
 

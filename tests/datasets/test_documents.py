@@ -187,7 +187,7 @@ def test_more_than_is_read_is_said(tmp_path, monkeypatch):
         ("a.json", b"[" * 100_000, "is no JSON"),
         ("a.csv", b"text\n\xff", "a.csv is not UTF-8"),
         ("a.csv", b"\0", "no text"),
-        ("a.parquet", b"PAR1 no", "cannot read a.parquet"),
+        pytest.param("a.parquet", b"PAR1 no", "cannot read a.parquet", marks=pytest.mark.slow),
     ],
 )
 def test_hostile_files_are_named(tmp_path, name, content, message):

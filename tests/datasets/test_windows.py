@@ -78,9 +78,25 @@ def test_as_many_documents_as_possible_have_a_say():
     assert len(few.size) == 5
 
 
+def test_pieces_of_one_document_wait_for_the_others():
+    documents = [document(f"{name}{piece}" + "." * 98, name) for name in "xyz" for piece in range(3)]
+    windows = scored_windows(documents, letters, length=50, stride=25, most_tokens=400)
+    assert list(windows.size) == ["x", "y", "z"]
+    begins = [chr(window[0]) + chr(window[1]) for window in windows.windows if chr(window[0]) in "xyz"]
+    assert begins == ["x0", "y0", "z0", "x1", "y1"]
+    text = "".join(map(chr, calibration_windows(documents, letters, length=100, count=4).ravel()))
+    assert [text[place : place + 2] for place in range(0, 400, 100)] == ["x0", "y0", "z0", "x1"]
+
+
 def test_bytes_are_those_of_the_text_that_is_scored():
     windows = scored_windows([document("é" * 100)], with_start, length=11, stride=5, most_tokens=20)
     assert windows.size == {"a": 2 * windows.count}
+
+
+def test_a_character_of_many_tokens_is_not_cut_for_ever():
+    windows = scored_windows([document("abc")], lambda text: [7] * 50 * len(text), length=10, stride=5, most_tokens=10)
+    assert windows.size == {"a": 1}
+    assert windows.count == 49
 
 
 def test_scores_of_another_shape_are_refused():

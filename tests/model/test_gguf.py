@@ -104,7 +104,7 @@ def test_tensors_do_not_share_bytes(tmp_path: Path) -> None:
         head += string(name) + struct.pack("<IQIQ", 1, 32, 0, 0)
     path = tmp_path / "model.gguf"
     path.write_bytes(head + b"\0" * 512)
-    with pytest.raises(UserError, match="lies on top of a.weight"):
+    with pytest.raises(UserError, match=r"lies on top of a\.weight"):
         open_gguf(path)
 
 

@@ -173,11 +173,10 @@ def _prompt(prompt: str | Sequence[int]) -> str | list[int]:
 
 
 def _ask(endpoint: OpenAIEndpoint, path: str, content: Mapping[str, Any], timeout_s: float) -> Any:
-    answer = fetch(endpoint.server, f"{endpoint.path}/{path}", json_request(content), timeout_s)
-    if answer.status != 200:
-        raise _refused(endpoint, answer)
+    with _posted(endpoint, f"{endpoint.path}/{path}", content, timeout_s) as response:
+        body = response.read(_MOST_BYTES)
     try:
-        return answer.json()
+        return json.loads(body)
     except ValueError:
         raise _nonsense(endpoint, "what is no JSON") from None
 
@@ -251,17 +250,20 @@ def _posted(
     kind = http.client.HTTPSConnection if server.tls else http.client.HTTPConnection
     connection = kind(server.host, server.port, timeout=timeout_s)
     late = threading.Event()
+    opened: list[socket.socket] = []  # the connection forgets its own once the answer has begun
 
     def end() -> None:
         late.set()
-        with contextlib.suppress(OSError):
-            if connection.sock is not None:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        for each in opened:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(timeout_s, end)
     timer.daemon = True
     timer.start()
     try:
+        connection.connect()
+        opened.append(connection.sock)
         connection.request("POST", path, request.body, dict(server.headers) | dict(request.headers))
         response = connection.getresponse()
         if response.status != 200:

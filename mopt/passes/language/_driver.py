@@ -48,6 +48,8 @@ def drive(step: BlockwisePass, source: Model, folder: Path) -> PassResult:
         run.block(index)
     detail = run.conclude()
     detail["kept_blocks"] = kept
+    uniform = Quantization.read(folder).uniform
+    detail["scheme"] = dataclasses.asdict(uniform) if uniform else None
     _say(f"quantized {run.architecture.count} blocks, {kept} of them before, in {time.monotonic() - start:.0f} s")
     return PassResult(modified=True, detail=detail)
 
@@ -67,7 +69,7 @@ class _Run:
             self.arguments = self.architecture.arguments(step.windows.length)
 
     def prepare(self) -> None:
-        """Keep what an earlier run of the same pass left; else begin anew, with what lies outside of the blocks."""
+        """Keep what an earlier run of the same pass left; else begin with what lies outside of the blocks."""
         record = self.work / "run.json"
         if not record.is_file() or json.loads(record.read_text()).get("key") != self.key:
             for path in self.folder.iterdir() if self.folder.is_dir() else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["ExportCompressedTensors"]
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.model.packed import QuantizedFolder
@@ -72,12 +72,16 @@ class ExportCompressedTensors(ExportPass):
             yield _input_scale(layer, scale)
 
     def settings(self, quantized: QuantizedFolder) -> dict[str, Any]:
-        """Return ``quantization_config``, as compressed-tensors itself has read it."""
-        from compressed_tensors.quantization import QuantizationConfig
+        """Return ``quantization_config``, once compressed-tensors itself has read it."""
+        described = self.described(quantized)
+        validate([described])
+        return described
 
+    def described(self, quantized: QuantizedFolder) -> dict[str, Any]:
+        """Return ``quantization_config`` without asking compressed-tensors."""
         groups = schemes(quantized)
         formats = {_format(scheme) for scheme, _ in groups}
-        described: dict[str, Any] = {
+        return {
             "config_groups": {
                 f"group_{index}": {
                     "targets": ["Linear"] if len(groups) == 1 else names,
@@ -94,8 +98,14 @@ class ExportCompressedTensors(ExportPass):
             "ignore": unquantized_layers(quantized),
             "kv_cache_scheme": _KV_CACHES[quantized.quantization.kv_cache],
         }
+
+
+def validate(settings: Sequence[dict[str, Any]]) -> None:
+    """Have compressed-tensors read configurations; runs in the environment that has it."""
+    from compressed_tensors.quantization import QuantizationConfig
+
+    for described in settings:
         QuantizationConfig.model_validate(described)
-        return described
 
 
 _KV_CACHES: dict[str, dict[str, Any] | None] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["render"]
+__all__ = ["TemplateServer"]
 
 import http.client
 import json
@@ -31,24 +31,30 @@ class _SocketConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def render(path: Path, gguf: GGUF, messages: Sequence[Mapping[str, str]]) -> str:
-    """Return the prompt that llama-server makes of a chat.
+class TemplateServer:
+    """A llama-server that makes prompts of chats.
 
-    The weights are mapped and not touched, so that this costs little memory.
+    It lives as long as its process: ending one that has hardly begun can wait for ever. The weights are mapped and not touched,
+    so that this costs little memory.
 
     Raises:
         NotApplicableError: When the GGUF has no chat template; llama-server would take ChatML and say nothing.
-        CandidateRejectedError: When llama-server cannot render it, with the reason.
     """
-    if not gguf.chat_template:
-        raise NotApplicableError("the GGUF has no chat template")
-    with tempfile.TemporaryDirectory() as folder:
-        address = Path(folder) / "server.sock"
-        server = _serve(path, address)
-        try:
-            return _apply(address, messages)
-        finally:
-            del server
+
+    def __init__(self, path: Path, gguf: GGUF) -> None:
+        if not gguf.chat_template:
+            raise NotApplicableError("the GGUF has no chat template")
+        self._folder = tempfile.TemporaryDirectory()
+        self._address = Path(self._folder.name) / "server.sock"
+        self._server = _serve(path, self._address)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the prompt that llama-server makes of a chat.
+
+        Raises:
+            CandidateRejectedError: When it cannot render it, with the reason.
+        """
+        return _apply(self._address, messages)
 
 
 def _serve(path: Path, address: Path) -> Any:

@@ -16,7 +16,7 @@ from mopt.errors import CandidateRejectedError, Rejection, UserError
 from mopt.model.formats import model_format
 from mopt.model.gguf import GGUF, open_gguf
 from mopt.runtimes.language._base import Generation, LanguageRuntime, LanguageSession, TokenScores
-from mopt.runtimes.language._llama_server import render
+from mopt.runtimes.language._llama_server import TemplateServer
 from mopt.system.llama_api import FLASH_ATTENTION_AUTO, TENSOR_TYPES, Batch, LlamaLibrary, open_library
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class LlamaSession(LanguageSession):
 
     def __init__(self, runtime: LlamaCpp, path: Path) -> None:
         self._runtime, self._path = runtime, path
+        self._templates: TemplateServer | None = None
         self._gguf: GGUF = open_gguf(path)  # looked through before C++ is given a hostile file
         self._library: LlamaLibrary = open_library()
         model = self._library.llama_model_default_params()
@@ -129,7 +130,8 @@ class LlamaSession(LanguageSession):
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Ask llama-server's ``/apply-template``, which renders the template of the GGUF with llama.cpp's own Jinja."""
-        return render(self._path, self._gguf, messages)
+        self._templates = self._templates or TemplateServer(self._path, self._gguf)
+        return self._templates.render(messages)
 
     def evidence(self) -> dict[str, Any]:
         """Return processor features of the kernels, types of the weights and what inputs are rounded to beside them."""

@@ -16,6 +16,7 @@ __all__ = [
     "serving_of",
 ]
 
+import collections
 import dataclasses
 import functools
 import json
@@ -24,11 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopt.artifacts.serving.language._base import LanguageServing, ServedLanguageModel, make_language_serving
-from mopt.datasets.documents import Documents, prepare_documents, rendered
+from mopt.datasets.documents import Document, Documents, prepare_documents, rendered
 from mopt.datasets.windows import ScoredWindows, calibration_windows, scored_windows
 from mopt.errors import MissingEnvironmentError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.language.choices import ChoiceWindows, choice_windows, read_choices
+from mopt.evaluators.language.companions import special_texts
 from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.checkpoint import Checkpoint, open_checkpoint
@@ -39,7 +41,9 @@ from mopt.model.stop_tokens import stop_tokens
 from mopt.model.tokens import TokenWindows, write_windows
 from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language._estimate import Estimate, estimate_with
+from mopt.passes.language._mixed import choose_mix
 from mopt.passes.language._rates import measure_rates
+from mopt.passes.language._sensitivity import observe_language_sensitivity, units_of
 from mopt.profiles.machine import detect
 from mopt.profiles.noise import NoiseMonitor
 from mopt.profiles.target import Target, check_measurable, load_target
@@ -58,6 +62,7 @@ from mopt.search.language.judge import JudgingTask
 from mopt.search.language.race import RacingTask
 from mopt.search.language.spaces._base import LanguageSpaceInputs
 from mopt.search.language.trial import LanguageCandidate
+from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import digest, file_digest
 from mopt.system.environments import find_environment, interpreter_of
 from mopt.system.plugins import names
@@ -82,6 +87,10 @@ _HOLDS = {"onnxruntime_genai": 2.0, "openvino_genai": 2.0}
 """How often a library holds the whole model in float32 while it writes its own form."""
 _START_SECONDS, _BYTES_PER_SECOND = 8.0, 50e6
 """Of a pass that reads and writes a model once."""
+_WIDTHS = ((4, 128), (4, 32), (8, 128))
+"""Bits and group sizes that a mixture is made of, with 16 bits for what stays."""
+_MIXED_BITS = (4.5, 5.5, 6.5)
+_SENSITIVITY_WINDOWS, _SENSITIVITY_SECONDS = 8, 14_400.0
 _MOST_SPECIAL = 8
 _CHOICES_LOST = 0.01
 """Share of the questions that may be lost where the tolerance is in nats."""
@@ -101,7 +110,7 @@ class _Effort:
 
 
 _EFFORTS: dict[EffortName, _Effort] = {
-    "quick": _Effort(tokens=4096, calibration=32, shortlist=2, rounds=5, speed_seconds=60.0),
+    "quick": _Effort(tokens=8192, calibration=32, shortlist=2, rounds=5, speed_seconds=60.0),
     "standard": _Effort(tokens=16384, calibration=128, shortlist=4, rounds=9, speed_seconds=180.0),
     "thorough": _Effort(tokens=65536, calibration=256, shortlist=12, rounds=15, speed_seconds=900.0),
 }
@@ -320,7 +329,7 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
     runtime = _reference_runtime(site.source, site.threads, site.context)
     with LanguageProcess(runtime, site.source.model) as process:
         tokenize = process.tokenize
-        evaluation = rendered(documents.evaluation, process.render)
+        evaluation = _in_turn(rendered(documents.evaluation, process.render))
         windows = scored_windows(
             evaluation,
             tokenize,
@@ -340,6 +349,16 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
         judging=_judging(recipe, site, (windows, choices), asked, runtime, store),
         racing=_racing(recipe, site, windows.windows, effort),
     )
+
+
+def _in_turn(documents: Sequence[Document]) -> list[Document]:
+    """The first piece of each document, then the second ones: the more documents have a say, the better they bound."""
+    seen: collections.Counter[str] = collections.Counter()
+    ranks = []
+    for document in documents:
+        ranks.append(seen[document.group])
+        seen[document.group] += 1
+    return [document for _, document in sorted(zip(ranks, documents, strict=True), key=lambda pair: pair[0])]
 
 
 def _description(documents: Documents, tokens: int, calibration: TokenWindows) -> dict[str, Any]:
@@ -391,7 +410,7 @@ def answer_task(model: Model, windows: Sequence[npt.NDArray[np.int64]], context:
         prompts=_prompts(windows, length)[:_PROMPTS] or [windows[0][:length]],
         answer=min(_ANSWER, context - length),
         top=_TOP if folder is None else min(_TOP, open_checkpoint(folder).vocabulary),
-        special=_special_tokens(folder) if folder else (),
+        special=special_texts(folder)[:_MOST_SPECIAL] if folder else (),
         bos=_start_token(folder) if folder else None,
         stops=stop_tokens(folder) if folder else (),
         isa=detect().isa,
@@ -416,15 +435,6 @@ def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], contex
     if not recipe.language.choices:
         return None
     return choice_windows(read_choices(Path(recipe.language.choices)), tokenize, context=context)
-
-
-def _special_tokens(folder: Path) -> tuple[str, ...]:
-    """A few special tokens as text: those that the tokenizer's own settings name."""
-    settings = _settings(folder)
-    added = settings.get("added_tokens_decoder")
-    entries = added.values() if isinstance(added, dict) else ()
-    named = [entry.get("content") for entry in entries if isinstance(entry, dict) and entry.get("special")]
-    return tuple(str(text) for text in named if text)[:_MOST_SPECIAL]
 
 
 def _start_token(folder: Path) -> int | None:
@@ -506,7 +516,7 @@ def _racing(recipe: Recipe, site: LanguageSite, windows: Sequence[npt.NDArray[np
 # --- candidates --------------------------------------------------------------------------------------------------------------
 
 
-def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> list[LanguageCandidate]:
+def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask, progress: Progress) -> list[LanguageCandidate]:
     """Return what a build tries, with the reason why not for what it does not."""
     inputs = LanguageSpaceInputs(
         format=site.source.model.format,
@@ -518,12 +528,51 @@ def candidates_of(recipe: Recipe, site: LanguageSite, task: LanguageTask) -> lis
         systems=site.systems,
         isa=site.target.isa,
         chat=site.source.record.chat,
+        mixes=_mixes(recipe, site, task, progress),
     )
     candidates = language_candidates(inputs, recipe.search.candidates, recipe.search.effort)
     if all(candidate.refused for candidate in candidates):
         reasons = "; ".join(dict.fromkeys(candidate.refused.reason for candidate in candidates if candidate.refused))
         raise UserError(f"nothing can be tried: {reasons}", "install an environment, or choose another --serve")
     return candidates
+
+
+def _mixes(
+    recipe: Recipe, site: LanguageSite, task: LanguageTask, progress: Progress
+) -> list[tuple[float, tuple[tuple[str, int, int], ...]]]:
+    """Layers of several widths, from what each width does to each layer: for the bits that were asked for, or by effort.
+
+    Raises:
+        UserError: When no mixture has so few bits.
+    """
+    asked = recipe.language.bits
+    averages = [asked] if asked is not None else list(_MIXED_BITS) if recipe.search.effort == "thorough" else []
+    tools = "llm_compressor"
+    if not averages or site.source.checkpoint is None or find_environment(tools) is None:
+        return []
+    windows = task.text.calibration.first(_SENSITIVITY_WINDOWS)
+    key = {
+        "sensitivity": site.source.model.digest, "windows": windows.digest, "choices": _WIDTHS,
+        "leave": list(recipe.language.leave), "code": code_digest(),
+    }  # fmt: skip
+
+    def measure(folder: Path) -> None:
+        measured = run(
+            observe_language_sensitivity,
+            str(site.source.model.folder),
+            windows,
+            _WIDTHS,
+            leave=recipe.language.leave,
+            limit=TimeLimit(_SENSITIVITY_SECONDS),
+            python=interpreter_of(tools),
+        )
+        (folder / "units.json").write_text(json.dumps(measured), encoding="utf-8")
+
+    progress.stage("measuring what each width does to each layer", 1)
+    folder = task.judging.store.get("language-sensitivity", key, measure)
+    progress.step()
+    units = units_of(json.loads((folder / "units.json").read_text(encoding="utf-8")))
+    return [(bits, choose_mix(units, bits_per_weight=bits).layers) for bits in averages]
 
 
 def serving_of(site: LanguageSite, served: ServedLanguageModel) -> list[str]:

@@ -6,13 +6,11 @@ __all__ = ["LanguagePlan", "build_language", "explain_language_plan"]
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mopt.artifacts import bundle
 from mopt.artifacts.language import LanguageArtifact, read_language_manifest, served_model, write_language_artifact
-from mopt.model.quantization import LayerQuantization
 from mopt.profiles.noise import DISTURBED
 from mopt.progress import Progress, Silent, Stopwatch
 from mopt.recipe import Recipe
@@ -68,7 +66,7 @@ def explain_language_plan(
     site = check_language_recipe(recipe, source)
     local = fetched_recipe(recipe.model_copy(update={"model": str(source)}), progress, store)
     task = open_task(local, site, store, progress)
-    candidates = candidates_of(local, site, task)
+    candidates = candidates_of(local, site, task, progress)
     return LanguagePlan(
         recipe=recipe,
         source=site.source.record,
@@ -113,7 +111,7 @@ def build_language(
         task = open_task(local, site, store, progress)
         with store.entry("language-builds", _key(recipe, site, task)) as entry:
             if entry.scratch is not None:
-                candidates = candidates_of(local, site, task)
+                candidates = candidates_of(local, site, task, progress)
                 outlay = outlay_of(site, candidates)
                 progress.note(outlay_text(outlay))
                 reference = reference_trial(task.judging, progress)
@@ -220,7 +218,7 @@ def _manifest(
 
 def _write(folder: Path, site: LanguageSite, manifest: LanguageManifest, choice: LanguageChoice) -> None:
     assert choice.chosen.model is not None
-    served = served_model(manifest, _scheme(choice))
+    served = served_model(manifest)
     write_language_artifact(
         folder,
         model=choice.chosen.model,
@@ -229,13 +227,6 @@ def _write(folder: Path, site: LanguageSite, manifest: LanguageManifest, choice:
         serving=serving_of(site, served),
         reports=render_files,
     )
-
-
-def _scheme(choice: LanguageChoice) -> LayerQuantization | None:
-    """How the weights of the chosen one are held, as the pass that packed them says."""
-    details: Sequence[Mapping[str, Any]] = [record.detail for record in choice.chosen.record.passes]
-    scheme = next((detail["scheme"] for detail in reversed(details) if detail.get("scheme")), None)
-    return None if scheme is None else LayerQuantization.from_data(scheme)
 
 
 def _command(recipe: Recipe, destination: Path) -> str:

@@ -143,11 +143,9 @@ def _side(path: Path, recipe: Recipe) -> _Side:
     threads = recipe.search.threads or detect().cores
     context = min(recipe.language.context or _CONTEXT, loaded.record.positions)
     if loaded.checkpoint is None:
-        runtime: LanguageRuntime = LlamaCpp(threads=threads, context=context)
-        return _Side(path.stem, called(path), loaded.model, runtime, checkpoint=False)
+        return _Side(path.stem, called(path), loaded.model, LlamaCpp(threads=threads, context=context), checkpoint=False)
     kind: type[Vllm | Transformers] = Vllm if loaded.checkpoint.quantization else Transformers
-    runtime = kind(threads=threads, context=context)
-    return _Side(path.name, called(path), loaded.model, runtime, checkpoint=True)
+    return _Side(path.name, called(path), loaded.model, kind(threads=threads, context=context), checkpoint=True)
 
 
 def _limits(recipe: Recipe) -> Mapping[str, str]:

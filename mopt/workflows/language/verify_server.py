@@ -67,7 +67,7 @@ def _folder(built: LanguageArtifact, system: LanguageServing) -> Path:
 
 
 def _started(built: LanguageArtifact, system: LanguageServing, folder: Path, progress: Progress) -> ServerVerification:
-    manifest, served = built.manifest, served_model(built.manifest, None)
+    manifest, served = built.manifest, served_model(built.manifest)
     progress.stage("checking the files", 1)
     environment = find_environment(system.environment) if system.environment else None
     model_folder = built.folder.absolute() / "model"

@@ -1,16 +1,19 @@
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from mopt.errors import NotApplicableError
-from mopt.model.packed import open_quantized
+from mopt.errors import CandidateRejectedError, NotApplicableError
+from mopt.model.packed import QuantizedFolder, open_quantized
 from mopt.model.quantization import Activations, Weights
 from mopt.model.tensors import PlannedTensor
-from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
-from mopt.system.environments import find_environment
+from mopt.model.weight_checks import compare
+from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors, validate
+from mopt.system.environments import find_environment, interpreter_of
+from mopt.system.process import run
 from tests.passes.language import exports, neutral
 
 LAYER = "model.layers.0.self_attn.q_proj"
@@ -79,31 +82,71 @@ def test_what_has_no_scheme_is_refused(weights: Weights, activations: Activation
         _planned(folder)
 
 
-@needs_environment
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Unread(ExportCompressedTensors):
+    """Without the environment: the library does not read the configuration."""
+
+    tools: ClassVar[str] = ""
+
+    def settings(self, quantized: QuantizedFolder) -> dict[str, Any]:
+        return self.described(quantized)
+
+
+FORMATS = {
+    "w4a16": "pack-quantized",
+    "w4a16-g32": "pack-quantized",
+    "w4a16-asymmetric": "pack-quantized",
+    "w8a16": "pack-quantized",
+    "w8a16-g64": "pack-quantized",
+    "w8a8": "int-quantized",
+    "fp8-dynamic": "float-quantized",
+    "fp8-static": "float-quantized",
+    "nvfp4a16": "nvfp4-pack-quantized",
+    "nvfp4": "nvfp4-pack-quantized",
+    "mxfp4a16": "mxfp4-pack-quantized",
+    "mxfp4a8": "mxfp4-pack-quantized",
+    "mixed": "pack-quantized",
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every scheme, each already equal to the neutral form and near the source."""
+    return exports.agreeing(_Unread(), tmp_path_factory.mktemp("folders"))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return settings
+
+
 @pytest.mark.slow
-@pytest.mark.servers
-def test_every_scheme_comes_back_and_its_configuration_is_as_the_library_reads_it(tmp_path: Path) -> None:
-    folders = exports.agreeing(ExportCompressedTensors(), tmp_path)
+def test_every_scheme_comes_back(folders: dict[str, Path]) -> None:
     assert folders.keys() == neutral.SCHEMES.keys()
-    settings = {
-        name: json.loads((folder / "config.json").read_text())["quantization_config"] for name, folder in folders.items()
-    }
-    assert {name: kept["format"] for name, kept in settings.items()} == {
-        "w4a16": "pack-quantized",
-        "w4a16-g32": "pack-quantized",
-        "w4a16-asymmetric": "pack-quantized",
-        "w8a16": "pack-quantized",
-        "w8a16-g64": "pack-quantized",
-        "w8a8": "int-quantized",
-        "fp8-dynamic": "float-quantized",
-        "fp8-static": "float-quantized",
-        "nvfp4a16": "nvfp4-pack-quantized",
-        "nvfp4": "nvfp4-pack-quantized",
-        "mxfp4a16": "mxfp4-pack-quantized",
-        "mxfp4a8": "mxfp4-pack-quantized",
-        "mixed": "pack-quantized",
-    }
+    settings = {name: _settings(folder) for name, folder in folders.items()}
+    assert {name: kept["format"] for name, kept in settings.items()} == FORMATS
     assert len(settings["mixed"]["config_groups"]) == 2
     assert settings["mixed"]["config_groups"]["group_1"]["targets"] == ["model.layers.0.mlp.down_proj"]
     assert settings["w8a8"]["ignore"] == ["lm_head"]
     assert settings["w8a8"]["kv_cache_scheme"]["type"] == "float"
+    assert settings["nvfp4"]["config_groups"]["group_0"]["input_activations"]["dynamic"] == "local"
+
+
+@needs_environment
+@pytest.mark.slow
+@pytest.mark.servers
+def test_the_library_reads_every_configuration(folders: dict[str, Path]) -> None:
+    run(validate, [_settings(folder) for folder in folders.values()], python=interpreter_of("llm_compressor"))
+
+
+@needs_environment
+@pytest.mark.slow
+@pytest.mark.servers
+def test_a_configuration_that_the_library_does_not_know_ends_the_pass(tmp_path: Path) -> None:
+    source = neutral.checkpoint(tmp_path / "source", blocks=1)
+    quantized = neutral.quantize(source, tmp_path / "neutral", **neutral.SCHEMES["mixed"])
+    folder = exports.export(ExportCompressedTensors(), quantized, tmp_path / "out")
+    assert compare(quantized, folder) == []
+    broken = _settings(folder) | {"config_groups": {"group_0": {"targets": ["Linear"], "weights": {"strategy": "rows"}}}}
+    with pytest.raises(CandidateRejectedError, match="rows"):
+        run(validate, [broken], python=interpreter_of("llm_compressor"))

@@ -31,7 +31,7 @@ def test_another_file(tmp_path: Path) -> None:
 
 def test_sums_without_counts(tmp_path: Path) -> None:
     tensors = {"a.weight.in_sum2": (np.ones((1, 2)), 0)}
-    with pytest.raises(UserError, match="a.weight.counts is missing"):
+    with pytest.raises(UserError, match=r"a\.weight\.counts is missing"):
         read_importance(write_gguf(tmp_path / "imatrix.gguf", {"general.type": "imatrix"}, tensors))
 
 

@@ -87,6 +87,6 @@ def test_q8_0_is_near_the_source(tmp_path: Path) -> None:
     given = np.fromfile(before.path, np.float16, before.tensors[name].parameters, offset=before.tensors[name].offset)
     blocks = np.fromfile(after.path, np.uint8, after.tensors[name].size, offset=after.tensors[name].offset).reshape(-1, 34)
     scales, codes = blocks[:, :2].copy().view(np.float16), blocks[:, 2:].copy().view(np.int8)
-    # A scale is the largest of 32 weights over 127, in float16; a weight is off by half of it.
+    # A scale is the largest of 32 weights over 127; a weight is off by half of it, and by what float16 takes off 127 scales.
     error = np.abs(scales.astype(np.float32) * codes - given.astype(np.float32).reshape(-1, 32))
-    assert (error <= 0.51 * scales + 1e-6).all()
+    assert (error <= 0.57 * scales.astype(np.float32) + 1e-6).all()

@@ -5,7 +5,7 @@ mopt copies this file beside the service, which brings the engine. It needs noth
 
 from __future__ import annotations
 
-__all__ = ["Engine", "Request", "RequestError", "Sampling", "Service", "TextStream", "read_request", "serve"]
+__all__ = ["Engine", "Piece", "Request", "RequestError", "Sampling", "Service", "TextStream", "read_request", "serve"]
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ _BEFORE = 5
 _UNFINISHED = "\ufffd"
 """What the last tokens are decoded to when they end within a character."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "logprobs": (False, 0), "top_logprobs": (0,), "suffix": ("",),
+    "n": (1,), "best_of": (1,), "echo": (False,), "top_logprobs": (0,), "suffix": ("",),
     "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"),
     "response_format": ({"type": "text"},), "functions": ([],),
 }  # fmt: skip
@@ -111,6 +111,23 @@ class Request:
     stream: bool
     usage: bool
     chat: bool
+    ids: bool
+    """Whether the tokens of the answer are told, as vLLM does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of an answer.
+
+    Attributes:
+        text: That is certain by now.
+        ids: Tokens since the last piece.
+        reason: Why the answer ended: ``stop`` or ``length``; None but for the last piece.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    reason: str | None = None
 
 
 def read_request(body: Any, engine: Engine, *, chat: bool) -> Request:
@@ -131,6 +148,8 @@ def read_request(body: Any, engine: Engine, *, chat: bool) -> Request:
     for option, values in _NEUTRAL.items():
         if body.get(option) is not None and body[option] not in values:
             raise RequestError(400, f"{option} is not supported here", option, "unsupported_parameter")
+    if chat and body.get("logprobs"):
+        raise RequestError(400, "logprobs is not supported here", "logprobs", "unsupported_parameter")
     prompt = _chat_prompt(body, engine) if chat else _text_prompt(body, engine)
     stream = _of_type(body, "stream", bool, False)
     extra = _of_type(body, "stream_options", dict, {})
@@ -146,6 +165,7 @@ def read_request(body: Any, engine: Engine, *, chat: bool) -> Request:
         stream=stream,
         usage=bool(extra.get("include_usage")),
         chat=chat,
+        ids=_of_type(body, "return_token_ids", bool, False),
     )
 
 
@@ -316,8 +336,8 @@ class Service:
         about = {"id": self.engine.name, "object": "model", "created": self._began, "owned_by": "mopt"}
         return {"object": "list", "data": [{**about, "max_model_len": self.engine.context}]}
 
-    def pieces(self, request: Request) -> Generator[tuple[str, str, int]]:
-        """Answer a request; yield text as it is there, then the reason why it ended, each with the tokens so far.
+    def pieces(self, request: Request) -> Generator[Piece]:
+        """Answer a request; yield text as it is there.
 
         Raises:
             RequestError: When too many wait already.
@@ -330,28 +350,28 @@ class Service:
         finally:
             self._waiting.release()
 
-    def _answer(self, request: Request) -> Iterator[tuple[str, str, int]]:
+    def _answer(self, request: Request) -> Iterator[Piece]:
         made: queue.SimpleQueue[int | Exception | None] = queue.SimpleQueue()
         on = threading.Event()
         on.set()
         worker = threading.Thread(target=self._generate, args=(request, made, on))
         worker.start()
-        stream, count, reason = TextStream(self.engine.decode, request.stops, request.prompt), 0, "length"
+        stream, ids, reason = TextStream(self.engine.decode, request.stops, request.prompt), list[int](), "length"
         try:
             while (token := made.get()) is not None:
                 if isinstance(token, Exception):
                     raise token
-                count += 1
+                ids.append(token)
                 if token in self.engine.ends:
                     reason = "stop"
                     break
                 if text := stream.add(token):
-                    yield text, "", count
+                    yield Piece(text, tuple(ids))
+                    ids.clear()
                 if stream.stopped:
                     break
-            if text := stream.end():
-                yield text, "", count
-            yield "", "stop" if stream.stopped else reason, count
+            text = stream.end()
+            yield Piece(text, tuple(ids), "stop" if stream.stopped else reason)
         finally:
             on.clear()
             worker.join()
@@ -369,27 +389,25 @@ class Service:
 
     def whole(self, request: Request) -> dict[str, Any]:
         """Return an answer in one piece."""
-        texts, reason, count = [], "", 0
-        for text, reason, count in self.pieces(request):  # noqa: B007 - the last ones are what is wanted
-            texts.append(text)
-        content = "".join(texts)
+        pieces = list(self.pieces(request))
+        content, ids = "".join(piece.text for piece in pieces), [token for piece in pieces for token in piece.ids]
         choice = {"message": {"role": "assistant", "content": content}} if request.chat else {"text": content}
+        told = {"token_ids": ids} if request.ids else {}
         return {
             **self._head(request, chunk=False),
-            "choices": [{"index": 0, **choice, "logprobs": None, "finish_reason": reason}],
-            "usage": _usage(request, count),
+            "choices": [{"index": 0, **choice, "logprobs": None, "finish_reason": pieces[-1].reason, **told}],
+            "usage": _usage(request, len(ids)),
         }
 
     def chunks(self, request: Request) -> Generator[dict[str, Any]]:
         """Return an answer piece by piece."""
         head, count = self._head(request, chunk=True), 0
         with contextlib.closing(self.pieces(request)) as pieces:  # a client that is gone ends the engine's work
-            started = False
-            for text, reason, count in pieces:  # noqa: B007 - the last count is what is wanted
-                if request.chat and not started:
-                    started = True
-                    yield {**head, "choices": [_delta({"role": "assistant", "content": ""})]}
-                yield {**head, "choices": [_choice(request, text, reason or None)]}
+            for at, piece in enumerate(pieces):
+                if request.chat and at == 0:
+                    yield {**head, "choices": [_choice(request, {"delta": {"role": "assistant", "content": ""}})]}
+                count += len(piece.ids)
+                yield {**head, "choices": [_choice(request, _content(request, piece), piece)]}
         if request.usage:
             yield {**head, "choices": [], "usage": _usage(request, count)}
 
@@ -403,14 +421,15 @@ class Service:
         }
 
 
-def _choice(request: Request, text: str, reason: str | None) -> dict[str, Any]:
+def _content(request: Request, piece: Piece) -> dict[str, Any]:
     if request.chat:
-        return _delta({"content": text} if text else {}, reason)
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        return {"delta": {"content": piece.text} if piece.text else {}}
+    return {"text": piece.text}
 
 
-def _delta(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+def _choice(request: Request, content: Mapping[str, Any], piece: Piece | None = None) -> dict[str, Any]:
+    told = {"token_ids": list(piece.ids) if piece else []} if request.ids else {}
+    return {"index": 0, **content, "logprobs": None, "finish_reason": piece.reason if piece else None, **told}
 
 
 def _usage(request: Request, count: int) -> dict[str, int]:

@@ -82,6 +82,7 @@ def _readme(served: ServedLanguageModel, title: str, environment: str) -> list[s
         f"- One request at a time on {served.threads} threads, as it was judged; others wait.",
         "- `python service.py --help` lists what can be said otherwise.",
         f"- Prompt and answer have {served.context} tokens together; a request that asks for more is refused.",
+        "- Probabilities of tokens are not told: `logprobs` of a completion gets null. `return_token_ids` gives the tokens.",
         "- Temperature is 1 unless a request says otherwise; 0 takes the likeliest token, as it was judged.",
     ]
 

@@ -130,7 +130,7 @@ def _readme(served: ServedLanguageModel) -> list[str]:
         *(line.replace("/v1/", "/v3/") for line in request_lines(served, 8000)),
         "```",
         "",
-        "- **Not run in this server**: the model was judged in OpenVINO GenAI, which is the server's engine, with the attention",
+        "- **Not run in this server**: the model was judged in OpenVINO GenAI, the server's engine, with the attention",
         "  of the graph. The server runs paged attention, over several requests at once.",
         f"- {served.threads} threads, precision and cache as they were judged: `plugin_config` in `graph.pbtxt`.",
         "- Needs a release with an OpenVINO as new as the one that wrote the model.",

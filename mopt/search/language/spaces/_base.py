@@ -28,6 +28,7 @@ class LanguageSpaceInputs:
         systems: Serving systems that were named.
         isa: Instruction sets of the target.
         chat: Whether there is a chat template.
+        mixes: Layers of several widths: average bits of a weight, and name, bits and group size of each layer.
     """
 
     format: str
@@ -39,6 +40,7 @@ class LanguageSpaceInputs:
     systems: Sequence[LanguageServing]
     isa: Sequence[str]
     chat: bool
+    mixes: Sequence[tuple[float, tuple[tuple[str, int, int], ...]]] = ()
 
 
 class LanguageSpace(abc.ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["LlamaCppSpace"]
 
 from collections.abc import Iterator
+from typing import Literal
 
 from mopt.passes._base import Pass
 from mopt.passes.language.export_gguf import ExportGguf
@@ -29,7 +30,8 @@ class LlamaCppSpace(LanguageSpace):
 
     def candidates(self, inputs: LanguageSpaceInputs) -> Iterator[LanguageCandidate]:
         """Yield the unquantized model and each type."""
-        runtime = LlamaCpp(threads=inputs.threads, context=inputs.context)
+        cache: Literal["f16", "q8_0"] = "q8_0" if inputs.options.kv_cache == "int8" else "f16"
+        runtime = LlamaCpp(threads=inputs.threads, context=inputs.context, cache_type=cache)
         plain: tuple[Pass, ...] = (ExportGguf(),) if inputs.format == "huggingface" else ()
         kind = "bf16" if plain else "source"
         yield LanguageCandidate(

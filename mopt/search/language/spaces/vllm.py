@@ -62,7 +62,12 @@ class VllmSpace(LanguageSpace):
 
 def _quantizations(inputs: LanguageSpaceInputs) -> list[tuple[str, BlockwisePass, EffortName]]:
     windows, leave, cache = inputs.windows, inputs.options.leave, inputs.options.kv_cache
+    mixed: list[tuple[str, BlockwisePass, EffortName]] = [
+        (f"mixed-{bits:g}", QuantizeGPTQ(windows=windows, leave=leave, layers=layers, kv_cache=cache), "quick")
+        for bits, layers in inputs.mixes
+    ]
     return [
+        *mixed,
         ("int8", QuantizeInt8(windows=windows, leave=leave, kv_cache=cache), "quick"),
         ("fp8", QuantizeFP8(windows=windows, leave=leave, kv_cache=cache), "standard"),
         ("int4-rtn", QuantizeRTN(leave=leave), "standard"),

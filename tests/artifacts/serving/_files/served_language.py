@@ -91,7 +91,8 @@ def check_answers(client: Client, answer: tuple[int, ...], prompt: list[int], te
     assert whole["usage"] == {
         "prompt_tokens": len(prompt), "completion_tokens": len(answer), "total_tokens": len(prompt) + len(answer)
     }  # fmt: skip
-    pieces = client.stream("/completions", greedy)
+    pieces = client.stream("/completions", {**greedy, "return_token_ids": True})
+    assert tuple(token for piece in pieces for token in piece["choices"][0]["token_ids"]) == answer
     assert len(pieces) > 2
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == text
     assert pieces[-1]["choices"][0]["finish_reason"] == "length"

@@ -78,7 +78,7 @@ class Spelling:
         ({"prompt": "a", "stream": "yes"}, 400, "stream"),
         ({"prompt": "a", "n": 2}, 400, "n"),
         ({"prompt": "a", "echo": True}, 400, "echo"),
-        ({"prompt": "a", "logprobs": 5}, 400, "logprobs"),
+        ({"prompt": "a", "return_token_ids": 1}, 400, "return_token_ids"),
         ({"prompt": "a", "presence_penalty": 0.5}, 400, "presence_penalty"),
     ],
 )
@@ -196,6 +196,21 @@ def test_an_answer_in_one_piece_counts_its_tokens():
     chat = Service(engine).whole(_read({"messages": [{"role": "u", "content": "a"}], "max_tokens": 1}, engine, chat=True))
     assert chat["choices"][0]["message"] == {"role": "assistant", "content": "h"}
     assert chat["choices"][0]["finish_reason"] == "length"
+
+
+def test_tokens_are_told_where_they_are_asked_for():
+    engine = Spelling("é!")
+    request = _read({"prompt": "a", "return_token_ids": True, "logprobs": 1}, engine)
+    service = Service(engine)
+    assert service.whole(request)["choices"][0]["token_ids"] == [0xC3, 0xA9, 33, END]
+    chunks = [chunk["choices"][0] for chunk in service.chunks(request)]
+    assert [(chunk["text"], chunk["token_ids"]) for chunk in chunks] == [("é", [0xC3, 0xA9]), ("!", [33]), ("", [END])]
+    assert "token_ids" not in service.whole(_read({"prompt": "a"}, engine))["choices"][0]
+
+
+def test_a_chat_with_probabilities_is_refused():
+    with pytest.raises(RequestError, match="logprobs"):
+        _read({"messages": [{"role": "u", "content": "a"}], "logprobs": True}, Spelling(), chat=True)
 
 
 def test_a_stop_ends_the_work_of_the_engine():

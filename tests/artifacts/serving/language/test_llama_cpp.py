@@ -1,3 +1,4 @@
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from mopt.loadgen.server_process import free_ports, running
 from mopt.system.environments import find_environment
 from tests.artifacts.serving.language.test_gguf_serving import served
 from tests.gguf_files import LLAMA, write_gguf
+from tests.gguf_models import exported
 from tests.servers import missing
 
 
@@ -40,7 +42,7 @@ def test_files(written: Path) -> None:
 def test_the_plain_command_says_the_same(written: Path) -> None:
     lines = (written / "README.md").read_text().splitlines()
     command = shlex.split(next(line for line in lines if line.startswith("llama-server")))
-    options = dict(zip(command[1:-1], command[2:], strict=True))
+    options = dict(itertools.pairwise(command[1:]))
     assert options["-m"] == "../../model/model.gguf"
     assert (options["-c"], options["-np"], options["-t"]) == ("1024", "4", "2"), "each request has the whole context"
     assert (options["-ctk"], options["-ctv"]) == ("q8_0", "q8_0")
@@ -62,7 +64,9 @@ def test_it_is_found_by_its_name() -> None:
 @pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.skipif(bool(missing("llama_cpp")), reason=missing("llama_cpp"))
-def test_the_real_server_streams(language_gguf: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(bool(missing("llm_compressor")), reason=missing("llm_compressor"))
+def test_the_real_server_streams(tmp_path: Path) -> None:
+    _, language_gguf = exported()
     environment = find_environment("llama_cpp")
     assert environment is not None
     folder = tmp_path / "serving" / "llama_cpp"
