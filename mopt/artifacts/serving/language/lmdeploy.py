@@ -13,6 +13,7 @@ from mopt.artifacts.serving._names import model_name
 from mopt.artifacts.serving.language._base import LanguageServing, ServedLanguageModel
 from mopt.artifacts.serving.language._capabilities import why_not_on_cpu, why_not_supported
 from mopt.artifacts.serving.language._checkpoint_folder import check_options, refuse, request_text, write_checkpoint_readme
+from mopt.artifacts.serving.language._lmdeploy_weights import prove_decoding
 from mopt.records.serving import Proof
 from mopt.system.environments import Environment
 
@@ -52,8 +53,9 @@ class Lmdeploy(LanguageServing):
     def check(
         self, folder: Path, *, served: ServedLanguageModel, model_folder: Path, environment: Environment | None
     ) -> Sequence[Proof]:
-        """Look the options up in its command line's own."""
-        return [check_options(self.name, list(_options(served)))]
+        """Look the options up in its command line's own, and have its decoders read the weights where they are installed."""
+        options = check_options(self.name, list(_options(served)))
+        return [options] if served.method == "none" else [options, prove_decoding(model_folder)]
 
 
 def _options(served: ServedLanguageModel) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from mopt.artifacts.serving.language import _lmdeploy_weights
 from mopt.artifacts.serving.language.lmdeploy import Lmdeploy
 from tests.served_language import INT8, served, written
 
@@ -9,8 +10,17 @@ def test_its_command_line_is_told_the_packing(tmp_path):
 
 
 def test_its_own_options_are_known(tmp_path):
-    (proof,) = Lmdeploy().check(tmp_path, served=served(), model_folder=tmp_path, environment=None)
+    plain = served(method="none", scheme=None)
+    (proof,) = Lmdeploy().check(tmp_path, served=plain, model_folder=tmp_path, environment=None)
     assert proof.state == "proven"
+
+
+def test_weights_are_read_by_its_decoders_where_they_are_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(_lmdeploy_weights, "find_environment", lambda _: None)
+    options, weights = Lmdeploy().check(tmp_path, served=served(), model_folder=tmp_path, environment=None)
+    assert options.state == "proven"
+    assert weights.state == "not proven"
+    assert "mopt tools install lmdeploy" in weights.detail
 
 
 def test_what_turbomind_does_not_load_is_refused():
