@@ -29,7 +29,7 @@ from mopt.cli._recipes import given
 if TYPE_CHECKING:
     from mopt.artifacts.artifact import Artifact
     from mopt.records.manifest import Manifest
-    from mopt.workflows.language.build import LanguagePlan
+    from mopt.workflows.build import Plan
 
 app = command_app()
 
@@ -75,6 +75,7 @@ def command(
     from mopt.recipe import make_recipe
     from mopt.workflows._recipes import merge_recipes
     from mopt.workflows.any_model import build, explain_plan
+    from mopt.workflows.language.build import LanguagePlan
 
     flags = given(
         model=source, name=name, target=target, objective=objective, tolerance=tolerance, metric=metric, serve=serve,

@@ -8,29 +8,15 @@ import pytest
 
 from mopt.artifacts.artifact import is_language_artifact, read_manifest
 from mopt.artifacts.bundle import NOT_WRITTEN
-from mopt.artifacts.language import LanguageArtifact, add_language_serving, served_model, write_language_artifact
+from mopt.artifacts.language import LanguageArtifact, add_language_serving
 from mopt.errors import UserError
-from mopt.model.files import Model
 from mopt.records.language import LanguageManifest
-from mopt.reports.language import render_files
-from tests.gguf_files import LLAMA, write_gguf
-from tests.language_manifests import manifest
+from tests.written_language import write_artifact
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    (tmp_path / "model").mkdir()
-    write_gguf(tmp_path / "model" / "model.gguf", LLAMA)
-    built = manifest()
-    write_language_artifact(
-        tmp_path / "a.mopt",
-        model=Model.at("gguf", tmp_path / "model"),
-        manifest=built,
-        served=served_model(built),
-        serving=["llama_cpp", "vllm"],
-        reports=render_files,
-    )
-    return tmp_path / "a.mopt"
+    return write_artifact(tmp_path, ("llama_cpp", "vllm"))
 
 
 def test_it_holds_the_model_the_reports_and_the_servers_files(written: Path) -> None:

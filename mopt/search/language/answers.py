@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     Tokens = npt.NDArray[np.int64]
 
 _SCORES, _REST = "scores.npz", "answers.json"
-_AT_A_TIME = 8
-"""Windows that are scored in one request."""
 _LOOK = 16
 """Tokens of the answer that the speed is looked at with."""
 
@@ -110,11 +108,7 @@ def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
     import numpy as np
 
     with LanguageProcess(runtime, model) as process:
-        scores = [
-            each
-            for start in range(0, len(task.windows), _AT_A_TIME)
-            for each in process.score(task.windows[start : start + _AT_A_TIME], task.top)
-        ]
+        scores = process.score(task.windows, task.top)
         if not all(np.isfinite(each.logprob).all() for each in scores):
             raise CandidateRejectedError(Rejection.NOT_FINITE, "tokens of the text have no finite probability")
         return Answers(

@@ -31,6 +31,7 @@ from mopt.errors import MissingEnvironmentError, UserError
 from mopt.evaluators._metric import Metric
 from mopt.evaluators.language.choices import ChoiceWindows, choice_windows, read_choices
 from mopt.evaluators.language.companions import special_texts
+from mopt.evaluators.language.lm_eval_task import is_lm_eval_task, read_lm_eval_task
 from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.checkpoint import Checkpoint, open_checkpoint
@@ -434,7 +435,9 @@ def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], contex
     """The user's questions, where there are any."""
     if not recipe.language.choices:
         return None
-    return choice_windows(read_choices(Path(recipe.language.choices)), tokenize, context=context)
+    path = Path(recipe.language.choices)
+    items = read_lm_eval_task(path) if is_lm_eval_task(path) else read_choices(path)
+    return choice_windows(items, tokenize, context=context)
 
 
 def _start_token(folder: Path) -> int | None:

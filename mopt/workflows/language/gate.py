@@ -199,15 +199,18 @@ def _quality(
         ),
         _yes_or_no("tokenizer and template", differences(baseline.companions, candidate.companions), recipe),
     ]  # fmt: skip
-    if sides[0].checkpoint and sides[1].checkpoint and open_checkpoint(sides[0].model.folder).quantization:
-        if not open_checkpoint(sides[1].model.folder).quantization:
-            problems = check_weights(sides[1].model.folder, sides[0].model.folder)
-            checks.append(_yes_or_no("weights", problems, recipe))
+    if [_packed(side) for side in sides] == [True, False]:
+        checks.append(_yes_or_no("weights", check_weights(sides[1].model.folder, sides[0].model.folder), recipe))
     vocabulary = int(baseline.companions.vocabulary)
     divergence = measure_divergence(
         baseline.scores[:count], candidate.scores[:count], windows, vocabulary=vocabulary, confidence=recipe.gate.confidence
     )
     return checks, divergence
+
+
+def _packed(side: _Side) -> bool | None:
+    """Whether a Hugging Face folder is quantized; None for another format."""
+    return bool(open_checkpoint(side.model.folder).quantization) if side.checkpoint else None
 
 
 def _yes_or_no(name: str, problems: Sequence[str], recipe: Recipe) -> Check:
