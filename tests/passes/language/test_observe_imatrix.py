@@ -8,10 +8,11 @@ from mopt.model.files import Model
 from mopt.model.gguf import open_gguf
 from mopt.model.tokens import write_windows
 from mopt.passes.language._importance import FILE_NAME, read_importance
+from mopt.passes.language.export_gguf import ExportGguf
 from mopt.passes.language.observe_imatrix import ObserveImatrix
 from mopt.passes.language.quantize_gguf import QuantizeGguf
 from tests.gguf_models import MODEL, apply, exported
-from tests.language_models import load_tensors
+from tests.language_models import TinyModel, load_tensors
 from tests.servers import missing
 
 pytestmark = [
@@ -63,3 +64,16 @@ def test_tokens_of_another_model(tmp_path: Path) -> None:
     _, folder = exported()
     with pytest.raises(NotApplicableError, match="another tokenizer"):
         apply(_windows(tmp_path / "windows", 100_000), Model.at("gguf", folder), tmp_path / "model")
+
+
+def test_each_expert_is_observed(tmp_path: Path) -> None:
+    model = TinyModel(architecture="MixtralForCausalLM", experts=4, layers=1, hidden=256)
+    source = Model.at("huggingface", model.write(tmp_path / "source"))
+    apply(ExportGguf(), source, tmp_path / "gguf")
+    apply(_windows(tmp_path / "windows"), Model.at("gguf", tmp_path / "gguf"), tmp_path / "model")
+    matrix = open_gguf(tmp_path / "model" / FILE_NAME)
+    for name in ("gate", "up", "down"):
+        counts = matrix.tensors[f"blk.0.ffn_{name}_exps.weight.counts"]
+        assert counts.shape == (4, 1)
+        assert np.fromfile(matrix.path, np.float32, 4, offset=counts.offset).sum() == 2 * 120, "two experts answer each token"
+    assert read_importance(matrix.path)["blk.0.ffn_down_exps.weight"].shape == (4, 256)
