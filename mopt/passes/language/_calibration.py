@@ -19,6 +19,8 @@ from mopt.passes.language._selection import siblings
 
 TOKENS_AT_A_TIME = 1024
 """That pass through a block together: what bounds the memory of its intermediate results."""
+_NUMBERS_AT_A_TIME = 1 << 20
+"""Of hidden states that do: wide models have fewer tokens at a time."""
 _EXPERT_INDEX = re.compile(r"\.experts\.\d+\.")
 
 
@@ -34,7 +36,7 @@ class Stream:
     @property
     def batch(self) -> int:
         """Windows that pass through a block together."""
-        return max(1, TOKENS_AT_A_TIME // self.length)
+        return max(1, min(TOKENS_AT_A_TIME, _NUMBERS_AT_A_TIME // self.hidden) // self.length)
 
     @property
     def size(self) -> int:

@@ -173,7 +173,7 @@ def _memory(block: list[_Matrix], checkpoint: Checkpoint, step: BlockwisePass) -
     tokens = _tokens(step)
     if tokens:
         length = step.windows.length if step.windows else 0
-        memory += 4 * max(_TOKENS, length) * (6 * _hidden(checkpoint) + 3 * inner)
+        memory += 4 * max(min(_TOKENS, (1 << 20) // _hidden(checkpoint)), length) * (6 * _hidden(checkpoint) + 3 * inner)
     if _uses_hessians(step):
         memory += max(4 * matrix.inputs**2 for matrix in block if matrix.quantized)
     if "awq" in step.algorithm:
