@@ -212,7 +212,8 @@ class TestReal:
         assert any(name.startswith(kernel) for name in evidence["kernels"])
         assert evidence["filled_in"] == filled_in
         assert evidence["w4a8"] is False
-        assert 0 < np.abs(scores - plain).mean() < 0.5
+        assert np.abs(scores - plain).mean() > 0
+        assert np.corrcoef(scores, plain)[0, 1] > 0.8, "weights that are decoded wrongly have nothing to do with the source"
 
     def test_what_it_does_not_load_is_a_reason(self, folder, tmp_path):
         target = tmp_path / "unknown"
