@@ -136,7 +136,8 @@ def test_exports_of_one_quantization_score_the_same_in_vllm(tmp_path: Path) -> N
         (scored,) = process.score([window], 1)
     np.testing.assert_array_equal(scores["GPTQ"], scores["compressed-tensors"])
     np.testing.assert_array_equal(scores["AWQ"], scores["compressed-tensors"])
-    assert 1e-4 < np.abs(scores["GPTQ"] - scored.logprob).mean() < 1, "quantized, and still this model"
+    moved = np.abs(scores["GPTQ"] - scored.logprob).mean() / np.abs(scored.logprob).mean()
+    assert 1e-3 < moved < 0.3, "quantized, and still this model"
 
 
 _LOAD = """
@@ -165,5 +166,5 @@ def test_transformers_loads_what_compressed_tensors_is_made_of(tmp_path: Path) -
         command = [str(environment.python), "-c", _LOAD, str(model)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         scores.append(np.array(text.split(), float))
-    np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4)
     assert np.abs(scores[2] - scores[1]).max() > 1e-2, "or it would be the source that was loaded"
