@@ -27,6 +27,7 @@ from mopt.system.deadlines import STARTING, TimeLimit
 from mopt.system.forkserver import ForkedProcess, find_server
 from mopt.system.memory import peak_memory
 from mopt.system.protocol import rebuild_error, receive_answer
+from mopt.system.store import default_root
 from mopt.system.watchdog import Watchdog
 
 _LOG_TAIL = 2000
@@ -104,6 +105,8 @@ class Worker:
         self, request: int, answer: int, modules: Sequence[str], environment: dict[str, str], python: Path | None
     ) -> subprocess.Popen[bytes] | ForkedProcess:
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        if python is not None:  # what finds the cache by itself is not in every environment
+            variables.setdefault("MOPT_CACHE", str(default_root()))
         server = None if python else find_server(modules, environment)
         if server is not None:
             with contextlib.suppress(OSError):  # it was killed: a process of its own is as good
