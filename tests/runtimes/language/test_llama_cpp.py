@@ -69,7 +69,7 @@ def test_it_says_what_transformers_says(process: LanguageProcess, reference: Lan
         # Inputs of each layer and what is kept of them are rounded to float16, and log probabilities here go down to -30.
         error = np.abs(given.logprob - expected.logprob)
         assert error.max() < 3e-2
-        assert error.mean() < 5e-3
+        assert error.mean() < 1e-2
         assert np.mean(given.top_ids[:, 0] == expected.top_ids[:, 0]) > 0.98
     assert process.tokenize("the of and, x é") == reference.tokenize("the of and, x é")
     assert process.render(CHAT) == reference.render(CHAT)
