@@ -65,9 +65,11 @@ def _marked(test: object) -> object:
 @_marked
 def test_it_says_what_transformers_says(process: LanguageProcess, reference: LanguageProcess) -> None:
     windows = [WINDOW, WINDOW[:2], WINDOW[40:90]]
-    # Inputs of each layer and what is kept of them are rounded to float16; logits are large here.
     for given, expected in zip(process.score(windows, 3), reference.score(windows, 3), strict=True):
-        assert given.logprob == pytest.approx(expected.logprob, abs=1e-2, rel=2e-3)
+        # Inputs of each layer and what is kept of them are rounded to float16, and log probabilities here go down to -30.
+        error = np.abs(given.logprob - expected.logprob)
+        assert error.max() < 3e-2
+        assert error.mean() < 1e-2
         assert np.mean(given.top_ids[:, 0] == expected.top_ids[:, 0]) > 0.98
     assert process.tokenize("the of and, x é") == reference.tokenize("the of and, x é")
     assert process.render(CHAT) == reference.render(CHAT)
