@@ -69,7 +69,10 @@ def main() -> None:
         for folder in arguments.models:
             setting = prepare(folder, arguments)
             source = _look(
-                Transformers(threads=arguments.threads, context=setting.context), setting.source, setting.windows, _bos(setting)
+                Transformers(threads=arguments.threads, context=setting.context),
+                setting.source,
+                setting.windows,
+                *_start(setting),
             )
             for packing in arguments.packings:
                 passes, runtime = _packed(packing, setting, arguments.group)
