@@ -2,9 +2,9 @@
 
     python -m benchmarks.language_faults MODEL... --train FOLDER --heldout FOLDER
 
-Four witnesses look at each: the weights on disk beside the source's, the tokens and the chat prompt that the runtime makes,
-beside the source's, and the log loss on held-out text, beside that of the good files. A fault that none of them sees fails the
-run, and so do good files that one of them takes for broken.
+Three witnesses look at each: the weights on disk, beside the source's; what the runtime's tokenizer and chat template make of
+golden texts, beside the source's; and the log loss on held-out text, beside that of the good files. A fault that none of them
+sees fails the run, and so do good files that one of them takes for broken.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.language_scoring import Setting, common, prepare
 from mopt.datasets.windows import ScoredWindows
-from mopt.errors import MoptError, NotApplicableError
+from mopt.errors import MoptError
+from mopt.evaluators.language.companions import Answers, answers_of, differences, special_texts
 from mopt.evaluators.language.log_loss import token_rows
 from mopt.model.files import Model
 from mopt.model.weight_checks import check_weights
@@ -41,8 +42,6 @@ from tests.language_faults import FAULTS, plant
 GOOD = "nothing"
 ALLOWED = 0.01
 """Nats per token: 1 % of the perplexity."""
-TEXTS = ("The condition of the country is good.", "Call me Ishmael, said 1 of 23;\n\n  he did not.")
-CHAT = ({"role": "user", "content": "Who are you?"},)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +49,11 @@ class Look:
     """What a runtime makes of a model.
 
     Attributes:
-        tokens: Of each text.
-        prompt: Of the chat; empty where there is no template.
+        companions: What its tokenizer and its chat template make of golden texts.
         loss: Of each scored token, shape [tokens].
     """
 
-    tokens: tuple[tuple[int, ...], ...]
-    prompt: str
+    companions: Answers
     loss: np.ndarray
 
 
@@ -71,7 +68,12 @@ def main() -> None:
     with forking(), tempfile.TemporaryDirectory() as scratch:
         for folder in arguments.models:
             setting = prepare(folder, arguments)
-            source = _look(Transformers(threads=arguments.threads, context=setting.context), setting.source, setting.windows)
+            source = _look(
+                Transformers(threads=arguments.threads, context=setting.context),
+                setting.source,
+                setting.windows,
+                *_start(setting),
+            )
             for packing in arguments.packings:
                 passes, runtime = _packed(packing, setting, arguments.group)
                 good = compile_passes(passes, setting.source, setting.store).model
@@ -93,13 +95,16 @@ def _witnesses(
     setting: Setting, source: Look, good: Model, runtime: LanguageRuntime, scratch: Path
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield each fault and who noticed it, the good files first."""
-    baseline = _look(runtime, good, setting.windows)
+    baseline = _look(runtime, good, setting.windows, *_start(setting))
     yield GOOD, _noticed(setting, source, baseline, baseline, good)
     for fault in FAULTS:
         with tempfile.TemporaryDirectory(dir=scratch) as place:
             broken = Model.at(good.format, plant(fault, good.folder, Path(place) / "broken"))
             try:
-                yield fault, _noticed(setting, source, baseline, _look(runtime, broken, setting.windows), broken)
+                yield (
+                    fault,
+                    _noticed(setting, source, baseline, _look(runtime, broken, setting.windows, *_start(setting)), broken),
+                )
             except MoptError as error:
                 yield fault, [f"the runtime ({' '.join(error.message.split())[:80]})"]
 
@@ -108,30 +113,26 @@ def _noticed(setting: Setting, source: Look, baseline: Look, look: Look, model: 
     witnesses = []
     if model.format == "huggingface" and (problems := check_weights(setting.source.folder, model.folder)):
         witnesses.append(f"the weights ({len(problems)} problems)")
-    if look.tokens != source.tokens:
-        witnesses.append("the tokens")
-    if look.prompt != source.prompt:
-        witnesses.append("the chat prompt")
+    if problems := differences(source.companions, look.companions):
+        witnesses.append(f"tokenizer and template ({problems[0][:60]})")
     if (more := float((look.loss - baseline.loss).mean())) > ALLOWED:
         witnesses.append(f"the text ({more:+.3f} nats)")
     return witnesses
 
 
-def _look(runtime: LanguageRuntime, model: Model, windows: ScoredWindows) -> Look:
+def _look(runtime: LanguageRuntime, model: Model, windows: ScoredWindows, bos: int | None, special: tuple[str, ...]) -> Look:
     with LanguageProcess(runtime, model) as process:
         scores = [each for window in windows.windows for each in process.score([window], 1)]
         return Look(
-            tokens=tuple(tuple(process.tokenize(text)) for text in TEXTS),
-            prompt=_prompt(process, CHAT),
+            companions=answers_of(process, special=special, bos=bos),
             loss=token_rows(scores, windows)[:, 0],
         )
 
 
-def _prompt(process: LanguageProcess, chat: Sequence[dict[str, str]]) -> str:
-    try:
-        return process.render(chat)
-    except NotApplicableError:
-        return ""
+def _start(setting: Setting) -> tuple[int | None, tuple[str, ...]]:
+    """Return the start token, and special tokens as text."""
+    token = setting.checkpoint.text_config.get("bos_token_id")
+    return (token if isinstance(token, int) else None), special_texts(setting.source.folder)
 
 
 if __name__ == "__main__":
