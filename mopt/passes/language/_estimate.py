@@ -75,7 +75,7 @@ def estimate_with(checkpoint: Checkpoint, step: BlockwisePass, rates: Mapping[st
     blocks = _blocks(checkpoint, step)
     seconds = sum(_seconds(block, checkpoint, step, rates) for block in blocks)
     # Everything is read and written once, and read once more for its digest.
-    seconds += checkpoint.size * 4 * rates["read"] + 3.0
+    seconds += checkpoint.size * 4 * rates["read"] + rates["start"] + 1.0
     memory = max((_memory(block, checkpoint, step) for block in blocks), default=0)
     return Estimate(int(rates["libraries"]) + memory, seconds, _disk(checkpoint, step, blocks))
 

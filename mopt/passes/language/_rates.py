@@ -17,8 +17,9 @@ def measure_rates() -> dict[str, float]:
         ``product``: seconds for a multiplication and an addition in a product of float32 matrices; ``round``, ``search`` and
         ``search_zeros``: for a weight rounded with plain scales, with searched ones, and with searched scales and zero points;
         ``column``: for a column of GPTQ and ``column_weight`` for each weight in it; ``read``: for a byte of a weight;
-        ``libraries``: bytes resident before any work.
+        ``libraries``: bytes resident before any work; ``start``: seconds that importing them took.
     """
+    begin = time.perf_counter()
     import psutil
     import torch
     import transformers.models.llama.modeling_llama
@@ -28,6 +29,7 @@ def measure_rates() -> dict[str, float]:
     from mopt.passes.language._schemes import encode, find_grid
 
     assert transformers
+    start = time.perf_counter() - begin
     resident = float(psutil.Process().memory_info().rss)
     weight = torch.linspace(-1, 1, _ROWS * _COLUMNS).sin().mul_(0.02).reshape(_ROWS, _COLUMNS)
     inputs = torch.ones(2048, _COLUMNS)
@@ -56,6 +58,7 @@ def measure_rates() -> dict[str, float]:
         "read": _seconds(lambda: bytes(bytearray(8 << 20))) / (8 << 20)
         + _seconds(lambda: weight.bfloat16().float()) / weight.numel(),
         "libraries": resident,
+        "start": start,
     }
 
 

@@ -18,7 +18,7 @@ from tests.passes.language.checkpoints import quantize, write_source
 
 RATES = {
     "product": 2e-11, "round": 1e-8, "search": 3e-7, "search_zeros": 3e-7, "column": 1e-4, "column_weight": 1e-7, "read": 1e-9,
-    "libraries": 4e8,
+    "libraries": 4e8, "start": 2.0,
 }  # fmt: skip
 WINDOWS = TokenWindows(Path("nowhere"), "0", 64, 512)
 
