@@ -199,7 +199,8 @@ def _refusals(endpoint: OpenAIEndpoint, manifest: LanguageManifest) -> Proof:
     mistakes = {
         "messages that are no list": {"model": endpoint.model, "messages": "hello", "max_tokens": 2},
         "a prompt beyond the context": {
-            "model": endpoint.model, "prompt": [manifest.golden.texts[0].ids[-1]] * (_BEYOND * manifest.context), "max_tokens": 2,
+            "model": endpoint.model, "max_tokens": 2,
+            "prompt": [manifest.golden.texts[0].ids[-1]] * (_BEYOND * manifest.context),
         },
     }  # fmt: skip
     for name, content in mistakes.items():

@@ -6,6 +6,7 @@ __all__ = ["OpenvinoGenaiSpace"]
 
 from collections.abc import Iterator
 
+from mopt.model.openvino_properties import OpenvinoProperties
 from mopt.passes.language.export_openvino_genai import ExportOpenvinoGenai
 from mopt.recipe import EffortName
 from mopt.runtimes.language.openvino_genai import OpenvinoGenai
@@ -20,11 +21,16 @@ class OpenvinoGenaiSpace(LanguageSpace):
         """Yield the checkpoint's own precision, INT8, and INT4 with scales that real text chose."""
         if inputs.format != "huggingface":
             return
+        properties = OpenvinoProperties(kv_cache="u8") if inputs.options.kv_cache == "int8" else OpenvinoProperties()
         runtime = OpenvinoGenai(threads=inputs.threads, context=inputs.context)
         exports: list[tuple[str, ExportOpenvinoGenai, EffortName]] = [
-            ("source", ExportOpenvinoGenai(weights="source"), "thorough"),
-            ("int8", ExportOpenvinoGenai(weights="int8"), "quick"),
-            ("int4", ExportOpenvinoGenai(weights="int4", windows=inputs.windows, scale_estimation=True), "standard"),
+            ("source", ExportOpenvinoGenai(weights="source", properties=properties), "thorough"),
+            ("int8", ExportOpenvinoGenai(weights="int8", properties=properties), "quick"),
+            (
+                "int4",
+                ExportOpenvinoGenai(weights="int4", windows=inputs.windows, scale_estimation=True, properties=properties),
+                "standard",
+            ),
         ]
         for name, export, effort in exports:
             yield LanguageCandidate(
