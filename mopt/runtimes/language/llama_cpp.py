@@ -129,7 +129,10 @@ class LlamaSession(LanguageSession):
             room = -count
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Ask llama-server's ``/apply-template``, which renders the template of the GGUF with llama.cpp's own Jinja."""
+        """Ask llama-server's ``/apply-template``, which renders the template of the GGUF with llama.cpp's own Jinja.
+
+        It leaves out a start token that :meth:`tokenize` puts there.
+        """
         self._templates = self._templates or TemplateServer(self._path, self._gguf)
         return self._templates.render(messages)
 

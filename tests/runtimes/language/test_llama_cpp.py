@@ -72,7 +72,8 @@ def test_it_says_what_transformers_says(process: LanguageProcess, reference: Lan
         assert error.mean() < 1e-2
         assert np.mean(given.top_ids[:, 0] == expected.top_ids[:, 0]) > 0.98
     assert process.tokenize("the of and, x é") == reference.tokenize("the of and, x é")
-    assert process.render(CHAT) == reference.render(CHAT)
+    # llama-server leaves the start token to the tokenizer, which puts it before every prompt.
+    assert "<s>" + process.render(CHAT) == reference.render(CHAT)
 
 
 @_marked
