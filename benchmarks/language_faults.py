@@ -110,9 +110,9 @@ def _witnesses(
 
 
 def _noticed(setting: Setting, source: Look, baseline: Look, look: Look, model: Model) -> list[str]:
-    witnesses = []
-    if model.format == "huggingface" and (problems := check_weights(setting.source.folder, model.folder)):
-        witnesses.append(f"the weights ({len(problems)} problems)")
+    witnesses: list[str] = []
+    if model.format == "huggingface" and (wrong := check_weights(setting.source.folder, model.folder)):
+        witnesses.append(f"the weights ({len(wrong)} problems)")
     if problems := differences(source.companions, look.companions):
         witnesses.append(f"tokenizer and template ({problems[0][:60]})")
     if (more := float((look.loss - baseline.loss).mean())) > ALLOWED:
