@@ -32,7 +32,8 @@ _MODEL = TinyModel(hidden=256, inner=512, heads=4, groups=2)
 
 def _recipe(root: Path, **changes: object) -> Recipe:
     values = {
-        "model": str(root / "model"), "data": str(root / "texts"), "tolerance": "20%", "serve": ["llama_cpp"], "objective": "size",
+        "model": str(root / "model"), "data": str(root / "texts"), "tolerance": "20%", "serve": ["llama_cpp"],
+        "objective": "size",
         "search": {"effort": "quick"}, "language": {"tokens": 2000, "window": 64, "prompt": 32, "answer": 12, "context": 128},
     }  # fmt: skip
     return make_recipe(values | changes)

@@ -13,7 +13,7 @@ from mopt.search.language.spaces._base import LanguageSpaceInputs
 
 def space_inputs(folder: Path, **changes: object) -> LanguageSpaceInputs:
     fields = {
-        "format": "huggingface", "architecture": "LlamaForCausalLM",
-        "windows": write_windows(folder, np.zeros((2, 8), np.int32)), "threads": 2, "context": 512, "options": Language(), "systems": [], "isa": ("avx2",), "chat": True,
+        "format": "huggingface", "architecture": "LlamaForCausalLM", "threads": 2, "context": 512, "options": Language(),
+        "windows": write_windows(folder, np.zeros((2, 8), np.int32)), "systems": [], "isa": ("avx2",), "chat": True,
     }  # fmt: skip
     return LanguageSpaceInputs(**(fields | changes))  # type: ignore[arg-type]
