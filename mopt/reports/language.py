@@ -153,7 +153,7 @@ def _page(manifest: LanguageManifest) -> dict[str, Any]:
         "manifest": manifest,
         "winner": winner,
         "tiles": _tiles(manifest),
-        "sentences": [speed_sentence(manifest), quality_sentence(manifest), manifest.why],
+        "sentences": [speed_sentence(manifest), quality_sentence(manifest), f"{manifest.why[0].upper()}{manifest.why[1:]}."],
         "columns": COLUMNS,
         "rows": language_rows(manifest),
         "states": {trial.name: _state(trial, manifest) for trial in manifest.trials},

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mopt.artifacts.artifact import is_artifact, read_manifest
+from mopt.artifacts.artifact import is_artifact, is_language_artifact, read_manifest
+from mopt.artifacts.language import read_language_manifest
 from mopt.errors import UserError
 from mopt.recipe import Recipe, load_recipe, make_recipe
 from mopt.storage._fetch import called
@@ -36,7 +37,8 @@ def recipe_of_artifact(source: str | Path, over: Mapping[str, Any]) -> dict[str,
     """
     if not is_artifact(source):
         return {}
-    recipe = dict(read_manifest(Path(source)).recipe)
+    language = is_language_artifact(source)
+    recipe = dict((read_language_manifest if language else read_manifest)(Path(source)).recipe)
     recipe.pop("name", None)
     recipe["trust_pickle"] = False
     for option, value, given in (

@@ -128,7 +128,15 @@ def run_gate(
         UserError: When the two cannot be compared.
     """
     if is_language(candidate):
-        return run_language_gate(Path(candidate), Path(against), recipe, speed=speed, progress=progress, store=store)
+        return run_language_gate(
+            Path(candidate),
+            Path(against),
+            recipe,
+            use_all_samples=use_all_samples,
+            speed=speed,
+            progress=progress,
+            store=store,
+        )
     return arrays_gate.run_gate(
         candidate, against, recipe, use_all_samples=use_all_samples, speed=speed, out=out, progress=progress, store=store
     )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 __all__ = [
+    "EvaluationText",
     "LanguageSite",
     "LanguageTask",
     "LoadedSource",
+    "answer_task",
     "candidates_of",
     "check_language_recipe",
+    "in_turn",
     "load_source",
     "objective_of",
     "open_task",
     "outlay_of",
     "outlay_text",
     "serving_of",
+    "speed_prompts",
+    "tensor_bytes",
 ]
 
 import collections
@@ -330,7 +335,7 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
     runtime = _reference_runtime(site.source, site.threads, site.context)
     with LanguageProcess(runtime, site.source.model) as process:
         tokenize = process.tokenize
-        evaluation = _in_turn(rendered(documents.evaluation, process.render))
+        evaluation = in_turn(rendered(documents.evaluation, process.render))
         windows = scored_windows(
             evaluation,
             tokenize,
@@ -352,7 +357,7 @@ def open_task(recipe: Recipe, site: LanguageSite, store: Store, progress: Progre
     )
 
 
-def _in_turn(documents: Sequence[Document]) -> list[Document]:
+def in_turn(documents: Sequence[Document]) -> list[Document]:
     """The first piece of each document, then the second ones: the more documents have a say, the better they bound."""
     seen: collections.Counter[str] = collections.Counter()
     ranks = []

@@ -219,12 +219,13 @@ def _manifest(
 def _write(folder: Path, site: LanguageSite, manifest: LanguageManifest, choice: LanguageChoice) -> None:
     assert choice.chosen.model is not None
     served = served_model(manifest)
+    serving = serving_of(site, served)
     write_language_artifact(
         folder,
         model=choice.chosen.model,
-        manifest=manifest,
+        manifest=manifest.model_copy(update={"recipe": {**manifest.recipe, "serve": serving}}),
         served=served,
-        serving=serving_of(site, served),
+        serving=serving,
         reports=render_files,
     )
 

@@ -40,7 +40,7 @@ from mopt.runtimes.language.vllm import Vllm
 from mopt.search.language.answers import Answers, answers_of
 from mopt.storage._fetch import called
 from mopt.system.store import Store, default_root
-from mopt.workflows.language._request import answer_task, load_source, speed_prompts
+from mopt.workflows.language._request import answer_task, in_turn, load_source, speed_prompts
 
 _CONTEXT = 2048
 _TOKENS = 16_384
@@ -78,6 +78,7 @@ def run_language_gate(
     against: Path,
     recipe: Recipe,
     *,
+    use_all_samples: bool = False,
     speed: bool = True,
     progress: Progress | None = None,
     store: Store | None = None,
@@ -88,6 +89,7 @@ def run_language_gate(
         candidate: An artifact, a Hugging Face folder or a GGUF file.
         against: The same.
         recipe: With the text, the tolerance and the limits: ``decode``, ``prefill`` and ``size``.
+        use_all_samples: Whether documents that a build of this recipe would calibrate with are compared on as well.
         speed: Whether speed is measured.
         progress: Receives the stages.
         store: Cache to use instead of the default one.
@@ -102,7 +104,8 @@ def run_language_gate(
     documents = prepare_documents(recipe.data, Path())
     context = min(side.runtime.context for side in sides)
     with LanguageProcess(sides[1].runtime, sides[1].model) as process:
-        texts = rendered((*documents.calibration, *documents.evaluation), process.render)
+        others = documents.calibration if use_all_samples else ()
+        texts = in_turn(rendered((*documents.evaluation, *others), process.render))
         length = min(recipe.language.window, context)
         windows = scored_windows(
             texts,
