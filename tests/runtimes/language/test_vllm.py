@@ -112,7 +112,9 @@ def test_scores_are_the_token_that_came_and_the_likeliest_ones():
     assert scores.top_logprobs.tolist() == [[-0.5, -2.0], [-0.25, -4.0]]
 
 
-def test_what_the_log_says_of_kernels_is_kept_once():
+def test_what_the_log_says_of_kernels_is_kept_once(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("vllm"), "disabled", False)  # libraries that configure logging switch others off
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
     lines = []
     with vllm._listen(lines):
         for text in ("Using  FooKernel for x", "Using FooKernel for x", "Loading weights", "Attention backend: A"):
