@@ -82,7 +82,7 @@ def _reordered(words: Any) -> Any:
 
 
 FAULTS = {
-    "the scale of one group": ("gptq", "scales", _times(2, 1, 7)),
+    "the scale of one group": ("gptq", "scales", _times(4, 1, 7)),
     "the scales of a layer": ("gptq", "scales", _times(1.25)),
     "swapped nibbles": ("gptq", "qweight", _swapped_nibbles),
     "zero points of the second version": ("gptq", "qzeros", lambda words: words + 0x11111111),
@@ -105,9 +105,9 @@ def test_a_planted_fault_is_found_in_its_layer(fault: str, source: Path, exporte
 
 
 def test_what_is_wrong_is_said(source: Path, exported: dict[str, Path], tmp_path: Path) -> None:
-    folder = _edited(exported["gptq"], tmp_path / "faulty", f"{LAYER}.scales", _times(2, 1, 7))
+    folder = _edited(exported["gptq"], tmp_path / "faulty", f"{LAYER}.scales", _times(4, 1, 7))
     (problem,) = check_weights(source, folder)
-    assert re.search(r"row 7, group 1 is (1\.9\d|2\.0\d) times the source$", problem)
+    assert re.search(r"row 7, group 1 is (3\.[89]\d*|4|4\.[01]\d*) times the source$", problem)
     (problem,) = compare(exported["neutral"], folder)
     assert re.search(r"[23]\d of 32768 weights differ, first in row 7, input (3[2-9]|4\d)", problem)
     assert "the scale is" in problem
