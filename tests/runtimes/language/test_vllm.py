@@ -113,13 +113,16 @@ def test_scores_are_the_token_that_came_and_the_likeliest_ones():
 
 
 def test_what_the_log_says_of_kernels_is_kept_once(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("vllm"), "disabled", False)  # libraries that configure logging switch others off
-    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    before = logging.root.manager.disable  # libraries that configure logging switch others off
+    monkeypatch.setattr(logging.getLogger("vllm"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("vllm"), "level", logging.INFO)
+    logging.disable(logging.NOTSET)
     lines = []
     with vllm._listen(lines):
         for text in ("Using  FooKernel for x", "Using FooKernel for x", "Loading weights", "Attention backend: A"):
             logging.getLogger("vllm").warning(text)
     logging.getLogger("vllm").warning("Using OtherKernel")
+    logging.disable(before)
     assert lines == ["Using FooKernel for x", "Attention backend: A"]
 
 
