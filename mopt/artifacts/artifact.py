@@ -6,6 +6,7 @@ __all__ = [
     "FILE_NAME",
     "SKETCH_NAME",
     "Artifact",
+    "damaged_manifest",
     "file_problems",
     "golden_file",
     "hash_once",
@@ -70,9 +71,14 @@ def read_manifest(artifact: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{called(path)} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
+        raise damaged_manifest(path, error) from None
+
+
+def damaged_manifest(path: Path, error: pydantic.ValidationError) -> UserError:
+    """Return what is said of a ``manifest.json`` that is not as its schema says."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return UserError(f"{called(path)} is damaged or of another version: {where}: {first['msg']}", "build it again")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Self
 
 import pydantic
 
-from mopt.artifacts.artifact import FILE_NAME, file_problems
+from mopt.artifacts.artifact import FILE_NAME, damaged_manifest, file_problems
 from mopt.artifacts.bundle import NOT_WRITTEN, copy_model, copy_tree, file_digests, published
 from mopt.artifacts.serving.language._base import ServedLanguageModel, make_language_serving
 from mopt.errors import NotApplicableError, UserError
@@ -42,9 +42,7 @@ def read_language_manifest(artifact: Path) -> LanguageManifest:
             f"{called(artifact)} is not an artifact: it has no {FILE_NAME}", "give the folder that mopt build wrote"
         ) from None
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{called(path)} is damaged or of another version: {where}: {first['msg']}", "build it again") from None
+        raise damaged_manifest(path, error) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["gate_recipe", "merge_recipes", "recipe_of_artifact"]
+__all__ = ["gate_recipe", "merge_recipes", "python_command", "recipe_of_artifact"]
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ def merge_recipes(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str,
             below, value = ({"path": part} if isinstance(part, str) else part for part in (below, value))
         merged[key] = merge_recipes(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
     return merged
+
+
+def python_command(recipe: Recipe, destination: Path) -> str:
+    """Return a command that builds the same thing, for what was asked from Python."""
+    given = recipe.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+    return f"python -c {shlex.quote(f'import mopt; mopt.build(out={str(destination)!r}, **{given!r})')}"
 
 
 def recipe_of_artifact(source: str | Path, over: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ __all__ = ["Plan", "build", "explain_plan"]
 
 import dataclasses
 import importlib
-import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,6 +53,7 @@ from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._answers import difference
 from mopt.workflows._fetched import fetched_recipe
+from mopt.workflows._recipes import python_command
 from mopt.workflows._request import (
     Site,
     candidates_of,
@@ -154,7 +154,7 @@ def build(
                 )
                 outcome = _outcome(recipe, site, source, prepared, result, progress)
                 progress.stage(_WRITING, 1)
-                command = command or _command(recipe, destination)
+                command = command or python_command(recipe, destination)
                 outcome = dataclasses.replace(outcome, stage_seconds=_rounded(progress.seconds))
                 _write(entry.scratch / "artifact", recipe, site, source, prepared, outcome, command)
                 progress.step()
@@ -414,9 +414,3 @@ def _manifest(
         warnings=(*recorded(), *([f"{DISTURBED} ({disturbed})"] if disturbed else [])),
         files={},
     )
-
-
-def _command(recipe: Recipe, destination: Path) -> str:
-    """A command that builds the same thing, for what was asked from Python."""
-    given = recipe.model_dump(mode="json", exclude_unset=True, exclude={"name"})
-    return f"python -c {shlex.quote(f'import mopt; mopt.build(out={str(destination)!r}, **{given!r})')}"

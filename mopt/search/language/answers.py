@@ -180,14 +180,14 @@ def _read(folder: Path, task: AnswerTask) -> Answers:
         Written(prompt, tuple(text["ids"]), text["text"], next(of_written) if text["ids"] else None)
         for prompt, text in zip(task.prompts, rest["written"], strict=True)
     ]
-    told = rest["companions"]
+    stored_companions = rest["companions"]
     made = Companions(
-        tuple(map(tuple, told["tokens"])),
-        tuple(told["round_trips"]),
-        tuple(told["prompts"]),
-        {text: tuple(ids) for text, ids in told["special"].items()},
-        told["vocabulary"],
-        tuple(told["stops"]),
-        told["bos"],
+        tuple(map(tuple, stored_companions["tokens"])),
+        tuple(stored_companions["round_trips"]),
+        tuple(stored_companions["prompts"]),
+        {text: tuple(ids) for text, ids in stored_companions["special"].items()},
+        stored_companions["vocabulary"],
+        tuple(stored_companions["stops"]),
+        stored_companions["bos"],
     )
     return Answers(scores, written, made, **{name: rest[name] for name in _PLAIN})

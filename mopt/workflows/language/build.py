@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["LanguagePlan", "build_language", "explain_language_plan"]
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from mopt.system.hangs import recorded, recording
 from mopt.system.plugins import installed, load, names
 from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._fetched import fetched_recipe
+from mopt.workflows._recipes import python_command
 from mopt.workflows.language._golden import make_golden
 from mopt.workflows.language._request import (
     LanguageSite,
@@ -121,7 +121,7 @@ def build_language(
                 golden = _golden(choice, task, progress)
                 progress.stage(_WRITING, 1)
                 manifest = _manifest(
-                    recipe, site, task, reference.record, choice, golden, command or _command(recipe, destination)
+                    recipe, site, task, reference.record, choice, golden, command or python_command(recipe, destination)
                 )
                 manifest = manifest.model_copy(
                     update={
@@ -228,9 +228,3 @@ def _write(folder: Path, site: LanguageSite, manifest: LanguageManifest, choice:
         serving=serving,
         reports=render_files,
     )
-
-
-def _command(recipe: Recipe, destination: Path) -> str:
-    """A command that builds the same thing, for what was asked from Python."""
-    given = recipe.model_dump(mode="json", exclude_unset=True, exclude={"name"})
-    return f"python -c {shlex.quote(f'import mopt; mopt.build(out={str(destination)!r}, **{given!r})')}"

@@ -470,7 +470,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(mistake)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        except Exception as error:
+        except Exception as error:  # the edge of the server: the client is told, and the log has the traceback
             self._refuse(RequestError(500, f"{type(error).__name__}: {error}"))
             raise
 
@@ -502,7 +502,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._event("[DONE]")
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client is gone: the answer ends with it
-        except Exception as error:
+        except Exception as error:  # the same, in the middle of a stream
             self._event(json.dumps(RequestError(500, f"{type(error).__name__}: {error}").body()))
             raise
         finally:
