@@ -410,14 +410,15 @@ def answer_task(model: Model, windows: Sequence[npt.NDArray[np.int64]], context:
         store: Where answers are kept.
     """
     folder = model.folder if model.format == "huggingface" else None
+    checkpoint = open_checkpoint(folder) if folder else None
     length = min(_PROMPT, context // 2)
     return AnswerTask(
         windows=windows,
         prompts=_prompts(windows, length)[:_PROMPTS] or [windows[0][:length]],
         answer=min(_ANSWER, context - length),
-        top=_TOP if folder is None else min(_TOP, open_checkpoint(folder).vocabulary),
+        top=min(_TOP, checkpoint.vocabulary) if checkpoint else _TOP,
         special=special_texts(folder)[:_MOST_SPECIAL] if folder else (),
-        bos=_start_token(folder) if folder else None,
+        bos=_start_token(checkpoint) if checkpoint else None,
         stops=stop_tokens(folder) if folder else (),
         isa=detect().isa,
         store=store,
@@ -445,10 +446,10 @@ def _choice_windows(recipe: Recipe, tokenize: Callable[[str], list[int]], contex
     return choice_windows(items, tokenize, context=context)
 
 
-def _start_token(folder: Path) -> int | None:
+def _start_token(checkpoint: Checkpoint) -> int | None:
     """The start token's number, where the configuration says one."""
-    token = open_checkpoint(folder).text_config.get("bos_token_id")
-    return token if isinstance(token, int) and _settings(folder).get("add_bos_token", True) is not False else None
+    token, settings = checkpoint.text_config.get("bos_token_id"), _settings(checkpoint.folder)
+    return token if isinstance(token, int) and settings.get("add_bos_token", True) is not False else None
 
 
 def _settings(folder: Path) -> dict[str, Any]:
