@@ -29,10 +29,17 @@ _RESULT = "result.json"
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What passes made of a model, and what each of them did."""
+    """What passes made of a model, and what each of them did.
+
+    Attributes:
+        model: What the last one made; the source where there are none.
+        records: One for each pass.
+        before: What lies on disk of the passes before the last one, in their order.
+    """
 
     model: Model
     records: tuple[PassRecord, ...]
+    before: tuple[Model, ...] = ()
 
 
 def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: int | None = None) -> Compiled:
@@ -50,6 +57,7 @@ def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: 
     """
     model = source
     records: list[PassRecord] = []
+    models: list[Model] = []
     for group in _groups(passes):
         key = {"source": model.digest, "passes": [step.key() for step in group], "code": code_digest()}
         try:
@@ -65,7 +73,8 @@ def compile_passes(passes: Sequence[Pass], source: Model, store: Store, memory: 
         result = json.loads((entry.folder / _RESULT).read_text())
         records += _records(group, result, cached=entry.scratch is None)
         model = Model(group[-1].makes, entry.folder / "model", result["digest"])
-    return Compiled(model, tuple(records))
+        models.append(model)
+    return Compiled(model, tuple(records), tuple(models[:-1]))
 
 
 def _run_group(group: Sequence[Pass], model: Model, folder: Path, memory: int | None) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["JudgingTask", "Reference", "judge_all", "reference_trial", "scored_text"]
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +22,8 @@ from mopt.evaluators.language.generation import Written, judge_writing, with_sur
 from mopt.evaluators.language.log_loss import perplexity, token_rows
 from mopt.evaluators.noninferiority import noninferiority_test
 from mopt.evaluators.tolerance import Tolerance
-from mopt.model.checkpoint import open_checkpoint
 from mopt.model.files import Model
-from mopt.model.weight_checks import check_weights
+from mopt.model.weight_checks import compare
 from mopt.progress import Progress
 from mopt.records.language import LanguageTrial, ScoredText
 from mopt.records.quality import Quality
@@ -33,10 +33,11 @@ from mopt.search.language.answers import Answers, AnswerTask, answers_of
 from mopt.search.language.trial import LanguageCandidate, LanguageTrialInMaking, new_language_trial
 from mopt.search.trial import REFERENCE, inconclusive_text, signed_text
 from mopt.system.digests import describe_fields
-from mopt.system.store import Store
+from mopt.system.store import Store, code_digest
 
 _MOST_PROBLEMS = 3
 """That a reason names."""
+_PROBLEMS = "problems.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def _judged(trial: LanguageTrialInMaking, task: JudgingTask, reference: Referenc
         if candidate.scored_passes is not None:
             scored = compile_passes(candidate.scored_passes, task.source, task.store, task.memory)
         trial = _made(trial, compiled, scored, task)
-        if problems := _problems(task.source, compiled, scored):
+        if problems := _problems(task.source, compiled, scored, task.store):
             more = f" and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
             trial = trial.update(problems=tuple(problems))
             return trial.reject(Rejection.FAILED, f"its files are wrong: {'; '.join(problems[:_MOST_PROBLEMS])}{more}")
@@ -215,18 +216,27 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _problems(source: Model, compiled: Compiled, scored: Compiled) -> list[str]:
-    """Where packed weights are not the source's within their bits; of formats that hold them otherwise scores tell alone."""
+def _problems(source: Model, compiled: Compiled, scored: Compiled, store: Store) -> list[str]:
+    """Where packed weights are not those that the quantization chose; of other formats scores tell alone."""
     if source.format != "huggingface":
         return []
-    models = {compiled.model.digest: compiled.model, scored.model.digest: scored.model}
-    packed = [model for model in models.values() if model.format == "huggingface" and model.digest != source.digest]
-    return [
-        problem
-        for model in packed
-        if open_checkpoint(model.folder).quantization
-        for problem in check_weights(source.folder, model.folder)
-    ]
+    chains = {chain.model.digest: chain for chain in (compiled, scored)}
+    return [problem for chain in chains.values() for problem in _wrong_weights(chain, store)]
+
+
+def _wrong_weights(compiled: Compiled, store: Store) -> list[str]:
+    """Compare a checkpoint with the codes and scales that it was packed from; the answer is kept, for it reads everything."""
+    quantized = next((model for model in compiled.before if model.format == "quantized"), None)
+    if quantized is None or compiled.model.format != "huggingface":
+        return []
+    key = {"quantized": quantized.digest, "packed": compiled.model.digest, "code": code_digest()}
+
+    def check(folder: Path) -> None:
+        problems = compare(quantized.folder, compiled.model.folder)
+        (folder / _PROBLEMS).write_text(json.dumps(problems), encoding="utf-8")
+
+    problems: list[str] = json.loads((store.get("language-weight-checks", key, check) / _PROBLEMS).read_text(encoding="utf-8"))
+    return problems
 
 
 def _compared(trial: LanguageTrialInMaking, answers: Answers, task: JudgingTask, reference: Reference) -> LanguageTrialInMaking:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,13 +12,47 @@ from mopt.datasets.windows import ScoredWindows
 from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.files import Model
+from mopt.model.quantization import Weights
+from mopt.passes._base import FilePass, PassResult
+from mopt.passes.language.export_gptq import ExportGPTQ
 from mopt.search.language.answers import AnswerTask
 from mopt.search.language.judge import JudgingTask
 from mopt.search.language.trial import LanguageCandidate
 from mopt.system.store import Store
+from tests.language_faults import scale_wrong
+from tests.passes.language import neutral
 from tests.runtimes.language.fake import VOCABULARY, Fixed
 
 DOCUMENTS = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantize(FilePass):
+    """Rounding in NumPy, which needs no environment."""
+
+    takes: ClassVar[str] = "huggingface"
+    makes: ClassVar[str] = "quantized"
+
+    def apply(self, source: Model, folder: Path) -> PassResult:
+        neutral.quantize(source.folder, folder / "written", Weights(group_size=32))
+        for path in (folder / "written").iterdir():
+            path.rename(folder / path.name)
+        return PassResult(modified=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(ExportGPTQ):
+    """An export, with the scale of one layer wrong where it is asked for."""
+
+    tools: ClassVar[str] = ""
+
+    broken: bool
+
+    def apply(self, source: Model, folder: Path) -> PassResult:
+        result = super().apply(source, folder)
+        if self.broken:
+            scale_wrong(folder)
+        return result
 
 
 def answer_task(folder: Path) -> AnswerTask:

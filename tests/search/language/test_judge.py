@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from mopt.errors import Rejection
+from mopt.model.files import Model
 from mopt.progress import Silent
 from mopt.records.trial import Outcome
 from mopt.search.language.judge import judge_all, reference_trial
+from tests.passes.language import neutral
 from tests.search.language import tasks
 
 
@@ -51,3 +53,21 @@ def test_a_refused_candidate_is_not_tried_and_a_late_one_is_skipped(tmp_path: Pa
     assert first.record.outcome == refused.refused
     assert late.record.outcome is not None
     assert late.record.outcome.rejection == Rejection.SKIPPED
+
+
+def test_a_packing_that_is_not_what_was_quantized_is_out_before_it_is_scored(tmp_path: Path) -> None:
+    source = Model.at("huggingface", neutral.checkpoint(tmp_path / "model", blocks=3))
+    task = dataclasses.replace(tasks.judging_task(tmp_path), source=source)
+    reference = reference_trial(task, Silent())
+    good, broken = (
+        dataclasses.replace(tasks.candidate(f"broken: {broken}"), passes=(tasks.Quantize(), tasks.Export(broken=broken)))
+        for broken in (False, True)
+    )
+    for again in range(2):
+        kept, out = judge_all([good, broken], task, reference, Silent())
+        assert kept.alive, kept.record.outcome
+        assert out.record.outcome is not None, again
+        assert out.record.outcome.rejection == Rejection.FAILED
+        assert "its files are wrong: model.layers.1" in out.record.outcome.reason
+        assert "the scale is" in out.record.outcome.reason
+        assert out.record.text is None
