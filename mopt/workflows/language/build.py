@@ -29,6 +29,7 @@ from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._fetched import fetched_recipe
 from mopt.workflows._recipes import python_command
 from mopt.workflows.language._golden import make_golden
+from mopt.workflows.language._outlay import outlay_of, outlay_text
 from mopt.workflows.language._request import (
     LanguageSite,
     LanguageTask,
@@ -36,8 +37,6 @@ from mopt.workflows.language._request import (
     check_language_recipe,
     objective_of,
     open_task,
-    outlay_of,
-    outlay_text,
     serving_of,
 )
 

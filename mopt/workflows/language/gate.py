@@ -40,7 +40,8 @@ from mopt.runtimes.language.vllm import Vllm
 from mopt.search.language.answers import Answers, answers_of
 from mopt.storage._fetch import called
 from mopt.system.store import Store, default_root
-from mopt.workflows.language._request import answer_task, in_turn, load_source, speed_prompts
+from mopt.workflows.language._text import answer_task, in_turn, speed_prompts
+from mopt.workflows.language.source import load_source
 
 _CONTEXT = 2048
 _TOKENS = 16_384

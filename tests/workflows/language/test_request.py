@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mopt.errors import MissingEnvironmentError, UserError
 from mopt.recipe import make_recipe
-from mopt.workflows.language._request import check_language_recipe, load_source, objective_of, speed_prompts
+from mopt.workflows.language._request import check_language_recipe, objective_of
 from tests.language_models import TinyModel
 
 
@@ -47,24 +46,6 @@ def test_without_the_environment_of_the_reference_the_line_that_installs_it_is_n
     assert caught.value.hint == "mopt tools install llm_compressor"
 
 
-def test_a_folder_says_what_it_is(model: Path) -> None:
-    record = load_source(model).record
-    assert record.architecture == "LlamaForCausalLM"
-    assert record.licence == "cc0-1.0"
-    assert record.chat
-    assert record.positions == 256
-    assert record.note == ""
-
-
 def test_latency_is_decode(model: Path) -> None:
     assert objective_of(_recipe(model)) == "decode"
     assert objective_of(_recipe(model, objective="prefill")) == "prefill"
-
-
-def test_prompts_are_of_one_length_even_where_no_window_is_as_long(model: Path) -> None:
-    recipe = _recipe(model, language={"prompt": 64, "answer": 8})
-    prompts, answer = speed_prompts(recipe, [np.arange(100), np.arange(20)], 512)
-    assert [len(prompt) for prompt in prompts] == [64]
-    assert answer == 8
-    prompts, _ = speed_prompts(recipe, [np.arange(20), np.arange(30)], 512)
-    assert [len(prompt) for prompt in prompts] == [64]

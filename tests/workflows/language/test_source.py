@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mopt.errors import UserError
-from mopt.workflows.language.source import language_source
+from mopt.workflows.language.source import language_source, load_source, tensor_bytes
 from tests.gguf_files import LLAMA, write_gguf
+from tests.language_models import TinyModel
 
 
 def test_a_causal_folder_and_a_gguf_are_and_others_are_not(tmp_path: Path) -> None:
@@ -31,3 +32,20 @@ def test_an_id_of_the_hub_is_fetched_from_there(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MOPT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="hf://someone/some-model"):
         language_source("someone/some-model")
+
+
+def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
+    loaded = load_source(TinyModel().write(tmp_path / "model"))
+    assert loaded.record.architecture == "LlamaForCausalLM"
+    assert loaded.record.licence == "cc0-1.0"
+    assert loaded.record.chat
+    assert loaded.record.positions == 256
+    assert loaded.record.note == ""
+    assert tensor_bytes(loaded.model) == loaded.record.size_bytes == 2 * loaded.record.parameters
+
+
+def test_a_gguf_says_that_quality_is_compared_with_what_it_is(tmp_path: Path) -> None:
+    loaded = load_source(write_gguf(tmp_path / "model.gguf", LLAMA))
+    assert loaded.checkpoint is None
+    assert "quality is compared with what it is" in loaded.record.note
+    assert tensor_bytes(loaded.model) == loaded.record.size_bytes
