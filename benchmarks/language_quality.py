@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benchmarks.language_scoring import Row, Setting, common, judge, markdown, prepare, reference_row, write_page, write_rows
 from mopt.passes._base import Pass
@@ -30,7 +30,6 @@ from mopt.runtimes.language.llama_cpp import LlamaCpp
 from mopt.runtimes.language.vllm import Vllm
 from mopt.system.forkserver import forking
 
-GROUPS = (128, 32)
 TYPES = ("q4_k_m", "q4_k_s", "q4_0", "iq4_xs")
 
 
@@ -43,7 +42,7 @@ class Method:
     runtime: LanguageRuntime
 
 
-def methods(setting: Setting) -> Iterator[Method]:
+def methods(setting: Setting, groups: Sequence[int]) -> Iterator[Method]:
     """Yield all of them: llama.cpp's first."""
     llama = LlamaCpp(threads=setting.threads, context=setting.context)
     plain, windows = ExportGguf(), setting.calibration
@@ -53,7 +52,7 @@ def methods(setting: Setting) -> Iterator[Method]:
             f"llama.cpp {kind.upper()}, imatrix", (plain, ObserveImatrix(windows=windows), QuantizeGguf(type=kind)), llama
         )
     vllm = Vllm(threads=setting.threads, context=setting.context)
-    for group in GROUPS:
+    for group in groups:
         quantizers = {
             "RTN, plain": QuantizeRTN(group_size=group, search=False),
             "RTN, scales searched": QuantizeRTN(group_size=group),
@@ -70,6 +69,7 @@ def main() -> None:
     """Print the tables, the best first."""
     parser = common(__doc__)
     parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of their names, such as '*128' or 'llama.cpp*'")
+    parser.add_argument("--groups", nargs="+", type=int, default=[128, 32], help="inputs that share a scale, outside of GGUF")
     arguments = parser.parse_args()
     rows: dict[str, list[Row]] = {}
     sections = []
@@ -77,7 +77,7 @@ def main() -> None:
         for model in arguments.models:
             setting = prepare(model, arguments)
             listed = []
-            for method in methods(setting):
+            for method in methods(setting, arguments.groups):
                 if not any(fnmatch.fnmatchcase(method.name, pattern) for pattern in arguments.methods):
                     continue
                 listed.append(judge(setting, method.name, method.passes, method.runtime))

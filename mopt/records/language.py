@@ -73,6 +73,8 @@ class LanguageTrial(TrialRecord):
     """Whether it still writes as the reference does."""
     speed: GenerationSpeed | None = None
     load_seconds: float | None = None
+    judging_seconds: float | None = None
+    """For loading it, scoring the text and letting it write, when that was done."""
     peak_bytes: int | None = None
     remarks: tuple[str, ...] = ()
     """What people should know of it, although it holds."""

@@ -26,11 +26,13 @@ class Tuning:
         iters: Steps of signed gradient descent.
         tokens: Of a step.
         seed: Of the choice of windows.
+        amp: Whether products are computed in bfloat16 where the processor has instructions for it.
     """
 
     iters: int = 200
     tokens: int = 4096
     seed: int = 0
+    amp: bool = True
 
 
 @dataclasses.dataclass
@@ -55,8 +57,9 @@ class _Tuned:
 def tune_block(work: BlockWork, tuning: Tuning) -> None:
     """Tune the layers of a block against its outputs in the source (Cheng et al., 2023), with AutoRound's own arithmetic.
 
-    What a step changes is AutoRound's: the quantizing functions ``int_sym`` and ``int_asym`` and the optimizer ``SignSGD``. The
-    best state of all steps is kept, and the start, which is what the scales found by a search give, is one of them.
+    What a step changes is AutoRound's: the quantizing functions ``int_sym`` and ``int_asym``, the optimizer ``SignSGD``, and
+    products in bfloat16. The best state of all steps is kept, and the start, which is what the scales found by a search give, is
+    one of them.
     """
     assert work.inputs is not None
     assert work.target is not None
@@ -147,11 +150,12 @@ def _descend(work: BlockWork, tuned: list[_Tuned], tuning: Tuning) -> None:
     count = max(1, min(inputs.count, tuning.tokens // inputs.length))
     least, best = float("inf"), [parameter.detach().clone() for part in tuned for parameter in part.parameters()]
     order: list[int] = []
+    amp = tuning.amp and torch.cpu._is_avx512_bf16_supported()
     for _ in range(tuning.iters):
         if len(order) < count:
             order = torch.randperm(inputs.count, generator=choice).tolist()
         chosen, order = order[:count], order[count:]
-        loss = _step(work, chosen)
+        loss = _step(work, chosen, amp=amp)
         if loss < least:
             least = loss
             for kept, parameter in zip(best, (p for part in tuned for p in part.parameters()), strict=True):
@@ -167,7 +171,7 @@ def _descend(work: BlockWork, tuned: list[_Tuned], tuning: Tuning) -> None:
             parameter.copy_(kept)
 
 
-def _step(work: BlockWork, chosen: list[int]) -> float:
+def _step(work: BlockWork, chosen: list[int], *, amp: bool) -> float:
     """Accumulate the gradients of some windows, few at a time; return the mean squared error of the block's output."""
     assert work.inputs is not None
     assert work.target is not None
@@ -175,8 +179,9 @@ def _step(work: BlockWork, chosen: list[int]) -> float:
     for begin in range(0, len(chosen), work.inputs.batch):
         part = chosen[begin : begin + work.inputs.batch]
         target = work.target.pick(part)
-        output = work.block.differentiable(work.inputs.pick(part))
-        loss = (output - target).square().mean() * (len(part) / len(chosen))
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            output = work.block.differentiable(work.inputs.pick(part))
+        loss = (output.float() - target).square().mean() * (len(part) / len(chosen))
         (loss * 1000).backward()
         total += float(loss.detach())
     return total

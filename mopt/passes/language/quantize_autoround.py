@@ -28,6 +28,7 @@ class QuantizeAutoRound(BlockwisePass):
         tokens: Of a step.
         awq: Whether inputs are scaled before as AWQ does.
         seed: Of the choice of windows.
+        amp: Whether its steps multiply in bfloat16 where the processor has instructions for it, as AutoRound itself does.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -40,6 +41,7 @@ class QuantizeAutoRound(BlockwisePass):
     tokens: int = 4096
     awq: bool = False
     seed: int = 0
+    amp: bool = True
 
     @property
     def algorithm(self) -> str:
@@ -59,4 +61,4 @@ class QuantizeAutoRound(BlockwisePass):
             from mopt.passes.language._smoothing import scale_for_weights
 
             scale_for_weights(work)
-        tune_block(work, Tuning(iters=self.iters, tokens=self.tokens, seed=self.seed))
+        tune_block(work, Tuning(iters=self.iters, tokens=self.tokens, seed=self.seed, amp=self.amp))

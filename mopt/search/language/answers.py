@@ -79,6 +79,7 @@ class Answers:
         load_seconds: For loading it.
         peak_bytes: Largest resident memory of its process.
         look: Tokens of an answer per second, as they were beside nothing else.
+        seconds: That all of it took, loading included.
     """
 
     scores: Sequence[TokenScores]
@@ -88,6 +89,7 @@ class Answers:
     load_seconds: float
     peak_bytes: int
     look: float
+    seconds: float
 
 
 def answers_of(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
@@ -107,6 +109,7 @@ def answers_of(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answ
 def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
     import numpy as np
 
+    start = time.monotonic()
     with LanguageProcess(runtime, model) as process:
         scores = process.score(task.windows, task.top)
         if not all(np.isfinite(each.logprob).all() for each in scores):
@@ -119,6 +122,7 @@ def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
             load_seconds=process.load_seconds(),
             peak_bytes=process.peak_bytes(),
             look=_look(process, task),
+            seconds=round(time.monotonic() - start, 2),
         )
 
 
@@ -149,7 +153,7 @@ def _write(folder: Path, answers: Answers) -> None:
     (folder / _REST).write_text(json.dumps(rest), encoding="utf-8")
 
 
-_PLAIN = ("evidence", "load_seconds", "peak_bytes", "look")
+_PLAIN = ("evidence", "load_seconds", "peak_bytes", "look", "seconds")
 
 
 def _joined(name: str, scores: Sequence[TokenScores]) -> dict[str, npt.NDArray[Any]]:

@@ -116,6 +116,7 @@ def reference_trial(task: JudgingTask, progress: Progress) -> Reference:
         evidence=dict(answers.evidence),
         text=scored_text(answers.scores[: len(task.windows.windows)], task.windows),
         load_seconds=answers.load_seconds,
+        judging_seconds=answers.seconds,
         peak_bytes=answers.peak_bytes,
     )
     assert record.text is not None
@@ -263,6 +264,7 @@ def _compared(trial: LanguageTrialInMaking, answers: Answers, task: JudgingTask,
         quality=quality,
         choices=_choices(answers, task, reference),
         load_seconds=answers.load_seconds,
+        judging_seconds=answers.seconds,
         peak_bytes=answers.peak_bytes,
         remarks=remarks(reference.answers.companions, answers.companions),
     )
