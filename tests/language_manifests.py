@@ -117,7 +117,7 @@ def manifest(**changes: Any) -> LanguageManifest:
             source="smollm2", digest="b" * 64, format="huggingface", architecture="LlamaForCausalLM", parameters=134_515_008,
             size_bytes=269_000_000, vocabulary=49152, positions=8192, licence="apache-2.0", chat=True,
         ),
-        "outlay": Outlay(memory_bytes=1 << 30, seconds=120.0, disk_bytes=1 << 30),
+        "expected": Outlay(memory_bytes=1 << 30, seconds=240.0, passes_seconds=120.0, disk_bytes=1 << 30),
         "data": {"documents": 80},
         "chosen": "llama_cpp-q4_k_m",
         "runtime": "llama_cpp",

@@ -20,6 +20,7 @@ _WIDE_ENOUGH = 110
 def print_language_plan(plan: LanguagePlan, as_json: bool) -> None:
     """Print what a build would try, and what it would take."""
     from mopt.records import units as q
+    from mopt.reports.language import outlay_text
     from mopt.system.digests import describe_fields
 
     rows = [
@@ -38,7 +39,7 @@ def print_language_plan(plan: LanguagePlan, as_json: bool) -> None:
                 "source": plan.source.model_dump(mode="json"),
                 "data": plan.data,
                 "candidates": rows,
-                "outlay": plan.outlay.model_dump(mode="json"),
+                "expected": plan.expected.model_dump(mode="json"),
             }
         )
         return
@@ -57,12 +58,7 @@ def print_language_plan(plan: LanguagePlan, as_json: bool) -> None:
         if candidate.refused is not None:
             reason = f"{candidate.name}: {candidate.refused.rejection}, {candidate.refused.reason}"
             console.print(printable(reason), markup=False, soft_wrap=True)
-    outlay = plan.outlay
-    console.print(
-        f"takes about {q.memory(outlay.memory_bytes)} of memory, {q.about(outlay.seconds)} and "
-        f"{q.memory(outlay.disk_bytes)} of disk",
-        markup=False,
-    )
+    console.print(f"takes about {outlay_text(plan.expected)}", markup=False)
 
 
 def print_language_artifact(artifact: LanguageArtifact, as_json: bool, all_rows: bool) -> None:

@@ -136,9 +136,10 @@ class GraphPass(Pass):
 def run_passes(passes: Sequence[Pass], source: Model, folder: Path) -> list[dict[str, Any]]:
     """Run consecutive passes in this process; graph passes that follow each other share one model in memory.
 
-    Called in a child process. Returns for each pass ``{"modified": ..., "detail": ...}``.
+    Called in a child process. Returns for each pass ``{"modified": ..., "detail": ..., "peak_bytes": ...}``.
     """
     from mopt.model.onnx_io import load, save
+    from mopt.system.memory import peak_memory
 
     os.chdir(folder.parent)  # libraries leave temporary files where they run
     if all(isinstance(step, GraphPass) for step in passes):
@@ -148,4 +149,5 @@ def run_passes(passes: Sequence[Pass], source: Model, folder: Path) -> list[dict
     else:
         (single,) = passes
         results = [single.apply(source, folder)]
-    return [dataclasses.asdict(result) for result in results]
+    peak = peak_memory(os.getpid()) or None
+    return [{**dataclasses.asdict(result), "peak_bytes": peak} for result in results]

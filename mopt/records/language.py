@@ -101,15 +101,15 @@ class LanguageSource(Record):
 
 
 class Outlay(Record):
-    """What a build was expected to take, before it began."""
+    """What a build takes of its machine: as it was expected before, or as it was."""
 
     memory_bytes: int
+    """Resident memory of the largest process."""
     seconds: float
+    passes_seconds: float
+    """The part of them in which passes make candidates."""
     disk_bytes: int
-    resident_bytes: int | None = None
-    """What its passes took at most in the end; None where all came from the cache."""
-    passes_seconds: float | None = None
-    """The same for their time."""
+    """Of what passes leave in the cache."""
 
 
 class GoldenText(Record):
@@ -155,7 +155,10 @@ class LanguageManifest(StampedRecord):
     disturbed: str = ""
     versions: dict[str, str]
     source: LanguageSource
-    outlay: Outlay | None = None
+    expected: Outlay | None = None
+    """What was said before it began."""
+    taken: Outlay | None = None
+    """What it took; None where the cache had a part of it."""
     data: dict[str, Any]
     chosen: str
     runtime: str

@@ -20,6 +20,8 @@ class PassRecord(Record):
     modified: bool
     cached: bool
     seconds: float
+    peak_bytes: int | None = None
+    """Largest resident memory of its process."""
     detail: dict[str, Any] = {}
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "closing_lines",
     "language_rows",
     "outcome_text",
+    "outlay_text",
     "quality_sentence",
     "render_files",
     "short_outcome",
@@ -20,7 +21,7 @@ from typing import Any
 from mopt.records import units as q
 from mopt.records.divergence import Divergence, GenerationCheck
 from mopt.records.divergence import Estimate as TokenEstimate
-from mopt.records.language import LanguageManifest, LanguageTrial
+from mopt.records.language import LanguageManifest, LanguageTrial, Outlay
 from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
 from mopt.reports.rendering import NONE, Fact, environment, facts_of, markdown_text, visible_text
@@ -237,8 +238,16 @@ def _tiles(manifest: LanguageManifest) -> list[Tile]:
     return tiles
 
 
+def outlay_text(outlay: Outlay) -> str:
+    """Say it in one line."""
+    return (
+        f"{q.memory(outlay.memory_bytes)} of memory, {q.about(outlay.seconds)} ({q.about(outlay.passes_seconds)} of it making "
+        f"candidates), {q.memory(outlay.disk_bytes)} of disk"
+    )
+
+
 def _source(manifest: LanguageManifest) -> list[Fact]:
-    source, outlay = manifest.source, manifest.outlay
+    source = manifest.source
     facts = [
         Fact("source", source.source),
         Fact("SHA-256", source.digest),
@@ -250,12 +259,9 @@ def _source(manifest: LanguageManifest) -> list[Fact]:
     ]
     if source.note:
         facts.append(Fact("note", source.note))
-    if outlay is not None:
-        expected = (
-            f"{q.memory(outlay.memory_bytes)} of memory, {q.about(outlay.seconds)}, {q.memory(outlay.disk_bytes)} of disk"
-        )
-        took = f"; its passes took {q.about(outlay.passes_seconds)}" if outlay.passes_seconds is not None else ""
-        facts.append(Fact("expected before", expected + took))
+    for name, outlay in (("expected before", manifest.expected), ("taken", manifest.taken)):
+        if outlay is not None:
+            facts.append(Fact(name, outlay_text(outlay)))
     return facts
 
 

@@ -134,6 +134,7 @@ def _records(group: Sequence[Pass], result: dict[str, Any], *, cached: bool) -> 
             modified=outcome["modified"],
             cached=cached,
             seconds=round(result["seconds"], 3),
+            peak_bytes=outcome["peak_bytes"],
             detail=outcome["detail"],
         )
         for step, outcome in zip(group, result["results"], strict=True)

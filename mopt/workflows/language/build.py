@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["LanguagePlan", "build_language", "explain_language_plan"]
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mopt.progress import Progress, Silent, Stopwatch
 from mopt.recipe import Recipe
 from mopt.records._base import stamp
 from mopt.records.language import LanguageGolden, LanguageManifest, LanguageSource, LanguageTrial, Outlay
-from mopt.reports.language import render_files
+from mopt.reports.language import outlay_text, render_files
 from mopt.runtimes.language._base import LanguageProcess
 from mopt.search.language.choice import LanguageChoice, choose
 from mopt.search.language.judge import judge_all, reference_trial
@@ -29,7 +30,7 @@ from mopt.system.store import Store, code_digest, default_root
 from mopt.workflows._fetched import fetched_recipe
 from mopt.workflows._recipes import python_command
 from mopt.workflows.language._golden import make_golden
-from mopt.workflows.language._outlay import outlay_of, outlay_text
+from mopt.workflows.language._outlay import expected_outlay, taken_outlay
 from mopt.workflows.language._request import (
     LanguageSite,
     LanguageTask,
@@ -54,7 +55,7 @@ class LanguagePlan:
     metric: str
     data: dict[str, Any]
     candidates: tuple[LanguageCandidate, ...]
-    outlay: Outlay
+    expected: Outlay
 
 
 def explain_language_plan(
@@ -73,7 +74,7 @@ def explain_language_plan(
         metric=task.metric.name,
         data=task.text.description,
         candidates=tuple(candidates),
-        outlay=outlay_of(site, candidates),
+        expected=expected_outlay(site, task, candidates),
     )
 
 
@@ -102,6 +103,7 @@ def build_language(
         UserError: When the request cannot be carried out; nothing is written then.
     """
     progress, store = Stopwatch(progress or Silent()), store or Store(default_root())
+    start, kept = time.monotonic(), _models_bytes(store)
     site = check_language_recipe(recipe, source)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
@@ -111,8 +113,8 @@ def build_language(
         with store.entry("language-builds", _key(recipe, site, task)) as entry:
             if entry.scratch is not None:
                 candidates = candidates_of(local, site, task, progress)
-                outlay = outlay_of(site, candidates)
-                progress.note(outlay_text(outlay))
+                expected = expected_outlay(site, task, candidates)
+                progress.note(f"expected: {outlay_text(expected)}")
                 reference = reference_trial(task.judging, progress)
                 trials = judge_all(candidates, task.judging, reference, progress)
                 trials, baseline = race(trials, task.racing, site.monitor, progress)
@@ -125,7 +127,8 @@ def build_language(
                 manifest = manifest.model_copy(
                     update={
                         "baseline": baseline,
-                        "outlay": _spent(outlay, choice),
+                        "expected": expected,
+                        "taken": taken_outlay(manifest.trials, time.monotonic() - start, _models_bytes(store) - kept),
                         "stage_seconds": {title: round(value, 2) for title, value in progress.seconds.items()},
                     }
                 )
@@ -170,11 +173,9 @@ def _golden(choice: LanguageChoice, task: LanguageTask, progress: Progress) -> L
     return golden
 
 
-def _spent(outlay: Outlay, choice: LanguageChoice) -> Outlay:
-    passes = [record for trial in choice.trials for record in trial.record.passes if not record.cached]
-    seconds = sum(record.seconds for record in passes) if passes else None
-    peaks = [int(peak) for record in passes if (peak := record.detail.get("peak_bytes"))]
-    return outlay.model_copy(update={"passes_seconds": seconds, "resident_bytes": max(peaks, default=None)})
+def _models_bytes(store: Store) -> int:
+    """What passes have left in the cache."""
+    return store.sizes().get("models", (0, 0))[1]
 
 
 def _manifest(

@@ -9,12 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from mopt.datasets.windows import ScoredWindows
+from mopt.errors import Rejection
 from mopt.evaluators.language.log_loss import LogLoss
 from mopt.evaluators.tolerance import Tolerance
 from mopt.model.files import Model
 from mopt.model.quantization import Weights
 from mopt.passes._base import FilePass, PassResult
 from mopt.passes.language.export_gptq import ExportGPTQ
+from mopt.records.trial import Outcome
 from mopt.search.language.answers import AnswerTask
 from mopt.search.language.judge import JudgingTask
 from mopt.search.language.trial import LanguageCandidate
@@ -91,3 +93,7 @@ def candidate(name: str, **fields: object) -> LanguageCandidate:
         method="none",
         unquantized=unquantized,  # type: ignore[arg-type]
     )
+
+
+def refused() -> Outcome:
+    return Outcome(rejection=Rejection.UNSUPPORTED, reason="no such architecture")

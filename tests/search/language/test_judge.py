@@ -8,7 +8,6 @@ from pathlib import Path
 from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.progress import Silent
-from mopt.records.trial import Outcome
 from mopt.search.language.judge import judge_all, reference_trial
 from tests.passes.language import neutral
 from tests.search.language import tasks
@@ -46,9 +45,7 @@ def test_a_lost_template_is_out_although_the_numbers_are_the_same(tmp_path: Path
 def test_a_refused_candidate_is_not_tried_and_a_late_one_is_skipped(tmp_path: Path) -> None:
     task = dataclasses.replace(tasks.judging_task(tmp_path), time_budget_s=-1.0)
     reference = reference_trial(task, Silent())
-    refused = dataclasses.replace(
-        tasks.candidate("refused"), refused=Outcome(rejection=Rejection.UNSUPPORTED, reason="no such architecture")
-    )
+    refused = dataclasses.replace(tasks.candidate("refused"), refused=tasks.refused())
     first, late = judge_all([refused, tasks.candidate("late")], task, reference, Silent())
     assert first.record.outcome == refused.refused
     assert late.record.outcome is not None

@@ -71,7 +71,7 @@ def test_every_candidate_was_judged_against_the_unquantized_model_in_llama_cpp()
         assert text.divergence.kl.value < 0.1
     bits = [trials[name].bits_per_weight for name in ("llama_cpp-bf16", "llama_cpp-q8_0", "llama_cpp-q4_k_m")]
     assert bits == sorted(bits, reverse=True)  # type: ignore[type-var]
-    assert _built().manifest.outlay is not None
+    assert _built().manifest.expected is not None
 
 
 def test_a_second_build_is_taken_from_the_cache() -> None:
@@ -141,5 +141,5 @@ def test_further_servers_are_packaged_and_what_cannot_load_it_is_refused(tmp_pat
 
 def test_the_plan_says_what_would_be_tried_and_what_it_takes() -> None:
     plan = any_model.explain_plan(_recipe(_root()), store=Store(_root() / "cache"))
-    assert plan.outlay.memory_bytes > 0  # type: ignore[union-attr]
+    assert plan.expected.memory_bytes > 0  # type: ignore[union-attr]
     assert next(candidate.name for candidate in plan.candidates) == "llama_cpp-bf16"
