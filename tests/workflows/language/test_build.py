@@ -121,15 +121,17 @@ def test_a_gguf_is_a_source_too(tmp_path: Path) -> None:
     assert gguf.is_file()
 
 
-def test_the_gate_compares_the_artifact_with_its_source() -> None:
+def test_the_gate_compares_the_artifact_with_its_source(tmp_path: Path) -> None:
+    """Of 8 bits: what 4 bits leave of weights that nobody trained writes other texts than they do."""
+    store = Store(_root() / "cache")
+    only = _recipe(_root(), search={"effort": "quick", "candidates": ["llama_cpp-q8_0"]})
+    artifact = any_model.build(only, out=tmp_path / "q8.mopt", store=store)
     recipe = _recipe(_root(), gate={"inconclusive": "accept"})
-    verdict = any_model.run_gate(
-        str(_built().folder), str(_root() / "model"), recipe, speed=False, store=Store(_root() / "cache")
-    )
+    verdict = any_model.run_gate(str(artifact.folder), str(_root() / "model"), recipe, speed=False, store=store)
     checks = {check.name: check for check in verdict.checks}
-    assert checks["log_loss"].verdict in ("pass", "inconclusive")
+    assert checks["log_loss"].verdict == "pass"
     assert checks["writing"].verdict == "pass"
-    assert verdict.fidelity["likeliest token the same"] > 0.5
+    assert verdict.fidelity["likeliest token the same"] > 0.9
 
 
 def test_further_servers_are_packaged_and_what_cannot_load_it_is_refused(tmp_path: Path) -> None:
