@@ -70,8 +70,8 @@ class Document:
     @property
     def content(self) -> str:
         """The digest of what it says; the amount of white space makes no difference."""
-        said = self.text or json.dumps([dict(message) for message in self.messages], sort_keys=True)
-        return hashlib.sha256(" ".join(said.split()).encode("utf-8", "replace")).hexdigest()
+        readable = self.text or json.dumps([dict(message) for message in self.messages], sort_keys=True)
+        return hashlib.sha256(" ".join(readable.split()).encode("utf-8", "replace")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

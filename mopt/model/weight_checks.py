@@ -234,8 +234,8 @@ class _FoldedScales:
             variance = variance + (np.square(_weight_steps(second, weights, columns)) / 12).sum(0, dtype=np.float64)
         size = np.maximum(square, 1e-30)
         slopes, noise = product / size, np.sqrt(variance / size)
-        told = (square > 0) & (_COLUMN_DEVIATIONS * noise < 1)
-        wrong = np.flatnonzero(told & ~(np.abs(slopes - 1) <= _PRODUCT + _COLUMN_DEVIATIONS * noise))
+        decisive = (square > 0) & (_COLUMN_DEVIATIONS * noise < 1)
+        wrong = np.flatnonzero(decisive & ~(np.abs(slopes - 1) <= _PRODUCT + _COLUMN_DEVIATIONS * noise))
         if not len(wrong):
             return ""
         column = int(wrong[np.abs(slopes[wrong] - 1).argmax()])
@@ -312,8 +312,8 @@ def _worst_group(weights: Floats, decoded: Floats, starts: npt.NDArray[np.int64]
             noise = np.sqrt(steps / 12 * spread) / size
             distance = np.log(np.maximum(ratio, 1e-30))
         allowed = np.maximum(math.log(_GROUP_RATIO), _DEVIATIONS * noise)
-        told = (size > _NEGLIGIBLE * size.mean()) & (noise * _DEVIATIONS < 1)
-        beyond.append(np.where(told, np.sign(distance) * np.maximum(np.abs(distance) - allowed, 0), 0.0))
+        decisive = (size > _NEGLIGIBLE * size.mean()) & (noise * _DEVIATIONS < 1)
+        beyond.append(np.where(decisive, np.sign(distance) * np.maximum(np.abs(distance) - allowed, 0), 0.0))
     same = np.where(beyond[0] * beyond[1] > 0, np.minimum(np.abs(beyond[0]), np.abs(beyond[1])), 0.0)
     row, group = map(int, np.unravel_index(int(same.argmax()), same.shape))
     return _Group(float(same[row, group]), begin + row, group, float(ratio[row, group]))

@@ -162,14 +162,14 @@ def differences(source: Answers, served: Answers) -> tuple[str, ...]:
 
     A larger vocabulary of the served model is padding, and no difference; stop tokens that it has besides are none either.
     """
-    found = [*_starts(source, served), *_special(source, served)]
-    found += _tokens(source, served) or _round_trips(source, served)
-    found += _prompts(source, served)
+    problems = [*_starts(source, served), *_special(source, served)]
+    problems += _tokens(source, served) or _round_trips(source, served)
+    problems += _prompts(source, served)
     if source.vocabulary > served.vocabulary > 0:
-        found.append(f"vocabulary: {served.vocabulary} tokens instead of {source.vocabulary}")
+        problems.append(f"vocabulary: {served.vocabulary} tokens instead of {source.vocabulary}")
     if missing := sorted(set(source.stops) - set(served.stops)):
-        found.append(f"stop tokens: {', '.join(map(str, missing))} of the source's generation_config does not end an answer")
-    return tuple(found)
+        problems.append(f"stop tokens: {', '.join(map(str, missing))} of the source's generation_config does not end an answer")
+    return tuple(problems)
 
 
 def _starts(source: Answers, served: Answers) -> list[str]:
@@ -185,8 +185,8 @@ def _starts(source: Answers, served: Answers) -> list[str]:
     (before,), (after,) = (sorted(count)[:1] for count in counts)
     if after == before:
         return []
-    said = "doubled" if before == 1 and after == 2 else "missing" if after < before else "added"
-    return [f"start token: {bos} is {said}: {after} before each text instead of {before}"]
+    change = "doubled" if before == 1 and after == 2 else "missing" if after < before else "added"
+    return [f"start token: {bos} is {change}: {after} before each text instead of {before}"]
 
 
 def _leading(ids: Sequence[int], bos: int) -> int:

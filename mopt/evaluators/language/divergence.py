@@ -63,8 +63,8 @@ def measure_divergence(
     groups = windows.groups()
     kl, coverage = position_divergences(reference, candidate, windows)
     first = [windows.select([score.top_ids[:, 0] for score in side]) for side in (reference, candidate)]
-    own = [windows.select([score.logprob for score in side]).astype(np.float64) for side in (reference, candidate)]
-    shift = own[1] - own[0]
+    logprobs = [windows.select([score.logprob for score in side]).astype(np.float64) for side in (reference, candidate)]
+    shift = logprobs[1] - logprobs[0]
     known = min(side[0].top_ids.shape[1] for side in (reference, candidate))
     return Divergence(
         tokens=len(kl),
@@ -148,8 +148,8 @@ def _first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 def _quantiles(values: Numbers) -> dict[str, float]:
     import numpy as np
 
-    found = np.quantile(values, _QUANTILES)
-    return {f"{share:g}": float(value) for share, value in zip(_QUANTILES, found, strict=True)}
+    values_at = np.quantile(values, _QUANTILES)
+    return {f"{share:g}": float(value) for share, value in zip(_QUANTILES, values_at, strict=True)}
 
 
 def _known(scores: Sequence[TokenScores], windows: ScoredWindows, targets: Ids) -> tuple[Ids, Numbers]:
@@ -161,9 +161,9 @@ def _known(scores: Sequence[TokenScores], windows: ScoredWindows, targets: Ids) 
 
     ids = windows.select([score.top_ids for score in scores]).astype(np.int64)
     logs = windows.select([score.top_logprobs for score in scores]).astype(np.float64)
-    own = windows.select([score.logprob for score in scores]).astype(np.float64)
+    logprobs = windows.select([score.logprob for score in scores]).astype(np.float64)
     last = np.where((ids == targets[:, None]).any(axis=1), -1, targets)
-    ids, logs = np.column_stack([ids, last]), np.column_stack([logs, own])
+    ids, logs = np.column_stack([ids, last]), np.column_stack([logs, logprobs])
     probabilities = np.where(ids >= 0, np.exp(logs), 0.0)
     return ids, probabilities
 

@@ -172,8 +172,8 @@ def _is_garbage(text: Written, _: Written) -> bool:
 
 
 def _is_not_its_own(text: Written, _: Written) -> bool:
-    own = _own_choice(text)
-    return own is not None and len(text.ids) >= _LONG and own < _LEAST_OWN
+    likeliest = _own_choice(text)
+    return likeliest is not None and len(text.ids) >= _LONG and likeliest < _LEAST_OWN
 
 
 def _is_improbable(text: Written, reference: Written) -> bool:

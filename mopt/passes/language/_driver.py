@@ -259,8 +259,8 @@ class _Run:
         return True
 
     def _last_stream(self) -> int | None:
-        found = [index for index in range(self.architecture.count) if self._has_streams(index)]
-        return max(found) if found else None
+        finished = [index for index in range(self.architecture.count) if self._has_streams(index)]
+        return max(finished) if finished else None
 
     def _note_streams(self, index: int, streams: dict[str, Stream]) -> None:
         record = {

@@ -101,22 +101,22 @@ class ExportOnnxruntimeGenai(LanguagePass):
 
     def _options(self) -> list[str]:
         """What the builder is told, as its command line takes it."""
-        told = ["hf_token=false", "hf_remote=false"]
+        options = ["hf_token=false", "hf_remote=false"]
         if self.weights == "fp32":
-            return told
-        told += [
+            return options
+        options += [
             f"block_size={self.block_size}",
             f"is_symmetric={str(self.symmetric).lower()}",
             f"algo_config={self.algorithm}",
             f"accuracy_level={self.accuracy_level}",
         ]
         if self.head == "fp32":
-            told.append(f"nodes_to_exclude={_HEAD}")
+            options.append(f"nodes_to_exclude={_HEAD}")
         eight = [
             *(["last_matmul:int8"] if self.head == "int8" else []),
             *(["mixed_layers:int8"] if self.sensitive_layers == "int8" else []),
         ]
-        return [*told, f"matmul_mixed_precision={','.join(eight)}"] if eight else told
+        return [*options, f"matmul_mixed_precision={','.join(eight)}"] if eight else options
 
 
 def _operators(path: Path) -> dict[str, int]:

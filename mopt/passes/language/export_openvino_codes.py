@@ -163,10 +163,10 @@ def _places(model: Any, layers: Mapping[str, LayerQuantization]) -> dict[str, An
     products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
     places = {}
     for name in layers:
-        found = [node for node in products if f".{name}/" in f".{node.get_friendly_name().removeprefix('__module.')}"]
-        if len(found) != 1:
-            raise CandidateRejectedError(Rejection.UNSUPPORTED, f"the graph has {len(found)} products of {name}")
-        places[name] = found[0]
+        matches = [node for node in products if f".{name}/" in f".{node.get_friendly_name().removeprefix('__module.')}"]
+        if len(matches) != 1:
+            raise CandidateRejectedError(Rejection.UNSUPPORTED, f"the graph has {len(matches)} products of {name}")
+        places[name] = matches[0]
     return places
 
 

@@ -134,12 +134,12 @@ class _Session(LanguageSession):
     def evidence(self) -> dict[str, Any]:
         self._step_once()
         kernels = dict(sorted(collections.Counter(_kernels(self._compiled.get_runtime_model())).items()))
-        told = {name: _plain(self._compiled.get_property(name)) for name in self._plugin}
+        values = {name: _plain(self._compiled.get_property(name)) for name in self._plugin}
         return {
             "kernels": kernels,
             "precision": _precision(kernels),
-            "properties": told,
-            "threads": told["INFERENCE_NUM_THREADS"],
+            "properties": values,
+            "threads": values["INFERENCE_NUM_THREADS"],
             "vocabulary": self._vocabulary(),
             "greedy tokens that pipeline and graph share": self._shared_tokens(),
             "versions": {name: metadata.version(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers")},

@@ -192,8 +192,8 @@ class _Session(LanguageSession):
             end = min(begin + step, count)
             logprobs = torch.log_softmax(self._model.end(flow, slice(begin, end)).float(), dim=-1)
             likeliest = logprobs.topk(kept, dim=-1)
-            own = logprobs.gather(2, targets[:, begin:end, None])[:, :, 0]
-            parts.append((own, likeliest.indices.to(torch.int32), likeliest.values))
+            chosen = logprobs.gather(2, targets[:, begin:end, None])[:, :, 0]
+            parts.append((chosen, likeliest.indices.to(torch.int32), likeliest.values))
         columns = [torch.cat(column, dim=1).numpy() for column in zip(*parts, strict=True)]
         return [TokenScores(*(column[row] for column in columns)) for row in range(batch)]
 

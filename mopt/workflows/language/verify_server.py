@@ -188,8 +188,8 @@ def _chat(endpoint: OpenAIEndpoint, manifest: LanguageManifest) -> Proof:
         same += answer.text.strip() == by_prompt.text.strip()
     if not seen.strip():
         return Proof(part="chat", state="failed", detail="its answers to chats are empty")
-    said = " ".join(seen.split())[:80]
-    detail = f"{same} of {len(chats)} chats are answered as the prompt that the judged template makes: {said!r}"
+    shown = " ".join(seen.split())[:80]
+    detail = f"{same} of {len(chats)} chats are answered as the prompt that the judged template makes: {shown!r}"
     return Proof(part="chat", state="proven" if same == len(chats) else "not proven", detail=detail)
 
 

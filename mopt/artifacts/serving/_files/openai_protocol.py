@@ -392,10 +392,10 @@ class Service:
         pieces = list(self.pieces(request))
         content, ids = "".join(piece.text for piece in pieces), [token for piece in pieces for token in piece.ids]
         choice = {"message": {"role": "assistant", "content": content}} if request.chat else {"text": content}
-        told = {"token_ids": ids} if request.ids else {}
+        token_ids = {"token_ids": ids} if request.ids else {}
         return {
             **self._head(request, chunk=False),
-            "choices": [{"index": 0, **choice, "logprobs": None, "finish_reason": pieces[-1].reason, **told}],
+            "choices": [{"index": 0, **choice, "logprobs": None, "finish_reason": pieces[-1].reason, **token_ids}],
             "usage": _usage(request, len(ids)),
         }
 
@@ -428,8 +428,8 @@ def _content(request: Request, piece: Piece) -> dict[str, Any]:
 
 
 def _choice(request: Request, content: Mapping[str, Any], piece: Piece | None = None) -> dict[str, Any]:
-    told = {"token_ids": list(piece.ids) if piece else []} if request.ids else {}
-    return {"index": 0, **content, "logprobs": None, "finish_reason": piece.reason if piece else None, **told}
+    token_ids = {"token_ids": list(piece.ids) if piece else []} if request.ids else {}
+    return {"index": 0, **content, "logprobs": None, "finish_reason": piece.reason if piece else None, **token_ids}
 
 
 def _usage(request: Request, count: int) -> dict[str, int]:

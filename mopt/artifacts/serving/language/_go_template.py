@@ -147,13 +147,13 @@ def _split(template: str) -> list[_Part]:
 def _tokens(action: str) -> tuple[tuple[str, str], ...]:
     tokens, at = [], 0
     while at < len(action):
-        found = _TOKEN.match(action, at)
-        if found is None or not found.lastgroup:
+        token = _TOKEN.match(action, at)
+        if token is None or not token.lastgroup:
             if not action[at:].strip():
                 break
             raise GoTemplateError(f"{action[at:]!r} is not known here")
-        tokens.append((found.lastgroup, found[found.lastgroup]))
-        at = found.end()
+        tokens.append((token.lastgroup, token[token.lastgroup]))
+        at = token.end()
     if not tokens:
         raise GoTemplateError("an action is empty")
     return tuple(tokens)

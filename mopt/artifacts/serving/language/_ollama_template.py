@@ -131,8 +131,8 @@ def _learn(source: _Source, system: bool) -> tuple[dict[tuple[str, str], str], s
         rest = source.render(_chat(roles, marks))
         before = ""
         for role, mark in zip(roles, marks, strict=True):
-            text, found, rest = rest.partition(mark)
-            if not found or mark in rest:
+            text, separator, rest = rest.partition(mark)
+            if not separator or mark in rest:
                 raise NotApplicableError(f"the chat template leaves out or repeats a message of the {role}")
             transitions.setdefault((before, role), text)
             before = role

@@ -136,10 +136,10 @@ def _parameters(served: ServedLanguageModel, model_folder: Path, stops: Sequence
         generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
         generation = {}
-    said = {ours: generation[theirs] for theirs, ours in _SAMPLING.items() if _is_number(generation.get(theirs))}
+    parameters = {ours: generation[theirs] for theirs, ours in _SAMPLING.items() if _is_number(generation.get(theirs))}
     penalty = generation.get("repetition_penalty")
-    said["repeat_penalty"] = penalty if _is_number(penalty) else 1
-    plain = [("num_ctx", served.context), ("num_thread", served.threads), *said.items()]
+    parameters["repeat_penalty"] = penalty if _is_number(penalty) else 1
+    plain = [("num_ctx", served.context), ("num_thread", served.threads), *parameters.items()]
     return [*plain, *(("stop", text) for text in stops if text.isprintable())]
 
 
