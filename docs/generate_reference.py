@@ -406,7 +406,11 @@ def _record(node: ast.ClassDef) -> str:
     for row in rows:
         row[2] = row[2] or sections.get("Attributes", {}).get(row[0].strip("`"), "")
     table = _table(["key", "type", "meaning"], rows)
-    return "\n\n".join((f"### {node.name}", prose, table)) if table else ""
+    bases = [
+        base.id for base in node.bases if isinstance(base, ast.Name) and base.id not in ("Record", "StampedRecord", "Schema")
+    ]
+    inherited = [f"Besides, it has the keys of `{name}`." for name in names if name not in ("Record", "StampedRecord", "Schema")]
+    return "\n\n".join((f"### {node.name}", prose, table, *inherited)) if table else ""
 
 
 def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
@@ -648,16 +652,18 @@ def _public(name: str, value: Any) -> str:
 
 
 def _class(name: str, kind: type) -> str:
-    prose, sections = _split(kind.__doc__ or "")
-    parts = [f"## mopt.{name}", prose]
+    parts = [f"## mopt.{name}", _split(kind.__doc__ or "")[0]]
     if hasattr(kind, "model_json_schema"):
         parts.append("Its fields are [the keys of a recipe](recipe.md).")
     elif dataclasses.is_dataclass(kind):
-        described = sections.get("Attributes", {})
+        bases = [base for base in reversed(kind.__mro__) if base.__module__.startswith("mopt.")]
+        described = {
+            field: text for base in bases for field, text in _split(base.__doc__ or "")[1].get("Attributes", {}).items()
+        }
         types = _types(kind)
         rows = [[_code(name), _code(types[name]), described.get(name, "")] for name in types]
         parts.append(_table(["field", "type", "meaning"], rows))
-        for method, value in vars(kind).items():
+        for method, value in {method: value for base in bases for method, value in vars(base).items()}.items():
             function = value.__func__ if isinstance(value, classmethod) else value
             if inspect.isfunction(function) and not method.startswith("_") and function.__doc__:
                 text, inner = _split(function.__doc__)

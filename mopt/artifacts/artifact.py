@@ -6,6 +6,7 @@ __all__ = [
     "FILE_NAME",
     "SKETCH_NAME",
     "Artifact",
+    "BaseArtifact",
     "damaged_manifest",
     "file_problems",
     "golden_file",
@@ -15,12 +16,14 @@ __all__ = [
     "read_manifest",
 ]
 
+import abc
 import dataclasses
 import json
 import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import pydantic
 
@@ -28,7 +31,7 @@ from mopt.errors import UserError
 from mopt.model.files import Model
 from mopt.model.samples import read_feed
 from mopt.model.signature import Feed
-from mopt.records.manifest import Manifest
+from mopt.records.manifest import BaseManifest, Manifest
 from mopt.records.sketch import Sketch
 from mopt.storage._fetch import called
 from mopt.system.digests import file_digest
@@ -82,8 +85,8 @@ def damaged_manifest(path: Path, error: pydantic.ValidationError) -> UserError:
 
 
 @dataclasses.dataclass(frozen=True)
-class Artifact:
-    """A folder that a build wrote.
+class BaseArtifact(abc.ABC):
+    """A folder that a build wrote, whatever its model is.
 
     Attributes:
         folder: Where it is.
@@ -92,20 +95,16 @@ class Artifact:
     """
 
     folder: Path
-    manifest: Manifest
+    manifest: BaseManifest
     cached: bool = False
 
     @classmethod
-    def read(cls, folder: str | Path) -> Artifact:
-        """Read the manifest alone; whether the files are those that were built is not asked.
-
-        Raises:
-            UserError: When the folder is no artifact.
-        """
-        return cls(Path(folder), read_manifest(Path(folder)))
+    @abc.abstractmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the manifest alone."""
 
     @classmethod
-    def open(cls, folder: str | Path) -> Artifact:
+    def open(cls, folder: str | Path) -> Self:
         """Read an artifact that is to be used, and refuse one whose files are not those that were built.
 
         Raises:
@@ -119,13 +118,28 @@ class Artifact:
     @property
     def model(self) -> Model:
         """The model that is shipped."""
-        folder = self.folder / "model"
-        digest = self.manifest.winner.model_digest
+        folder, digest = self.folder / "model", self.manifest.winner.model_digest
         return Model(self.manifest.format, folder, digest) if digest else Model.at(self.manifest.format, folder)
 
     def problems(self) -> list[str]:
         """Compare the files with the manifest; return a line for each that is not what was built."""
         return file_problems(self.folder, self.manifest.files)
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact(BaseArtifact):
+    """A folder that a build wrote."""
+
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the manifest alone; whether the files are those that were built is not asked.
+
+        Raises:
+            UserError: When the folder is no artifact.
+        """
+        return cls(Path(folder), read_manifest(Path(folder)))
 
     def golden(self) -> list[tuple[Feed, Feed]]:
         """Return the golden samples: inputs, and what the shipped model made of them.

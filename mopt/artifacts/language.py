@@ -18,7 +18,7 @@ from typing import Self
 
 import pydantic
 
-from mopt.artifacts.artifact import FILE_NAME, damaged_manifest, file_problems
+from mopt.artifacts.artifact import FILE_NAME, BaseArtifact, damaged_manifest
 from mopt.artifacts.bundle import NOT_WRITTEN, copy_model, copy_tree, file_digests, published
 from mopt.artifacts.serving.language._base import ServedLanguageModel, make_language_serving
 from mopt.errors import NotApplicableError, UserError
@@ -46,45 +46,19 @@ def read_language_manifest(artifact: Path) -> LanguageManifest:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageArtifact:
-    """A folder that a build of a language model wrote.
+class LanguageArtifact(BaseArtifact):
+    """A folder that a build of a language model wrote."""
 
-    Attributes:
-        folder: Where it is.
-        manifest: What it says of itself.
-        cached: Whether the build that gave it was taken from the cache.
-    """
-
-    folder: Path
     manifest: LanguageManifest
-    cached: bool = False
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
-        """Read the manifest alone; whether the files are those that were built is not asked."""
-        return cls(Path(folder), read_language_manifest(Path(folder)))
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Self:
-        """Read an artifact that is to be used, and refuse one whose files are not those that were built.
+        """Read the manifest alone; whether the files are those that were built is not asked.
 
         Raises:
-            UserError: When the folder is no artifact, or a file was changed, is missing or was added.
+            UserError: When the folder is no artifact.
         """
-        artifact = cls.read(folder)
-        if problems := artifact.problems():
-            raise UserError(f"{called(folder)} is not what was built: {problems[0]}", "mopt verify names all that differs")
-        return artifact
-
-    @property
-    def model(self) -> Model:
-        """The model that is shipped."""
-        folder, digest = self.folder / "model", self.manifest.winner.model_digest
-        return Model(self.manifest.format, folder, digest) if digest else Model.at(self.manifest.format, folder)
-
-    def problems(self) -> list[str]:
-        """Compare the files with the manifest; return a line for each that is not what was built."""
-        return file_problems(self.folder, self.manifest.files)
+        return cls(Path(folder), read_language_manifest(Path(folder)))
 
 
 def served_model(manifest: LanguageManifest) -> ServedLanguageModel:

@@ -40,7 +40,9 @@ _LIMITS = {
     Rejection.HUNG: "see whether it ends in its own framework, and with smaller samples",
 }
 """What to do about a source that exceeds one."""
+_LANGUAGE = "a language model as a folder, a GGUF file or an id of the Hugging Face hub (organisation/name)"
 _HINTS = {
+    ".gguf": "a GGUF begins with the letters GGUF: this file is damaged, or of another kind",
     ".zip": "unpack it, and give the folder",
     ".gz": "unpack it, and give what is in it",
     ".h5": "save it as a SavedModel: model.export('folder')",
@@ -121,7 +123,7 @@ def _hint(path: Path, accepted: Sequence[str]) -> str:
     inside = sorted(path.glob("*.onnx")) if path.is_dir() else []
     if inside:
         return f"give the file in it: {inside[0]}"
-    return _HINTS.get(path.suffix.lower()) or f"mopt takes {'; '.join(accepted)}"
+    return _HINTS.get(path.suffix.lower()) or f"mopt takes {'; '.join([*accepted, _LANGUAGE])}"
 
 
 class _MoreFilesError(Exception):

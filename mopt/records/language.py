@@ -14,13 +14,12 @@ __all__ = [
     "ScoredText",
 ]
 
-from typing import Any, Literal
+from typing import Literal
 
-import pydantic
-
-from mopt.records._base import Record, StampedRecord
+from mopt.records._base import Record
 from mopt.records.divergence import Divergence, GenerationCheck
-from mopt.records.measurement import Estimate, Machine
+from mopt.records.manifest import BaseManifest
+from mopt.records.measurement import Estimate
 from mopt.records.quality import Quality
 from mopt.records.trial import TrialRecord
 
@@ -139,48 +138,24 @@ class LanguageGolden(Record):
     """Largest absolute difference of a logarithm that another machine may show."""
 
 
-class LanguageManifest(StampedRecord):
-    """Everything that is needed to explain an artifact of a language model and to build it again."""
+class LanguageManifest(BaseManifest):
+    """Everything that is needed to explain an artifact of a language model and to build it again.
 
-    schema_version: Literal[1] = 1
+    The reference is the unquantized model in FP32.
+    """
+
     kind: Literal["language"] = "language"
-    name: str
     deployable: bool = True
-    not_deployable_because: str = ""
-    command: str
-    recipe: dict[str, Any]
-    target: dict[str, Any]
-    machine: Machine
-    noise: dict[str, float]
-    disturbed: str = ""
-    versions: dict[str, str]
+    trials: tuple[LanguageTrial, ...]
     source: LanguageSource
     expected: Outlay | None = None
     """What was said before it began."""
     taken: Outlay | None = None
     """What it took; None where the cache had a part of it."""
-    data: dict[str, Any]
-    chosen: str
-    runtime: str
-    runtime_fields: dict[str, Any]
-    format: str
     context: int
-    why: str
     baseline: str
     """The unquantized candidate that speeds are compared with."""
-    trials: tuple[LanguageTrial, ...]
-    """The reference, which is the unquantized model in FP32, first."""
     golden: LanguageGolden
-    warnings: tuple[str, ...] = ()
-    stage_seconds: dict[str, float] = {}
-    files: dict[str, str]
-    """SHA-256 of every other file of the artifact, by relative path."""
-
-    @pydantic.model_validator(mode="after")
-    def _chosen_exists(self) -> LanguageManifest:
-        if self.chosen not in {trial.name for trial in self.trials}:
-            raise ValueError(f"the chosen candidate {self.chosen} is not among the trials")
-        return self
 
     @property
     def winner(self) -> LanguageTrial:

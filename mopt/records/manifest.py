@@ -6,9 +6,9 @@ reader could misread it.
 
 from __future__ import annotations
 
-__all__ = ["Golden", "Manifest"]
+__all__ = ["BaseManifest", "Golden", "Manifest"]
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -31,8 +31,8 @@ class Golden(Record):
     """Outputs that differ from run to run on the same inputs: they are in no sample, and nothing is compared with them."""
 
 
-class Manifest(StampedRecord):
-    """Everything that is needed to explain an artifact and to build it again."""
+class BaseManifest(StampedRecord):
+    """What is said of an artifact whatever its model is."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -47,23 +47,14 @@ class Manifest(StampedRecord):
     disturbed: str = ""
     """What took the time, where figures had to be measured beside other work; then no speed is proven."""
     versions: dict[str, str]
-    source: ExportRecord
-    simplified: str
-    """What the simplifiers did, or why they were left out."""
-    signature: Signature
     data: dict[str, Any]
     chosen: str
     runtime: str
     runtime_fields: dict[str, Any]
     format: str
     why: str
-    control: Estimate | None
-    """The reference against itself, measured like a candidate; far from 1 means that the machine was too noisy."""
     trials: tuple[TrialRecord, ...]
-    batching: Batching
-    serving_profile: ServingProfile | None = None
-    """The chosen model as a server runs it: instance groups, cold start, memory, operators; None where nothing was measured."""
-    golden: Golden
+    """The reference, which the quality of all others is compared with, first."""
     warnings: tuple[str, ...] = ()
     """What hung during the build: measured again in a fresh process, or lost, and what that means."""
     stage_seconds: dict[str, float] = {}
@@ -72,7 +63,7 @@ class Manifest(StampedRecord):
     """SHA-256 of every other file of the artifact, by relative path."""
 
     @pydantic.model_validator(mode="after")
-    def _chosen_exists(self) -> Manifest:
+    def _chosen_exists(self) -> Self:
         if self.chosen not in {trial.name for trial in self.trials}:
             raise ValueError(f"the chosen candidate {self.chosen} is not among the trials")
         return self
@@ -84,5 +75,20 @@ class Manifest(StampedRecord):
 
     @property
     def reference(self) -> TrialRecord:
-        """The trial that all others were compared with: the first."""
+        """The trial that all others were compared with."""
         return self.trials[0]
+
+
+class Manifest(BaseManifest):
+    """Everything that is needed to explain an artifact and to build it again."""
+
+    source: ExportRecord
+    simplified: str
+    """What the simplifiers did, or why they were left out."""
+    signature: Signature
+    control: Estimate | None
+    """The reference against itself, measured like a candidate; far from 1 means that the machine was too noisy."""
+    batching: Batching
+    serving_profile: ServingProfile | None = None
+    """The chosen model as a server runs it: instance groups, cold start, memory, operators; None where nothing was measured."""
+    golden: Golden

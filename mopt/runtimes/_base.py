@@ -22,7 +22,7 @@ from mopt.system.environments import interpreter_of, versions_in
 from mopt.system.forkserver import prestart
 from mopt.system.hangs import named, retry_hung
 from mopt.system.plugins import code_of, load, name_of
-from mopt.system.process import Worker
+from mopt.system.process import ChildProcess, Worker
 
 _Answer = TypeVar("_Answer")
 _PROFILED = 3
@@ -225,7 +225,7 @@ _PACES: dict[tuple[str, str, int], Pace] = {}
 """Of what was loaded before in this run: the next process of the same model is as fast."""
 
 
-class HostedProcess(abc.ABC):
+class HostedProcess(ChildProcess, abc.ABC):
     """What hosts models in a child process, seen from the parent.
 
     A child that hangs is replaced by a fresh one, once, and asked again.
@@ -297,33 +297,6 @@ class HostedProcess(abc.ABC):
     def lost(self) -> bool:
         """Whether it has crashed, failed or hung twice: nothing that it measures counts any more."""
         return self._lost
-
-    @property
-    def pid(self) -> int:
-        """Of the child."""
-        return self._worker.pid
-
-    def peak_bytes(self) -> int:
-        """Largest resident memory of the child so far."""
-        return self._worker.peak_memory()
-
-    def pause(self) -> None:
-        """Stop all its threads."""
-        self._worker.pause()
-
-    def resume(self) -> None:
-        """Let them go on."""
-        self._worker.resume()
-
-    def close(self) -> None:
-        """End the child process."""
-        self._worker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class SessionProcess(HostedProcess):

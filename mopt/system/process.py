@@ -6,7 +6,7 @@ the child has loaded a model file, and a model file is hostile input.
 
 from __future__ import annotations
 
-__all__ = ["Worker", "run"]
+__all__ = ["ChildProcess", "Worker", "run"]
 
 import contextlib
 import io
@@ -282,3 +282,36 @@ def run(
     """
     with Worker(None, modules=modules, python=python) as worker:
         return worker._ask(("run", function, arguments, keywords), limit, memory)
+
+
+class ChildProcess:
+    """What hosts an object in a child process, seen from the parent: measured, stopped and ended from here."""
+
+    _worker: Worker
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._worker.pid
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory of the child so far."""
+        return self._worker.peak_memory()
+
+    def pause(self) -> None:
+        """Stop all its threads."""
+        self._worker.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._worker.resume()
+
+    def close(self) -> None:
+        """End the child process."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

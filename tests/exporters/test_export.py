@@ -68,7 +68,13 @@ def test_a_missing_file_is_named(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("m.zip", "unpack it"), ("m.h5", "SavedModel"), ("m.safetensors", "config.json"), ("m.tflite", "an ONNX file")],
+    [
+        ("m.zip", "unpack it"),
+        ("m.gguf", "begins with the letters GGUF"),
+        ("m.h5", "SavedModel"),
+        ("m.safetensors", "config.json"),
+        ("m.tflite", "an ONNX file"),
+    ],
 )
 def test_an_unknown_kind_says_what_is_taken(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).touch()

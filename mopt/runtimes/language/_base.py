@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mopt.errors import UserError
 from mopt.model.files import Model
@@ -18,7 +18,7 @@ from mopt.system.deadlines import TimeLimit
 from mopt.system.digests import describe_fields
 from mopt.system.environments import interpreter_of, versions_in
 from mopt.system.plugins import code_of, load, name_of
-from mopt.system.process import Worker
+from mopt.system.process import ChildProcess, Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,7 +173,7 @@ class _Host:
         return self._session.evidence()
 
 
-class LanguageProcess:
+class LanguageProcess(ChildProcess):
     """A session in a child process, seen from the parent.
 
     Raises:
@@ -224,36 +224,9 @@ class LanguageProcess:
         """Seconds that loading took, the library's imports by the runtime included."""
         return float(self._call("load_seconds"))
 
-    @property
-    def pid(self) -> int:
-        """Of the child."""
-        return self._worker.pid
-
-    def peak_bytes(self) -> int:
-        """Largest resident memory of the child so far."""
-        return self._worker.peak_memory()
-
-    def pause(self) -> None:
-        """Stop all its threads."""
-        self._worker.pause()
-
-    def resume(self) -> None:
-        """Let them go on."""
-        self._worker.resume()
-
-    def close(self) -> None:
-        """End the child process."""
-        self._worker.close()
-
     def _call(self, method: str, *arguments: Any, tokens: int = 0) -> Any:
         limit = TimeLimit(_LEAST_SECONDS + _SECONDS_PER_TOKEN * tokens, math.inf)  # the child waits for its own children
         return self._worker.call(method, *arguments, limit=limit)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def make_language_runtime(name: str, fields: Mapping[str, Any]) -> LanguageRuntime:

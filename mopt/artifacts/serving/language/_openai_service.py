@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["launch_service", "refused_architecture", "write_service"]
+__all__ = ["OpenAIService", "refused_architecture", "request_lines"]
 
+import dataclasses
 import functools
 import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mopt.artifacts.serving._base import Launch, Ports
-from mopt.artifacts.serving.language._base import ServedLanguageModel
+from mopt.artifacts.serving.language._base import LanguageServing, ServedLanguageModel
+from mopt.errors import NotApplicableError
 from mopt.system.environments import Environment
 
 _FILES = Path(__file__).parents[1] / "_files"
@@ -42,24 +44,64 @@ def refused_architecture(library: str, served: ServedLanguageModel) -> str:
     return f"{known['source']} has no export of {served.architecture}"
 
 
-def write_service(
-    folder: Path, *, served: ServedLanguageModel, title: str, environment: str, service: str, settings: Mapping[str, Any]
-) -> None:
-    """Write ``service.py``, ``openai_protocol.py``, ``settings.json`` and ``README.md``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenAIService(LanguageServing):
+    """What serves a library that has no server: its engine behind ``service.py``, which speaks OpenAI's protocol."""
 
-    Args:
-        folder: Empty.
-        served: The model.
-        title: Of the library, as its makers write it.
-        environment: Of ``mopt tools`` that has it.
-        service: File with the engine.
-        settings: What the engine reads besides.
-    """
-    shutil.copyfile(_FILES / "openai_protocol.py", folder / "openai_protocol.py")
-    shutil.copyfile(_FILES / service, folder / "service.py")
-    plain = {"name": served.name, "model": _MODEL, "context": served.context, "threads": served.threads, "chat": served.chat}
-    (folder / "settings.json").write_text(json.dumps({**plain, **settings}, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text("\n".join(_readme(served, title, environment)) + "\n", encoding="utf-8")
+    title: ClassVar[str]
+    """Of the library, as its makers write it."""
+    distribution: ClassVar[str]
+    """Its name on PyPI."""
+
+    def refuses(self, served: ServedLanguageModel) -> str:
+        """Ask the list of architectures that the library's own export knows."""
+        return refused_architecture(self.environment, served)
+
+    def settings(self, served: ServedLanguageModel, model_folder: Path) -> Mapping[str, Any]:
+        """What the engine reads besides what all of them do."""
+        return {}
+
+    def write(self, folder: Path, *, served: ServedLanguageModel, model_folder: Path) -> None:
+        """Write ``service.py``, ``openai_protocol.py``, ``settings.json`` and ``README.md``."""
+        if served.format not in self.methods:
+            raise NotApplicableError(f"it loads models of {self.environment}, not {served.format}")
+        shutil.copyfile(_FILES / "openai_protocol.py", folder / "openai_protocol.py")
+        shutil.copyfile(_FILES / f"{self.environment}_service.py", folder / "service.py")
+        plain = {
+            "name": served.name, "model": _MODEL, "context": served.context, "threads": served.threads, "chat": served.chat,
+        }  # fmt: skip
+        settings = {**plain, **self.settings(served, model_folder)}
+        (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text("\n".join(_readme(served, self.title, self.environment)) + "\n", encoding="utf-8")
+
+    def launch(
+        self,
+        folder: Path,
+        *,
+        served: ServedLanguageModel,
+        model_folder: Path,
+        environment: Environment,
+        ports: Ports,
+        scratch: Path,
+    ) -> Launch:
+        """Start the service."""
+        url = f"http://127.0.0.1:{ports.http}"
+        return Launch(
+            command=[environment.python, folder / "service.py", "--port", str(ports.http), "--model", model_folder],
+            ready=[f"{url}/health"],
+            url=f"{url}/v1",
+            protocol="openai",
+            model=served.name,
+            environment={
+                "PATH": environment.path,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": str(served.threads),
+            },
+            folder=folder,
+            hopeless=["Traceback (most recent call last)"],
+            version=f"{self.title} {environment.version(self.distribution)}",
+        )
 
 
 def _readme(served: ServedLanguageModel, title: str, environment: str) -> list[str]:
@@ -96,26 +138,3 @@ def request_lines(served: ServedLanguageModel, port: int) -> Sequence[str]:
         f"curl -N http://localhost:{port}/v1/{path} \\",
         f"  -H 'Content-Type: application/json' -d {shlex.quote(body)}",
     ]
-
-
-def launch_service(
-    folder: Path, *, served: ServedLanguageModel, model_folder: Path, environment: Environment, ports: Ports, version: str
-) -> Launch:
-    """Say how the service is started."""
-    url = f"http://127.0.0.1:{ports.http}"
-    return Launch(
-        command=[environment.python, folder / "service.py", "--port", str(ports.http), "--model", model_folder],
-        ready=[f"{url}/health"],
-        url=f"{url}/v1",
-        protocol="openai",
-        model=served.name,
-        environment={
-            "PATH": environment.path,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(served.threads),
-        },
-        folder=folder,
-        hopeless=["Traceback (most recent call last)"],
-        version=version,
-    )

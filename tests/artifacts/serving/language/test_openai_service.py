@@ -8,7 +8,7 @@ import pytest
 
 from mopt.artifacts.serving._base import Ports
 from mopt.artifacts.serving.language._base import ServedLanguageModel
-from mopt.artifacts.serving.language._openai_service import launch_service, refused_architecture, request_lines, write_service
+from mopt.artifacts.serving.language._openai_service import OpenAIService, refused_architecture, request_lines
 from mopt.system.environments import Environment
 
 SERVED = ServedLanguageModel(
@@ -17,15 +17,18 @@ SERVED = ServedLanguageModel(
 )  # fmt: skip
 
 
+class _Service(OpenAIService):
+    title = "The Library"
+    distribution = "onnxruntime-genai"
+    environment = "onnxruntime_genai"
+    runtimes = methods = ("onnxruntime_genai",)
+
+    def settings(self, served, model_folder):
+        return {"more": 1}
+
+
 def _written(folder, served=SERVED):
-    write_service(
-        folder,
-        served=served,
-        title="The Library",
-        environment="onnxruntime_genai",
-        service="onnxruntime_genai_service.py",
-        settings={"more": 1},
-    )
+    _Service().write(folder, served=served, model_folder=folder)
     return folder
 
 
@@ -60,19 +63,21 @@ def test_the_request_streams(chat, path, key):
     assert key in body
 
 
-def test_it_is_started_on_the_model_that_is_given():
-    launch = launch_service(
+def test_it_is_started_on_the_model_that_is_given(tmp_path):
+    (tmp_path / "installed.txt").write_text("onnxruntime_genai==1.2\n")
+    launch = _Service().launch(
         Path("/serving"),
         served=SERVED,
         model_folder=Path("/model"),
-        environment=Environment("x", Path("/tools/x")),
+        environment=Environment("x", tmp_path),
         ports=Ports(8123, 0, 0),
-        version="1",
+        scratch=Path("/scratch"),
     )
     assert launch.command == [
-        Path("/tools/x/bin/python"), Path("/serving/service.py"), "--port", "8123", "--model", Path("/model")
+        tmp_path / "bin" / "python", Path("/serving/service.py"), "--port", "8123", "--model", Path("/model")
     ]  # fmt: skip
     assert (launch.url, launch.protocol, launch.model) == ("http://127.0.0.1:8123/v1", "openai", "model")
+    assert launch.version == "The Library 1.2"
     assert launch.environment["OMP_NUM_THREADS"] == "3"
 
 
