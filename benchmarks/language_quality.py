@@ -19,6 +19,7 @@ from benchmarks.language_scoring import Row, Setting, common, judge, markdown, p
 from mopt.passes._base import Pass
 from mopt.passes.language.export_compressed_tensors import ExportCompressedTensors
 from mopt.passes.language.export_gguf import ExportGguf
+from mopt.passes.language.export_gguf_codes import ExportGgufCodes
 from mopt.passes.language.observe_imatrix import ObserveImatrix
 from mopt.passes.language.quantize_autoround import QuantizeAutoRound
 from mopt.passes.language.quantize_awq import QuantizeAWQ
@@ -51,9 +52,15 @@ def methods(setting: Setting, groups: Sequence[int]) -> Iterator[Method]:
         yield Method(
             f"llama.cpp {kind.upper()}, imatrix", (plain, ObserveImatrix(windows=windows), QuantizeGguf(type=kind)), llama
         )
+    blocks: dict[str, Pass] = {
+        "GPTQ": QuantizeGPTQ(windows=windows, group_size=32),
+        "AutoRound": QuantizeAutoRound(windows=windows, group_size=32),
+    }
+    for name, quantizer in blocks.items():
+        yield Method(f"{name} in Q4_0 of llama.cpp", (quantizer, ExportGgufCodes(), QuantizeGguf(type="q4_0")), llama)
     vllm = Vllm(threads=setting.threads, context=setting.context)
     for group in groups:
-        quantizers = {
+        quantizers: dict[str, Pass] = {
             "RTN, plain": QuantizeRTN(group_size=group, search=False),
             "RTN, scales searched": QuantizeRTN(group_size=group),
             "GPTQ": QuantizeGPTQ(windows=windows, group_size=group),

@@ -406,10 +406,9 @@ def _record(node: ast.ClassDef) -> str:
     for row in rows:
         row[2] = row[2] or sections.get("Attributes", {}).get(row[0].strip("`"), "")
     table = _table(["key", "type", "meaning"], rows)
-    bases = [
-        base.id for base in node.bases if isinstance(base, ast.Name) and base.id not in ("Record", "StampedRecord", "Schema")
-    ]
-    inherited = [f"Besides, it has the keys of `{name}`." for name in names if name not in ("Record", "StampedRecord", "Schema")]
+    plain = ("Record", "StampedRecord", "Schema")
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id not in plain]
+    inherited = [f"Besides, it has the keys of `{name}`." for name in bases]
     return "\n\n".join((f"### {node.name}", prose, table, *inherited)) if table else ""
 
 

@@ -5,32 +5,27 @@ from __future__ import annotations
 __all__ = ["ExportOpenvinoCodes"]
 
 import dataclasses
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
-from mopt.model.checkpoint import copy_companions
 from mopt.model.files import Model
 from mopt.model.openvino_properties import OpenvinoProperties
 from mopt.model.packed import QuantizedFolder, open_quantized
 from mopt.model.quantization import LayerQuantization
-from mopt.model.tensors import PlannedTensor, bfloat16, copied, map_tensor, write_checkpoint_tensors
 from mopt.passes._base import PassResult
 from mopt.passes.language._base import LanguagePass
+from mopt.passes.language._rounded import tensor_of, write_rounded
 from mopt.passes.language.export_openvino_genai import ExportOpenvinoGenai
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
 
 _MODEL = "openvino_model.xml"
-_ROWS = 1024
-"""Of a layer that are decoded at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,7 @@ class ExportOpenvinoCodes(LanguagePass):
         for path in scratch:
             path.mkdir()
         try:
-            _write_rounded(quantized, scratch[0])
+            write_rounded(quantized, scratch[0])
             step = ExportOpenvinoGenai(weights="source", properties=self.properties)
             step.apply(Model("huggingface", scratch[0], ""), scratch[1])
             self._replace(quantized, scratch[1], folder)
@@ -80,7 +75,7 @@ class ExportOpenvinoCodes(LanguagePass):
         model = openvino.Core().read_model(str(traced / _MODEL))
         places = _places(model, quantized.quantization.layers)
         for name, layer in quantized.quantization.layers.items():
-            tensors = {last: _array(quantized, f"{name}.{last}") for last in ("codes", "scales", "zeros")}
+            tensors = {last: tensor_of(quantized, f"{name}.{last}") for last in ("codes", "scales", "zeros")}
             product = places[name]
             kind = product.input(1).get_element_type()
             product.input(1).replace_source_output(_constant(layer, tensors, kind))
@@ -102,56 +97,6 @@ def _refusal(layer: LayerQuantization) -> str:
     if layer.weights.bits not in (4, 8):
         return f"OpenVINO has no integers of {layer.weights.bits} bits"
     return ""
-
-
-def _array(quantized: QuantizedFolder, name: str) -> Array | None:
-    entry = quantized.tensors.get(name)
-    return None if entry is None else map_tensor(quantized.folder, entry)
-
-
-def _write_rounded(quantized: QuantizedFolder, folder: Path) -> None:
-    """Write a checkpoint in bfloat16 whose weights are about those that the codes stand for."""
-    layers = quantized.quantization.layers
-    plans = []
-    for name, entry in quantized.tensors.items():
-        parent, _, last = name.rpartition(".")
-        if parent not in layers:
-            plans.append(copied(name, quantized.folder, entry))
-        elif last == "codes":
-            plans.append(_rounded(quantized, parent, (entry.shape[0], entry.shape[1])))
-    write_checkpoint_tensors(folder, plans)
-    copy_companions(quantized.folder, folder, skip=("config.json",))
-    config = json.loads((quantized.folder / "config.json").read_text(encoding="utf-8"))
-    plain = {key: value for key, value in config.items() if key not in ("auto_map", "quantization_config")}
-    (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
-
-
-def _rounded(quantized: QuantizedFolder, layer: str, shape: tuple[int, int]) -> PlannedTensor:
-    codes, scales, zeros = (_array(quantized, f"{layer}.{last}") for last in ("codes", "scales", "zeros"))
-    assert codes is not None
-    assert scales is not None
-
-    def parts() -> Iterator[Array]:
-        for begin in range(0, shape[0], _ROWS):
-            rows = slice(begin, begin + _ROWS)
-            yield bfloat16(_decoded(codes[rows], _rows(scales, rows), None if zeros is None else _rows(zeros, rows)))
-
-    return PlannedTensor(f"{layer}.weight", "BF16", shape, parts)
-
-
-def _rows(array: Array, rows: slice) -> Array:
-    """Rows of scales or zero points, of which there may be one for all."""
-    return array if len(array) == 1 else array[rows]
-
-
-def _decoded(codes: Array, scales: Array, zeros: Array | None) -> npt.NDArray[np.float32]:
-    import numpy as np
-
-    outputs, inputs = codes.shape
-    grouped = codes.astype(np.float32).reshape(outputs, scales.shape[1], -1)
-    shifted = grouped if zeros is None else grouped - zeros.astype(np.float32)[:, :, None]
-    decoded: npt.NDArray[np.float32] = (shifted * scales.astype(np.float32)[:, :, None]).reshape(outputs, inputs)
-    return decoded
 
 
 def _places(model: Any, layers: Mapping[str, LayerQuantization]) -> dict[str, Any]:

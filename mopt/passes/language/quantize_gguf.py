@@ -21,6 +21,7 @@ from mopt.model.formats import model_format
 from mopt.model.gguf import GGUF, GGUFTensor, open_gguf
 from mopt.passes._base import PassResult
 from mopt.passes.language._base import LanguagePass
+from mopt.passes.language._gguf_codes import read_blocks
 from mopt.passes.language._gguf_companions import copy_gguf_companions
 from mopt.passes.language._gguf_mixture import MIXTURES, TensorFacts, choose_types, facts_of, needs_importance
 from mopt.passes.language._importance import FILE_NAME, read_importance
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Importance = Mapping[str, npt.NDArray[np.float32]]
+    Blocks = Mapping[str, tuple[str, npt.NDArray[np.uint8]]]
 
 _CHUNK = 1 << 20
 """Weights that a thread quantizes at a time."""
@@ -49,7 +51,8 @@ _QUANTIZATION_VERSION = 2
 class QuantizeGguf(LanguagePass):
     """Round the weights of an unquantized GGUF to blocks of 4, 5, 6, ... bits; norms and routers stay as they are.
 
-    Errors are weighed with the importance matrix that ``observe_imatrix`` put beside the model, where there is one.
+    Errors are weighed with the importance matrix that ``observe_imatrix`` put beside the model, where there is one. Where
+    ``export_gguf_codes`` put codes beside it, they are taken as they are, and only embedding and output are rounded besides.
 
     Attributes:
         type: Mixture of types, such as ``q4_k_m``: more bits for the layers that need them. One of
@@ -89,9 +92,12 @@ class QuantizeGguf(LanguagePass):
         gguf = open_gguf(source.file)
         matrix = source.folder / FILE_NAME
         importance: Importance = read_importance(matrix) if matrix.is_file() else {}
+        blocks = read_blocks(source.folder, gguf)
         types = self._types(gguf, importance)
+        if blocks:
+            types = {name: _with_codes(name, kind, gguf, blocks) for name, kind in types.items()}
         target = folder / model_format("gguf").main_file
-        _write(gguf, target, types, importance, _FILE_TYPES[self.type])
+        _write(gguf, target, types, importance, _FILE_TYPES[self.type], blocks)
         copy_gguf_companions(source.folder, folder)
         written = open_gguf(target)
         counts = collections.Counter(tensor.type for tensor in written.tensors.values() if len(tensor.shape) > 1)
@@ -118,7 +124,14 @@ class QuantizeGguf(LanguagePass):
         return types
 
 
-def _write(gguf: GGUF, target: Path, types: Mapping[str, str], importance: Importance, file_type: int) -> None:
+def _with_codes(name: str, kind: str, gguf: GGUF, blocks: Blocks) -> str:
+    """The type of a tensor beside those whose codes are given: in the blocks of the model what was left stays as it is."""
+    if name in blocks:
+        return blocks[name][0]
+    return gguf.tensors[name].type if name.startswith("blk.") else kind
+
+
+def _write(gguf: GGUF, target: Path, types: Mapping[str, str], importance: Importance, file_type: int, blocks: Blocks) -> None:
     library = open_library()
     with target.open("wb") as stream, concurrent.futures.ThreadPoolExecutor(usable_threads()) as pool:
         stream.write(_header(library, gguf, types, importance, file_type))
@@ -129,11 +142,13 @@ def _write(gguf: GGUF, target: Path, types: Mapping[str, str], importance: Impor
                 if name != "token_embd.weight":
                     raise UserError(f"the importance matrix is of another model: {name} has {weights.size} inputs in it")
                 weights = None
-            size = (
-                _copy(gguf, tensor, stream)
-                if kind == tensor.type
-                else _quantize(library, pool, gguf, tensor, kind, weights, stream)
-            )
+            if name in blocks:
+                blocks[name][1].tofile(stream)
+                size = blocks[name][1].nbytes
+            elif kind == tensor.type:
+                size = _copy(gguf, tensor, stream)
+            else:
+                size = _quantize(library, pool, gguf, tensor, kind, weights, stream)
             stream.write(b"\0" * (-size % gguf.alignment))
 
 

@@ -46,6 +46,7 @@ _START_PRODUCT = 1e-11
 """Seconds of a multiplication and an addition where the seconds of ``start`` were measured."""
 _PASSES = {
     "export_gguf": _Cost(3.0, 500),
+    "export_gguf_codes": _Cost(4.0, 1000),
     "quantize_gguf": _Cost(1.0, 2000),
     "observe_imatrix": _Cost(2.0, token=2.0),
     "export_openvino_genai": _Cost(30.0, 5000, base=1e9, copies=2.0),

@@ -7,7 +7,8 @@ from mopt.errors import NotApplicableError
 from mopt.model.files import Model
 from mopt.model.openvino_properties import OpenvinoProperties
 from mopt.model.quantization import Activations, LayerQuantization, Weights
-from mopt.passes.language.export_openvino_codes import ExportOpenvinoCodes, _constant, _decoded
+from mopt.passes.language._rounded import decoded
+from mopt.passes.language.export_openvino_codes import ExportOpenvinoCodes, _constant
 from mopt.passes.language.export_openvino_genai import ExportOpenvinoGenai
 from mopt.runtimes.language._base import LanguageProcess
 from mopt.runtimes.language.openvino_genai import OpenvinoGenai
@@ -56,7 +57,7 @@ def test_a_constant_stands_for_exactly_these_numbers(weights, groups, exact):
     rows = 1 if weights.group_size == -1 else outputs
     scales = (random.integers(128, 256, (rows, groups)) * (2.0**-12 if exact else 2.0**-40)).astype(np.float32)
     zeros = None if weights.symmetric else random.integers(0, high, (rows, groups)).astype(np.uint8)
-    expected = _decoded(codes, np.broadcast_to(scales, (outputs, groups)), zeros)
+    expected = decoded(codes, np.broadcast_to(scales, (outputs, groups)), zeros)
     tensors = {"codes": codes, "scales": scales, "zeros": zeros}
     output = _constant(LayerQuantization(weights=weights), tensors, openvino.Type.f32)
     compiled = openvino.Core().compile_model(openvino.Model([output], []), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

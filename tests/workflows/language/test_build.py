@@ -60,7 +60,7 @@ def _built() -> LanguageArtifact:
 
 def test_every_candidate_was_judged_against_the_unquantized_model_in_llama_cpp() -> None:
     trials = {trial.name: trial for trial in _built().manifest.trials}
-    assert set(trials) == {"reference", "llama_cpp-bf16", "llama_cpp-q8_0", "llama_cpp-q4_k_m"}
+    assert set(trials) == {"reference", "llama_cpp-bf16", "llama_cpp-q8_0", "llama_cpp-q4_k_m", "llama_cpp-q4_0-gptq"}
     reference = trials["reference"].text
     assert reference is not None
     for name in ("llama_cpp-bf16", "llama_cpp-q8_0"):

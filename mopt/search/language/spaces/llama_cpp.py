@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 from mopt.passes._base import Pass
+from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language.export_gguf import ExportGguf
+from mopt.passes.language.export_gguf_codes import ExportGgufCodes
 from mopt.passes.language.observe_imatrix import ObserveImatrix
+from mopt.passes.language.quantize_autoround import QuantizeAutoRound
 from mopt.passes.language.quantize_gguf import QuantizeGguf
+from mopt.passes.language.quantize_gptq import QuantizeGPTQ
 from mopt.recipe import EffortName
 from mopt.runtimes.language.llama_cpp import LlamaCpp
 from mopt.search.language.spaces._base import LanguageSpace, LanguageSpaceInputs
@@ -26,10 +30,13 @@ _WITHOUT_IMATRIX = ("q8_0",)
 
 
 class LlamaCppSpace(LanguageSpace):
-    """A checkpoint becomes GGUF in its own precision first; a GGUF is quantized as it is."""
+    """A checkpoint becomes GGUF in its own precision first; a GGUF is quantized as it is.
+
+    ``Q4_0`` has llama.cpp's fastest kernels and the plainest rounding, so that it gains most from codes that are chosen for it.
+    """
 
     def candidates(self, inputs: LanguageSpaceInputs) -> Iterator[LanguageCandidate]:
-        """Yield the unquantized model and each type."""
+        """Yield the unquantized model, each type, and codes of our own quantizations in blocks of ``Q4_0``."""
         cache: Literal["f16", "q8_0"] = "q8_0" if inputs.options.kv_cache == "int8" else "f16"
         runtime = LlamaCpp(threads=inputs.threads, context=inputs.context, cache_type=cache)
         plain: tuple[Pass, ...] = (ExportGguf(),) if inputs.format == "huggingface" else ()
@@ -46,5 +53,21 @@ class LlamaCppSpace(LanguageSpace):
                 runtime=runtime,
                 method="gguf",
                 detail=name.upper(),
+                effort=effort,
+            )
+        if not plain:
+            return
+        windows, leave = inputs.windows, inputs.options.leave
+        quantizations: list[tuple[str, BlockwisePass, EffortName]] = [
+            ("gptq", QuantizeGPTQ(windows=windows, group_size=32, leave=leave), "quick"),
+            ("autoround", QuantizeAutoRound(windows=windows, group_size=32, leave=leave), "thorough"),
+        ]
+        for name, quantize, effort in quantizations:
+            yield LanguageCandidate(
+                name=f"llama_cpp-q4_0-{name}",
+                passes=(quantize, ExportGgufCodes(), QuantizeGguf(type="q4_0")),
+                runtime=runtime,
+                method="gguf",
+                detail=f"Q4_0 by {name}",
                 effort=effort,
             )
