@@ -49,6 +49,8 @@ class _Tuned:
     """Factor of the scale (symmetric) or of the largest weight, [rows]."""
     least: torch.Tensor
     """Factor of the smallest weight, [rows]; not used where there is no zero point."""
+    rounded: torch.Tensor | None = None
+    """The weights as they are rounded in this step, cut off from what they depend on."""
 
     def parameters(self) -> list[torch.Tensor]:
         return [self.offset, self.most, self.least]
@@ -124,8 +126,8 @@ def _replacement(part: _Tuned) -> Callable[[torch.Tensor], torch.Tensor]:
     bias = part.layer.scaled_bias()
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
-        weight = _quantized(part)[0].view(part.layer.shape)
-        return torch.nn.functional.linear(inputs, weight, bias)
+        assert part.rounded is not None
+        return torch.nn.functional.linear(inputs, part.rounded.view(part.layer.shape), bias)
 
     return forward
 
@@ -154,7 +156,7 @@ def _descend(work: BlockWork, tuned: list[_Tuned], tuning: Tuning) -> None:
         if len(order) < count:
             order = torch.randperm(inputs.count, generator=choice).tolist()
         chosen, order = order[:count], order[count:]
-        loss = _step(work, chosen, amp=amp)
+        loss = _step(work, tuned, chosen, amp=amp)
         if loss < least:
             least = loss
             for kept, parameter in zip(best, (p for part in tuned for p in part.parameters()), strict=True):
@@ -170,19 +172,26 @@ def _descend(work: BlockWork, tuned: list[_Tuned], tuning: Tuning) -> None:
             parameter.copy_(kept)
 
 
-def _step(work: BlockWork, chosen: list[int], *, amp: bool) -> float:
-    """Accumulate the gradients of some windows, few at a time; return the mean squared error of the block's output."""
+def _step(work: BlockWork, tuned: list[_Tuned], chosen: list[int], *, amp: bool) -> float:
+    """Accumulate the gradients of some windows, few at a time; return the mean squared error of the block's output.
+
+    Weights are rounded once for all of them, and gradients pass through the rounding once, which costs as much as some windows.
+    """
     assert work.inputs is not None
     assert work.target is not None
+    rounded = [_quantized(part)[0] for part in tuned]
+    for part, weight in zip(tuned, rounded, strict=True):
+        part.rounded = weight.detach().requires_grad_()
     total = 0.0
     for begin in range(0, len(chosen), work.inputs.batch):
-        part = chosen[begin : begin + work.inputs.batch]
-        target = work.target.pick(part)
+        windows = chosen[begin : begin + work.inputs.batch]
+        target = work.target.pick(windows)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            output = work.block.differentiable(work.inputs.pick(part))
-        loss = (output.float() - target).square().mean() * (len(part) / len(chosen))
+            output = work.block.differentiable(work.inputs.pick(windows))
+        loss = (output.float() - target).square().mean() * (len(windows) / len(chosen))
         (loss * 1000).backward()
         total += float(loss.detach())
+    torch.autograd.backward(rounded, [part.rounded.grad for part in tuned if part.rounded is not None])
     return total
 
 

@@ -50,7 +50,8 @@ def quantize(step: LanguagePass, source: Model, folder: Path) -> PassResult:
 def quantize_in_environment(step: LanguagePass, source: Model, folder: Path) -> PassResult:
     """Run a pass as a build does."""
     folder.mkdir(parents=True, exist_ok=True)
-    return PassResult(**run(run_passes, (step,), source, folder, python=interpreter_of(step.tools))[0])
+    (result,) = run(run_passes, (step,), source, folder, python=interpreter_of(step.tools))
+    return PassResult(result["modified"], result["detail"])
 
 
 def decode(folder: Path) -> dict[str, np.ndarray]:
