@@ -57,7 +57,7 @@ def test_the_codes_are_in_the_gguf_as_they_are(weights: Weights, tmp_path: Path)
         bits = np.memmap(before.path, "<u2" if same.type == "BF16" else "<u4", "r", same.offset, same.shape)
         numbers = (bits.astype("<u4") << 16 if same.type == "BF16" else bits).view("<f4")
         np.testing.assert_allclose(decode(rows, weights.bits), numbers, rtol=2.0**-8)
-    assert after.tensors["output.weight"].type == "Q6_K"
+    assert (after.tensors["output.weight"].type, after.tensors["token_embd.weight"].type) == ("Q6_K", "Q5_K")
     layer = packed_layers(open_quantized(quantized))["model.layers.0.mlp.down_proj"]
     tensor = after.tensors["blk.0.ffn_down.weight"]
     rows = np.memmap(after.path, np.uint8, "r", tensor.offset, (tensor.shape[0], tensor.shape[1] // 32 * width))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from mopt.errors import Rejection
 from mopt.model.files import Model
 from mopt.progress import Silent
@@ -52,6 +54,7 @@ def test_a_refused_candidate_is_not_tried_and_a_late_one_is_skipped(tmp_path: Pa
     assert late.record.outcome.rejection == Rejection.SKIPPED
 
 
+@pytest.mark.slow
 def test_a_packing_that_is_not_what_was_quantized_is_out_before_it_is_scored(tmp_path: Path) -> None:
     source = Model.at("huggingface", neutral.checkpoint(tmp_path / "model", blocks=3))
     task = dataclasses.replace(tasks.judging_task(tmp_path), source=source)
