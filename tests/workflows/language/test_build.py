@@ -110,6 +110,9 @@ def test_a_planted_fault_is_caught_although_every_digest_is_right(fault: str, tm
     verification = any_model.verify(copy)
     assert not verification.ok
     assert verification.problems
+    if fault == "template-lost":
+        served = any_model.verify_server(copy, "llama_cpp")
+        assert {proof.part: proof.state for proof in served.proofs}["chat"] == "failed"
 
 
 def test_a_gguf_is_a_source_too(tmp_path: Path) -> None:
