@@ -6,6 +6,7 @@ __all__ = ["AnswerTask", "Answers", "answers_of"]
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mopt.evaluators.language.companions import Answers as Companions
 from mopt.evaluators.language.generation import Written, write_texts
 from mopt.model.files import Model
 from mopt.model.stop_tokens import stop_tokens
+from mopt.records import units as q
 from mopt.runtimes.language._base import LanguageProcess, LanguageRuntime, TokenScores
 from mopt.system.digests import digest
 from mopt.system.store import Store, code_digest
@@ -92,25 +94,32 @@ class Answers:
     seconds: float
 
 
-def answers_of(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
+def answers_of(runtime: LanguageRuntime, model: Model, task: AnswerTask, patience: float = math.inf) -> Answers:
     """Ask a model in a process of its own; what was asked of the same before is taken from the store.
 
+    Args:
+        runtime: That serves it.
+        model: On disk.
+        task: What is asked.
+        patience: Seconds that scoring may take, by the pace of its first windows.
+
     Raises:
-        CandidateRejectedError: When the runtime crashes, fails or hangs, or a score is no number.
+        CandidateRejectedError: When the runtime crashes, fails, hangs or would take too long, or a score is no number.
         MissingEnvironmentError: When the runtime is not installed.
     """
     key = {"model": model.digest, "runtime": runtime.key(), "task": task.key()}
     with task.store.entry("language-answers", key) as entry:
         if entry.scratch is not None:
-            _write(entry.scratch, _ask(runtime, model, task))
+            _write(entry.scratch, _ask(runtime, model, task, patience))
     return _read(entry.folder, task)
 
 
-def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
+def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask, patience: float) -> Answers:
     import numpy as np
 
     start = time.monotonic()
     with LanguageProcess(runtime, model) as process:
+        _check_pace(process, task, patience)
         scores = process.score(task.windows, task.top)
         if not all(np.isfinite(each.logprob).all() for each in scores):
             raise CandidateRejectedError(Rejection.NOT_FINITE, "tokens of the text have no finite probability")
@@ -124,6 +133,24 @@ def _ask(runtime: LanguageRuntime, model: Model, task: AnswerTask) -> Answers:
             look=_look(process, task),
             seconds=round(time.monotonic() - start, 2),
         )
+
+
+def _check_pace(process: LanguageProcess, task: AnswerTask, patience: float) -> None:
+    """Refuse what would score for hours, as kernels do that are emulated on this processor; the first window warms up."""
+    if math.isinf(patience):
+        return
+    for window in task.windows[:2]:
+        start = time.monotonic()
+        process.score([window], task.top)
+        seconds = time.monotonic() - start
+        expected = seconds * sum(map(len, task.windows)) / len(window)
+        if expected <= patience:
+            return
+    raise CandidateRejectedError(
+        Rejection.SLOWER,
+        f"it scores {q.digits(len(window) / seconds)} tokens/s here, and the text would take {q.about(expected)}: kernels that "
+        "this processor has no instructions for",
+    )
 
 
 def _stops(model: Model, task: AnswerTask) -> Sequence[int]:

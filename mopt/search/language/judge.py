@@ -38,6 +38,8 @@ from mopt.system.store import Store, code_digest
 _MOST_PROBLEMS = 3
 """That a reason names."""
 _PROBLEMS = "problems.json"
+_PATIENT, _PATIENCE = 5.0, 600.0
+"""How often the time of the reference in float32 a candidate may take to score the text, and seconds that any may take."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,8 @@ def _judged(trial: LanguageTrialInMaking, task: JudgingTask, reference: Referenc
             more = f" and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
             trial = trial.update(problems=tuple(problems))
             return trial.reject(Rejection.FAILED, f"its files are wrong: {'; '.join(problems[:_MOST_PROBLEMS])}{more}")
-        answers = answers_of(candidate.runtime, scored.model, task.asked)
+        patience = max(_PATIENCE, _PATIENT * reference.answers.seconds)
+        answers = answers_of(candidate.runtime, scored.model, task.asked, patience)
     except NotApplicableError as error:
         return trial.reject(Rejection.UNSUPPORTED, error.message)
     except (CandidateRejectedError, MissingDependencyError) as error:

@@ -40,3 +40,11 @@ def test_a_score_that_is_no_number_is_a_reason(tmp_path: Path) -> None:
     with pytest.raises(CandidateRejectedError) as caught:
         answers_of(Fixed(threads=1, finite=False), model, task)
     assert caught.value.rejection == Rejection.NOT_FINITE
+
+
+def test_what_would_score_for_hours_is_out_after_two_windows(tmp_path: Path) -> None:
+    task, model = tasks.answer_task(tmp_path), tasks.source(tmp_path)
+    with pytest.raises(CandidateRejectedError, match="tokens/s here, and the text would take") as caught:
+        answers_of(Fixed(threads=1), model, task, patience=1e-9)
+    assert caught.value.rejection == Rejection.SLOWER
+    assert len(answers_of(Fixed(threads=1), model, task, patience=3600.0).scores) == tasks.DOCUMENTS
