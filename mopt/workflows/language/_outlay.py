@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["expected_outlay", "taken_outlay"]
+__all__ = ["expected_outlay", "product_seconds", "taken_outlay"]
 
 import dataclasses
 import math
@@ -77,7 +77,7 @@ def expected_outlay(site: LanguageSite, task: LanguageTask, candidates: Sequence
     """
     tried = [candidate for candidate in candidates if candidate.refused is None]
     steps = list({repr(step): step for candidate in tried for step in _steps(candidate)}.values())
-    parameters, product = site.source.record.parameters, _product_seconds()
+    parameters, product = site.source.record.parameters, product_seconds()
     estimates = list(_estimates(site, steps, product))
     passes = sum(estimate.seconds for estimate in estimates)
     runtimes = [task.judging.runtime.name, *(candidate.runtime.name for candidate in tried)]
@@ -114,8 +114,8 @@ def _steps(candidate: LanguageCandidate) -> tuple[Pass, ...]:
     return (*candidate.passes, *(candidate.scored_passes or ()))
 
 
-def _product_seconds() -> float:
-    """Seconds of a multiplication and an addition in a product of float32 matrices, with all threads; the least of three."""
+def product_seconds() -> float:
+    """Return the seconds of a multiplication and an addition in a product of float32 matrices, with all threads."""
     import numpy as np
 
     rows, columns = _MOST_PRODUCTS
