@@ -80,6 +80,7 @@ def load_source(path: Path, recipe: Recipe | None = None) -> LoadedSource:
         UserError: When it is damaged, or quantized already and no GGUF.
     """
     name = recipe.model if recipe else str(path)
+    path = path.absolute()  # passes run in folders of their own
     return _load_folder(path, name) if path.is_dir() else _load_gguf(path, name)
 
 

@@ -49,3 +49,11 @@ def test_a_gguf_says_that_quality_is_compared_with_what_it_is(tmp_path: Path) ->
     assert loaded.checkpoint is None
     assert "quality is compared with what it is" in loaded.record.note
     assert tensor_bytes(loaded.model) == loaded.record.size_bytes
+
+
+def test_a_relative_path_holds_wherever_a_pass_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    TinyModel().write(tmp_path / "model")
+    assert load_source(Path("model")).model.folder == tmp_path / "model"
+    write_gguf(tmp_path / "model.gguf", LLAMA)
+    assert load_source(Path("model.gguf")).model.file.resolve() == tmp_path / "model.gguf"
