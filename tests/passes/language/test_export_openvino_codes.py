@@ -95,7 +95,7 @@ def test_other_matrices_are_held_in_int8(tmp_path):
     neutral = quantize(source, tmp_path / "neutral", Weights(bits=4, group_size=32))
     sizes = {}
     for others in ("source", "int8"):
-        model, _ = exported(ExportOpenvinoCodes(others=others), neutral, tmp_path / others)
+        model, _ = exported(ExportOpenvinoCodes(others=others), neutral, tmp_path / f"others-{others}")
         sizes[others] = (model.folder / "openvino_model.bin").stat().st_size
     embeddings = 2 * 768 * 128
     assert sizes["source"] - sizes["int8"] == pytest.approx(embeddings, rel=0.1)
