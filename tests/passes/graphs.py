@@ -165,8 +165,8 @@ def apply(step: Pass, source: Model, folder: Path) -> tuple[Model, PassResult]:
     """Apply a pass, and see to it that the folder holds a model and nothing else."""
     folder.mkdir(parents=True)
     if step.tools:
-        (told,) = run_in_child(run_passes, (step,), source, folder, python=interpreter_of(step.tools))
-        result = PassResult(told["modified"], told["detail"])
+        (outcome,) = run_in_child(run_passes, (step,), source, folder, python=interpreter_of(step.tools))
+        result = PassResult(outcome["modified"], outcome["detail"])
     else:
         result = step.apply(source, folder)
     made = Model.at(step.makes, folder)

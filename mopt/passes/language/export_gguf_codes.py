@@ -64,7 +64,7 @@ class ExportGgufCodes(LanguagePass):
             result = ExportGguf(dtype=_dtype_of(quantized)).apply(Model("huggingface", Path(scratch), ""), folder)
         places = _places(quantized)
         gguf = open_gguf(folder / "model.gguf")
-        rows = {name: found for name, tensor in gguf.tensors.items() if (found := _rows_of(gguf, tensor, places))}
+        rows = {name: origins for name, tensor in gguf.tensors.items() if (origins := _origins_of(gguf, tensor, places))}
         lost = quantized.quantization.layers.keys() - {layer for listed in rows.values() for layer, _ in listed}
         if lost:
             raise CandidateRejectedError(Rejection.FAILED, f"{min(lost)} is nowhere in the GGUF")
@@ -110,7 +110,7 @@ def _places(quantized: QuantizedFolder) -> dict[bytes, _Place]:
     return places
 
 
-def _rows_of(gguf: GGUF, tensor: GGUFTensor, places: Mapping[bytes, _Place]) -> list[_Place]:
+def _origins_of(gguf: GGUF, tensor: GGUFTensor, places: Mapping[bytes, _Place]) -> list[_Place]:
     """Where the rows of a tensor come from; none for one that was not quantized."""
     import numpy as np
 
@@ -118,14 +118,14 @@ def _rows_of(gguf: GGUF, tensor: GGUFTensor, places: Mapping[bytes, _Place]) -> 
         return []
     kind = np.dtype("<u2" if tensor.type == "BF16" else "<u4")
     rows = np.memmap(gguf.path, kind, "r", tensor.offset, (tensor.parameters // tensor.shape[-1], tensor.shape[-1]))
-    found: list[_Place] = []
+    origins: list[_Place] = []
     for begin in range(0, len(rows), _ROWS):
         part = rows[begin : begin + _ROWS]
         for key in _bits_of_rows(part if tensor.type == "BF16" else (part >> 16).astype("<u2")):
             if key not in places:
                 return []
-            found.append(places[key])
-    return found
+            origins.append(places[key])
+    return origins
 
 
 def _planned(quantized: QuantizedFolder, name: str, rows: list[_Place]) -> PlannedTensor:

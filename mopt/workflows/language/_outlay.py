@@ -45,21 +45,21 @@ class _Cost:
 _START_PRODUCT = 1e-11
 """Seconds of a multiplication and an addition where the seconds of ``start`` were measured."""
 _PASSES = {
-    "export_gguf": _Cost(3.0, 500),
-    "export_gguf_codes": _Cost(4.0, 1000),
+    "export_gguf": _Cost(3.0, 2500, base=0.4e9, copies=0.5),
+    "export_gguf_codes": _Cost(4.0, 17000, base=0.5e9, copies=0.7),
     "quantize_gguf": _Cost(1.0, 2000),
-    "observe_imatrix": _Cost(2.0, token=2.0),
-    "export_openvino_genai": _Cost(30.0, 5000, base=1e9, copies=2.0),
-    "export_openvino_codes": _Cost(30.0, 5000, base=1e9, copies=2.0),
+    "observe_imatrix": _Cost(2.0, token=3.4, base=0.1e9, copies=1.0),
+    "export_openvino_genai": _Cost(30.0, 5000, base=0.6e9, copies=2.0),
+    "export_openvino_codes": _Cost(30.0, 5000, base=0.6e9, copies=2.0),
     "export_onnxruntime_genai": _Cost(20.0, 5000, base=1e9, copies=5.0),
 }
 _OTHER_PASS = _Cost(2.0, 500)
 _RUNTIMES = {
-    "transformers": _Cost(5.0, token=1.2, base=0.5e9, copies=1.0),
-    "llama_cpp": _Cost(2.0, token=2.0, copies=0.5),
-    "vllm": _Cost(30.0, token=1.0, base=2e9, copies=0.7),
-    "onnxruntime_genai": _Cost(4.0, token=1.0, copies=0.7),
-    "openvino_genai": _Cost(5.0, token=0.5, copies=0.7),
+    "transformers": _Cost(5.0, token=1.2, base=0.5e9, copies=1.65),
+    "llama_cpp": _Cost(2.0, token=2.0, base=0.1e9, copies=1.6),
+    "vllm": _Cost(12.0, token=0.7, base=0.8e9, copies=2.0),
+    "onnxruntime_genai": _Cost(4.0, token=1.0, copies=1.5),
+    "openvino_genai": _Cost(5.0, token=0.5, copies=1.5),
 }
 _OTHER_RUNTIME = _Cost(5.0, token=1.0, copies=1.0)
 _WRITTEN = 20.0
