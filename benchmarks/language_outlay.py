@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mopt.artifacts.language import LanguageArtifact
 from mopt.records.language import LanguageManifest
-from mopt.workflows.language._outlay import product_seconds
+from mopt.workflows.language._outlay import first_made, product_seconds
 
 
 def main() -> None:
@@ -46,18 +46,16 @@ def _print_outlay(manifest: LanguageManifest) -> None:
 
 def _print_steps(manifest: LanguageManifest, product: float) -> None:
     parameters, tokens = manifest.source.parameters, int(manifest.data["scored_tokens"])
-    seen = set()
+    for record in first_made(manifest.trials):
+        units = record.seconds / product / parameters
+        print(f"| {manifest.name} | {record.name} | {record.seconds:.1f} | {units:.0f} | |")
     for trial in manifest.trials:
-        for record in trial.passes:
-            if not record.cached and (key := (record.name, repr(record.fields))) not in seen:
-                seen.add(key)
-                units = record.seconds / product / parameters
-                print(f"| {manifest.name} | {record.name} | {record.seconds:.1f} | {units:.0f} | |")
         if trial.judging_seconds:
             units = trial.judging_seconds / product / parameters
-            print(
+            row = (
                 f"| {manifest.name} | {trial.name} judged | {trial.judging_seconds:.1f} | {units:.0f} | {units / tokens:.2f} |"
             )
+            print(row)
 
 
 if __name__ == "__main__":

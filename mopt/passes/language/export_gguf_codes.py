@@ -7,20 +7,21 @@ __all__ = ["ExportGgufCodes"]
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mopt.errors import CandidateRejectedError, NotApplicableError, Rejection
+from mopt.model.checkpoint import Checkpoint, open_checkpoint
 from mopt.model.files import Model
 from mopt.model.gguf import GGUF, GGUFTensor, open_gguf
 from mopt.model.packed import QuantizedFolder, open_quantized
 from mopt.model.quantization import LayerQuantization
-from mopt.model.tensors import PlannedTensor, bfloat16, write_checkpoint_tensors
+from mopt.model.tensors import PlannedTensor, map_tensor, write_checkpoint_tensors
 from mopt.passes._base import PassResult
 from mopt.passes.language._base import LanguagePass
 from mopt.passes.language._gguf_codes import BLOCK, FOLDER_NAME, block_rows, block_type
-from mopt.passes.language._rounded import decoded, tensor_of, write_rounded
+from mopt.passes.language._rounded import write_rounded
 from mopt.passes.language.export_gguf import ExportGguf
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class ExportGgufCodes(LanguagePass):
                 raise NotApplicableError(f"{name}: {reason}")
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             write_rounded(quantized, Path(scratch))
+            places = _places(open_checkpoint(Path(scratch)), quantized.quantization.layers)
             result = ExportGguf(dtype=_dtype_of(quantized)).apply(Model("huggingface", Path(scratch), ""), folder)
-        places = _places(quantized)
         gguf = open_gguf(folder / "model.gguf")
         rows = {name: origins for name, tensor in gguf.tensors.items() if (origins := _origins_of(gguf, tensor, places))}
         lost = quantized.quantization.layers.keys() - {layer for listed in rows.values() for layer, _ in listed}
@@ -96,17 +97,12 @@ def _bits_of_rows(rows: Array) -> Iterator[bytes]:
     return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
 
 
-def _places(quantized: QuantizedFolder) -> dict[bytes, _Place]:
-    """Where each row is, by the digest of the numbers that it stands for."""
+def _places(rounded: Checkpoint, layers: Iterable[str]) -> dict[bytes, _Place]:
+    """Where each row is, by the digest of its numbers."""
     places: dict[bytes, _Place] = {}
-    for name in quantized.quantization.layers:
-        codes, scales = tensor_of(quantized, f"{name}.codes"), tensor_of(quantized, f"{name}.scales")
-        assert codes is not None
-        assert scales is not None
-        for begin in range(0, len(codes), _ROWS):
-            part = slice(begin, begin + _ROWS)
-            numbers = bfloat16(decoded(codes[part], scales if len(scales) == 1 else scales[part], None))
-            places |= {key: (name, begin + row) for row, key in enumerate(_bits_of_rows(numbers))}
+    for name in layers:
+        rows = map_tensor(rounded.folder, rounded.tensors[f"{name}.weight"])
+        places |= {key: (name, row) for row, key in enumerate(_bits_of_rows(rows))}
     return places
 
 
@@ -144,11 +140,13 @@ def _planned(quantized: QuantizedFolder, name: str, rows: list[_Place]) -> Plann
 def _blocks(quantized: QuantizedFolder, rows: list[_Place], bits: int) -> npt.NDArray[np.uint8]:
     import numpy as np
 
-    codes, scales = [], []
-    for layer, row in rows:
-        layer_codes, layer_scales = tensor_of(quantized, f"{layer}.codes"), tensor_of(quantized, f"{layer}.scales")
-        assert layer_codes is not None
-        assert layer_scales is not None
-        codes.append(layer_codes[row])
-        scales.append(layer_scales[row if len(layer_scales) > 1 else 0])
-    return block_rows(np.stack(codes), np.stack(scales), bits)
+    def mapped(last: str) -> dict[str, Array]:
+        names = {layer for layer, _ in rows}
+        return {layer: map_tensor(quantized.folder, quantized.tensors[f"{layer}.{last}"]) for layer in names}
+
+    codes, scales = mapped("codes"), mapped("scales")
+    return block_rows(
+        np.stack([codes[layer][row] for layer, row in rows]),
+        np.stack([scales[layer][row if len(scales[layer]) > 1 else 0] for layer, row in rows]),
+        bits,
+    )

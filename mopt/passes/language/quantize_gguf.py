@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
@@ -45,10 +45,8 @@ _FILE_TYPES = {
 }  # fmt: skip
 """``enum llama_ftype``."""
 _QUANTIZATION_VERSION = 2
-_EMBEDDING, _EMBEDDING_ODD = "Q5_K", "Q5_1"
-"""Types of an embedding that is not the output too, beside given codes, where blocks of 256 divide its rows and where not:
-nothing chooses codes for it, and 4 bits would cost what was won."""
-_SUPERBLOCK = 256
+_BESIDE_CODES = ("^token_embd", "Q5_K")
+"""A rule for an embedding that is not the output too: nothing chooses codes for it, and 4 bits would cost what was won."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ class QuantizeGguf(LanguagePass):
         matrix = source.folder / FILE_NAME
         importance: Importance = read_importance(matrix) if matrix.is_file() else {}
         blocks = read_blocks(source.folder, gguf)
-        types = self._types(gguf, importance, self.embedding_type or (_embedding_type(gguf) if blocks else ""))
+        types = self._types(gguf, importance, [_BESIDE_CODES] if blocks and "output.weight" in gguf.tensors else [])
         if blocks:
             types = {name: _with_codes(name, kind, gguf, blocks) for name, kind in types.items()}
         target = folder / model_format("gguf").main_file
@@ -108,16 +106,16 @@ class QuantizeGguf(LanguagePass):
         detail = {**describe(written), "tensor_types": dict(sorted(counts.items())), "importance": bool(importance)}
         return PassResult(True, detail)
 
-    def _types(self, gguf: GGUF, importance: Importance, embeddings: str) -> dict[str, str]:
-        """Return the type of each tensor, in the order of the file that is written."""
+    def _types(self, gguf: GGUF, importance: Importance, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
+        """Return the type of each tensor, in the order of the file that is written; ``rules`` come after the user's."""
         given = [TensorFacts(name, tensor.shape, tensor.type) for name, tensor in gguf.tensors.items()]
         types = choose_types(
             self.type,
             given,
             facts_of(gguf, importance=bool(importance)),
             output=self.output_type.upper(),
-            embeddings=embeddings.upper(),
-            overrides=[(pattern, kind.upper()) for pattern, kind in self.tensor_types],
+            embeddings=self.embedding_type.upper(),
+            overrides=[(pattern, kind.upper()) for pattern, kind in (*self.tensor_types, *rules)],
         )
         for name, kind in types.items():
             tensor = gguf.tensors[name]
@@ -126,13 +124,6 @@ class QuantizeGguf(LanguagePass):
             if kind != tensor.type and needs_importance(name, kind, self.type) and name not in importance:
                 raise NotApplicableError(f"{name} in {kind} is garbage without an importance matrix: observe_imatrix makes one")
         return types
-
-
-def _embedding_type(gguf: GGUF) -> str:
-    """The type of the embedding beside given codes; that of the mixture where it is the output too."""
-    if "output.weight" not in gguf.tensors:
-        return ""
-    return _EMBEDDING if gguf.tensors["token_embd.weight"].shape[-1] % _SUPERBLOCK == 0 else _EMBEDDING_ODD
 
 
 def _with_codes(name: str, kind: str, gguf: GGUF, blocks: Blocks) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["expected_outlay", "product_seconds", "taken_outlay"]
+__all__ = ["expected_outlay", "first_made", "product_seconds", "taken_outlay"]
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from mopt.model.checkpoint import Checkpoint
 from mopt.passes._base import Pass
 from mopt.passes.language._blockwise import BlockwisePass
 from mopt.passes.language._estimate import Estimate, estimate_with
@@ -46,7 +44,7 @@ _START_PRODUCT = 1e-11
 """Seconds of a multiplication and an addition where the seconds of ``start`` were measured."""
 _PASSES = {
     "export_gguf": _Cost(3.0, 2500, base=0.4e9, copies=0.5),
-    "export_gguf_codes": _Cost(4.0, 17000, base=0.5e9, copies=0.7),
+    "export_gguf_codes": _Cost(4.0, 2000, base=0.5e9, copies=0.7),
     "quantize_gguf": _Cost(1.0, 2000),
     "observe_imatrix": _Cost(2.0, token=3.4, base=0.1e9, copies=1.0),
     "export_openvino_genai": _Cost(30.0, 5000, base=0.6e9, copies=2.0),
@@ -64,7 +62,8 @@ _RUNTIMES = {
 _OTHER_RUNTIME = _Cost(5.0, token=1.0, copies=1.0)
 _WRITTEN = 20.0
 """How many tokens of a text are scored in the time in which one is written."""
-_MOST_PRODUCTS = 2048, 1024
+_ROWS, _COLUMNS = 2048, 1024
+"""Of the product that is timed."""
 
 
 def expected_outlay(site: LanguageSite, task: LanguageTask, candidates: Sequence[LanguageCandidate]) -> Outlay:
@@ -76,7 +75,7 @@ def expected_outlay(site: LanguageSite, task: LanguageTask, candidates: Sequence
         candidates: Those that are refused take nothing.
     """
     tried = [candidate for candidate in candidates if candidate.refused is None]
-    steps = list({repr(step): step for candidate in tried for step in _steps(candidate)}.values())
+    steps = _distinct_steps(tried)
     parameters, product = site.source.record.parameters, product_seconds()
     estimates = list(_estimates(site, steps, product))
     passes = sum(estimate.seconds for estimate in estimates)
@@ -95,10 +94,7 @@ def expected_outlay(site: LanguageSite, task: LanguageTask, candidates: Sequence
 def taken_outlay(trials: Iterable[LanguageTrial], seconds: float, disk_bytes: int) -> Outlay | None:
     """Return what a build took; None where the cache had a part of it, which proves nothing."""
     listed = list(trials)
-    records: dict[tuple[str, str], PassRecord] = {}
-    for record in (record for trial in listed for record in trial.passes):  # what candidates share is cached from the second on
-        records.setdefault((record.name, repr(record.fields)), record)
-    first = list(records.values())
+    first = first_made(listed)
     if any(record.cached for record in first):
         return None
     peaks = [record.peak_bytes for record in first] + [trial.peak_bytes for trial in listed]
@@ -110,22 +106,35 @@ def taken_outlay(trials: Iterable[LanguageTrial], seconds: float, disk_bytes: in
     )
 
 
-def _steps(candidate: LanguageCandidate) -> tuple[Pass, ...]:
-    return (*candidate.passes, *(candidate.scored_passes or ()))
+def first_made(trials: Iterable[LanguageTrial]) -> list[PassRecord]:
+    """Return what each pass did when it ran first; what candidates share, from the source on, is cached from the second on."""
+    records: dict[str, PassRecord] = {}
+    for trial in trials:
+        chain = ""
+        for record in trial.passes:
+            chain += f"{record.name} {record.fields!r}\n"
+            records.setdefault(chain, record)
+    return list(records.values())
+
+
+def _distinct_steps(candidates: Sequence[LanguageCandidate]) -> list[Pass]:
+    """Return the passes that will run: a chain that candidates share, from the source on, once."""
+    chains = [chain for candidate in candidates for chain in (candidate.passes, candidate.scored_passes or ())]
+    steps = {repr(chain[: index + 1]): step for chain in chains for index, step in enumerate(chain)}
+    return list(steps.values())
 
 
 def product_seconds() -> float:
     """Return the seconds of a multiplication and an addition in a product of float32 matrices, with all threads."""
     import numpy as np
 
-    rows, columns = _MOST_PRODUCTS
-    left, right = np.ones((rows, columns), np.float32), np.ones((columns, columns), np.float32)
+    left, right = np.ones((_ROWS, _COLUMNS), np.float32), np.ones((_COLUMNS, _COLUMNS), np.float32)
     times = []
     for _ in range(4):
         start = time.perf_counter()
         left @ right
         times.append(time.perf_counter() - start)
-    return min(times) / (rows * columns * columns)
+    return min(times) / (_ROWS * _COLUMNS * _COLUMNS)
 
 
 def _seconds(cost: _Cost, parameters: int, tokens: float, product: float) -> float:
@@ -139,7 +148,7 @@ def _memory(cost: _Cost, parameters: int) -> int:
 def _estimates(site: LanguageSite, steps: Sequence[Pass], product: float) -> Iterator[Estimate]:
     """What each pass will take: block by block at rates that are measured now, whole models by what their libraries took."""
     blockwise = [step for step in steps if isinstance(step, BlockwisePass)]
-    checkpoint: Checkpoint | None = site.source.checkpoint
+    checkpoint = site.source.checkpoint
     if blockwise and checkpoint is not None:
         rates = run(measure_rates, python=interpreter_of(blockwise[0].tools))
         yield from (estimate_with(checkpoint, step, rates) for step in blockwise)
@@ -158,8 +167,8 @@ def _estimates(site: LanguageSite, steps: Sequence[Pass], product: float) -> Ite
 
 def _judging_seconds(task: LanguageTask, runtimes: Sequence[str], parameters: int, product: float) -> float:
     """Scoring the text and writing answers, once in each runtime for each candidate."""
-    asked = task.judging.asked
-    tokens = sum(map(len, asked.windows)) + len(asked.prompts) * _WRITTEN * asked.answer
+    answers = task.judging.asked
+    tokens = sum(map(len, answers.windows)) + len(answers.prompts) * _WRITTEN * answers.answer
     costs = (_RUNTIMES.get(name, _OTHER_RUNTIME) for name in runtimes)
     return sum(_seconds(cost, parameters, tokens, product) for cost in costs)
 
@@ -171,4 +180,4 @@ def _racing_seconds(task: LanguageTask, tried: Sequence[LanguageCandidate], prod
     starts = sum(entered[: racing.shortlist + 1]) * product / _START_PRODUCT
     each = task.judging.parameters * product * (len(racing.prompts[0]) + _WRITTEN * racing.answer)
     turns = min(racing.rounds, len(racing.prompts)) * min(racing.shortlist + 1, len(tried)) * each
-    return starts + min(turns, racing.budget_seconds if math.isfinite(racing.budget_seconds) else turns)
+    return starts + min(turns, racing.budget_seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EvaluationText", "answer_task", "in_turn", "read_text", "reference_runtime", "speed_prompts"]
+__all__ = ["EvaluationText", "answer_task", "in_turn", "read_text", "reference_runtime", "speed_prompts", "windows_of"]
 
 import collections
 import dataclasses
@@ -93,17 +93,10 @@ def read_text(
     progress.step(
         f"{len(documents.calibration)} documents to calibrate with, {len(documents.evaluation)} others to evaluate with"
     )
-    options, context = recipe.language, runtime.context
-    length = min(options.window, context)
+    context = runtime.context
     with LanguageProcess(runtime, source) as process:
         evaluation = in_turn(rendered(documents.evaluation, process.render))
-        windows = scored_windows(
-            evaluation,
-            process.tokenize,
-            length=length,
-            stride=min(options.stride or length * 7 // 8, length - 1),
-            most_tokens=options.tokens or tokens,
-        )
+        windows = windows_of(recipe, evaluation, process, context, tokens)
         choices = _choice_windows(recipe, process.tokenize, context)
         kept = _calibration(documents, process, min(_CALIBRATION_LENGTH, context), calibration, store)
     progress.step(f"{windows.count:,} tokens to score, {kept.count * kept.length:,} to calibrate with")
@@ -114,6 +107,29 @@ def read_text(
         golden=tuple(document.text[:600] for document in evaluation[:_GOLDEN]),
         digest=documents.digest,
         description=_description(documents, windows.count, kept),
+    )
+
+
+def windows_of(
+    recipe: Recipe, documents: Sequence[Document], process: LanguageProcess, context: int, tokens: int
+) -> ScoredWindows:
+    """Cut documents into the windows that a recipe asks for.
+
+    Args:
+        recipe: Says how long they are, how far apart, and how many tokens are scored.
+        documents: In the order in which they have a say; see :func:`in_turn`.
+        process: Has the tokenizer.
+        context: Tokens that a window may have.
+        tokens: To score at most, where the recipe does not say.
+    """
+    options = recipe.language
+    length = min(options.window, context)
+    return scored_windows(
+        documents,
+        process.tokenize,
+        length=length,
+        stride=min(options.stride or length * 7 // 8, length - 1),
+        most_tokens=options.tokens or tokens,
     )
 
 

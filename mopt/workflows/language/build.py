@@ -103,7 +103,7 @@ def build_language(
         UserError: When the request cannot be carried out; nothing is written then.
     """
     progress, store = Stopwatch(progress or Silent()), store or Store(default_root())
-    start, kept = time.monotonic(), _models_bytes(store)
+    start = time.monotonic()
     site = check_language_recipe(recipe, source)
     destination = Path(out) if out else Path(f"{recipe.name}.mopt")
     bundle.check_destination(destination, force=force)
@@ -112,6 +112,7 @@ def build_language(
         task = open_task(local, site, store, progress)
         with store.entry("language-builds", _key(recipe, site, task)) as entry:
             if entry.scratch is not None:
+                kept = _models_bytes(store)
                 candidates = candidates_of(local, site, task, progress)
                 expected = expected_outlay(site, task, candidates)
                 progress.note(f"expected: {outlay_text(expected)}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mopt.artifacts.artifact import is_language_artifact
 from mopt.artifacts.language import LanguageArtifact
 from mopt.datasets.documents import prepare_documents, rendered
-from mopt.datasets.windows import ScoredWindows, scored_windows
+from mopt.datasets.windows import ScoredWindows
 from mopt.errors import CandidateRejectedError, UserError
 from mopt.evaluators.language.companions import differences
 from mopt.evaluators.language.divergence import measure_divergence
@@ -40,7 +40,7 @@ from mopt.runtimes.language.vllm import Vllm
 from mopt.search.language.answers import Answers, answers_of
 from mopt.storage._fetch import called
 from mopt.system.store import Store, default_root
-from mopt.workflows.language._text import answer_task, in_turn, speed_prompts
+from mopt.workflows.language._text import answer_task, in_turn, speed_prompts, windows_of
 from mopt.workflows.language.source import load_source
 
 _CONTEXT = 2048
@@ -107,14 +107,7 @@ def run_language_gate(
     with LanguageProcess(sides[1].runtime, sides[1].model) as process:
         others = documents.calibration if use_all_samples else ()
         texts = in_turn(rendered((*documents.evaluation, *others), process.render))
-        length = min(recipe.language.window, context)
-        windows = scored_windows(
-            texts,
-            process.tokenize,
-            length=length,
-            stride=min(recipe.language.stride or length * 7 // 8, length - 1),
-            most_tokens=recipe.language.tokens or _TOKENS,
-        )
+        windows = windows_of(recipe, texts, process, context, _TOKENS)
     progress.step(f"{windows.count:,} tokens of {len(set(windows.documents)):,} documents")
     task = answer_task(sides[1].model, windows.windows, context, store)
     progress.stage("asking both", 2)

@@ -17,7 +17,7 @@ from mopt.profiles.target import load_target
 from mopt.records.language import LanguageTrial
 from mopt.records.trial import PassRecord
 from mopt.search.language.race import RacingTask
-from mopt.workflows.language._outlay import expected_outlay, taken_outlay
+from mopt.workflows.language._outlay import expected_outlay, first_made, taken_outlay
 from mopt.workflows.language._request import LanguageSite, LanguageTask
 from mopt.workflows.language._text import EvaluationText
 from mopt.workflows.language.source import load_source
@@ -67,3 +67,18 @@ def test_what_was_taken_is_told_of_a_build_that_made_everything(task: LanguageTa
     assert taken is not None
     assert (taken.memory_bytes, taken.seconds, taken.passes_seconds, taken.disk_bytes) == (400, 9.0, 2.0, 77)
     assert taken_outlay([*trials, trials[0].model_copy(update={"passes": (before,)})], 9.0, 77) is None
+
+
+def test_the_same_pass_on_what_two_others_made_ran_twice() -> None:
+    first, second, pack = (
+        PassRecord(name=name, fields={}, modified=True, cached=False, seconds=2.0)
+        for name in ("quantize_int8", "quantize_gptq", "export_compressed_tensors")
+    )
+    trials = [
+        LanguageTrial(name=quantize.name, runtime="vllm", runtime_fields={}, passes=(quantize, pack))
+        for quantize in (first, second)
+    ]
+    assert [record.name for record in first_made(trials)] == [first.name, pack.name, second.name, pack.name]
+    taken = taken_outlay(trials, 9.0, 77)
+    assert taken is not None
+    assert taken.passes_seconds == 8.0
